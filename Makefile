@@ -1,0 +1,62 @@
+# What people type. CI types the same: .ci/run.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types venv rabbit interop-js clean
+.NOTPARALLEL:
+
+PY := .venv/bin/python
+JS := tests/interop/js
+CODE := $(wildcard src tests tools examples)
+export DEBIAN_FRONTEND := noninteractive
+
+# The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+# $(call need,check,packages): if the check fails, install the Debian packages as root, or say what is missing.
+define need
+{ $(1); } >/dev/null 2>&1 || { \
+	echo "missing: $(2)"; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "run: sudo apt-get install $(2)"; exit 1; }; \
+	apt-get -q -o DPkg::Lock::Timeout=300 update && \
+	apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $(2); }
+endef
+
+help:  ## what there is to type
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-11s %s\n' "$$v" "$$t"; done
+
+demo: venv  ## every feature in one sitting, on a private RabbitMQ
+	@$(PY) tools/demo.py
+
+test: venv rabbit interop-js  ## all tests, on a real RabbitMQ; more options: make test ARGS="-k name"
+	@$(PY) -m pytest $(ARGS)
+
+lint: venv  ## ruff: rules and formatting
+	@.venv/bin/ruff check $(CODE)
+	@.venv/bin/ruff format --check $(CODE)
+
+types: venv  ## mypy, strict
+	@.venv/bin/mypy
+
+venv: .venv/stamp  ## .venv with Warren (editable) and its tools; redone when pyproject.toml changes
+
+rabbit:  ## make sure RabbitMQ is installed
+	@$(if $(PYTHON),$(PYTHON),python3) tools/rabbit.py install
+
+interop-js: $(JS)/node_modules/.stamp  ## the JavaScript client for the interop tests
+
+clean:  ## remove everything that make and the tools made
+	rm -rf .venv $(JS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/stamp: pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "missing: Python >= 3.11 (none on PATH; or: make PYTHON=/path/to/python)"; exit 1; }
+	@$(call need,$(PYTHON) -c 'import ensurepip; import venv',python3-venv)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(JS)/node_modules/.stamp: $(JS)/package.json $(JS)/package-lock.json
+	@$(call need,command -v node && command -v npm,nodejs npm)
+	@npm ci --loglevel=error --no-audit --no-fund --prefix $(JS)
+	@touch $@

@@ -1,0 +1,412 @@
+"""A private RabbitMQ node for the demo, the tests and CI.
+
+    python tools/rabbit.py install      make sure the rabbitmq-server package is there
+    python tools/rabbit.py run          start a node, print its URL, stop it on Ctrl-C or SIGTERM
+
+A node runs under any user, listens on loopback only, keeps everything in one folder and shares nothing
+with a broker the system may run: ports, cookie, epmd and data are its own. Standard library only.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+_HOST = "127.0.0.1"
+_LIB = Path("/usr/lib/rabbitmq")
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# For every Erlang VM of a node, rabbitmqctl's included: distribution on loopback, two schedulers, no
+# busy waiting (a spinning scheduler takes a core from the code under test).
+_ERL_FLAGS = "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
+
+# Erlang looks for a module in one folder after the other; with 70 plugins in front that makes 50 000
+# failed opens and half of the boot time. So the folders with the most modules to load come first.
+_BUSIEST = (
+    "rabbit kernel stdlib ssl rabbit_common inets compiler ra xmerl mnesia cuttlefish ranch "
+    "rabbitmq_prelaunch sasl tools osiris public_key syntax_tools os_mon"
+)
+
+# The guard's standard input is a pipe from this process, which the kernel closes however we die, SIGKILL
+# included; a word on the pipe means "stopped in good order". (PR_SET_PDEATHSIG would act when the *thread*
+# that started the node ends, so asyncio.to_thread(node.restart) would lose the node; atexit misses SIGKILL.)
+_GUARD = 'read -r _ || { kill -9 "$1" "$2"; rm -rf -- "$3"; }'
+
+
+class RabbitError(RuntimeError):
+    """A node did not start or a command on it failed; the text ends with the log or stderr."""
+
+
+class RabbitMissing(RabbitError):
+    """RabbitMQ is not installed and cannot be installed from here; the text says what to run."""
+
+
+def _find() -> Path | None:
+    # Not through PATH: Debian's /usr/sbin/rabbitmq-server is a wrapper that switches user.
+    chosen = os.environ.get("RABBITMQ_BIN")
+    folders = [Path(chosen).resolve()] if chosen else [_LIB / "bin", *_LIB.glob("lib/rabbitmq_server-*/sbin")]
+    return next((folder for folder in folders if (folder / "rabbitmq-server").is_file()), None)
+
+
+def find_or_install() -> Path:
+    """Return the folder of the package's own `rabbitmq-server`; as root, install the package first.
+
+    The environment variable `RABBITMQ_BIN` names a folder of your choice.
+
+    Raises:
+        RabbitMissing: there is none and it cannot be installed.
+    """
+    if _find() is None:
+        _install()
+    if (found := _find()) is None:
+        raise RabbitMissing(f"rabbitmq-server is installed, yet nowhere in {_LIB}; set RABBITMQ_BIN")
+    return found
+
+
+def _install() -> None:
+    if "RABBITMQ_BIN" in os.environ:
+        raise RabbitMissing(f"no rabbitmq-server in RABBITMQ_BIN={os.environ['RABBITMQ_BIN']}")
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise RabbitMissing("RabbitMQ is missing; run: sudo apt-get install rabbitmq-server")
+    with _services_denied():
+        _apt_get("update")
+        _apt_get("install", "-y", "--no-install-recommends", "rabbitmq-server")
+
+
+def _apt_get(*args: str) -> None:
+    command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *args]
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RabbitMissing(f"{' '.join(command)} failed:\n{_last_lines(done.stdout + done.stderr)}")
+
+
+@contextlib.contextmanager
+def _services_denied() -> Iterator[None]:
+    """Keep package scripts from starting services, unless the machine has a policy of its own."""
+    if _POLICY.exists():
+        yield
+        return
+    try:
+        _POLICY.write_text("#!/bin/sh\nexit 101\n")
+        _POLICY.chmod(0o755)
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for a TLS listener; `verify` demands a client certificate that `cafile` signed."""
+
+    cafile: Path
+    certfile: Path
+    keyfile: Path
+    verify: bool = False
+
+
+class Node:
+    """One private RabbitMQ node; as a context manager, started on entry and stopped on exit.
+
+    Ports stay the same for the object's life: a client's URL survives `kill` and `restart`.
+
+    Args:
+        base: folder for data, log and configuration, kept on `stop`. None: a temporary one, removed.
+        name: first part of the Erlang node name; two nodes may share it.
+        extra_conf: lines appended to `rabbitmq.conf`.
+        tls: adds a TLS listener at `tls_port`.
+    """
+
+    def __init__(
+        self,
+        base: Path | None = None,
+        name: str = "warren",
+        extra_conf: str = "",
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self.port, self.tls_port, self._dist_port, self._epmd_port = _free_ports(4)
+        self.base = Path(tempfile.mkdtemp(prefix="warren-rabbit-")) if base is None else base.resolve()
+        self.log_path = self.base / "rabbit.log"
+        self.url = f"amqp://guest:guest@{_HOST}:{self.port}/"
+        self._temporary = base is None
+        self._name = f"{name}@localhost"
+        self._extra_conf = extra_conf
+        self._tls = tls
+        self._bin: Path | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._beam: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the node's process is alive; a frozen one is."""
+        return self._beam is not None and self._beam.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the Erlang VM; RabbitError when the node is not running."""
+        if self._beam is None or not self.running:
+            raise RabbitError(f"{self._name} is not running")
+        return self._beam.pid
+
+    def start(self, timeout: float = 90) -> None:
+        """Start the node unless it is running, and return when it answers AMQP.
+
+        Raises:
+            RabbitMissing: RabbitMQ is not installed and cannot be.
+            RabbitError: the process died, or did not answer within `timeout` seconds; it is stopped.
+        """
+        try:
+            if not self.running:
+                self._bin = find_or_install()
+                self._prepare()
+                self._launch(self._bin)
+            self._wait(self._beam, lambda: _speaks_amqp(self.port), timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def shutdown(self) -> None:
+        """Stop the broker in good order (SIGTERM) and keep its data; clients get CONNECTION_FORCED."""
+        _end(self._beam, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Stop the broker at once (SIGKILL) and keep its data."""
+        _end(self._beam, signal.SIGKILL)
+
+    def restart(self, timeout: float = 90) -> None:
+        """Shut the broker down if it is running, and start it again on the same ports and data."""
+        self.shutdown()
+        self.start(timeout)
+
+    def freeze(self) -> None:
+        """Suspend the broker (SIGSTOP): connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`; harmless on a node that is not frozen."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Return when the broker's process has ended."""
+        if self._beam is not None:
+            self._beam.wait()
+
+    def stop(self) -> None:
+        """Shut down, end our epmd and remove a temporary base; harmless when stopped already."""
+        self.shutdown()
+        _end(self._epmd, signal.SIGTERM)
+        self._dismiss_guard()
+        if self._temporary:
+            shutil.rmtree(self.base, ignore_errors=True)
+
+    def ctl(self, *args: str) -> str:
+        """Run `rabbitmqctl` on the node (takes 1-2 s) and return its output; RabbitError if it fails."""
+        if self._bin is None:
+            raise RabbitError(f"{self._name} was never started")
+        port = str(_free_ports(1)[0])
+        env = self._env() | {"RABBITMQ_CTL_DIST_PORT_MIN": port, "RABBITMQ_CTL_DIST_PORT_MAX": port}
+        command = [f"{self._bin}/rabbitmqctl", "-q", *args]
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RabbitError(f"rabbitmqctl {' '.join(args)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def _prepare(self) -> None:
+        self.base.mkdir(parents=True, exist_ok=True)
+        cookie = self.base / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(0o600)
+            cookie.write_text(secrets.token_hex(20))
+            cookie.chmod(0o400)
+        conf = ["disk_free_limit.absolute = 50MB", *self._tls_conf(), self._extra_conf, ""]
+        (self.base / "rabbitmq.conf").write_text("\n".join(conf))
+
+    def _tls_conf(self) -> list[str]:
+        if self._tls is None:
+            return []
+        return [
+            f"listeners.ssl.default = {_HOST}:{self.tls_port}",
+            f"ssl_options.cacertfile = {self._tls.cafile}",
+            f"ssl_options.certfile = {self._tls.certfile}",
+            f"ssl_options.keyfile = {self._tls.keyfile}",
+            f"ssl_options.verify = {'verify_peer' if self._tls.verify else 'verify_none'}",
+            f"ssl_options.fail_if_no_peer_cert = {str(self._tls.verify).lower()}",
+        ]
+
+    def _env(self) -> dict[str, str]:
+        """The whole environment of the node's programs; PATH is all that ours adds."""
+        return {
+            "HOME": str(self.base),
+            "PATH": _PATH,
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": _HOST,
+            "ERL_FLAGS": _ERL_FLAGS,
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODE_IP_ADDRESS": _HOST,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(self.base),
+            "RABBITMQ_LOG_BASE": str(self.base),
+            "RABBITMQ_LOGS": str(self.log_path),
+            "RABBITMQ_CONFIG_FILE": str(self.base / "rabbitmq"),
+            # These do not exist, which keeps the system's from being read and every plugin off.
+            "RABBITMQ_CONF_ENV_FILE": str(self.base / "env.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.base / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.base / "enabled_plugins"),
+            # The start script then becomes the Erlang VM, so that the pid we hold is the VM's.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _quick_boot(self, bin_: Path) -> dict[str, str]:
+        """Settings that make modules quick to find (see _BUSIEST): the broker as the only plugin folder."""
+        plugins = (bin_ / "rabbitmq-server").resolve().parents[1] / "plugins"
+        erlang = Path(shutil.which("erl", path=_PATH) or "/bin/erl").resolve().parents[1] / "lib"
+        own = self.base / "plugins"
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        for app in plugins.glob("rabbit-[0-9]*"):
+            (own / app.name).symlink_to(app)
+        apps = [app for name in _BUSIEST.split() for lib in (plugins, erlang) for app in lib.glob(f"{name}-[0-9]*")]
+        first = " ".join(f"{app}/ebin" for app in apps)
+        return {"RABBITMQ_PLUGINS_DIR": str(own), "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-pa {first}"}
+
+    def _launch(self, bin_: Path) -> None:
+        """Start epmd and the broker, both as children of ours, and the guard that outlives us."""
+        self._dismiss_guard()
+        env = self._env()
+        if self._epmd is None or self._epmd.poll() is not None:
+            self._epmd = self._spawn(env, "epmd", "-port", str(self._epmd_port), "-address", _HOST)
+        # The broker would start a daemon of its own if this one did not listen yet.
+        self._wait(self._epmd, lambda: _listens(self._epmd_port), 10)
+        self._beam = self._spawn(env | self._quick_boot(bin_), f"{bin_}/rabbitmq-server")
+        doomed = [str(self._beam.pid), str(self._epmd.pid), str(self.base) if self._temporary else ""]
+        command = ["sh", "-c", _GUARD, "guard", *doomed]
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def _spawn(self, env: dict[str, str], *command: str) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C in the terminal is for us, and we stop the node in good order.
+        with (self.base / "out").open("ab") as out:
+            return subprocess.Popen(
+                command,
+                env=env,
+                cwd=self.base,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def _wait(self, child: subprocess.Popen[bytes] | None, ready: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if child is None or child.poll() is not None:
+                raise RabbitError(f"{self._name} died while starting:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise RabbitError(f"{self._name} was not ready in {timeout} s:\n{self._tail()}")
+            time.sleep(0.05)
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.communicate(b"done\n")
+            self._guard = None
+
+    def _tail(self) -> str:
+        files = (self.base / "out", self.log_path)
+        return _last_lines("".join(f.read_text(errors="replace") for f in files if f.exists()))
+
+
+def _end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+    """Signal our child and reap it, with SIGKILL when it has not obeyed in 30 s; None is ended already."""
+    if process is None:
+        return
+    process.send_signal(how)
+    process.send_signal(signal.SIGCONT)  # a frozen process sees nothing but SIGKILL
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Choose ports that are free now.
+
+    Linux gives outgoing connections ports of the other parity, so that a client that keeps dialling a
+    dead node neither takes its port nor connects to itself.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind((_HOST, 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex((_HOST, port)) == 0
+
+
+def _speaks_amqp(port: int) -> bool:
+    """Send the protocol header and look for Connection.Start (class 10, method 10) on channel 0."""
+    try:
+        with socket.create_connection((_HOST, port), timeout=2) as sock:
+            sock.sendall(b"AMQP\x00\x00\x09\x01")
+            answer = sock.recv(11, socket.MSG_WAITALL)
+    except OSError:
+        return False
+    return len(answer) == 11 and struct.unpack(">BHxxxxHH", answer) == (1, 0, 10, 10)
+
+
+def _last_lines(text: str, count: int = 30) -> str:
+    return "\n".join(text.splitlines()[-count:])
+
+
+def _run() -> None:
+    with Node() as node:
+        print(f"ready: {node.url}", flush=True)
+        node.wait()
+        raise RabbitError("the node died")
+
+
+def main() -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="A private RabbitMQ node on loopback.")
+    parser.add_argument("verb", choices=["install", "run"])
+    verb = parser.parse_args().verb
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if verb == "run":
+            _run()
+        else:
+            print(find_or_install())
+    except RabbitError as error:
+        sys.exit(f"rabbit: {error}")
+    except KeyboardInterrupt:
+        return 0 if verb == "run" else 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
