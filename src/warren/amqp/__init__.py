@@ -1,0 +1,1 @@
+"""AMQP 0-9-1 through Pika: the only package that imports it."""

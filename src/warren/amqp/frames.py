@@ -1,0 +1,445 @@
+"""The AMQP 0-9-1 frames of the hot path: publishing, acknowledging, and taking deliveries apart.
+
+Pure: bytes in, bytes and values out, no I/O and no clock. It knows just the frames that carry calls; everything
+else stays Pika's, and tests hold every byte written here against what Pika would write. Numbers in brackets are
+sections of the AMQP 0-9-1 specification.
+
+This file looks optimised because it runs for every message: structs are compiled once, frames are cut out of
+the receive buffer by offset, properties stay bytes until somebody asks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pika import data as pika_data
+from pika.exceptions import AMQPError
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8  # frame types [4.2.3]
+END = 0xCE
+END_BYTE = b"\xce"
+OVERHEAD = 8  # type, channel, size, end
+HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+# Method ids: class 60 (basic) << 16 | method [1.8.3]
+_DELIVER = 60 << 16 | 60
+_ACK = 60 << 16 | 80
+_NACK = 60 << 16 | 120
+#: Content properties present in a header frame, highest bit first [4.2.6.1]
+_CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x800
+_CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = 0x400, 0x200, 0x100, 0x80, 0x40
+_TYPE, _USER_ID, _APP_ID, _CLUSTER_ID = 0x20, 0x10, 0x8, 0x4
+
+_frame_head = struct.Struct(">BHI")
+_publish_head = struct.Struct(">BHIIH")
+_content_head = struct.Struct(">BHIHHQ")
+_ack_frame = struct.Struct(">BHIIQBB")
+_u16 = struct.Struct(">H")
+_u32 = struct.Struct(">I")
+_u64 = struct.Struct(">Q")
+_tag_and_flag = struct.Struct(">QB")
+_read_frame_head = _frame_head.unpack_from
+_read_u32 = _u32.unpack_from
+_read_u64 = _u64.unpack_from
+_read_tag_and_flag = _tag_and_flag.unpack_from
+
+
+class FrameError(Exception):
+    """Bytes that are not AMQP 0-9-1: the connection cannot be trusted any further."""
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+class Properties:
+    """Basic content properties as they stand on the wire: UTF-8 bytes, and the headers as an encoded table."""
+
+    __slots__ = (
+        "app_id",
+        "cluster_id",
+        "content_encoding",
+        "content_type",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "message_id",
+        "priority",
+        "reply_to",
+        "table",
+        "timestamp",
+        "type",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        content_type: bytes | None = None,
+        content_encoding: bytes | None = None,
+        table: bytes | None = None,
+        delivery_mode: int | None = None,
+        priority: int | None = None,
+        correlation_id: bytes | None = None,
+        reply_to: bytes | None = None,
+        expiration: bytes | None = None,
+        message_id: bytes | None = None,
+        timestamp: int | None = None,
+        type: bytes | None = None,
+        user_id: bytes | None = None,
+        app_id: bytes | None = None,
+        cluster_id: bytes | None = None,
+    ) -> None:
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+        self.table = table
+        self.delivery_mode = delivery_mode
+        self.priority = priority
+        self.correlation_id = correlation_id
+        self.reply_to = reply_to
+        self.expiration = expiration
+        self.message_id = message_id
+        self.timestamp = timestamp
+        self.type = type
+        self.user_id = user_id
+        self.app_id = app_id
+        self.cluster_id = cluster_id
+
+
+class Delivery:
+    """One message from a queue. `body` is None when it was larger than the receiver's limit and thrown away."""
+
+    __slots__ = ("body", "body_size", "envelope", "properties", "redelivered", "tag")
+
+    def __init__(self, tag: int, redelivered: bool, envelope: bytes) -> None:
+        self.tag = tag
+        self.redelivered = redelivered
+        self.envelope = envelope
+        self.properties = b""
+        self.body: bytes | None = b""
+        self.body_size = 0
+
+    def route(self) -> tuple[bytes, bytes]:
+        """The exchange and routing key that the message was published with."""
+        size = self.envelope[0]
+        return self.envelope[1 : 1 + size], self.envelope[2 + size :]
+
+
+# --- encoding -----------------------------------------------------------------------------------------------------
+
+
+def shortstr(value: bytes) -> bytes:
+    """A short string [4.2.5.3].
+
+    Raises:
+        ValueError: more than 255 bytes.
+    """
+    if len(value) > 255:
+        raise ValueError(f"{value[:20]!r}… has {len(value)} bytes; AMQP allows 255 for names, ids and addresses")
+    return bytes((len(value),)) + value
+
+
+def encode_table(table: dict[str, Any]) -> bytes:
+    """A field table without its length, by Pika's codec.
+
+    Raises:
+        ValueError: a key or value that AMQP tables cannot carry.
+    """
+    pieces: list[bytes] = []
+    try:
+        pika_data.encode_table(pieces, table)
+    except (AMQPError, struct.error, TypeError, RecursionError) as error:
+        raise ValueError(f"headers cannot be encoded as an AMQP table: {error!r}") from error
+    return b"".join(pieces[1:])
+
+
+def encode_properties(p: Properties) -> bytes:
+    """The property flags and list of a content header [4.2.6.1]; for messages that have no template."""
+    flags = 0
+    parts = []
+    for bit, value in _in_wire_order(p):
+        if value is None:
+            continue
+        flags |= bit
+        if bit == _HEADERS:
+            parts.append(_u32.pack(len(value)) + value)
+        elif bit in (_DELIVERY_MODE, _PRIORITY):
+            parts.append(bytes((value,)))
+        elif bit == _TIMESTAMP:
+            parts.append(_u64.pack(value))
+        else:
+            parts.append(shortstr(value))
+    return _u16.pack(flags) + b"".join(parts)
+
+
+def _in_wire_order(p: Properties) -> tuple[tuple[int, Any], ...]:
+    return (
+        (_CONTENT_TYPE, p.content_type),
+        (_CONTENT_ENCODING, p.content_encoding),
+        (_HEADERS, p.table),
+        (_DELIVERY_MODE, p.delivery_mode),
+        (_PRIORITY, p.priority),
+        (_CORRELATION_ID, p.correlation_id),
+        (_REPLY_TO, p.reply_to),
+        (_EXPIRATION, p.expiration),
+        (_MESSAGE_ID, p.message_id),
+        (_TIMESTAMP, p.timestamp),
+        (_TYPE, p.type),
+        (_USER_ID, p.user_id),
+        (_APP_ID, p.app_id),
+        (_CLUSTER_ID, p.cluster_id),
+    )
+
+
+def publish_frame(channel: int, exchange: bytes, routing_key: bytes, *, mandatory: bool) -> bytes:
+    """The Basic.Publish method frame: the same for every message that goes to one place, so worth keeping."""
+    route = shortstr(exchange) + shortstr(routing_key) + (b"\x01" if mandatory else b"\x00")
+    head = _publish_head.pack(METHOD, channel, 6 + len(route), 60 << 16 | 40, 0)
+    return head + route + END_BYTE
+
+
+def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
+    """The header frame and as many body frames as `frame_max` asks for; none for an empty body."""
+    size = len(body)
+    head = _content_head.pack(HEADER, channel, 12 + len(properties), 60, 0, size)
+    if 0 < size <= frame_max - OVERHEAD:
+        return b"".join((head, properties, END_BYTE, _frame_head.pack(BODY, channel, size), body, END_BYTE))
+    parts = [head, properties, END_BYTE]
+    step = frame_max - OVERHEAD
+    for start in range(0, size, step):
+        chunk = body[start : start + step]
+        parts += (_frame_head.pack(BODY, channel, len(chunk)), chunk, END_BYTE)
+    return b"".join(parts)
+
+
+def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Basic.Ack; with `multiple` for every delivery up to and including `tag`."""
+    return _ack_frame.pack(METHOD, channel, 13, _ACK, tag, multiple, END)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def decode_properties(data: bytes) -> Properties:
+    """Take a property list apart.
+
+    Raises:
+        FrameError: it does not add up.
+    """
+    try:
+        p, end = _read_properties(data)
+    except (IndexError, struct.error) as error:
+        raise FrameError("content properties end too early") from error
+    if end != len(data):
+        raise FrameError("content properties do not match their flags")
+    return p
+
+
+def _read_properties(data: bytes) -> tuple[Properties, int]:
+    flags = data[0] << 8 | data[1]
+    i = 2
+    p = Properties()
+    if flags & _CONTENT_TYPE:
+        p.content_type, i = _read_shortstr(data, i)
+    if flags & _CONTENT_ENCODING:
+        p.content_encoding, i = _read_shortstr(data, i)
+    if flags & _HEADERS:
+        start = i + 4
+        i = start + _read_u32(data, i)[0]
+        p.table = data[start:i]
+    if flags & _DELIVERY_MODE:
+        p.delivery_mode = data[i]
+        i += 1
+    if flags & _PRIORITY:
+        p.priority = data[i]
+        i += 1
+    if flags & _CORRELATION_ID:
+        p.correlation_id, i = _read_shortstr(data, i)
+    if flags & _REPLY_TO:
+        p.reply_to, i = _read_shortstr(data, i)
+    if flags & _EXPIRATION:
+        p.expiration, i = _read_shortstr(data, i)
+    if flags & _MESSAGE_ID:
+        p.message_id, i = _read_shortstr(data, i)
+    if flags & _TIMESTAMP:
+        p.timestamp = _read_u64(data, i)[0]
+        i += 8
+    if flags & _TYPE:
+        p.type, i = _read_shortstr(data, i)
+    if flags & _USER_ID:
+        p.user_id, i = _read_shortstr(data, i)
+    if flags & _APP_ID:
+        p.app_id, i = _read_shortstr(data, i)
+    if flags & _CLUSTER_ID:
+        p.cluster_id, i = _read_shortstr(data, i)
+    return p, i
+
+
+def _read_shortstr(data: bytes, i: int) -> tuple[bytes, int]:
+    stop = i + 1 + data[i]
+    return data[i + 1 : stop], stop
+
+
+def decode_table(table: bytes) -> dict[str, Any]:
+    """A field table without its length, by Pika's codec; keys that are not UTF-8 are left out.
+
+    Raises:
+        FrameError: it does not add up, or holds values Python cannot represent.
+    """
+    try:
+        decoded, end = pika_data.decode_table(_u32.pack(len(table)) + table, 0)
+    except Exception as error:  # a foreign table fails in many ways: struct, index, type, range of dates, depth
+        raise FrameError(f"headers are not a valid AMQP table: {error!r}") from error
+    if end != len(table) + 4:
+        raise FrameError("headers are not a valid AMQP table: it runs over its end")
+    return {key: value for key, value in decoded.items() if isinstance(key, str)}
+
+
+class Tap(Protocol):
+    """Who takes the hot frames of one channel."""
+
+    def delivered(self, delivery: Delivery) -> None: ...
+    def confirmed(self, tag: int, multiple: bool) -> None: ...
+    def refused(self, tag: int, multiple: bool) -> None: ...
+
+
+class _Content:
+    """The deliveries of one tapped channel, put together from their frames [4.2.6]."""
+
+    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "tap")
+
+    def __init__(self, tap: Tap, limit: int) -> None:
+        self.tap = tap
+        self._limit = limit
+        self._delivery: Delivery | None = None
+        self._missing = 0
+        self._chunks: list[bytes] = []
+
+    def take(self, kind: int, data: bytes, start: int, stop: int) -> bool:
+        """Use one frame's payload, `data[start:stop]`; False when it is none of ours but Pika's."""
+        delivery = self._delivery
+        if kind == METHOD:
+            if delivery is not None:
+                raise FrameError("a method frame stands inside a message's content")
+            return self._take_method(data, start, stop)
+        if delivery is None:
+            return False
+        if kind == BODY and self._missing:
+            self._take_body(delivery, data[start:stop])
+        elif kind == HEADER and not self._missing:
+            self._take_header(delivery, data, start, stop)
+        else:
+            raise FrameError(f"frame type {kind} stands inside a message's content")
+        return True
+
+    def _take_method(self, data: bytes, start: int, stop: int) -> bool:
+        method = _read_u32(data, start)[0]
+        if method == _DELIVER:
+            i = start + 5 + data[start + 4]  # past the consumer tag
+            tag, redelivered = _read_tag_and_flag(data, i)
+            self._delivery = Delivery(tag, bool(redelivered), data[i + 9 : stop])
+        elif method == _ACK:
+            tag, multiple = _read_tag_and_flag(data, start + 4)
+            self.tap.confirmed(tag, bool(multiple))
+        elif method == _NACK:
+            tag, flags = _read_tag_and_flag(data, start + 4)
+            self.tap.refused(tag, bool(flags & 1))
+        else:
+            return False
+        return True
+
+    def _take_header(self, delivery: Delivery, data: bytes, start: int, stop: int) -> None:
+        size = _read_u64(data, start + 4)[0]
+        delivery.properties = data[start + 12 : stop]
+        delivery.body_size = self._missing = size
+        if size > self._limit:
+            delivery.body = None
+        elif not size:
+            self._finish(delivery)
+
+    def _take_body(self, delivery: Delivery, chunk: bytes) -> None:
+        missing = self._missing = self._missing - len(chunk)
+        if missing < 0:
+            raise FrameError("a message's body is longer than its header says")
+        if delivery.body is not None:
+            if not missing and not self._chunks:
+                delivery.body = chunk  # the usual case: one frame
+                self._finish(delivery)
+                return
+            self._chunks.append(chunk)
+        if not missing:
+            if self._chunks:
+                delivery.body = b"".join(self._chunks)
+                self._chunks = []
+            self._finish(delivery)
+
+    def _finish(self, delivery: Delivery) -> None:
+        self._delivery = None
+        self.tap.delivered(delivery)
+
+
+class Splitter:
+    """Cuts the byte stream into frames: those of tapped channels go to their tap, all others to `other`.
+
+    The result does not depend on how the bytes were cut up on their way. `hot` tells whether a tapped frame came
+    since it was last set to False.
+    """
+
+    def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
+        self._other = other
+        self._frame_max = frame_max
+        self._contents: dict[int, _Content] = {}
+        self._rest = bytearray()
+        self._wanted = OVERHEAD
+        self.hot = False
+
+    def tap(self, channel: int, tap: Tap, *, body_limit: int) -> None:
+        """From now on `tap` gets the deliveries and confirms of `channel`."""
+        self._contents[channel] = _Content(tap, body_limit)
+
+    def untap(self, channel: int) -> None:
+        """Leave a channel to Pika; one that is not tapped is no error."""
+        self._contents.pop(channel, None)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            FrameError: they are not AMQP.
+        """
+        if self._rest:
+            # Appended to in place and only looked at once a whole frame is there: a slow drip stays linear.
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        try:
+            used = self._split(data)
+        except (IndexError, struct.error) as error:
+            raise FrameError("a frame is shorter than what it should hold") from error
+        if used < len(data):
+            self._rest += data[used:]
+
+    def _split(self, data: bytes) -> int:
+        pos, end = 0, len(data)
+        contents = self._contents
+        while end - pos >= OVERHEAD:
+            kind, channel, size = _read_frame_head(data, pos)
+            if size > self._frame_max:
+                raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._frame_max}")
+            stop = pos + size + OVERHEAD
+            if stop > end:
+                self._wanted = stop - pos
+                return pos
+            if data[stop - 1] != END:
+                raise FrameError("a frame does not end with its end mark")
+            content = contents.get(channel)
+            if content is not None and content.take(kind, data, pos + 7, stop - 1):
+                self.hot = True
+            else:
+                self._other(data[pos:stop])
+            pos = stop
+        self._wanted = OVERHEAD
+        return pos

@@ -1,0 +1,160 @@
+"""Message bodies: JSON, msgpack, text and bytes. Never pickle: nothing in a message is evaluated.
+
+A leaf. Everything is encoded and decoded by msgspec, which validates against type hints while it decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+TEXT = "text/plain"
+OCTETS = "application/octet-stream"
+PROBLEM = "application/problem+json"  # RFC 9457: the body of an error reply
+
+Decode = Callable[[bytes], Any]
+
+
+class CodecError(ValueError):
+    """A body that cannot be encoded or decoded; the message says where and why."""
+
+    reason = "DECODE"
+
+
+class ValidationError(CodecError):
+    """A well-formed body that does not fit the type hints."""
+
+    reason = "VALIDATION"
+
+
+class UnknownEncoding(CodecError):
+    """A content type that Warren does not speak."""
+
+    reason = "ENCODING"
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(f"content type {content_type!r} is not one of {JSON}, {MSGPACK}, {TEXT}, {OCTETS}")
+
+
+def normalise(content_type: str | None) -> str:
+    """The bare media type; a message without one is text, as tutorial six writes it."""
+    if not content_type:
+        return TEXT
+    return content_type.partition(";")[0].strip().lower()
+
+
+def encode(content_type: str, value: Any) -> bytes:
+    """Encode a value; `content_type` is one of the four above.
+
+    Raises:
+        CodecError: the value does not fit the encoding.
+    """
+    try:
+        return _ENCODERS[content_type](value)
+    except KeyError:
+        raise UnknownEncoding(content_type) from None
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise CodecError(_reason(error)) from error
+
+
+def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decode:
+    """A function that decodes bodies of one content type into `hint`, raising `CodecError` where they do not fit.
+
+    With ``strict=False`` numbers and the like may be written as strings (a command line, a bare text).
+    """
+    try:
+        decode = _DECODERS[content_type](hint, strict)
+    except KeyError:
+        raise UnknownEncoding(content_type) from None
+
+    def guarded(body: bytes) -> Any:
+        try:
+            return decode(body)
+        except msgspec.ValidationError as error:
+            raise ValidationError(str(error)) from error
+        # RecursionError: a bomb of nesting. UnicodeDecodeError is a ValueError.
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+            raise CodecError(_reason(error)) from error
+
+    return guarded
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """Check (and where lossless, convert) a Python value against a type hint.
+
+    Raises:
+        CodecError: the value does not fit the hint.
+    """
+    try:
+        return msgspec.convert(value, hint)
+    except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
+        raise CodecError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error) or type(error).__name__
+
+
+def _encode_text(value: Any) -> bytes:
+    """A bare peer reads text: strings as they are, everything else as JSON writes it (``832040``, ``true``)."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return _json_encode(value)
+
+
+def _encode_octets(value: Any) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{OCTETS} carries bytes, not {type(value).__name__}")
+
+
+def _text_decoder(hint: Any, strict: bool) -> Decode:
+    """Text for `str`, the raw bytes for `bytes`; anything else is read as JSON, leniently (``30``, ``"30"``)."""
+    if hint is bytes:
+        return bytes
+    if hint in (str, Any):
+        return lambda body: str(body, "utf-8")
+    read_json = msgspec.json.Decoder(hint, strict=False).decode
+
+    def decode(body: bytes) -> Any:
+        text = str(body, "utf-8").strip()
+        try:
+            return read_json(text)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return msgspec.convert(text, hint, strict=False)  # dates, enums: text that JSON would quote
+
+    return decode
+
+
+def _octets_decoder(hint: Any, strict: bool) -> Decode:
+    if hint in (bytes, Any):
+        return bytes
+    return lambda body: msgspec.convert(bytes(body), hint, strict=strict)
+
+
+_json_encode = msgspec.json.Encoder().encode
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    JSON: _json_encode,
+    PROBLEM: _json_encode,
+    MSGPACK: msgspec.msgpack.Encoder().encode,
+    TEXT: _encode_text,
+    OCTETS: _encode_octets,
+}
+_DECODERS: dict[str, Callable[[Any, bool], Decode]] = {
+    JSON: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict).decode,
+    PROBLEM: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict).decode,
+    MSGPACK: lambda hint, strict: msgspec.msgpack.Decoder(hint, strict=strict).decode,
+    TEXT: _text_decoder,
+    OCTETS: _octets_decoder,
+}

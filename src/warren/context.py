@@ -1,0 +1,72 @@
+"""The call that the running handler serves, as far as the handler may want to know.
+
+It lives in a context variable, so that it follows the handler into its tasks; a nested call made by the handler finds
+here how much time is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from warren.wire import Request
+
+
+class CurrentCall:
+    """What a handler can learn about the call it serves.
+
+    Attributes:
+        method: ``service.method``.
+        deadline: when the caller stops waiting, in seconds of `time.monotonic`; None when it set no limit.
+        attempt: 1 for the first delivery; more where an at-least-once request is run again.
+    """
+
+    __slots__ = ("_request", "attempt", "deadline", "method")
+
+    def __init__(self, method: str, deadline: float | None, request: Request) -> None:
+        self.method = method
+        self.deadline = deadline
+        self.attempt = request.attempt
+        self._request = request
+
+    @property
+    def call_id(self) -> str | None:
+        """The caller's ``message_id``, stable over retries: the idempotency key. None from a bare peer."""
+        return self._request.call_id
+
+    @property
+    def caller(self) -> str | None:
+        """What the caller calls itself (``app_id``); None when it gave no name."""
+        return self._request.caller
+
+    @property
+    def user(self) -> str | None:
+        """The caller's AMQP user, verified by the broker; None when the caller did not give it."""
+        return self._request.user
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's own headers, as the caller set them with ``options(headers=…)``."""
+        return self._request.headers()
+
+
+_current: ContextVar[CurrentCall | None] = ContextVar("warren_current_call", default=None)
+
+
+def current_call() -> CurrentCall:
+    """The call that the running handler serves.
+
+    Raises:
+        LookupError: not inside a handler.
+    """
+    call = _current.get()
+    if call is None:
+        raise LookupError("current_call() works inside a handler that serves a call")
+    return call
+
+
+#: For the server and for nested calls; None outside a handler.
+get_current = _current.get
+set_current = _current.set
+reset_current = _current.reset

@@ -1,0 +1,272 @@
+"""A method of a service: a Python signature turned into decoders and encoders.
+
+Both sides use it: the server to decode arguments and encode results, the caller (where it shares the code) to
+encode arguments and decode results. Pure: no I/O, no state beyond what the signature says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, get_args, get_type_hints
+
+import msgspec
+
+from warren import codecs
+from warren.codecs import JSON, MSGPACK, Decode, ValidationError
+
+Delivery = Literal["report", "at-least-once", "at-most-once"]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+_ATTRIBUTE = "__warren_method__"
+_INDEX = re.compile(r"\$\[(\d+)\]")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """One callable method. Made by `Service.method`, found again by `method_of`.
+
+    Attributes:
+        delivery: what happens when a worker dies during the call (see docs/reference.md).
+        max_attempts: how many workers an ``at-least-once`` request may kill before it is set aside.
+        default: whether it answers bare requests, those without a method name.
+        errors: exception classes that travel as themselves, by name.
+    """
+
+    service: str
+    name: str
+    function: Callable[..., Any]
+    delivery: Delivery
+    max_attempts: int
+    default: bool
+    errors: dict[str, type[Exception]]
+    is_async: bool
+    positional: tuple[str, ...]
+    keyword_only: tuple[str, ...]
+    needs_names: bool
+    required: int
+    hints: dict[str, Any]
+    result_hint: Any
+    _by_position: type[msgspec.Struct]
+    _by_name: type[msgspec.Struct]
+    _decoders: dict[str, tuple[Decode, Decode]] = field(default_factory=dict)
+    _result_decoders: dict[str, Decode] = field(default_factory=dict)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.service}.{self.name}"
+
+    def encode_arguments(self, content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The request's body: an array when all arguments are positional, else an object.
+
+        Raises:
+            TypeError: too many arguments, or one given twice: what a local call would raise.
+            CodecError: an argument that the encoding cannot carry.
+        """
+        if len(args) > len(self.positional):
+            raise TypeError(f"{self.name}() takes {len(self.positional)} positional arguments, got {len(args)}")
+        if args and kwargs:
+            named = dict(zip(self.positional, args, strict=False))
+            twice = named.keys() & kwargs.keys()
+            if twice:
+                raise TypeError(f"{self.name}() got multiple values for argument {min(twice)!r}")
+            kwargs, args = named | kwargs, ()
+        return encode_arguments(content_type, args, kwargs)
+
+    def decode_arguments(self, content_type: str, body: bytes) -> Arguments:
+        """Decode and validate a request's body.
+
+        Raises:
+            CodecError: the body does not fit the encoding or the signature.
+        """
+        if content_type not in (JSON, MSGPACK):
+            return self._decode_single(content_type, body)
+        by_position, by_name = self._decoders_for(content_type)
+        if _is_map(content_type, body):
+            values = msgspec.structs.astuple(by_name(body))
+            count = len(self.positional)
+            return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
+        if self.needs_names:
+            raise ValidationError(f"{self.full_name} has keyword-only arguments without a default: send an object")
+        try:
+            return msgspec.structs.astuple(by_position(body)), {}
+        except ValidationError as error:
+            raise ValidationError(_INDEX.sub(self._argument_name, str(error), count=1)) from error
+
+    def encode_result(self, content_type: str, value: Any) -> bytes:
+        """Validate a handler's result against its annotation and encode it.
+
+        Raises:
+            CodecError: the result is not what the method declares, or cannot be encoded.
+        """
+        if self.result_hint is not Any:
+            value = codecs.convert(value, self.result_hint)
+        return codecs.encode(content_type, value)
+
+    def decode_result(self, content_type: str, body: bytes) -> Any:
+        """Decode a reply's body into the annotated result type (`CodecError` where it does not fit)."""
+        decode = self._result_decoders.get(content_type)
+        if decode is None:
+            decode = codecs.decoder(content_type, self.result_hint)
+            self._result_decoders[content_type] = decode
+        return decode(body)
+
+    def _decoders_for(self, content_type: str) -> tuple[Decode, Decode]:
+        pair = self._decoders.get(content_type)
+        if pair is None:
+            pair = (
+                codecs.decoder(content_type, self._by_position),
+                codecs.decoder(content_type, self._by_name),
+            )
+            self._decoders[content_type] = pair
+        return pair
+
+    def _decode_single(self, content_type: str, body: bytes) -> Arguments:
+        """A body that is not a list of arguments is the one argument itself, as a bare peer sends it."""
+        if self.required > 1 or len(self.positional) < self.required:
+            raise ValidationError(f"{self.full_name} takes {self.required} arguments; send them as {JSON}")
+        if not body and not self.required:
+            return (), {}
+        if not self.positional:
+            raise ValidationError(f"{self.full_name} takes no argument")
+        return (codecs.decoder(content_type, self.hints[self.positional[0]], strict=False)(body),), {}
+
+    def _argument_name(self, match: re.Match[str]) -> str:
+        index = int(match[1])
+        return self.positional[index] if index < len(self.positional) else match[0]
+
+
+def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The body of a call by name: an array of positional or an object of named arguments, not both."""
+    if args and kwargs:
+        raise TypeError("a call by name takes positional or named arguments, not both")
+    return codecs.encode(content_type, kwargs or args)
+
+
+@lru_cache(maxsize=64)
+def untyped_decoder(content_type: str) -> Decode:
+    """The decoder for results whose type is not known here: a call by name."""
+    return codecs.decoder(content_type)
+
+
+def method_of(function: Callable[..., Any]) -> Method:
+    """The method that a function was declared as.
+
+    Raises:
+        TypeError: it was not declared with ``@service.method``.
+    """
+    method = getattr(function, _ATTRIBUTE, None)
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"{function!r} is not a method of a service: decorate it with @service.method, or call it by name"
+        )
+    return method
+
+
+def make_method(
+    service: str,
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    delivery: Delivery,
+    max_attempts: int,
+    default: bool,
+    errors: dict[str, type[Exception]],
+) -> Method:
+    """Read a function's signature and mark the function as a method of `service`.
+
+    Raises:
+        TypeError: a signature that cannot be called remotely.
+        ValueError: an option out of range, or a name that cannot be called.
+    """
+    name = name or function.__name__
+    _check_options(name, delivery, max_attempts)
+    where = f"{service}.{name}"
+    parameters = _parameters(where, function)
+    hints = _hints(where, function)
+    positional = tuple(p.name for p in parameters if p.kind in _KINDS)
+    required = sum(p.default is p.empty for p in parameters)
+    if default and (required > 1 or not positional):
+        raise TypeError(f"{where}: the default method answers plain text, so it takes exactly one argument")
+    fields = [_field(p, hints) for p in parameters]
+    count = len(positional)
+    method = Method(
+        service=service,
+        name=name,
+        function=function,
+        delivery=delivery,
+        max_attempts=max_attempts,
+        default=default,
+        errors=errors,
+        is_async=inspect.iscoroutinefunction(function),
+        positional=positional,
+        keyword_only=tuple(p.name for p in parameters[count:]),
+        needs_names=any(p.default is p.empty for p in parameters[count:]),
+        required=required,
+        hints={p.name: hints.get(p.name, Any) for p in parameters},
+        result_hint=hints.get("return", Any),
+        _by_position=_struct(where, fields[:count], array_like=True),
+        _by_name=_struct(where, fields, array_like=False),
+    )
+    setattr(function, _ATTRIBUTE, method)
+    return method
+
+
+def _check_options(name: str, delivery: str, max_attempts: int) -> None:
+    if not _IDENTIFIER.match(name):
+        raise ValueError(
+            f"method name {name!r}: letters, digits, '_' and '-' only (no dot: it ends the service's name)"
+        )
+    if delivery not in get_args(Delivery):
+        raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts={max_attempts} must be at least 1")
+
+
+def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{where}: generators cannot be methods; return a list")
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{where}: {parameter} has no type to validate; take a list or a dict instead")
+    return parameters
+
+
+def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{where}: cannot resolve its type hints: {error}") from error
+
+
+def _field(parameter: inspect.Parameter, hints: dict[str, Any]) -> tuple[Any, ...]:
+    hint = hints.get(parameter.name, Any)
+    default = parameter.default
+    if default is parameter.empty:
+        return parameter.name, hint
+    # A factory, as msgspec refuses mutable defaults; it hands out the one object that a local call would use.
+    return parameter.name, hint, msgspec.field(default_factory=lambda: default)
+
+
+def _struct(where: str, fields: list[tuple[Any, ...]], *, array_like: bool) -> type[msgspec.Struct]:
+    try:
+        struct = msgspec.defstruct(
+            "Arguments", fields, array_like=array_like, forbid_unknown_fields=True, kw_only=not array_like
+        )
+        msgspec.json.Decoder(struct)  # an unsupported hint shows here, at declaration, not at the first call
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from error
+    return struct
+
+
+def _is_map(content_type: str, body: bytes) -> bool:
+    if content_type == JSON:
+        return body.lstrip(b" \t\r\n")[:1] == b"{"
+    first = body[0] if body else 0
+    return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)

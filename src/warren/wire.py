@@ -1,0 +1,420 @@
+"""Warren's wire protocol, version 1: how a call, a reply and a bounce look in AMQP properties and headers.
+
+The only file that knows header names; docs/wire.md is its prose. Pure: it turns values into property bytes and
+back. The two things done for every message, `RequestTemplate.encode` and `Request`, avoid building tables: all
+that does not change between two calls of a method is encoded once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from warren import codecs
+from warren.amqp.frames import (
+    Delivery,
+    FrameError,
+    Properties,
+    decode_properties,
+    decode_table,
+    encode_properties,
+    encode_table,
+    shortstr,
+)
+from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
+
+VERSION = 1
+EXCHANGE = "warren"
+BOUNCE_EXCHANGE = "warren.bounce"
+DEFAULT_EXCHANGE = ""
+DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
+#: Above this a request does not ask for its bounce: the body would travel back with it (bytes).
+BOUNCE_LIMIT = 64 * 1024
+#: RabbitMQ 4's largest message, and the default limit both ways (bytes).
+MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+
+_RESERVED = ("rpc-", "x-", "CC", "BCC")
+_ERROR_TYPE = b"error"
+_DEAD_REASON = "x-first-death-reason"
+
+# The start of every Warren request's header table, with the two numbers that change left out.
+_TABLE_START = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
+_TIMES = struct.Struct(">i14sq")
+_DEADLINE_KEY = b"\x0crpc-deadlinel"
+_TABLE_FIXED = len(_TABLE_START) + _TIMES.size
+_U32 = struct.Struct(">I")
+
+# Property flags of the two templates below, see AMQP 0-9-1 section 4.2.6.1.
+_CALL_FLAGS = 0xB7A0  # content type, headers, delivery mode, correlation id, reply to, expiration, message id, type
+_CAST_FLAGS = 0xB4A0  # the same without reply to and expiration
+_APP_ID_FLAG = 0x0008
+_USER_ID_FLAG = 0x0010
+_REPLY_FLAGS = b"\x84\x00"  # content type, correlation id
+_BARE_REPLY_FLAGS = b"\x04\x00"  # correlation id
+
+
+def service_queue(service: str) -> str:
+    """The queue of a service: named after it, so that bare clients reach it through the default exchange."""
+    return service
+
+
+def dead_queue(service: str) -> str:
+    """The queue that keeps what the service could not handle."""
+    return f"{service}.dead"
+
+
+def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
+    """The arguments a service's queue is declared with: dead letters keep their keys, so the caller gets them."""
+    arguments: dict[str, Any] = {"x-dead-letter-exchange": BOUNCE_EXCHANGE}
+    if quorum:
+        arguments["x-queue-type"] = "quorum"
+    if max_length is not None:
+        arguments["x-max-length"] = max_length
+    return arguments
+
+
+#: The dead queue is bounded, oldest first: it is for people to look at, and must not fill the broker's disk.
+DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+class RequestTemplate:
+    """Everything in a request's properties that two calls of the same method have in common."""
+
+    __slots__ = ("_after_ids", "_before_times", "_flags_and_type", "_reply_to", "_table_size", "_table_tail")
+
+    def __init__(
+        self,
+        method: str,
+        *,
+        content_type: str,
+        reply_to: bytes | None,
+        bounce: bool,
+        durable: bool,
+        app_id: str | None = None,
+        user_id: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare a call, or (without `reply_to`) a cast.
+
+        Raises:
+            ValueError: a header name that is reserved, or a value that AMQP cannot carry.
+        """
+        flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
+        tail = encode_table(_extra_headers(headers, reply_to if bounce else None))
+        after = shortstr(method.encode())
+        if user_id is not None:
+            flags |= _USER_ID_FLAG
+            after += shortstr(user_id.encode())
+        if app_id is not None:
+            flags |= _APP_ID_FLAG
+            after += shortstr(app_id.encode())
+        self._flags_and_type = flags.to_bytes(2, "big") + shortstr(content_type.encode())
+        self._table_tail = tail + (b"\x02" if durable else b"\x01")
+        self._table_size = len(tail)
+        self._reply_to = None if reply_to is None else shortstr(reply_to)
+        self._after_ids = after
+        self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
+
+    def encode(self, call_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes) -> bytes:
+        """The property bytes of one call; both ids of its first attempt are `call_id`."""
+        sized_id = bytes((len(call_id),)) + call_id
+        return b"".join(
+            (
+                self._before_times,
+                _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms),
+                self._table_tail,
+                sized_id,
+                self._reply_to or b"",
+                bytes((len(expiration),)),
+                expiration,
+                sized_id,
+                self._after_ids,
+            )
+        )
+
+    def encode_cast(self, call_id: bytes) -> bytes:
+        """The property bytes of a cast: no reply, and it waits in the queue for as long as it takes."""
+        sized_id = shortstr(call_id)
+        table = _TABLE_START[: -len(b"\x0erpc-timeout-msI")]
+        size = _U32.pack(len(table) + self._table_size)
+        return b"".join((self._flags_and_type, size, table, self._table_tail, sized_id, sized_id, self._after_ids))
+
+
+def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes:
+    """A request as a tutorial-six client writes it, with an expiration so that it cannot outlive its caller."""
+    return encode_properties(Properties(correlation_id=call_id, reply_to=reply_to, expiration=expiration))
+
+
+def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if bounce_to is not None:
+        extra["CC"] = [bounce_to.decode()]
+    for name, value in (headers or {}).items():
+        if name.startswith(_RESERVED):
+            raise ValueError(f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved")
+        extra[name] = value
+    return extra
+
+
+class Request:
+    """A request as the server reads it.
+
+    Raises:
+        FrameError: its properties are not AMQP.
+    """
+
+    __slots__ = ("attempt", "deadline_ms", "delivery", "properties", "timeout_ms", "version")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        p = self.properties = decode_properties(delivery.properties)
+        self.version: int | None = None
+        self.timeout_ms: int | None = None
+        self.deadline_ms: int | None = None
+        self.attempt = 1
+        table = p.table
+        if table is None:
+            return
+        if table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
+            timeout_ms, key, deadline_ms = _TIMES.unpack_from(table, len(_TABLE_START))
+            if key == _DEADLINE_KEY:
+                self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
+                return
+        self._read_table(decode_table(table))
+
+    def _read_table(self, table: dict[str, Any]) -> None:
+        """Another peer's table: the same headers in any order and integer width."""
+        self.version = _integer(table, "rpc-v")
+        self.timeout_ms = _integer(table, "rpc-timeout-ms")
+        self.deadline_ms = _integer(table, "rpc-deadline")
+        self.attempt = max(1, _integer(table, "rpc-attempt") or 1)
+
+    @property
+    def bare(self) -> bool:
+        """From a peer that knows only tutorial six: it gets exactly one plain reply."""
+        return self.version is None
+
+    @property
+    def method(self) -> str | None:
+        """The method's name; None asks for the default method."""
+        return _text(self.properties.type)
+
+    @property
+    def content_type(self) -> str:
+        return codecs.normalise(_text(self.properties.content_type))
+
+    @property
+    def call_id(self) -> str | None:
+        return _text(self.properties.message_id)
+
+    @property
+    def caller(self) -> str | None:
+        return _text(self.properties.app_id)
+
+    @property
+    def user(self) -> str | None:
+        return _text(self.properties.user_id)
+
+    def headers(self) -> Mapping[str, Any]:
+        """The application's own headers."""
+        table = decode_table(self.properties.table or b"")
+        return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
+
+    def again(self, *, budget: float | None, attempt: int) -> bytes:
+        """The property bytes to publish this request once more: the same, with the time that is left.
+
+        Args:
+            budget: seconds left, None for no limit.
+            attempt: which attempt the receiver makes of it.
+        """
+        p = self.properties
+        table = decode_table(p.table or b"")
+        if attempt > 1:
+            table["rpc-attempt"] = attempt
+        if budget is not None:
+            left = max(0, int(budget * 1000))
+            table["rpc-timeout-ms"] = left
+            p.expiration = b"%d" % left
+        p.table = encode_table({k: v for k, v in table.items() if not k.startswith("x-")}) if table else None
+        return encode_properties(p)
+
+    def dead(self, reason: str) -> bytes:
+        """The property bytes under which this request is set aside in the dead queue, without a time limit."""
+        p = self.properties
+        table = {k: v for k, v in decode_table(p.table or b"").items() if k not in ("CC", "BCC")}
+        table["rpc-dead-reason"] = reason
+        p.table, p.expiration, p.delivery_mode = encode_table(table), None, 2
+        return encode_properties(p)
+
+
+def _integer(table: Mapping[str, Any], name: str) -> int | None:
+    value = table.get(name)
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+# --- replies ------------------------------------------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=False):
+    """The body of an error reply (RFC 9457, with members of our own)."""
+
+    title: str = ""
+    detail: str = ""
+    origin: str = Origin.SERVER.value
+    error: str | None = None
+    details: Any = None
+    traceback: str | None = None
+
+
+_decode_problem = codecs.decoder(codecs.PROBLEM, Problem)
+
+
+def result_properties(request: Request, content_type: str) -> bytes:
+    """The property bytes of a reply that carries a result."""
+    correlation_id = shortstr(request.properties.correlation_id or b"")
+    if request.bare:
+        return _BARE_REPLY_FLAGS + correlation_id
+    return _REPLY_FLAGS + shortstr(content_type.encode()) + correlation_id
+
+
+def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[bytes, bytes]:
+    """Property bytes and body of a reply that carries an error: for a bare peer its text."""
+    table = {
+        "rpc-status": error.code.value,
+        "rpc-reason": error.reason,
+        "rpc-executed": error.execution.value,
+    }
+    p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
+    if request.bare:
+        return encode_properties(p), f"{error.code.value}: {error.message}".encode()
+    p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
+    problem.title = f"{error.code.value}/{error.reason}"
+    problem.detail, problem.origin = error.message, error.origin.value
+    return encode_properties(p), codecs.encode(codecs.PROBLEM, problem)
+
+
+ErrorFactory = Callable[[Problem], Exception | None]
+
+
+_CONTENT_TYPES = {name.encode(): name for name in (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS)}
+
+
+def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
+    """The content type of a result.
+
+    Raises:
+        CallError: the reply is an error.
+        Exception: an error that `registered` knows how to rebuild.
+    """
+    if p.type == _ERROR_TYPE or p.table is not None:
+        table = _reply_table(p.table or b"")
+        if p.type == _ERROR_TYPE or "rpc-status" in table:
+            raise _read_error(p, body, table, registered)
+    name = p.content_type
+    return _CONTENT_TYPES.get(name or b"") or codecs.normalise(_text(name))
+
+
+def read_bounce(p: Properties) -> CallError | None:
+    """Why the broker gave a request back; None when this is a reply and not a bounce.
+
+    Raises:
+        CallError: its headers cannot be read.
+    """
+    if p.table is None:
+        return None
+    why = _reply_table(p.table).get(_DEAD_REASON)
+    return None if why is None else _bounced(str(why))
+
+
+def _reply_table(table: bytes) -> dict[str, Any]:
+    try:
+        return decode_table(table)
+    except FrameError as error:
+        raise undecodable_reply(str(error)) from error
+
+
+def undecodable_reply(why: str) -> CallError:
+    """A reply came, so the handler ran, but it cannot be read."""
+    return make_error(Code.INTERNAL, "DECODE_REPLY", f"the reply cannot be read: {why}", execution=Execution.EXECUTED)
+
+
+def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered: ErrorFactory) -> Exception:
+    problem = _read_problem(p, body)
+    rebuilt = registered(problem)
+    if rebuilt is not None:
+        return rebuilt
+    code = _member(Code, table.get("rpc-status"), Code.UNKNOWN)
+    reason = str(table.get("rpc-reason", "UNKNOWN"))
+    error = make_error(
+        code,
+        reason,
+        problem.detail,
+        execution=_member(Execution, table.get("rpc-executed"), Execution.UNKNOWN),
+        origin=_member(Origin, problem.origin, Origin.SERVER),
+    )
+    if isinstance(error, RemoteError):
+        error.type = problem.error or "Exception"
+        error.details, error.traceback = problem.details, problem.traceback
+    return error
+
+
+def _read_problem(p: Properties, body: bytes) -> Problem:
+    if p.type != _ERROR_TYPE:  # an answer to a bare call: text
+        return Problem(detail=body.decode("utf-8", "replace"))
+    try:
+        problem: Problem = _decode_problem(body)
+    except codecs.CodecError as error:
+        raise undecodable_reply(f"its error description is damaged: {error}") from error
+    return problem
+
+
+def _member(kind: Any, value: Any, default: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        return default
+
+
+_BOUNCES = {
+    "expired": (
+        Code.DEADLINE_EXCEEDED,
+        "QUEUE_TTL",
+        Execution.UNKNOWN,
+        "the request's time ran out in the queue",
+    ),
+    "maxlen": (
+        Code.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        Execution.NOT_EXECUTED,
+        "the queue is full and dropped the request: add workers or slow down",
+    ),
+    "delivery_limit": (
+        Code.INTERNAL,
+        "POISON",
+        Execution.UNKNOWN,
+        "the request was returned to its queue too often: it may be killing its workers",
+    ),
+    "rejected": (
+        Code.ABORTED,
+        "REJECTED",
+        Execution.UNKNOWN,
+        "a consumer of the queue refused the request without an answer",
+    ),
+}
+
+
+def _bounced(why: str) -> CallError:
+    """The broker gave the request back [docs/wire.md, The bounce]."""
+    unknown = (Code.INTERNAL, "BOUNCED", Execution.UNKNOWN, f"the broker gave the request back: {why}")
+    code, reason, execution, message = _BOUNCES.get(why, unknown)
+    return error_class(code, reason)(message, code=code, reason=reason, execution=execution, origin=Origin.BROKER)
