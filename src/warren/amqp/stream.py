@@ -1,0 +1,340 @@
+"""The byte stream under one connection: asyncio on one side, Pika on the other, the hot frames in between.
+
+`IOServices` is what Pika's `AsyncioConnection` takes as ``custom_ioloop``; it opens a `Stream` for it. A stream
+
+* sends everything that was written in one turn of the loop with one call of the transport: one place writes, one
+  flushes;
+* hands the deliveries and confirms of tapped channels to their tap and every other frame, untouched, to Pika;
+* keeps Pika's liveness check satisfied while only hot frames arrive, by showing it a heartbeat once a second;
+* sends a heartbeat from outside (`beat`) when user code blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pika.adapters.utils import nbio_interface as nbio
+
+from warren.amqp.frames import HEARTBEAT_FRAME, FrameError, Splitter
+
+log = logging.getLogger("warren.amqp")
+
+#: Seconds between two looks at whether Pika saw any traffic lately.
+_TICK = 1.0
+#: Bytes of output that may wait in the transport before publishers should wait.
+HIGH_WATER = 1024 * 1024
+
+
+class Stream(asyncio.Protocol, nbio.AbstractStreamTransport):  # type: ignore[misc]
+    """An asyncio protocol that is at the same time the transport Pika writes to."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._pika: nbio.AbstractStreamProtocol | None = None
+        self._on_made: Callable[[], None] | None = None
+        self._error: BaseException | None = None
+        self._output: list[bytes] = []
+        self._flushing = False
+        self._before_flush: list[Callable[[], None]] = []
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._writing = threading.Lock()  # against `beat`, the only thing that comes from another thread
+        self.congested = False  # the transport holds more than HIGH_WATER bytes that the broker has not taken
+        self.on_relieved: Callable[[], None] | None = None
+        self.splitter = Splitter(self._to_pika, frame_max)
+        self.last_turn = time.monotonic()
+
+    # --- asyncio's side -----------------------------------------------------------------------------------------
+
+    def attach(self, pika_protocol: nbio.AbstractStreamProtocol, on_made: Callable[[], None]) -> None:
+        """Say who gets the frames that nobody tapped, and whom to tell that the connection is made."""
+        self._pika = pika_protocol
+        self._on_made = on_made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._transport = transport
+        self._tick()
+        if self._pika is not None and self._on_made is not None:
+            self._pika.connection_made(self)
+            # At once, as in Pika's own adapters: a peer that hangs up in the next turn must find Pika listening.
+            self._on_made()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.splitter.feed(data)
+        except FrameError as error:
+            self._fail(error)
+        except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
+            log.exception("closing the connection after an error while reading from it")
+            self._fail(error)
+
+    def eof_received(self) -> bool:
+        return bool(self._pika is not None and self._pika.eof_received())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        with self._writing:
+            self._transport = None
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        self._output.clear()
+        if self._pika is not None:
+            self._pika.connection_lost(self._error or exc)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        if self.on_relieved is not None:
+            self.on_relieved()
+
+    # --- Pika's side --------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes, whole frames only, at the end of this turn of the loop."""
+        self._output.append(data)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def abort(self) -> None:
+        """Drop the connection; `connection_lost` follows."""
+        if self._transport is not None:
+            self.flush()
+            self._transport.abort()
+
+    def get_protocol(self) -> nbio.AbstractStreamProtocol:
+        return self._pika
+
+    def get_write_buffer_size(self) -> int:
+        waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return waiting + sum(map(len, self._output))
+
+    # --- both ---------------------------------------------------------------------------------------------------
+
+    def before_flush(self, produce: Callable[[], None]) -> None:
+        """Call `produce` before each flush: for frames that are better written late, like coalesced acks."""
+        self._before_flush.append(produce)
+
+    def forget(self, produce: Callable[[], None]) -> None:
+        """Undo `before_flush`; a producer that is not there is no error."""
+        if produce in self._before_flush:
+            self._before_flush.remove(produce)
+
+    def flush_soon(self) -> None:
+        """Flush at the end of this turn even if nothing is written: a `before_flush` producer has something."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Hand everything written so far to the transport in one piece."""
+        for produce in self._before_flush:
+            produce()
+        self._flushing = False
+        output = self._output
+        if not output:
+            return
+        self._output = []
+        with self._writing:
+            if self._transport is not None:
+                self._transport.write(output[0] if len(output) == 1 else b"".join(output))
+
+    def beat(self) -> bool:
+        """From another thread, while the loop is blocked: send a heartbeat; False when that is not safe now.
+
+        Not safe is: bytes are still buffered (a frame may be half sent), or the stream is encrypted (a TLS session
+        cannot be used from two threads).
+        """
+        with self._writing:
+            transport = self._transport
+            if transport is None or transport.get_write_buffer_size():
+                return False
+            if transport.get_extra_info("sslcontext") is not None:
+                return False
+            _write_whole(transport.get_extra_info("socket").fileno(), HEARTBEAT_FRAME)
+            return True
+
+    def _to_pika(self, frame: bytes) -> None:
+        if self._pika is not None:
+            self._pika.data_received(frame)
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        self.abort()
+
+    def _tick(self) -> None:
+        self.last_turn = time.monotonic()
+        if self.splitter.hot:
+            self.splitter.hot = False
+            self._to_pika(HEARTBEAT_FRAME)
+        self._tick_timer = self._loop.call_later(_TICK, self._tick)
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    """Write to a non-blocking socket; once the first byte is out the rest of the frame must follow."""
+    sent = 0
+    while sent < len(data):
+        try:
+            sent += os.write(fd, data[sent:])
+        except BlockingIOError:
+            if not sent:
+                return  # the peer reads nothing: there is no use in a heartbeat
+            select.select([], [fd], [], 1.0)
+        except OSError:
+            return  # the connection is going down, the loop will see it
+
+
+class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
+    """Pika's view of the event loop, with `Stream` as the transport."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
+        self._loop = loop
+        self._frame_max = frame_max
+        self.stream: Stream | None = None
+
+    def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def close(self) -> None:
+        raise NotImplementedError("the loop is its owner's to close")
+
+    def run(self) -> None:
+        raise NotImplementedError("the loop is its owner's to run")
+
+    def stop(self) -> None:
+        raise NotImplementedError("the loop is its owner's to stop")
+
+    def add_callback_threadsafe(self, callback: Callable[..., None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def call_later(self, delay: float, callback: Callable[..., None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(delay, callback)
+
+    def getaddrinfo(
+        self,
+        host: str,
+        port: int,
+        on_done: Callable[..., None],
+        family: int = 0,
+        socktype: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> _Reference:
+        lookup = self._loop.getaddrinfo(host, port, family=family, type=socktype, proto=proto, flags=flags)
+        return _Reference(self._loop, lookup, on_done)
+
+    def connect_socket(
+        self, sock: socket.socket, resolved_addr: tuple[str, int], on_done: Callable[..., None]
+    ) -> _Reference:
+        return _Reference(self._loop, self._loop.sock_connect(sock, resolved_addr), on_done)
+
+    def create_streaming_connection(
+        self,
+        protocol_factory: Callable[[], nbio.AbstractStreamProtocol],
+        sock: socket.socket,
+        on_done: Callable[..., None],
+        ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+    ) -> _Reference:
+        stream = self.stream = Stream(self._loop, self._frame_max)
+        protocol = protocol_factory()
+        stream.attach(protocol, lambda: on_done((stream, protocol)))
+
+        async def connect() -> None:
+            hostname = server_hostname if ssl_context is not None else None
+            try:
+                await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=hostname)
+            except BaseException:
+                sock.close()  # Pika has handed it over
+                raise
+
+        return _Reference(self._loop, connect(), lambda error: on_done(error) if error is not None else None)
+
+
+class _Reference(nbio.AbstractIOReference):  # type: ignore[misc]
+    """A running operation: its result or exception goes to `on_done`, unless it is cancelled."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        operation: Coroutine[Any, Any, Any],
+        on_done: Callable[..., None],
+    ) -> None:
+        self._on_done = on_done
+        self._task = loop.create_task(operation)
+        self._task.add_done_callback(self._finish)
+
+    def cancel(self) -> bool:
+        return self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            self._on_done(task.exception() or task.result())
+
+
+class Guard:
+    """Keeps connections alive while user code blocks their event loop.
+
+    One daemon thread for the process, running only while there is something to watch. It looks at each stream a few
+    times per heartbeat interval and steps in only when the stream's loop has not turned for half of it.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[Stream, float] = {}
+        self._reported: dict[Stream, float] = {}
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, stream: Stream, heartbeat: float) -> None:
+        """Watch a stream whose heartbeat interval is so many seconds."""
+        with self._change:
+            self._streams[stream] = heartbeat
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="warren-heartbeat-guard", daemon=True)
+                self._thread.start()
+            self._change.notify()
+
+    def unwatch(self, stream: Stream) -> None:
+        """Stop watching; a stream that is not watched is no error."""
+        with self._change:
+            self._streams.pop(stream, None)
+            self._reported.pop(stream, None)
+            self._change.notify()
+
+    def _run(self) -> None:
+        with self._change:
+            while self._streams:
+                self._change.wait(min(self._streams.values()) / 4)
+                self._look(time.monotonic())
+            self._thread = None
+
+    def _look(self, now: float) -> None:
+        for stream, heartbeat in self._streams.items():
+            blocked = now - stream.last_turn
+            if blocked > max(_TICK * 1.5, heartbeat / 2):
+                with contextlib.suppress(Exception):  # a stream that is being torn down must not end the guard
+                    self._step_in(stream, blocked)
+
+    def _step_in(self, stream: Stream, blocked: float) -> None:
+        sent = stream.beat()
+        if self._reported.get(stream) == stream.last_turn:
+            return  # one warning for one blockage
+        self._reported[stream] = stream.last_turn
+        outlook = "heartbeats continue without it" if sent else "heartbeats cannot be sent for it"
+        log.warning("the event loop has been blocked for %.1f s; %s", blocked, outlook)
+
+
+guard = Guard()
