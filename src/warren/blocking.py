@@ -1,0 +1,367 @@
+"""The blocking client: the same calls as `AsyncClient`, from any thread.
+
+All I/O runs on an event loop in one background thread, so heartbeats never wait for user code and any number of
+threads may call. A call is encoded and decoded in the thread that makes it; only its start is handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ssl as tls
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from warren import wire
+from warren.caller import Caller, Finish, Outgoing
+from warren.calls import PendingCall
+from warren.client import (
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    Encoding,
+    Options,
+    prepare_bare,
+    prepare_call,
+    read_bare,
+    read_confirm,
+    read_result,
+)
+from warren.errors import CallError, Cancelled, Execution
+from warren.settings import Settings, make_settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds after a call's deadline at which its thread stops believing in the I/O thread.
+_GRACE = 5.0
+
+
+class Client:
+    """Calls methods of services, from any thread.
+
+    One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with
+    the first use and goes on in the background: calls wait for the connection within their own timeout, and a lost
+    one is re-established.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: Encoding = "json",
+        errors: Iterable[type[Exception]] = (),
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        name: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        vhost: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        heartbeat: int | None = None,
+        connect_timeout: float | None = None,
+    ) -> None:
+        """Prepare a client; nothing is opened yet. Arguments and errors as for `AsyncClient`."""
+        settings = make_settings(
+            url,
+            username=username,
+            password=password,
+            vhost=vhost,
+            ssl=ssl,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            name=name,
+        )
+        self._options = Options(timeout=timeout, encoding=encoding)
+        self._errors = {error.__name__: error for error in errors}
+        self._io = _IOThread(settings, max_in_flight, max_message_size)
+
+    def __enter__(self) -> Self:
+        self._io.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Wait for the connection: to find out at start-up whether the broker can be reached.
+
+        Raises:
+            CallError: it cannot, each host having been tried once.
+        """
+        self._io.connect()
+
+    def close(self) -> None:
+        """End all calls under way with `Cancelled` and close the connection. Closing twice is no error."""
+        self._io.close()
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        fail_fast: bool | None = None,
+        encoding: Encoding | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The same client with other options for the calls made through it; see `AsyncClient.options`."""
+        given = {"timeout": timeout, "fail_fast": fail_fast, "encoding": encoding, "headers": headers}
+        view = copy.copy(self)
+        view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        return view
+
+    @overload
+    def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    @overload
+    def call(self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def call(self, target: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method and wait for its result; see `AsyncClient.call`.
+
+        Raises:
+            CallError: every ending that is not a result; see the table in the README.
+            Exception: an exception class registered by the service or this client, raised by the handler.
+        """
+        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
+        return read_result(self._io.run(outgoing, self._options.deadline()), outgoing, method, self._errors)
+
+    @overload
+    def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, target: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin a call; its future gets the result, or the exception that `call` would raise.
+
+        Cancelling the future gives the call up. Its callbacks run in the client's I/O thread: keep them short, and
+        do not wait for another call in them.
+        """
+        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
+        future: Future[Any] = Future()
+
+        def finish(outcome: Any) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(read_result(outcome, outgoing, method, self._errors))
+            except BaseException as error:
+                future.set_exception(error)
+
+        ticket = self._io.start(outgoing, self._options.deadline(), finish)
+        future.add_done_callback(lambda done: self._io.cancel(ticket) if done.cancelled() else None)
+        return future
+
+    @overload
+    def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
+    @overload
+    def cast(self, target: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def cast(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Send a request that nobody answers; returns once the broker has confirmed it. See `AsyncClient.cast`.
+
+        Raises:
+            CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
+        """
+        outgoing, _method = prepare_call(self._options, "cast", target, args, kwargs)
+        read_confirm(self._io.run(outgoing, self._options.deadline()))
+
+    def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
+        """Call a server that knows only RabbitMQ's tutorial six; see `AsyncClient.call_bare`.
+
+        Raises:
+            CallError: as for `call`.
+        """
+        outgoing = prepare_bare(self._options, queue, body)
+        return read_bare(self._io.run(outgoing, self._options.deadline()), outgoing)
+
+    @property
+    def ignored_replies(self) -> int:
+        """Replies that nobody waited for any more: late, duplicate or foreign ones."""
+        return self._io.ignored_replies
+
+
+class _Ticket:
+    """A request on its way through the I/O thread; `call` is set there once it has begun."""
+
+    __slots__ = ("call", "cancelled", "deadline", "finish", "outgoing")
+
+    def __init__(self, outgoing: Outgoing, deadline: float, finish: Finish) -> None:
+        self.outgoing = outgoing
+        self.deadline = deadline
+        self.finish = finish
+        self.call: PendingCall | None = None
+        self.cancelled = False
+
+
+class _Waiter:
+    """One thread waiting for one outcome: a lock that the I/O thread releases."""
+
+    __slots__ = ("_lock", "outcome")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.outcome: Any = None
+
+    def finish(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self._lock.release()
+
+    def wait(self, timeout: float) -> bool:
+        return self._lock.acquire(timeout=timeout)
+
+
+class _IOThread:
+    """An event loop with a `Caller` in a daemon thread, and the ways into it."""
+
+    def __init__(self, settings: Settings, max_in_flight: int, max_message_size: int) -> None:
+        self._settings = settings
+        self._limits = max_in_flight, max_message_size
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._caller: Caller | None = None
+        self._inbox: deque[_Ticket] = deque()
+        self._woken = False
+        self._closed = False
+
+    @property
+    def ignored_replies(self) -> int:
+        return self._caller.ignored_replies if self._caller is not None else 0
+
+    def open(self) -> asyncio.AbstractEventLoop:
+        """Start the thread, once; returns its loop."""
+        with self._start_lock:
+            if self._closed:
+                raise _closed()
+            if self._thread is None:
+                ready = threading.Event()
+                self._thread = threading.Thread(target=self._main, args=(ready,), name="warren-client", daemon=True)
+                self._thread.start()
+                ready.wait()
+        assert self._loop is not None
+        return self._loop
+
+    def connect(self) -> None:
+        loop = self.open()
+        assert self._caller is not None
+        self._forbid_own_thread()
+        asyncio.run_coroutine_threadsafe(self._caller.connected(), loop).result()
+
+    def run(self, outgoing: Outgoing, deadline: float) -> Any:
+        """Start a request and wait in this thread for its outcome, whatever it is."""
+        self._forbid_own_thread()
+        waiter = _Waiter()
+        ticket = self.start(outgoing, deadline, waiter.finish)
+        try:
+            # The I/O thread ends every call by its deadline; the grace is for a thread that died.
+            if waiter.wait(max(0.0, deadline - time.monotonic()) + _GRACE):
+                return waiter.outcome
+        except BaseException:  # KeyboardInterrupt: nobody will take the outcome
+            self.cancel(ticket)
+            raise
+        raise CallError("the client's I/O thread does not answer", reason="IO_THREAD", execution=Execution.UNKNOWN)
+
+    def start(self, outgoing: Outgoing, deadline: float, finish: Finish) -> _Ticket:
+        """Hand a request to the I/O thread, which calls `finish` in any case."""
+        if self._loop is None or self._closed:
+            self.open()
+        assert self._loop is not None
+        ticket = _Ticket(outgoing, deadline, finish)
+        self._inbox.append(ticket)
+        self._wake()
+        return ticket
+
+    def cancel(self, ticket: _Ticket) -> None:
+        """Give a request up; its `finish` may still be called."""
+        ticket.cancelled = True
+        self._inbox.append(ticket)
+        self._wake()
+
+    def close(self) -> None:
+        self._forbid_own_thread()
+        with self._start_lock:
+            self._closed = True
+            thread, loop, caller = self._thread, self._loop, self._caller
+            self._thread = None
+        if thread is not None and loop is not None and caller is not None:
+            asyncio.run_coroutine_threadsafe(caller.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    def _wake(self) -> None:
+        if self._woken:
+            return
+        self._woken = True
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._take_inbox)
+        except RuntimeError:  # the loop was closed in between
+            self._refuse_inbox()
+
+    def _take_inbox(self) -> None:
+        # Cleared before looking: what is put in later either is seen now or wakes the loop again.
+        self._woken = False
+        inbox = self._inbox
+        while inbox:
+            self._take(inbox.popleft())
+
+    def _take(self, ticket: _Ticket) -> None:
+        assert self._caller is not None
+        if ticket.cancelled:
+            if ticket.call is not None:
+                self._caller.cancel(ticket.call)
+            return
+        try:
+            ticket.call = self._caller.start(ticket.outgoing, ticket.deadline, ticket.finish)
+        except CallError as error:
+            ticket.finish(error)
+        except Exception as error:  # a header that cannot be encoded, for one: the caller's to hear, not the loop's
+            ticket.finish(error)
+
+    def _refuse_inbox(self) -> None:
+        while self._inbox:
+            ticket = self._inbox.popleft()
+            if not ticket.cancelled:
+                ticket.finish(_closed())
+
+    def _forbid_own_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "this is the client's own I/O thread (a future's callback?): waiting here would wait for ever;"
+                " use another thread, or submit() without waiting"
+            )
+
+    def _main(self, ready: threading.Event) -> None:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._start_caller(loop))
+            ready.set()
+            loop.run_forever()
+            self._refuse_inbox()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            ready.set()
+            loop.close()
+            self._refuse_inbox()
+
+    async def _start_caller(self, loop: asyncio.AbstractEventLoop) -> None:
+        max_in_flight, max_message_size = self._limits
+        self._caller = Caller(self._settings, max_in_flight=max_in_flight, max_message_size=max_message_size)
+        self._caller.open()
+        self._loop = loop
+
+
+def _closed() -> Cancelled:
+    return Cancelled("the client is closed", reason="CLOSED", execution=Execution.NOT_SENT)

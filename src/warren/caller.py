@@ -1,0 +1,464 @@
+"""The calls of one connection: from a prepared request to its outcome.
+
+`AsyncClient` and `Client` are two faces of this. Everything here runs on one event loop and never waits: `start`
+enters a call and writes it if it can; the call's `finish` gets the outcome, whoever brings it. A call that cannot be
+written now (no link, a blocked or congested one) waits in line until it can or its time is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from warren import wire
+from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
+from warren.amqp.link import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    ChannelClosed,
+    ConnectFailed,
+    HotChannel,
+    Link,
+    LinkLost,
+)
+from warren.amqp.supervisor import State, Supervisor, closed_error, copy_of
+from warren.calls import PendingCall, PendingCalls
+from warren.errors import (
+    CallError,
+    Cancelled,
+    Code,
+    DeadlineExceeded,
+    Execution,
+    Origin,
+    Overloaded,
+    PermissionDenied,
+    Unavailable,
+    make_error,
+)
+from warren.settings import Settings
+from warren.topology import declare_exchanges
+
+log = logging.getLogger("warren.client")
+
+#: Seconds that an error may take longer to find out why a call timed out.
+_EXPLAIN_TIME = 0.25
+_EXCHANGE = wire.EXCHANGE.encode()
+
+Reply = tuple[Properties, bytes]
+Finish = Callable[[Reply | Exception | None], None]
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """One request, encoded and ready to go, with what its errors will need to say.
+
+    `kind` is ``call``, ``cast`` or ``bare``; `never_redelivered` tells that a request which expired in its queue
+    cannot have been held by a worker before.
+    """
+
+    kind: str
+    method: str
+    queue: str
+    name: str
+    body: bytes
+    content_type: str
+    fail_fast: bool = False
+    never_redelivered: bool = False
+    headers: Mapping[str, Any] | None = None
+
+
+class Caller:
+    """Calls over one supervised connection."""
+
+    def __init__(self, settings: Settings, *, max_in_flight: int, max_message_size: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._app_id = settings.name
+        self._max_message_size = max_message_size
+        self._pending = PendingCalls(secrets.token_hex(6).encode() + b".", max_in_flight, self._wake_at)
+        self._line: deque[PendingCall] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._templates: dict[tuple[str, str, str, bool, bool], wire.RequestTemplate] = {}
+        self._explaining: dict[str, asyncio.Task[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
+        self._closed = False
+        self._link: Link | None = None
+        self._calls: HotChannel | None = None
+        self._bare: HotChannel | None = None
+        self._reply_to = b""
+
+    # --- for the clients ----------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start connecting."""
+        self._supervisor.start()
+
+    async def connected(self) -> None:
+        """Wait for the connection; raises `CallError` when a round of attempts at all hosts fails."""
+        await self._supervisor.open()
+
+    @property
+    def ignored_replies(self) -> int:
+        """Replies that nobody waited for: late ones, duplicates, and messages of strangers."""
+        return self._pending.ignored
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def start(self, outgoing: Outgoing, deadline: float, finish: Finish) -> PendingCall:
+        """Begin a call that ends at `deadline` (`time.monotonic` seconds) at the latest.
+
+        Raises:
+            CallError: it cannot even begin: nothing was sent, and `finish` will not be called.
+        """
+        self._check(outgoing, deadline)
+        call = self._pending.start(deadline, finish, outgoing, awaits_reply=outgoing.kind != "cast")
+        if self._writable() and not self._line:
+            self._write(call)
+        else:
+            self._line.append(call)
+        return call
+
+    def cancel(self, call: PendingCall) -> bool:
+        """The caller waits no longer; False when the call has ended already. A late reply will be ignored."""
+        return self._pending.remove(call)
+
+    async def close(self) -> None:
+        """End every call with `Cancelled`, then the connection."""
+        self._closed = True
+        for call in self._pending.close():
+            execution = Execution.UNKNOWN if call.written else Execution.NOT_SENT
+            self._end(call, Cancelled("the client was closed", reason="CLOSED", execution=execution))
+        self._line.clear()
+        await self._supervisor.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in (*self._tasks, *self._explaining.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._explaining.values(), return_exceptions=True)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def _check(self, outgoing: Outgoing, deadline: float) -> None:
+        """Refuse what cannot succeed, before anything is entered."""
+        if self._closed:
+            raise _located(closed_error(), outgoing)
+        if len(outgoing.body) > self._max_message_size:
+            message = f"the request has {len(outgoing.body)} bytes, the limit is {self._max_message_size}"
+            raise _located(Overloaded(message, reason="TOO_LARGE", execution=Execution.NOT_SENT), outgoing)
+        if deadline <= time.monotonic():
+            raise _located(
+                DeadlineExceeded("no time is left to make this call", execution=Execution.NOT_SENT), outgoing
+            )
+        failure = self._supervisor.failure
+        if failure is not None and self._link is None:
+            state = self._supervisor.state
+            if state is State.CLOSED or (outgoing.fail_fast and state is State.WAITING):
+                raise _located(copy_of(failure), outgoing)
+
+    def _writable(self) -> bool:
+        link = self._link
+        return link is not None and link.writable and self._calls is not None and self._bare is not None
+
+    def _write(self, call: PendingCall) -> None:
+        """Publish a call with the time that it has left."""
+        outgoing: Outgoing = call.context
+        left = max(0, int((call.deadline - time.monotonic()) * 1000))
+        expiration = b"0" if outgoing.fail_fast else b"%d" % left
+        queue, body = outgoing.queue.encode(), outgoing.body
+        assert self._calls is not None
+        assert self._bare is not None
+        if outgoing.kind == "bare":
+            self._bare.publish(b"", queue, wire.bare_properties(call.id, self._reply_to, expiration), body)
+            self._pending.sent(call, 0)
+            return
+        if outgoing.kind == "cast":
+            properties = self._template(outgoing).encode_cast(call.id)
+        else:
+            deadline_ms = int(time.time() * 1000) + left
+            properties = self._template(outgoing).encode(call.id, left, deadline_ms, expiration)
+        self._pending.sent(call, self._calls.publish(_EXCHANGE, queue, properties, body))
+
+    def _template(self, outgoing: Outgoing) -> wire.RequestTemplate:
+        is_call, bounce = outgoing.kind == "call", len(outgoing.body) <= wire.BOUNCE_LIMIT
+        key = (outgoing.queue, outgoing.method, outgoing.content_type, is_call, bounce)
+        template = None if outgoing.headers else self._templates.get(key)
+        if template is None:
+            template = wire.RequestTemplate(
+                outgoing.method,
+                content_type=outgoing.content_type,
+                reply_to=self._reply_to if is_call else None,
+                bounce=is_call and bounce,
+                durable=not is_call,
+                app_id=self._app_id,
+                headers=outgoing.headers,
+            )
+            if not outgoing.headers and len(self._templates) < 10_000:
+                self._templates[key] = template
+        return template
+
+    def _write_line(self) -> None:
+        """Write the calls that waited for a link, in order, as far as the link takes them."""
+        while self._line and self._writable():
+            call = self._line.popleft()
+            if call in self._pending:
+                self._write(call)
+
+    # --- what ends calls (Receiver) -----------------------------------------------------------------------------
+
+    def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+        try:
+            p = decode_properties(delivery.properties)
+        except FrameError:
+            self._pending.ignored += 1
+            return
+        call = self._pending.take(p.correlation_id)
+        if call is None:
+            return
+        if p.table is None and delivery.body is not None:
+            call.finish((p, delivery.body))
+        else:
+            self._on_special(call, p, delivery)
+
+    def _on_special(self, call: PendingCall, p: Properties, delivery: Delivery) -> None:
+        """An error, a bounce, a reply with headers, or one that was too large to keep."""
+        try:
+            bounce = wire.read_bounce(p)
+        except CallError as error:
+            self._end(call, error)
+            return
+        if bounce is not None:
+            self._on_bounce(call, bounce)
+        elif delivery.body is None:
+            message = f"the reply has {delivery.body_size} bytes, the limit is {self._max_message_size}"
+            self._end(call, Overloaded(message, reason="TOO_LARGE", execution=Execution.EXECUTED))
+        else:
+            call.finish((p, delivery.body))
+
+    def _on_bounce(self, call: PendingCall, error: CallError) -> None:
+        outgoing: Outgoing = call.context
+        if error.reason != "QUEUE_TTL":
+            self._end(call, error)
+            return
+        if outgoing.never_redelivered:
+            error.execution = Execution.NOT_EXECUTED
+        if outgoing.fail_fast:
+            message = "no worker was free to take the call at once (fail_fast)"
+            error = make_error(
+                Code.UNAVAILABLE, "NO_FREE_WORKER", message, execution=error.execution, origin=Origin.BROKER
+            )
+        self._explain_and_end([call], outgoing.queue, error)
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        for call in self._pending.confirmed(tag, multiple):
+            call.finish(None)
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        for call in self._pending.refused(tag, multiple):
+            message = "the queue is full and the broker refuses the request: add workers or slow down"
+            self._end(
+                call,
+                Overloaded(message, reason="QUEUE_FULL", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
+            )
+
+    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
+        call = self._pending.take(correlation_id)
+        if call is None:
+            return
+        outgoing: Outgoing = call.context
+        message = f"no queue {outgoing.queue!r}: no worker of this service has ever run here ({reply_text})"
+        self._end(
+            call,
+            Unavailable(message, reason="NO_ROUTE", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
+        )
+
+    def consumer_cancelled(self, channel: HotChannel) -> None:
+        """Somebody deleted the reply queue: no reply can come, so begin again with a new one."""
+        log.warning("the reply queue was deleted; reconnecting")
+        self._renew()
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        timed_out: dict[str, list[PendingCall]] = {}
+        for call in self._pending.expire(time.monotonic()):
+            if call.written:
+                timed_out.setdefault(call.context.queue, []).append(call)
+            else:
+                self._end(call, self._never_sent())
+        for queue, calls in timed_out.items():
+            self._explain_and_end(calls, queue, None)
+        due = self._pending.next_expiry()
+        if due is not None and self._timer is None:
+            self._wake_at(due)
+
+    def _never_sent(self) -> CallError:
+        link = self._link
+        if link is None:
+            why = self._supervisor.failure
+            message = f"no connection to the broker in time: {why.message if why else 'still connecting'}"
+        elif link.blocked is not None:
+            message = f"the broker takes no publishes: {link.blocked}"
+        else:
+            message = "the broker does not read fast enough; the request was never sent"
+        return Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT)
+
+    def _on_lost(self, reason: CallError) -> None:
+        self._link = self._calls = self._bare = None
+        self._templates.clear()
+        for call in self._pending.connection_lost():
+            message = f"{reason.message}; whether the handler ran is not known"
+            self._end(call, Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN))
+
+    def _on_failed(self, reason: CallError, for_good: bool) -> None:
+        """A round of connection attempts failed: fail-fast calls end, and all of them when there will be no other."""
+        waiting, self._line = self._line, deque()
+        for call in waiting:
+            if not (for_good or call.context.fail_fast):
+                self._line.append(call)
+            elif self._pending.remove(call):
+                self._end(call, copy_of(reason))
+
+    def _on_channel_closed(self, channel: HotChannel, reason: Exception) -> None:
+        """The broker closed a publishing channel: end what may have been lost with it, and open another."""
+        if not isinstance(reason, ChannelClosed):
+            return  # the link is going: `_on_lost` follows
+        log.warning("the broker closed a publishing channel: %s", reason)
+        if channel is self._calls:
+            self._calls, lost = None, self._pending.unconfirmed_lost()
+        else:
+            self._bare, lost = None, self._pending.written_lost(lambda call: call.context.kind == "bare")
+        for call in lost:
+            self._end(call, _refused_publish(reason))
+        if self._link is not None:
+            self._spawn(self._reopen(self._link))
+
+    async def _reopen(self, link: Link) -> None:
+        try:
+            await declare_exchanges(link)
+            self._calls = self._calls or await self._publisher(link, confirm=True)
+            self._bare = self._bare or await self._publisher(link, confirm=False)
+            self._write_line()
+        except (ChannelClosed, ConnectFailed, LinkLost) as error:
+            log.warning("a publishing channel cannot be opened again: %s; reconnecting", error)
+            self._renew()
+
+    def _renew(self) -> None:
+        """Give this link up and let the supervisor open another, with fresh channels and a fresh reply queue."""
+        link, self._link = self._link, None
+        if link is not None:
+            self._spawn(link.close())
+
+    def _end(self, call: PendingCall, error: CallError) -> None:
+        call.finish(_located(error, call.context, call.id.decode()))
+
+    # --- saying why ---------------------------------------------------------------------------------------------
+
+    def _explain_and_end(self, calls: list[PendingCall], queue: str, error: CallError | None) -> None:
+        """End calls with an error that says what the broker knows about their queue; None is the own timer."""
+
+        async def explain_and_end() -> None:
+            try:
+                state = await self._explain(queue)
+            except asyncio.CancelledError:  # the client is being closed; the calls must end all the same
+                state = ""
+            for call in calls:
+                one = copy_of(error) if error else _timed_out(call)
+                one.message += state
+                self._end(call, one)
+
+        self._spawn(explain_and_end())
+
+    async def _explain(self, queue: str) -> str:
+        """Depth and consumers of a queue in words; one question at a time for each queue."""
+        task = self._explaining.get(queue)
+        if task is None:
+            task = self._explaining[queue] = asyncio.create_task(self._ask_about(queue))
+            task.add_done_callback(lambda _task: self._explaining.pop(queue, None))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), _EXPLAIN_TIME)
+        except TimeoutError:
+            return "; the broker does not say how its queue stands"
+
+    async def _ask_about(self, queue: str) -> str:
+        link = self._link
+        if link is None:
+            return "; the connection is down"
+        if link.blocked is not None:
+            return f"; the broker takes no publishes: {link.blocked}"
+        try:
+            channel = await link.channel()
+            messages, consumers = await channel.inspect_queue(queue)
+            await channel.close()
+        except ChannelClosed as error:
+            return f"; queue {queue!r} does not exist" if error.code == NOT_FOUND else ""
+        except LinkLost:
+            return ""
+        if not consumers:
+            return f"; queue {queue!r} has no consumers and {messages} messages waiting: is a worker running?"
+        return f"; queue {queue!r} has {consumers} consumers and {messages} messages waiting"
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- a new link ---------------------------------------------------------------------------------------------
+
+    async def _set_up(self, link: Link) -> None:
+        """Everything a link needs before calls may use it; the reply queue is proven by its consumer."""
+        await declare_exchanges(link)
+        replies = await link.hot_channel()
+        replies.attach(self, body_limit=self._max_message_size)
+        queue = await replies.declare_reply_queue()
+        await replies.bind(queue, wire.BOUNCE_EXCHANGE, queue)
+        await replies.consume(queue, no_ack=True)
+        self._calls = await self._publisher(link, confirm=True)
+        self._bare = await self._publisher(link, confirm=False)
+        self._reply_to = queue.encode()
+        self._link = link
+        link.on_writable(self._write_line)
+        self._loop.call_soon(self._write_line)
+
+    async def _publisher(self, link: Link, *, confirm: bool) -> HotChannel:
+        channel = await link.hot_channel()
+        channel.attach(self, body_limit=0)
+        channel.on_closed = lambda reason: self._on_channel_closed(channel, reason)
+        if confirm:
+            await channel.confirm()
+        return channel
+
+
+def _located(error: CallError, outgoing: Outgoing, call_id: str | None = None) -> CallError:
+    return error.locate(method=outgoing.name, queue=outgoing.queue, call_id=call_id)
+
+
+def _timed_out(call: PendingCall) -> CallError:
+    if call.context.kind == "cast":
+        return DeadlineExceeded("the broker did not confirm the cast in time, so it may or may not have it")
+    return DeadlineExceeded("no reply in time")
+
+
+def _refused_publish(reason: ChannelClosed) -> CallError:
+    if reason.code == ACCESS_REFUSED:
+        return PermissionDenied(
+            f"the broker refuses the publish: {reason.text}",
+            execution=Execution.NOT_EXECUTED,
+            origin=Origin.BROKER,
+        )
+    return Unavailable(
+        f"the broker closed the channel before it had confirmed the request: {reason}",
+        reason="CHANNEL_CLOSED",
+        execution=Execution.UNKNOWN,
+        origin=Origin.BROKER,
+    )

@@ -1,0 +1,340 @@
+"""The asyncio client, and what it has in common with the blocking one: options, encoding, reading of replies."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ssl as tls
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+
+from warren import codecs, methods, wire
+from warren.caller import Caller, Outgoing, Reply
+from warren.codecs import CodecError
+from warren.context import get_current
+from warren.errors import CallError, Execution, InvalidArgument
+from warren.methods import Method, method_of
+from warren.settings import make_settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Encoding = Literal["json", "msgpack"]
+_CONTENT_TYPES = {"json": codecs.JSON, "msgpack": codecs.MSGPACK}
+
+#: Seconds a call may take when nothing else is said.
+DEFAULT_TIMEOUT = 30.0
+#: Calls, casts and bare calls that one client may have under way at a time.
+DEFAULT_MAX_IN_FLIGHT = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How calls are made; see `AsyncClient.options`."""
+
+    timeout: float = DEFAULT_TIMEOUT
+    fail_fast: bool = False
+    encoding: Encoding = "json"
+    headers: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= 2_000_000:
+            raise ValueError(f"timeout={self.timeout!r}: seconds, more than 0 and at most 2,000,000 (23 days)")
+        if self.encoding not in _CONTENT_TYPES:
+            raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(_CONTENT_TYPES)}")
+
+    def deadline(self) -> float:
+        """When a call that begins now ends at the latest: inside a handler, no later than the handler's own call."""
+        deadline = time.monotonic() + self.timeout
+        current = get_current()
+        if current is not None and current.deadline is not None and current.deadline < deadline:
+            return current.deadline
+        return deadline
+
+
+class AsyncClient:
+    """Calls methods of services, for asyncio.
+
+    One connection and one reply queue serve any number of concurrent calls. Use it as ``async with``, or `close` it.
+    Connecting begins then and goes on in the background: calls wait for the connection within their own timeout, and
+    a lost one is re-established.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: Encoding = "json",
+        errors: Iterable[type[Exception]] = (),
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        name: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        vhost: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        heartbeat: int | None = None,
+        connect_timeout: float | None = None,
+    ) -> None:
+        """Prepare a client; nothing is opened yet.
+
+        Args:
+            url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``; several hosts separated by commas, or
+                several URLs. Default: ``amqp://localhost``.
+            timeout: seconds a call may take, from the moment it is made, waiting for a connection included.
+            encoding: how arguments are written, ``json`` or ``msgpack``.
+            errors: exception classes that are raised as themselves when a handler raises one of that name.
+            max_in_flight: calls that may be under way at a time; one more is refused (`Overloaded`).
+            max_message_size: bytes of the largest request sent and the largest reply accepted.
+            name: what this client calls itself, for the broker's list of connections and for ``current_call()``.
+            username, password, vhost: override what the URL says.
+            ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
+            heartbeat: seconds between heartbeats (default 15); a silent peer is noticed after about twice that.
+            connect_timeout: seconds for one attempt to reach one host (default 10).
+
+        Raises:
+            ValueError: an option that makes no sense.
+        """
+        self._settings = make_settings(
+            url,
+            username=username,
+            password=password,
+            vhost=vhost,
+            ssl=ssl,
+            heartbeat=heartbeat,
+            connect_timeout=connect_timeout,
+            name=name,
+        )
+        self._options = Options(timeout=timeout, encoding=encoding)
+        self._errors = {error.__name__: error for error in errors}
+        self._limits = max_in_flight, max_message_size
+        self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
+
+    async def __aenter__(self) -> Self:
+        self._caller()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Wait for the connection: to find out at start-up whether the broker can be reached.
+
+        Raises:
+            CallError: it cannot, each host having been tried once.
+        """
+        await self._caller().connected()
+
+    async def close(self) -> None:
+        """End all calls under way with `Cancelled` and close the connection. Closing twice is no error."""
+        if self._shared:
+            await self._shared[0].close()
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        fail_fast: bool | None = None,
+        encoding: Encoding | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The same client with other options for the calls made through it; it shares the connection.
+
+        Args:
+            timeout: seconds a call may take.
+            fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
+                waiting for one.
+            encoding: ``json`` or ``msgpack``.
+            headers: AMQP headers for the handler to read with ``current_call().headers``.
+        """
+        given = {"timeout": timeout, "fail_fast": fail_fast, "encoding": encoding, "headers": headers}
+        view = copy.copy(self)
+        view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        return view
+
+    @overload
+    async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    @overload
+    async def call(self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def call(self, target: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method and wait for its result.
+
+        Args:
+            target: a function declared with ``@service.method``, or ``"service.method"``.
+            *args, **kwargs: its arguments; by name either all positional or all named.
+
+        Raises:
+            CallError: every ending that is not a result; see the table in the README. When the awaiting task is
+                cancelled the call is given up, and whether its handler runs is not known.
+            Exception: an exception class registered by the service or this client, raised by the handler.
+        """
+        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
+        return read_result(await self._run(outgoing), outgoing, method, self._errors)
+
+    @overload
+    async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
+    @overload
+    async def cast(self, target: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    async def cast(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> None:
+        """Send a request that nobody answers; returns once the broker has confirmed that it has it.
+
+        The request is stored durably and waits in the queue for as long as it takes; the timeout is for the
+        broker's confirm only.
+
+        Raises:
+            CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
+        """
+        outgoing, _method = prepare_call(self._options, "cast", target, args, kwargs)
+        read_confirm(await self._run(outgoing))
+
+    async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
+        """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
+
+        Raises:
+            CallError: as for `call`.
+        """
+        outgoing = prepare_bare(self._options, queue, body)
+        return read_bare(await self._run(outgoing), outgoing)
+
+    @property
+    def ignored_replies(self) -> int:
+        """Replies that nobody waited for any more: late, duplicate or foreign ones."""
+        return self._caller().ignored_replies
+
+    async def _run(self, outgoing: Outgoing) -> Any:
+        """Start a request and wait for its outcome, whatever it is."""
+        caller = self._caller()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def finish(outcome: Any) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        call = caller.start(outgoing, self._options.deadline(), finish)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            caller.cancel(call)
+            raise
+
+    def _caller(self) -> Caller:
+        if not self._shared:
+            max_in_flight, max_message_size = self._limits
+            caller = Caller(self._settings, max_in_flight=max_in_flight, max_message_size=max_message_size)
+            caller.open()
+            self._shared.append(caller)
+        return self._shared[0]
+
+
+def prepare_call(
+    options: Options,
+    kind: Literal["call", "cast"],
+    target: Callable[..., Any] | str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Outgoing, Method | None]:
+    """Encode a call of a declared function or by name."""
+    content_type = _CONTENT_TYPES[options.encoding]
+    method: Method | None = None
+    if isinstance(target, str):
+        service, _, name = target.rpartition(".")
+        if not service or not name:
+            raise ValueError(f"{target!r} does not name a method: say 'service.method', for example 'calc.fib'")
+        encode = methods.encode_arguments
+        full_name = target
+    else:
+        method = method_of(target)
+        service, name, full_name = method.service, method.name, method.full_name
+        encode = method.encode_arguments
+    try:
+        body = encode(content_type, args, kwargs)
+    except CodecError as error:
+        raise InvalidArgument(
+            f"the arguments cannot be encoded: {error}",
+            reason="ENCODE",
+            execution=Execution.NOT_SENT,
+            method=full_name,
+            queue=service,
+        ) from error
+    outgoing = Outgoing(
+        kind=kind,
+        method=name,
+        queue=wire.service_queue(service),
+        name=full_name,
+        body=body,
+        content_type=content_type,
+        fail_fast=options.fail_fast and kind == "call",
+        never_redelivered=method is not None and method.delivery == "at-most-once",
+        headers=options.headers,
+    )
+    return outgoing, method
+
+
+def prepare_bare(options: Options, queue: str, body: bytes | str) -> Outgoing:
+    """A tutorial-six request."""
+    raw = body.encode() if isinstance(body, str) else bytes(body)
+    return Outgoing("bare", "", queue, queue, raw, codecs.TEXT, fail_fast=options.fail_fast)
+
+
+def read_result(
+    outcome: Reply | Exception, outgoing: Outgoing, method: Method | None, errors: dict[str, type[Exception]]
+) -> Any:
+    """The result that a call ended in, or raise what it ended in instead."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    p, body = outcome
+    try:
+        content_type = wire.read_reply(p, body, lambda problem: _rebuild(problem, method, errors))
+        if method is not None:
+            return method.decode_result(content_type, body)
+        return methods.untyped_decoder(content_type)(body)
+    except CodecError as error:
+        raise _locate(wire.undecodable_reply(str(error)), outgoing, p) from error
+    except CallError as error:
+        raise _locate(error, outgoing, p) from error.__cause__
+    except Exception as error:
+        error.add_note(f"raised by the handler of {outgoing.name}")
+        raise
+
+
+def read_bare(outcome: Reply | Exception, outgoing: Outgoing) -> bytes:
+    """The body that a bare call ended in."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    p, body = outcome
+    try:
+        wire.read_reply(p, body, lambda _problem: None)
+    except CallError as error:
+        raise _locate(error, outgoing, p) from error.__cause__
+    return body
+
+
+def read_confirm(outcome: Exception | None) -> None:
+    """Raise what a cast ended in, unless the broker confirmed it."""
+    if outcome is not None:
+        raise outcome
+
+
+def _locate(error: CallError, outgoing: Outgoing, p: Any) -> CallError:
+    call_id = (p.correlation_id or b"").decode("utf-8", "replace")
+    return error.locate(method=outgoing.name, queue=outgoing.queue, call_id=call_id or None)
+
+
+def _rebuild(problem: wire.Problem, method: Method | None, errors: dict[str, type[Exception]]) -> Exception | None:
+    """The registered exception that a handler raised, made anew from its arguments; None when it is not registered."""
+    name = problem.error or ""
+    kind = errors.get(name) or (method.errors.get(name) if method is not None else None)
+    if kind is None or not isinstance(problem.details, list):
+        return None
+    try:
+        return kind(*problem.details)
+    except Exception:  # its constructor wants other arguments: a RemoteError is still the truth
+        return None
