@@ -1,0 +1,187 @@
+"""Declaring a service: its name, its methods, and how they are delivered. Nothing here touches the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from warren import wire
+from warren.context import CurrentCall
+from warren.methods import Delivery, Method, make_method
+from warren.middleware import Middleware
+from warren.server import Server
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+QueueKind = Literal["classic", "quorum"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+_FOREIGN = ("amq.", "warren.")
+#: Calls at a time where nothing is said: a prefetch of 100 gives the best throughput (docs/broker-facts.md), but a
+#: thread per call is worth less than that.
+ASYNC_CONCURRENCY = 100
+THREAD_CONCURRENCY = 32
+
+
+class Service:
+    """A set of methods behind one queue, served by any number of workers.
+
+    Example::
+
+        service = Service("calc")
+
+        @service.method
+        def double(n: int) -> int:
+            return 2 * n
+
+        service.run("amqp://localhost")
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        queue: QueueKind = "classic",
+        concurrency: int | None = None,
+        max_length: int | None = None,
+        errors: Iterable[type[Exception]] = (),
+        middleware: Sequence[Middleware[CurrentCall]] = (),
+        tracebacks: bool = False,
+        declare: bool = True,
+        max_message_size: int = wire.MAX_MESSAGE_SIZE,
+    ) -> None:
+        """Declare a service.
+
+        Args:
+            name: the service's and its queue's name.
+            queue: ``classic`` for speed; ``quorum`` to survive the loss of a node of a cluster, at half the
+                throughput and three times the latency.
+            concurrency: calls that one worker process serves at a time; it prefetches as many. 1 is the fairest
+                dispatch. Default: 100 where all methods are ``async def``, else 32.
+            max_length: requests that may wait in the queue; beyond it the oldest goes back to its caller as
+                `Overloaded`. Fixed once the queue exists.
+            errors: exception classes that travel as themselves: raised by a handler, raised again at the caller,
+                made from their ``args``.
+            middleware: async functions around every call, the first one outermost (see `warren.middleware`).
+            tracebacks: send tracebacks to callers. Off by default: they reveal code and data.
+            declare: False to use an existing queue as it is, whatever its arguments.
+            max_message_size: bytes of the largest request taken and the largest reply sent.
+
+        Raises:
+            ValueError: an option that makes no sense.
+        """
+        if not _NAME.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
+            raise ValueError(
+                f"service name {name!r}: letters, digits, '_', '-' and '.', at most 200, not starting with"
+                f" {' or '.join(_FOREIGN)} and not ending in .dead"
+            )
+        if queue not in ("classic", "quorum"):
+            raise ValueError(f"queue={queue!r} is neither 'classic' nor 'quorum'")
+        for option, value in (("concurrency", concurrency), ("max_length", max_length)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option}={value} must be at least 1")
+        if concurrency is not None and concurrency > 65_535:
+            raise ValueError(f"concurrency={concurrency}: AMQP's prefetch allows at most 65535")
+        self.name = name
+        self.queue: QueueKind = queue
+        self.max_length = max_length
+        self.errors = {error.__name__: error for error in errors}
+        self.middleware = tuple(middleware)
+        self.tracebacks = tracebacks
+        self.declare = declare
+        self.max_message_size = max_message_size
+        self.methods: dict[str, Method] = {}
+        self.default: Method | None = None
+        self._concurrency = concurrency
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r}, methods={sorted(self.methods)})"
+
+    @property
+    def concurrency(self) -> int:
+        """Calls that one worker process serves at a time."""
+        if self._concurrency is not None:
+            return self._concurrency
+        return ASYNC_CONCURRENCY if all(m.is_async for m in self.methods.values()) else THREAD_CONCURRENCY
+
+    @overload
+    def method(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def method(
+        self,
+        *,
+        name: str | None = None,
+        delivery: Delivery = "report",
+        max_attempts: int = 3,
+        default: bool = False,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    def method(
+        self,
+        function: Callable[P, R] | None = None,
+        *,
+        name: str | None = None,
+        delivery: Delivery = "report",
+        max_attempts: int = 3,
+        default: bool = False,
+    ) -> Any:
+        """Make a function a method of this service. The function itself stays as it was.
+
+        A ``def`` runs in a worker thread, an ``async def`` on the event loop; neither delays heartbeats.
+
+        Args:
+            name: what it is called remotely; the function's own name by default.
+            delivery: what happens when a worker dies during a call. ``report``: the request is not run again, the
+                caller gets `WorkerLost`. ``at-least-once``: it is run again, up to `max_attempts` times.
+                ``at-most-once``: it is taken off the queue before it starts.
+            max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison.
+            default: whether it answers bare requests (RabbitMQ's tutorial six): one argument, text in, text out.
+
+        Raises:
+            TypeError: a signature that cannot be called remotely.
+            ValueError: a name that is taken, or an option that makes no sense.
+        """
+
+        def declare(function: Callable[P, R]) -> Callable[P, R]:
+            method = make_method(
+                self.name,
+                function,
+                name=name,
+                delivery=delivery,
+                max_attempts=max_attempts,
+                default=default,
+                errors=self.errors,
+            )
+            self._add(method)
+            return function
+
+        return declare if function is None else declare(function)
+
+    def run(self, url: str | Sequence[str] | None = None, *, concurrency: int | None = None, **connection: Any) -> None:
+        """Serve until SIGTERM or Ctrl-C, then finish what is running; a second signal ends at once.
+
+        Args:
+            url: as for `AsyncClient`.
+            concurrency: overrides the service's.
+            **connection: as for `Server`.
+
+        Raises:
+            CallError: the broker cannot be reached with these settings, or refuses the service.
+        """
+        Server(self, url=url, concurrency=concurrency, **connection).run()
+
+    async def serve(
+        self, url: str | Sequence[str] | None = None, *, concurrency: int | None = None, **connection: Any
+    ) -> None:
+        """Serve until cancelled, then finish what is running; arguments and errors as for `run`."""
+        await Server(self, url=url, concurrency=concurrency, **connection).serve()
+
+    def _add(self, method: Method) -> None:
+        if method.name in self.methods:
+            raise ValueError(f"{method.full_name} is declared twice")
+        if method.default and self.default is not None:
+            raise ValueError(f"{self.name} has two default methods: {self.default.name} and {method.name}")
+        self.methods[method.name] = method
+        if method.default:
+            self.default = method

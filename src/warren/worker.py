@@ -1,0 +1,456 @@
+"""One service on one connection: from a delivery to its reply.
+
+A delivery is checked in an order that keeps the promises of its method's delivery mode: first whether somebody may
+have started it before (redelivered), then whether this worker still takes work, then its time, then its arguments;
+only then does the handler run. Each delivery ends in exactly one acknowledgement, after the reply (or before the
+handler, for ``at-most-once``), on the channel it came by: when that is gone, the broker gives the request to another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from warren import codecs, wire
+from warren.amqp.frames import Delivery, FrameError
+from warren.amqp.link import HotChannel
+from warren.codecs import CodecError
+from warren.context import CurrentCall, reset_current, set_current
+from warren.deadline import Timers, remaining_budget
+from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
+from warren.methods import Arguments, Method
+from warren.middleware import Middleware, chain
+from warren.threads import WorkerThreads
+from warren.wire import Problem, Request
+
+log = logging.getLogger("warren.server")
+
+_EXCHANGE = wire.EXCHANGE.encode()
+_BOUNCE = wire.BOUNCE_EXCHANGE.encode()
+
+
+class Served(Protocol):
+    """What a worker wants to know of a service."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def middleware(self) -> Sequence[Middleware[CurrentCall]]: ...
+    @property
+    def tracebacks(self) -> bool: ...
+    @property
+    def declare(self) -> bool: ...
+    @property
+    def max_message_size(self) -> int: ...
+    @property
+    def methods(self) -> Mapping[str, Method]: ...
+    @property
+    def default(self) -> Method | None: ...
+
+
+class Outcome(NamedTuple):
+    """A reply, ready to be sent; `failure` is the reason when it carries an error."""
+
+    properties: bytes
+    body: bytes
+    failure: str | None = None
+
+
+class Running:
+    """A call whose handler runs, or waits for its turn.
+
+    `entered` tells whether its handler was begun: middleware may end a call before. `cut_off` tells that it was
+    cancelled because its time was up.
+    """
+
+    __slots__ = ("arguments", "call", "channel", "cut_off", "entered", "method", "request", "slice", "task")
+
+    def __init__(
+        self, channel: HotChannel, request: Request, method: Method, arguments: Arguments, call: CurrentCall
+    ) -> None:
+        self.channel = channel
+        self.request = request
+        self.method = method
+        self.arguments = arguments
+        self.call = call
+        self.task: asyncio.Task[None] | None = None
+        self.slice = 0
+        self.cut_off = False
+        self.entered = True
+
+
+class _Refused(Exception):
+    """A request is answered with an error instead of being run."""
+
+    def __init__(self, error: CallError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Worker:
+    """Serves one service; the receiver of its channel, which may be another one after each reconnect."""
+
+    def __init__(self, service: Served, concurrency: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._service = service
+        self._key = service.name.encode()
+        self._concurrency = concurrency
+        self._threads = WorkerThreads(concurrency, f"warren-{service.name}", self._finish)
+        self._running: set[Running] = set()
+        self._waiting: deque[Running] = deque()
+        self._timers: Timers[Running] = Timers(self._wake_at)
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self.on_queue_deleted: Any = None
+
+    @property
+    def service(self) -> Served:
+        return self._service
+
+    @property
+    def concurrency(self) -> int:
+        return self._concurrency
+
+    # --- from the channel (Receiver) ----------------------------------------------------------------------------
+
+    def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+        try:
+            request = Request(delivery)
+        except FrameError as error:
+            log.error("%s: a request with unreadable properties was set aside: %s", self._service.name, error)
+            channel.publish(_BOUNCE, self._key, delivery.properties, delivery.body or b"")
+            channel.ack(delivery.tag)
+            return
+        try:
+            self._accept(channel, request)
+        except _Refused as refused:
+            self._answer_error(channel, request, refused.error)
+        except Exception as error:  # ours, or a foreign table's: the caller must still hear of it
+            log.exception("%s: a request could not be handled", self._service.name)
+            message = f"the server failed to read the request: {error!r}"
+            self._answer_error(
+                channel,
+                request,
+                make_error(Code.INTERNAL, "SERVER", message, execution=Execution.NOT_EXECUTED, origin=Origin.SERVER),
+            )
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        """Replies are not confirmed: a reply that is lost is lost with its connection, and so is its ack."""
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        """See `confirmed`."""
+
+    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
+        log.info("%s: a reply found no reader: its caller is gone (%s)", self._service.name, reply_text)
+
+    def consumer_cancelled(self, channel: HotChannel) -> None:
+        if self.on_queue_deleted is not None:
+            self.on_queue_deleted(self)
+
+    # --- deciding -----------------------------------------------------------------------------------------------
+
+    def _accept(self, channel: HotChannel, request: Request) -> None:
+        method = self._method_of(request)
+        if request.delivery.redelivered and not self._may_run_again(channel, request, method):
+            return
+        left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
+        if self._draining:
+            self._hand_back(channel, request, left, request.attempt)
+            return
+        if left is not None and left <= 0:
+            raise _refusal(
+                Code.DEADLINE_EXCEEDED,
+                "ON_ARRIVAL",
+                "the request reached a worker after its deadline",
+                Execution.NOT_EXECUTED if request.attempt == 1 else Execution.UNKNOWN,
+            )
+        arguments = self._arguments_of(request, method)
+        deadline = None if left is None else time.monotonic() + left
+        running = Running(channel, request, method, arguments, CurrentCall(method.full_name, deadline, request))
+        if len(self._running) < self._concurrency:
+            self._start(running)
+        else:  # only at-most-once requests, acknowledged before they run, let the broker send more than that
+            self._waiting.append(running)
+
+    def _method_of(self, request: Request) -> Method:
+        service = self._service
+        if request.version not in (None, wire.VERSION):
+            message = f"protocol version {request.version} is not spoken here; {wire.VERSION} is"
+            raise _refusal(Code.UNIMPLEMENTED, "VERSION", message)
+        name = request.method
+        method = service.default if name is None else service.methods.get(name)
+        if method is None:
+            wanted = "default method for bare requests" if name is None else f"method {name!r}"
+            known = ", ".join(sorted(service.methods)) or "none"
+            raise _refusal(Code.UNIMPLEMENTED, "METHOD", f"service {service.name!r} has no {wanted}; it has: {known}")
+        return method
+
+    def _may_run_again(self, channel: HotChannel, request: Request, method: Method) -> bool:
+        """A worker may have started this request and died. True never: it is answered, or published anew.
+
+        Raises:
+            _Refused: it is not run again.
+        """
+        if method.delivery != "at-least-once":
+            error = WorkerLost("a worker was lost while it held this request; it is not run again")
+            raise _Refused(error)
+        attempt = request.attempt + 1
+        if attempt > method.max_attempts:
+            self._set_aside(channel, request, "POISON")
+            message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
+            raise _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+        # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
+        left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
+        self._hand_back(channel, request, left, attempt)
+        return False
+
+    def _arguments_of(self, request: Request, method: Method) -> Arguments:
+        body = request.delivery.body
+        if body is None:
+            message = (
+                f"the request has {request.delivery.body_size} bytes, the limit is {self._service.max_message_size}"
+            )
+            raise _refusal(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", message)
+        try:
+            return method.decode_arguments(request.content_type, body)
+        except CodecError as error:
+            code = Code.UNIMPLEMENTED if error.reason == "ENCODING" else Code.INVALID_ARGUMENT
+            raise _refusal(code, error.reason, str(error)) from error
+
+    # --- running ------------------------------------------------------------------------------------------------
+
+    def _start(self, running: Running) -> None:
+        method = running.method
+        if method.delivery == "at-most-once":
+            # The ack leaves before the handler starts. Should it get lost on its way, the request comes back
+            # marked redelivered, and is then not run.
+            running.channel.ack(running.request.delivery.tag)
+            running.channel.link.stream.flush()
+        self._running.add(running)
+        self._idle.clear()
+        if self._service.middleware:
+            self._spawn(running, self._run_in_chain(running))
+        elif method.is_async:
+            self._spawn(running, self._run_async(running))
+        else:
+            self._threads.run(running, lambda: self._run_in_thread(running))
+
+    def _spawn(self, running: Running, work: Any) -> None:
+        token = set_current(running.call)
+        try:
+            running.task = self._loop.create_task(work)
+        finally:
+            reset_current(token)
+        if running.call.deadline is not None:
+            running.slice = self._timers.add(running.call.deadline, running)
+
+    async def _run_async(self, running: Running) -> None:
+        args, kwargs = running.arguments
+        try:
+            outcome = self._result(running, await running.method.function(*args, **kwargs))
+        except BaseException as error:  # SystemExit and the like must not end the worker
+            outcome = self._failure(running, error)
+        self._finish(running, outcome)
+
+    async def _run_in_chain(self, running: Running) -> None:
+        args, kwargs = running.arguments
+        function = running.method.function
+        running.entered = False
+
+        async def innermost() -> Any:
+            running.entered = True
+            if running.method.is_async:
+                return await function(*args, **kwargs)
+            # A thread of asyncio's pool: to_thread carries the context along, and middleware is no hot path.
+            return await asyncio.to_thread(function, *args, **kwargs)
+
+        try:
+            value = await chain(self._service.middleware, running.call, innermost)()
+            outcome = self._result(running, value)
+        except BaseException as error:
+            outcome = self._failure(running, error)
+        self._finish(running, outcome)
+
+    def _run_in_thread(self, running: Running) -> Any:
+        args, kwargs = running.arguments
+        token = set_current(running.call)
+        try:
+            return self._result(running, running.method.function(*args, **kwargs))
+        except BaseException as error:
+            return self._failure(running, error)
+        finally:
+            reset_current(token)
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._cut_off)
+
+    def _cut_off(self) -> None:
+        """Cancel the async handlers whose caller waits no longer."""
+        self._timer = None
+        for running in self._timers.due(time.monotonic()):
+            running.cut_off = True
+            if running.task is not None:
+                running.task.cancel()
+        due = self._timers.next_due()
+        if due is not None and self._timer is None:
+            self._wake_at(due)
+
+    # --- replying -----------------------------------------------------------------------------------------------
+
+    def _result(self, running: Running, value: Any) -> Outcome:
+        """The reply that carries a handler's result."""
+        request = running.request
+        content_type = request.content_type
+        try:
+            body = running.method.encode_result(content_type, value)
+        except CodecError as error:
+            log.error("%s returned a value that does not fit: %s", running.method.full_name, error)
+            message = f"the handler's result does not fit its declared type or the encoding: {error}"
+            return self._error_reply(request, _executed(Code.INTERNAL, "ENCODE_REPLY", message))
+        limit = self._service.max_message_size
+        if len(body) > limit:
+            message = f"the result has {len(body)} bytes, the limit is {limit}"
+            return self._error_reply(request, _executed(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", message))
+        return Outcome(wire.result_properties(request, content_type), body)
+
+    def _failure(self, running: Running, error: BaseException) -> Outcome:
+        """The reply that carries what a handler raised."""
+        request, method = running.request, running.method
+        if running.cut_off and isinstance(error, asyncio.CancelledError):
+            message = "the handler was cut off at the deadline"
+            return self._error_reply(request, _executed(Code.DEADLINE_EXCEEDED, "HANDLER", message))
+        if isinstance(error, CallError):
+            # Its own evidence may be about a nested call; the caller wants to know about this one.
+            execution = Execution.EXECUTED if running.entered else Execution.NOT_EXECUTED
+            ours = make_error(error.code, error.reason, error.message, execution=execution, origin=Origin.HANDLER)
+            return self._error_reply(request, ours)
+        name = type(error).__name__
+        registered = name in method.errors
+        problem = Problem(error=name, details=_details(error))
+        if not registered:
+            log.error("%s raised (call %s)", method.full_name, request.call_id, exc_info=error)
+        if self._service.tracebacks:
+            problem.traceback = "".join(traceback.format_exception(error))
+        ours = RemoteError(f"{name}: {error}" if str(error) else name)
+        return self._error_reply(request, ours, problem)
+
+    def _error_reply(self, request: Request, error: CallError, problem: Problem | None = None) -> Outcome:
+        properties, body = wire.error_reply(request, error, problem or Problem())
+        if len(body) > self._service.max_message_size:
+            error.message = error.message[:1000]
+            properties, body = wire.error_reply(request, error, Problem(error=problem.error if problem else None))
+        return Outcome(properties, body, error.reason)
+
+    def _finish(self, running: Running, outcome: Outcome) -> None:
+        """A handler is done: reply, acknowledge, and start the next in line."""
+        self._running.discard(running)
+        self._timers.remove(running.slice, running)
+        request, channel = running.request, running.channel
+        if request.properties.reply_to:
+            self._reply(channel, request, outcome.properties, outcome.body)
+        elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
+            log.error("%s: a cast failed (%s) and was set aside", running.method.full_name, outcome.failure)
+            self._set_aside(channel, request, outcome.failure)
+        if running.method.delivery != "at-most-once":
+            channel.ack(request.delivery.tag)
+        while self._waiting and len(self._running) < self._concurrency:
+            self._start(self._waiting.popleft())
+        if not self._running:
+            self._idle.set()
+
+    def _answer_error(self, channel: HotChannel, request: Request, error: CallError) -> None:
+        """Answer a request that was not run."""
+        if request.properties.reply_to:
+            self._reply(channel, request, *wire.error_reply(request, error, Problem()))
+        elif error.reason != "POISON":  # that one is there already
+            log.error("%s: a cast was refused and set aside: %s", self._service.name, error)
+            self._set_aside(channel, request, error.reason)
+        channel.ack(request.delivery.tag)
+
+    def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
+        address = request.properties.reply_to or b""
+        if channel.closed is not None:
+            log.warning("%s: the connection was lost before a reply could be sent", self._service.name)
+        elif address.startswith(wire.DIRECT_REPLY_TO):
+            channel.publish_unrouted(address, properties, body)  # `mandatory` would be a false alarm up to 4.1
+        else:
+            channel.publish(b"", address, properties, body)
+
+    def _set_aside(self, channel: HotChannel, request: Request, reason: str) -> None:
+        """Put a request into the service's dead queue, with the reason."""
+        channel.publish(_BOUNCE, self._key, request.dead(reason), request.delivery.body or b"")
+
+    def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
+        """Publish a request again and let the delivered one go.
+
+        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
+        """
+        exchange, routing_key = request.delivery.route()
+        channel.publish(
+            exchange, routing_key, request.again(budget=left, attempt=attempt), request.delivery.body or b""
+        )
+        channel.ack(request.delivery.tag)
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def connection_lost(self) -> None:
+        """The channel is gone: what had not started will be delivered to another worker."""
+        self._waiting.clear()
+
+    def stop_taking(self) -> None:
+        """From now on hand back what has not been started."""
+        self._draining = True
+        while self._waiting:
+            running = self._waiting.popleft()
+            deadline = running.call.deadline
+            left = None if deadline is None else deadline - time.monotonic()
+            self._hand_back(running.channel, running.request, left, running.request.attempt)
+
+    async def finish(self, timeout: float) -> list[str]:
+        """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        abandoned = [f"{r.method.full_name} (call {r.request.call_id})" for r in self._running]
+        for running in self._running:
+            if running.task is not None:
+                running.task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._threads.close()
+        return abandoned
+
+
+def _refusal(code: Code, reason: str, message: str, execution: Execution = Execution.NOT_EXECUTED) -> _Refused:
+    return _Refused(make_error(code, reason, message, execution=execution, origin=Origin.SERVER))
+
+
+def _executed(code: Code, reason: str, message: str) -> CallError:
+    return make_error(code, reason, message, execution=Execution.EXECUTED, origin=Origin.SERVER)
+
+
+def _details(error: BaseException) -> list[Any] | None:
+    """An exception's arguments, where they can be written as JSON."""
+    details = list(error.args)
+    try:
+        codecs.encode(codecs.PROBLEM, details)
+    except CodecError:
+        return None
+    return details
