@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren import wire
-from warren.caller import Caller, Finish, Outgoing
+from warren.caller import Caller, Finish, Limits, Outgoing
 from warren.calls import PendingCall
 from warren.client import (
     DEFAULT_MAX_IN_FLIGHT,
@@ -59,6 +59,7 @@ class Client:
         errors: Iterable[type[Exception]] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        send_user: bool = False,
         name: str | None = None,
         username: str | None = None,
         password: str | None = None,
@@ -80,7 +81,7 @@ class Client:
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
-        self._io = _IOThread(settings, max_in_flight, max_message_size)
+        self._io = _IOThread(settings, Limits(max_in_flight, max_message_size, send_user))
 
     def __enter__(self) -> Self:
         self._io.open()
@@ -224,9 +225,9 @@ class _Waiter:
 class _IOThread:
     """An event loop with a `Caller` in a daemon thread, and the ways into it."""
 
-    def __init__(self, settings: Settings, max_in_flight: int, max_message_size: int) -> None:
+    def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
-        self._limits = max_in_flight, max_message_size
+        self._limits = limits
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -357,8 +358,7 @@ class _IOThread:
             self._refuse_inbox()
 
     async def _start_caller(self, loop: asyncio.AbstractEventLoop) -> None:
-        max_in_flight, max_message_size = self._limits
-        self._caller = Caller(self._settings, max_in_flight=max_in_flight, max_message_size=max_message_size)
+        self._caller = Caller(self._settings, self._limits)
         self._caller.open()
         self._loop = loop
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from warren import wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
@@ -73,14 +73,23 @@ class Outgoing:
     headers: Mapping[str, Any] | None = None
 
 
+class Limits(NamedTuple):
+    """What a client allows and adds; see `AsyncClient`."""
+
+    max_in_flight: int
+    max_message_size: int
+    send_user: bool
+
+
 class Caller:
     """Calls over one supervised connection."""
 
-    def __init__(self, settings: Settings, *, max_in_flight: int, max_message_size: int) -> None:
+    def __init__(self, settings: Settings, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
         self._app_id = settings.name
-        self._max_message_size = max_message_size
-        self._pending = PendingCalls(secrets.token_hex(6).encode() + b".", max_in_flight, self._wake_at)
+        self._user_id = settings.username if limits.send_user else None
+        self._max_message_size = limits.max_message_size
+        self._pending = PendingCalls(secrets.token_hex(6).encode() + b".", limits.max_in_flight, self._wake_at)
         self._line: deque[PendingCall] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._templates: dict[tuple[str, str, str, bool, bool], wire.RequestTemplate] = {}
@@ -197,6 +206,7 @@ class Caller:
                 bounce=is_call and bounce,
                 durable=not is_call,
                 app_id=self._app_id,
+                user_id=self._user_id,
                 headers=outgoing.headers,
             )
             if not outgoing.headers and len(self._templates) < 10_000:
@@ -404,9 +414,8 @@ class Caller:
             return f"; queue {queue!r} does not exist" if error.code == NOT_FOUND else ""
         except LinkLost:
             return ""
-        if not consumers:
-            return f"; queue {queue!r} has no consumers and {messages} messages waiting: is a worker running?"
-        return f"; queue {queue!r} has {consumers} consumers and {messages} messages waiting"
+        state = f"; queue {queue!r} has {_count(messages, 'message')} waiting and {_count(consumers, 'consumer')}"
+        return state if consumers else f"{state}: is a worker running?"
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -437,6 +446,10 @@ class Caller:
         if confirm:
             await channel.confirm()
         return channel
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def _located(error: CallError, outgoing: Outgoing, call_id: str | None = None) -> CallError:

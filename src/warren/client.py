@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from warren import codecs, methods, wire
-from warren.caller import Caller, Outgoing, Reply
+from warren.caller import Caller, Limits, Outgoing, Reply
 from warren.codecs import CodecError
 from warren.context import get_current
 from warren.errors import CallError, Execution, InvalidArgument
@@ -45,6 +45,8 @@ class Options:
             raise ValueError(f"timeout={self.timeout!r}: seconds, more than 0 and at most 2,000,000 (23 days)")
         if self.encoding not in _CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(_CONTENT_TYPES)}")
+        if self.headers is not None:
+            wire.check_headers(self.headers)
 
     def deadline(self) -> float:
         """When a call that begins now ends at the latest: inside a handler, no later than the handler's own call."""
@@ -72,6 +74,7 @@ class AsyncClient:
         errors: Iterable[type[Exception]] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        send_user: bool = False,
         name: str | None = None,
         username: str | None = None,
         password: str | None = None,
@@ -90,6 +93,8 @@ class AsyncClient:
             errors: exception classes that are raised as themselves when a handler raises one of that name.
             max_in_flight: calls that may be under way at a time; one more is refused (`Overloaded`).
             max_message_size: bytes of the largest request sent and the largest reply accepted.
+            send_user: put the AMQP user name into each request; the broker verifies it, and the handler finds it
+                in ``current_call().user``.
             name: what this client calls itself, for the broker's list of connections and for ``current_call()``.
             username, password, vhost: override what the URL says.
             ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
@@ -111,7 +116,7 @@ class AsyncClient:
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
-        self._limits = max_in_flight, max_message_size
+        self._limits = Limits(max_in_flight, max_message_size, send_user)
         self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
 
     async def __aenter__(self) -> Self:
@@ -151,7 +156,10 @@ class AsyncClient:
             fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
                 waiting for one.
             encoding: ``json`` or ``msgpack``.
-            headers: AMQP headers for the handler to read with ``current_call().headers``.
+            headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
+
+        Raises:
+            ValueError: an option that makes no sense, or a header that AMQP cannot carry.
         """
         given = {"timeout": timeout, "fail_fast": fail_fast, "encoding": encoding, "headers": headers}
         view = copy.copy(self)
@@ -207,7 +215,7 @@ class AsyncClient:
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
-        return self._caller().ignored_replies
+        return self._shared[0].ignored_replies if self._shared else 0
 
     async def _run(self, outgoing: Outgoing) -> Any:
         """Start a request and wait for its outcome, whatever it is."""
@@ -227,8 +235,7 @@ class AsyncClient:
 
     def _caller(self) -> Caller:
         if not self._shared:
-            max_in_flight, max_message_size = self._limits
-            caller = Caller(self._settings, max_in_flight=max_in_flight, max_message_size=max_message_size)
+            caller = Caller(self._settings, self._limits)
             caller.open()
             self._shared.append(caller)
         return self._shared[0]
@@ -248,6 +255,8 @@ def prepare_call(
         service, _, name = target.rpartition(".")
         if not service or not name:
             raise ValueError(f"{target!r} does not name a method: say 'service.method', for example 'calc.fib'")
+        wire.check_name(service)
+        wire.check_name(name)
         encode = methods.encode_arguments
         full_name = target
     else:
@@ -280,6 +289,7 @@ def prepare_call(
 
 def prepare_bare(options: Options, queue: str, body: bytes | str) -> Outgoing:
     """A tutorial-six request."""
+    wire.check_name(queue)
     raw = body.encode() if isinstance(body, str) else bytes(body)
     return Outgoing("bare", "", queue, queue, raw, codecs.TEXT, fail_fast=options.fail_fast)
 

@@ -6,6 +6,7 @@ here how much time is left.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -29,6 +30,11 @@ class CurrentCall:
         self.deadline = deadline
         self.attempt = request.attempt
         self._request = request
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, 0 when it has passed; None when the caller set no limit."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     @property
     def call_id(self) -> str | None:

@@ -134,7 +134,11 @@ class Method:
             return (), {}
         if not self.positional:
             raise ValidationError(f"{self.full_name} takes no argument")
-        return (codecs.decoder(content_type, self.hints[self.positional[0]], strict=False)(body),), {}
+        name = self.positional[0]
+        try:
+            return (codecs.decoder(content_type, self.hints[name], strict=False)(body),), {}
+        except ValidationError as error:
+            raise ValidationError(f"{error} - at `{name}`") from error
 
     def _argument_name(self, match: re.Match[str]) -> str:
         index = int(match[1])

@@ -8,7 +8,7 @@ import os
 import signal
 import ssl as tls
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Self
 
 from warren import wire
 from warren.amqp.link import (
@@ -95,6 +95,7 @@ class Server:
         self._failure: CallError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Event | None = None
+        self._serving: asyncio.Task[None] | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then finish what is running; a second signal ends at once.
@@ -127,6 +128,30 @@ class Server:
                 task.cancel()
         if self._failure is not None:
             raise self._failure
+
+    async def __aenter__(self) -> Self:
+        """Serve in the background; returns once requests are being consumed. Leaving finishes what is running.
+
+        Raises:
+            CallError: as for `serve`.
+        """
+        self._serving = asyncio.create_task(self.serve())
+        ready = asyncio.create_task(self.ready())
+        try:
+            await asyncio.wait([self._serving, ready], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._serving.cancel()
+            raise
+        finally:
+            ready.cancel()
+        if self._serving.done():
+            await self._serving
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.stop()
+        if self._serving is not None:
+            await self._serving
 
     def stop(self) -> None:
         """Make `serve` finish what is running and return. For the event loop's own thread."""

@@ -72,6 +72,8 @@ def make_settings(
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     if not 0 <= settings.heartbeat <= 65535:
         raise ValueError(f"heartbeat={settings.heartbeat}: seconds from 0 (off) to 65535")
+    if settings.name is not None and len(settings.name.encode()) > 255:
+        raise ValueError("name: at most 255 bytes, as it travels with each request")
     if settings.connect_timeout <= 0:
         raise ValueError(f"connect_timeout={settings.connect_timeout}: seconds, more than 0")
     return settings

@@ -14,33 +14,31 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-#: What a thread runs; the value it returns goes, with the job's item, to the loop.
 Job = Callable[[], Any]
+OnDone = Callable[[Any], None]
 
 
 class WorkerThreads:
     """Up to `limit` daemon threads, started when they are needed."""
 
-    def __init__(self, limit: int, name: str, on_done: Callable[[Any, Any], None]) -> None:
-        """`on_done(item, value)` is called on the event loop for each finished job."""
+    def __init__(self, limit: int, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
         self._name = name
-        self._on_done = on_done
-        self._jobs: SimpleQueue[tuple[Any, Job] | None] = SimpleQueue()
-        self._finished: deque[tuple[Any, Any]] = deque()
+        self._jobs: SimpleQueue[tuple[Job, OnDone] | None] = SimpleQueue()
+        self._finished: deque[tuple[OnDone, Any]] = deque()
         self._woken = False
         self._threads = 0
         self._unfinished = 0
 
-    def run(self, item: Any, job: Job) -> None:
-        """Run `job` in a thread. It must not raise."""
+    def run(self, job: Job, on_done: OnDone) -> None:
+        """Run `job`, which must not raise, in a thread; what it returns goes to `on_done` on the event loop."""
         self._unfinished += 1
         if self._unfinished > self._threads and self._threads < self._limit:
             self._threads += 1
             name = f"{self._name}-{self._threads}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._jobs.put((item, job))
+        self._jobs.put((job, on_done))
 
     def close(self) -> None:
         """Let the threads end once their jobs are done."""
@@ -49,8 +47,8 @@ class WorkerThreads:
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:
-            item, job = entry
-            self._finished.append((item, job()))
+            job, on_done = entry
+            self._finished.append((on_done, job()))
             if not self._woken:
                 self._woken = True
                 try:
@@ -64,4 +62,5 @@ class WorkerThreads:
         finished = self._finished
         while finished:
             self._unfinished -= 1
-            self._on_done(*finished.popleft())
+            on_done, value = finished.popleft()
+            on_done(value)

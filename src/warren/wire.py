@@ -36,6 +36,8 @@ BOUNCE_LIMIT = 64 * 1024
 #: RabbitMQ 4's largest message, and the default limit both ways (bytes).
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 
+#: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
+_MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
 _ERROR_TYPE = b"error"
 _DEAD_REASON = "x-first-death-reason"
@@ -100,11 +102,7 @@ class RequestTemplate:
         user_id: str | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> None:
-        """Prepare a call, or (without `reply_to`) a cast.
-
-        Raises:
-            ValueError: a header name that is reserved, or a value that AMQP cannot carry.
-        """
+        """Prepare a call, or (without `reply_to`) a cast; names and headers have passed the checks below."""
         flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
         tail = encode_table(_extra_headers(headers, reply_to if bounce else None))
         after = shortstr(method.encode())
@@ -151,15 +149,27 @@ def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes
     return encode_properties(Properties(correlation_id=call_id, reply_to=reply_to, expiration=expiration))
 
 
-def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if bounce_to is not None:
-        extra["CC"] = [bounce_to.decode()]
-    for name, value in (headers or {}).items():
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Refuse application headers that could not be sent.
+
+    Raises:
+        ValueError: a name that is reserved, or a value that AMQP cannot carry.
+    """
+    for name in headers:
         if name.startswith(_RESERVED):
             raise ValueError(f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved")
-        extra[name] = value
-    return extra
+    if len(encode_table(dict(headers))) > _MAX_HEADERS:
+        raise ValueError(f"the headers take more than {_MAX_HEADERS} bytes: send data as arguments")
+
+
+def check_name(name: str) -> None:
+    """Refuse a queue or method name that does not fit into AMQP's short strings (`ValueError`)."""
+    shortstr(name.encode())
+
+
+def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {} if bounce_to is None else {"CC": [bounce_to.decode()]}
+    return extra | dict(headers or {})
 
 
 class Request:
@@ -181,7 +191,7 @@ class Request:
         table = p.table
         if table is None:
             return
-        if table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
+        if len(table) >= _TABLE_FIXED and table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
             timeout_ms, key, deadline_ms = _TIMES.unpack_from(table, len(_TABLE_START))
             if key == _DEADLINE_KEY:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms

@@ -9,11 +9,13 @@ handler, for ``at-most-once``), on the channel it came by: when that is gone, th
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from warren import codecs, wire
@@ -106,7 +108,7 @@ class Worker:
         self._service = service
         self._key = service.name.encode()
         self._concurrency = concurrency
-        self._threads = WorkerThreads(concurrency, f"warren-{service.name}", self._finish)
+        self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._running: set[Running] = set()
         self._waiting: deque[Running] = deque()
         self._timers: Timers[Running] = Timers(self._wake_at)
@@ -129,9 +131,9 @@ class Worker:
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         try:
             request = Request(delivery)
-        except FrameError as error:
+        except FrameError as error:  # whom to answer is not known either
             log.error("%s: a request with unreadable properties was set aside: %s", self._service.name, error)
-            channel.publish(_BOUNCE, self._key, delivery.properties, delivery.body or b"")
+            channel.publish(_BOUNCE, self._key, b"\x00\x00", delivery.body or b"")
             channel.ack(delivery.tag)
             return
         try:
@@ -246,7 +248,7 @@ class Worker:
         elif method.is_async:
             self._spawn(running, self._run_async(running))
         else:
-            self._threads.run(running, lambda: self._run_in_thread(running))
+            self._threads.run(partial(self._run_in_thread, running), partial(self._finish, running))
 
     def _spawn(self, running: Running, work: Any) -> None:
         token = set_current(running.call)
@@ -254,7 +256,8 @@ class Worker:
             running.task = self._loop.create_task(work)
         finally:
             reset_current(token)
-        if running.call.deadline is not None:
+        # A thread cannot be cut off; to pretend so would start another beside it.
+        if running.call.deadline is not None and running.method.is_async:
             running.slice = self._timers.add(running.call.deadline, running)
 
     async def _run_async(self, running: Running) -> None:
@@ -274,8 +277,7 @@ class Worker:
             running.entered = True
             if running.method.is_async:
                 return await function(*args, **kwargs)
-            # A thread of asyncio's pool: to_thread carries the context along, and middleware is no hot path.
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await self._in_thread(partial(function, *args, **kwargs))
 
         try:
             value = await chain(self._service.middleware, running.call, innermost)()
@@ -284,7 +286,24 @@ class Worker:
             outcome = self._failure(running, error)
         self._finish(running, outcome)
 
-    def _run_in_thread(self, running: Running) -> Any:
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """Run a function in a worker thread and wait for it, in the context of the middleware around it."""
+        done: asyncio.Future[Any] = self._loop.create_future()
+        context = contextvars.copy_context()
+
+        def job() -> tuple[Any, BaseException | None]:
+            try:
+                return context.run(function), None
+            except BaseException as error:
+                return None, error
+
+        self._threads.run(job, done.set_result)
+        value, error = await done
+        if error is not None:
+            raise error
+        return value
+
+    def _run_in_thread(self, running: Running) -> Outcome:
         args, kwargs = running.arguments
         token = set_current(running.call)
         try:

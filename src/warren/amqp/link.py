@@ -153,29 +153,36 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     Raises:
         ConnectFailed: why not.
     """
-    loop = asyncio.get_running_loop()
-    services = IOServices(loop, FRAME_MAX)
-    opened: asyncio.Future[AsyncioConnection] = loop.create_future()
+    services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
+    attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     connection = AsyncioConnection(
         _parameters(settings, host, port),
-        on_open_callback=lambda conn: _resolve(opened, conn),
-        on_open_error_callback=lambda _conn, error: _reject(opened, error),
+        on_open_callback=lambda _conn: _resolve(attempt, None),
+        on_open_error_callback=lambda _conn, error: _resolve(attempt, error),
         custom_ioloop=services,
     )
     peer = f"{host}:{port}"
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            await opened
+            error = await asyncio.shield(attempt)
     except TimeoutError:
-        _give_up(connection, opened)
+        await _give_up(connection, attempt, services)
         raise _no_connection(peer, f"no answer within {settings.connect_timeout:g} s") from None
     except asyncio.CancelledError:
-        _give_up(connection, opened)
+        await _give_up(connection, attempt, services)
         raise
-    except Exception as error:  # whatever Pika hands to its error callback
+    if error is not None:
         raise _connect_error(settings, peer, error) from error
     assert services.stream is not None
     return Link(connection, services.stream, settings.heartbeat, peer)
+
+
+async def _give_up(connection: AsyncioConnection, attempt: asyncio.Future[Any], services: IOServices) -> None:
+    """Abort an attempt and wait until its socket is closed, which takes a few turns of the loop."""
+    if not (connection.is_closed or connection.is_closing):
+        connection.close()
+    await asyncio.wait([attempt], timeout=1.0)
+    await services.settle()
 
 
 def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionParameters:
@@ -191,12 +198,6 @@ def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionPara
         stack_timeout=settings.connect_timeout,
         client_properties={"connection_name": settings.name, "product": "Warren"} if settings.name else None,
     )
-
-
-def _give_up(connection: AsyncioConnection, opened: asyncio.Future[Any]) -> None:
-    opened.cancel()
-    if not (connection.is_closed or connection.is_closing):
-        connection.close()
 
 
 def _connect_error(settings: Settings, peer: str, error: BaseException) -> ConnectFailed:

@@ -203,6 +203,7 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
     def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
         self._loop = loop
         self._frame_max = frame_max
+        self._operations: set[asyncio.Task[Any]] = set()
         self.stream: Stream | None = None
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
@@ -234,12 +235,12 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
         flags: int = 0,
     ) -> _Reference:
         lookup = self._loop.getaddrinfo(host, port, family=family, type=socktype, proto=proto, flags=flags)
-        return _Reference(self._loop, lookup, on_done)
+        return self._begin(lookup, on_done)
 
     def connect_socket(
         self, sock: socket.socket, resolved_addr: tuple[str, int], on_done: Callable[..., None]
     ) -> _Reference:
-        return _Reference(self._loop, self._loop.sock_connect(sock, resolved_addr), on_done)
+        return self._begin(self._loop.sock_connect(sock, resolved_addr), on_done)
 
     def create_streaming_connection(
         self,
@@ -253,36 +254,50 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
         protocol = protocol_factory()
         stream.attach(protocol, lambda: on_done((stream, protocol)))
 
-        async def connect() -> None:
-            hostname = server_hostname if ssl_context is not None else None
-            try:
-                await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=hostname)
-            except BaseException:
-                sock.close()  # Pika has handed it over
-                raise
+        hostname = server_hostname if ssl_context is not None else None
+        connecting = self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=hostname)
+        # Success is told by the stream itself; a failure leaves us with a socket that Pika has handed over.
+        return self._begin(connecting, lambda result: on_done(result) if _failed(result) else None, undo=sock.close)
 
-        return _Reference(self._loop, connect(), lambda error: on_done(error) if error is not None else None)
+    async def settle(self) -> None:
+        """Wait until cancelled operations have let go of their sockets."""
+        if self._operations:
+            await asyncio.wait(set(self._operations))
+        await asyncio.sleep(0)  # the transport of a cancelled one closes in the next turn
+
+    def _begin(
+        self,
+        operation: Coroutine[Any, Any, Any],
+        on_done: Callable[[Any], None],
+        undo: Callable[[], None] | None = None,
+    ) -> _Reference:
+        """Run an operation: its result or exception goes to `on_done`, unless it is cancelled."""
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._operations.discard(task)
+            if undo is not None and (task.cancelled() or task.exception() is not None):
+                undo()
+            if not task.cancelled():
+                on_done(task.exception() or task.result())
+
+        task = self._loop.create_task(operation)
+        self._operations.add(task)
+        task.add_done_callback(finish)
+        return _Reference(task)
 
 
 class _Reference(nbio.AbstractIOReference):  # type: ignore[misc]
-    """A running operation: its result or exception goes to `on_done`, unless it is cancelled."""
+    """A running operation, for Pika to cancel."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        operation: Coroutine[Any, Any, Any],
-        on_done: Callable[..., None],
-    ) -> None:
-        self._on_done = on_done
-        self._task = loop.create_task(operation)
-        self._task.add_done_callback(self._finish)
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
 
     def cancel(self) -> bool:
         return self._task.cancel()
 
-    def _finish(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            self._on_done(task.exception() or task.result())
+
+def _failed(result: object) -> bool:
+    return isinstance(result, BaseException)
 
 
 class Guard:

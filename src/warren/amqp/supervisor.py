@@ -104,7 +104,7 @@ class Supervisor:
         """
         if self.link is not None:
             return self.link
-        if self.state in (State.WAITING, State.CLOSED) and self._task is not None:
+        if self.state is State.WAITING or self._task is None or self._task.done():
             raise copy_of(self.failure or closed_error())
         waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
