@@ -1,3 +1,17 @@
 """Fixtures for every test; the broker's live in `tests.support.broker`."""
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["tests.support.broker"]
+
+# No deadline per example and no complaint about slow ones: the machine may be busy, that is not what is tested.
+# `pytest --hypothesis-profile=thorough` searches for minutes instead of seconds.
+settings.register_profile(
+    "warren",
+    deadline=None,
+    max_examples=100,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("thorough", settings.get_profile("warren"), max_examples=2000)
+settings.load_profile("warren")

@@ -1,0 +1,346 @@
+"""Getting a connection, losing it, and getting it back."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from rabbit import Node
+from tests.support.serving import ROOT, serving
+from tests.support.tls import Certificates, make_certificates
+from warren import AsyncClient, CallError, Client, Execution, PermissionDenied, Server, Service, Unavailable
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def address(url: str) -> str:
+    """Host and port of a URL."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def make_echo(name: str) -> Service:
+    service = Service(name)
+
+    @service.method
+    async def echo(text: str) -> str:
+        return text
+
+    return service
+
+
+@pytest.fixture
+async def echo(url: str, service_name: str) -> AsyncIterator[str]:
+    """The name of a running echo method."""
+    async with serving(make_echo(service_name), url=url):
+        yield f"{service_name}.echo"
+
+
+async def failure(client: AsyncClient) -> CallError:
+    async with client:
+        with pytest.raises(CallError) as caught:
+            await asyncio.wait_for(client.call("any.thing"), 10)
+    return caught.value
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+async def test_keywords_override_the_url(url: str, echo: str) -> None:
+    async with AsyncClient(
+        f"amqp://nobody@{address(url)}/nowhere", username="guest", password="guest", vhost="/", heartbeat=7
+    ) as client:
+        assert await client.call(echo, "x") == "x"
+
+
+async def test_a_url_without_user_and_password_is_the_guest(url: str, echo: str) -> None:
+    async with AsyncClient(f"amqp://{address(url)}") as client:
+        assert await client.call(echo, "x") == "x"
+
+
+async def test_a_wrong_password_is_one_clear_error_at_once(url: str) -> None:
+    error = await failure(AsyncClient(f"amqp://guest:wrong@{address(url)}"))
+    assert isinstance(error, PermissionDenied)
+    assert (error.code.value, error.reason, error.execution) == (
+        "UNAUTHENTICATED",
+        "AUTHENTICATION",
+        Execution.NOT_SENT,
+    )
+    assert "refuses user 'guest'" in str(error)
+    assert "wrong" not in str(error).replace("wrong password", "")
+
+
+async def test_a_user_without_password_in_the_url_is_refused_clearly(url: str) -> None:
+    assert isinstance(await failure(AsyncClient(f"amqp://guest@{address(url)}")), PermissionDenied)
+
+
+async def test_a_missing_vhost_is_one_clear_error_at_once(url: str) -> None:
+    error = await failure(AsyncClient(url, vhost="nowhere"))
+    assert (error.reason, error.execution) == ("VHOST", Execution.NOT_SENT)
+    assert "there is no vhost 'nowhere'" in str(error)
+
+
+async def test_a_refused_connection_ends_a_call_at_its_deadline_with_the_reason() -> None:
+    begun = time.monotonic()
+    error = await failure(AsyncClient(f"amqp://127.0.0.1:{free_port()}", timeout=0.5))
+    assert time.monotonic() - begun >= 0.5
+    assert isinstance(error, Unavailable)
+    assert (error.reason, error.execution) == ("NOT_CONNECTED", Execution.NOT_SENT)
+    assert "connection refused: does RabbitMQ run there?" in str(error)
+
+
+async def test_connect_tells_at_once_that_the_broker_cannot_be_reached() -> None:
+    async with AsyncClient(f"amqp://127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unavailable, match="connection refused"):
+            await asyncio.wait_for(client.connect(), 10)
+    with Client(f"amqp://127.0.0.1:{free_port()}") as blocking, pytest.raises(Unavailable, match="connection refused"):
+        blocking.connect()
+
+
+async def test_a_fail_fast_call_does_not_wait_for_a_connection() -> None:
+    async with AsyncClient(f"amqp://127.0.0.1:{free_port()}", timeout=60) as client:
+        with pytest.raises(Unavailable, match="connection refused"):
+            await asyncio.wait_for(client.options(fail_fast=True).call("any.thing"), 10)
+        with pytest.raises(Unavailable, match="connection refused"):
+            await asyncio.wait_for(client.options(fail_fast=True).call("any.thing"), 10)
+
+
+async def test_an_unknown_host_is_named(echo: str) -> None:
+    error = await failure(AsyncClient("amqp://no-such-host.invalid", timeout=3))
+    assert "cannot connect to no-such-host.invalid:5672: the name cannot be resolved" in str(error)
+
+
+async def test_a_port_that_never_answers_is_given_up_and_the_next_host_tried(url: str, echo: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{address(url)}"
+        async with AsyncClient(f"amqp://{hosts}", connect_timeout=0.5) as client:
+            assert await client.call(echo, "x") == "x"
+
+
+async def test_dead_and_unresolvable_hosts_are_skipped(url: str, echo: str) -> None:
+    urls = ["amqp://no-such-host.invalid", f"amqp://127.0.0.1:{free_port()}", url]
+    async with AsyncClient(urls) as client:
+        assert await client.call(echo, "x") == "x"
+
+
+async def test_the_broker_lists_the_connections_name(rabbit: Node, url: str) -> None:
+    async with AsyncClient(url, name="ledger") as client:
+        await client.connect()
+        listed = await asyncio.to_thread(rabbit.ctl, "-q", "list_connections", "client_properties")
+    assert "ledger" in listed
+
+
+async def test_a_server_that_is_refused_ends_with_the_error(url: str, service_name: str) -> None:
+    with pytest.raises(PermissionDenied, match="wrong password"):
+        await Server(make_echo(service_name), url=url, password="wrong").serve()
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def tls_rabbit(certificates: Certificates) -> Iterator[Node]:
+    """A node that demands a client certificate on its TLS port."""
+    with Node(name="warren-tls", tls=certificates.node_files(verify=True)) as node:
+        yield node
+
+
+async def test_mutual_tls_carries_calls(tls_rabbit: Node, certificates: Certificates) -> None:
+    url, context = f"amqps://localhost:{tls_rabbit.tls_port}", certificates.client_context()
+    async with (
+        serving(make_echo("tls"), url=url, ssl=context),
+        AsyncClient(url, ssl=context) as client,
+    ):
+        text = "0123456789abcdef" * 65536
+        assert await client.call("tls.echo", text) == text
+        assert await asyncio.gather(*(client.call("tls.echo", str(n)) for n in range(200))) == [
+            str(n) for n in range(200)
+        ]
+
+
+async def test_an_untrusted_certificate_is_one_clear_error_at_once(tls_rabbit: Node) -> None:
+    error = await failure(AsyncClient(f"amqps://localhost:{tls_rabbit.tls_port}"))
+    assert error.reason == "TLS"
+    assert "its certificate is not trusted" in str(error)
+
+
+async def test_a_certificate_for_another_host_is_refused(tls_rabbit: Node, certificates: Certificates) -> None:
+    url = f"amqps://127.0.0.2:{tls_rabbit.tls_port}"  # the certificate names localhost and 127.0.0.1
+    error = await failure(AsyncClient(url, ssl=certificates.client_context(), timeout=3))
+    assert error.reason in ("TLS", "NOT_CONNECTED")  # the node listens on 127.0.0.1 only, where that is enforced
+
+
+async def test_a_missing_client_certificate_is_reported(tls_rabbit: Node, certificates: Certificates) -> None:
+    context: ssl.SSLContext = certificates.client_context(with_certificate=False)
+    error = await failure(AsyncClient(f"amqps://localhost:{tls_rabbit.tls_port}", ssl=context, timeout=2))
+    assert isinstance(error, Unavailable)
+    assert error.execution is Execution.NOT_SENT
+
+
+# --- loss and return ----------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_connection_ends_the_calls_in_flight_and_comes_back(
+    rabbit: Node, url: str, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    service = make_echo(service_name)
+    started = asyncio.Event()
+
+    @service.method
+    async def hang() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with serving(service, url=url) as server, AsyncClient(url) as client:
+        call = asyncio.create_task(client.call(hang))
+        await started.wait()
+        await asyncio.to_thread(rabbit.ctl, "-q", "close_all_connections", "a test")
+        with pytest.raises(Unavailable) as caught:
+            await asyncio.wait_for(call, 10)
+        assert (caught.value.reason, caught.value.execution) == ("CONNECTION_LOST", Execution.UNKNOWN)
+        # Both sides have new connections, queues and consumers: a round trip proves it.
+        assert await client.options(timeout=20).call(f"{service_name}.echo", "again") == "again"
+        server.stop()
+
+
+async def test_calls_made_while_the_broker_is_down_wait_for_it(service_name: str) -> None:
+    with Node(name="warren-late") as node:
+        url = node.url
+        async with serving(make_echo(service_name), url=url), AsyncClient(url) as client:
+            assert await client.call(f"{service_name}.echo", "before") == "before"
+            await asyncio.to_thread(node.shutdown)
+            waiting = asyncio.create_task(client.options(timeout=60).call(f"{service_name}.echo", "after"))
+            with pytest.raises(Unavailable) as caught:
+                await client.options(timeout=0.3).call(f"{service_name}.echo", "too early")
+            assert (caught.value.reason, caught.value.execution) == ("NOT_CONNECTED", Execution.NOT_SENT)
+            await asyncio.to_thread(node.start)
+            # The server may come back a moment after the client, so the queue may not have a consumer yet.
+            assert await waiting == "after"
+
+
+async def test_a_deleted_reply_queue_is_replaced(rabbit: Node, url: str, echo: str) -> None:
+    async with AsyncClient(url) as client:
+        assert await client.call(echo, "x") == "x"
+        listed = await asyncio.to_thread(rabbit.ctl, "-q", "list_queues", "name")
+        for queue in [line for line in listed.splitlines() if line.startswith("amq.gen-")]:
+            # Another connection may not touch an exclusive queue, so the broker's own console has to.
+            await asyncio.to_thread(_delete_queue, rabbit, queue)
+        assert await _retry(lambda: client.options(timeout=5).call(echo, "y")) == "y"
+
+
+async def test_a_deleted_service_queue_is_declared_and_consumed_again(
+    rabbit: Node, url: str, echo: str, service_name: str
+) -> None:
+    async with AsyncClient(url) as client:
+        assert await client.call(echo, "x") == "x"
+        await asyncio.to_thread(rabbit.ctl, "-q", "delete_queue", service_name)
+        assert await _retry(lambda: client.options(timeout=5).call(echo, "y")) == "y"
+
+
+async def test_a_deleted_exchange_ends_calls_with_typed_errors_and_is_declared_again(
+    rabbit: Node, url: str, echo: str, service_name: str
+) -> None:
+    async with AsyncClient(url) as client:
+        assert await client.call(echo, "x") == "x"
+        await asyncio.to_thread(_delete_exchange, rabbit, "warren")
+        with pytest.raises(Unavailable) as caught:
+            await client.options(timeout=5).call(echo, "y")
+        assert caught.value.reason == "CHANNEL_CLOSED"
+        # The exchange is back, but not the binding: only a server knows it, and none was told.
+        with pytest.raises(Unavailable) as caught:
+            await client.options(timeout=5).call(echo, "y")
+        assert caught.value.reason == "NO_ROUTE"
+        async with serving(make_echo(f"{service_name}-2"), url=url):
+            assert await client.call(f"{service_name}-2.echo", "z") == "z"
+
+
+# --- heartbeats ---------------------------------------------------------------------------------------------------
+
+BLOCKED = """
+import asyncio, sys, time
+from warren import Server, Service
+service = Service(sys.argv[2])
+@service.method
+async def block(seconds: float) -> str:
+    time.sleep(seconds)          # the mistake: the event loop cannot turn
+    return "still here"
+@service.method
+def work(seconds: float) -> str:
+    time.sleep(seconds)
+    return "still here"
+async def main():
+    server = Server(service, url=sys.argv[1], heartbeat=1)
+    task = asyncio.create_task(server.serve())
+    await server.ready()
+    print("ready", flush=True)
+    await task
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("method", ["work", "block"])
+async def test_a_handler_does_not_stop_heartbeats_however_long_it_runs(
+    client: AsyncClient, url: str, service_name: str, method: str, tmp_path: Path
+) -> None:
+    """RabbitMQ closes a connection that is silent for 3 heartbeats; these handlers run for 4.5."""
+    script = tmp_path / "blocked.py"
+    script.write_text(BLOCKED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        [sys.executable, str(script), url, service_name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+        assert await client.options(timeout=30).call(f"{service_name}.{method}", 4.5) == "still here"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        _out, errors = process.communicate()
+    if method == "block":
+        assert "the event loop has been blocked" in errors
+    else:
+        assert errors == ""
+
+
+def _delete_queue(rabbit: Node, queue: str) -> None:
+    rabbit.ctl("-q", "delete_queue", queue)
+
+
+def _delete_exchange(rabbit: Node, exchange: str) -> None:
+    rabbit.ctl(
+        "-q", "eval", f'rabbit_exchange:delete(rabbit_misc:r(<<"/">>, exchange, <<"{exchange}">>), false, <<"x">>).'
+    )
+
+
+async def _retry(call: Callable[[], object]) -> object:
+    """Until the other side has noticed the change, calls may end as `Unavailable` (and nothing else)."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await call()  # type: ignore[misc]
+            except (Unavailable, TimeoutError):
+                await asyncio.sleep(0.05)

@@ -1,0 +1,67 @@
+"""Running services in tests: in this process, or in processes that may be killed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from warren import Server, Service
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def serving(*services: Service, url: str, **options: Any) -> Server:
+    """A server for ``async with``, in this event loop; the drain at its end is short."""
+    return Server(*services, url=url, **{"drain_timeout": 5.0, **options})
+
+
+class Victim:
+    """A worker process of `tests.support.victim` that a test may kill."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self) -> None:
+        """Wait for the line that says it consumes."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == "ready":
+                return
+        raise AssertionError(f"the worker ended with {self.process.wait()} before it was ready")
+
+    def end(self) -> None:
+        """Kill it if it still lives, and reap it."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextmanager
+def victims(count: int, name: str, url: str, *, queue: str = "classic", **env: str) -> Iterator[list[Victim]]:
+    """So many worker processes of the service in `tests.support.victim`, all ready."""
+    command = [sys.executable, "-m", "tests.support.victim", name, queue, url]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **env}
+    workers = [
+        Victim(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment))
+        for _ in range(count)
+    ]
+    try:
+        for worker in workers:
+            worker.wait_ready()
+        yield workers
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def lines(path: Path) -> list[str]:
+    """What the handlers wrote, one line for each time one began."""
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,83 @@
+"""A worker whose handlers kill their own process: ``python -m tests.support.victim NAME QUEUE URL``.
+
+Each handler writes a line with its pid to a file before anything else, so that a test can count how often it began.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Literal
+
+from warren import Server, Service
+
+name, queue, url = sys.argv[1:]
+kind: Literal["classic", "quorum"] = "quorum" if queue == "quorum" else "classic"
+service = Service(name, queue=kind, concurrency=int(os.environ.get("CONCURRENCY", "1")))
+
+
+def begin(log: str) -> int:
+    """Note that a handler began; returns how many began before it."""
+    before = 0
+    if os.path.exists(log):
+        with open(log) as file:
+            before = len(file.readlines())
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return before
+
+
+def die_first(log: str) -> str:
+    if begin(log) == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@service.method
+def report(log: str) -> str:
+    return die_first(log)
+
+
+@service.method(name="at-least-once", delivery="at-least-once")
+def at_least_once(log: str) -> str:
+    return die_first(log)
+
+
+@service.method(name="at-most-once", delivery="at-most-once")
+def at_most_once(log: str) -> str:
+    return die_first(log)
+
+
+@service.method(delivery="at-least-once", max_attempts=2)
+def poison(log: str) -> None:
+    begin(log)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@service.method
+def pid() -> int:
+    return os.getpid()
+
+
+@service.method
+def wait_for(log: str, path: str) -> int:
+    """Begin, then wait until a file exists."""
+    import time
+
+    begin(log)
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+async def main() -> None:
+    server = Server(service, url=url)
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(server.serve())
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    await server.ready()
+    print("ready", flush=True)
+    await task
+
+
+asyncio.run(main())

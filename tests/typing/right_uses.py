@@ -1,0 +1,166 @@
+"""Right uses of the public API: mypy --strict must accept every line. Nothing here is run; see test_typing.py."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Annotated, Any, assert_type
+
+from msgspec import Meta, Struct
+
+from warren import AsyncClient, Client, CurrentCall, PermissionDenied, Server, Service, current_call
+from warren.middleware import Proceed
+
+
+class Point(Struct):
+    x: int
+    y: int = 0
+
+
+class Broke(Exception):
+    """An exception of the service's own."""
+
+
+async def authorise(call: CurrentCall, proceed: Proceed) -> Any:
+    if call.user != "alice" or call.headers.get("token") is None:
+        raise PermissionDenied(f"{call.method} is not for {call.caller}")
+    return await proceed()
+
+
+service = Service("calc", queue="quorum", concurrency=4, errors=[Broke], middleware=[authorise])
+
+
+@service.method
+def fib(n: Annotated[int, Meta(ge=0, le=90)]) -> int:
+    return n
+
+
+@service.method
+async def scale(x: float, /, by: float = 2.0, *, digits: int | None = None) -> float:
+    return x * by
+
+
+@service.method(name="move-point", delivery="at-least-once", max_attempts=5)
+def move(points: list[Point], by: int = 1) -> list[Point]:
+    return points
+
+
+@service.method(delivery="at-most-once")
+async def notify(person: str) -> None: ...
+
+
+@service.method(default=True)
+def anything(value: Any) -> Any:
+    return value
+
+
+@service.method()
+async def async_anything(value: Any = None) -> Any:
+    call = current_call()
+    assert_type(call.deadline, float | None)
+    assert_type(call.attempt, int)
+    assert_type(call.call_id, str | None)
+    return value
+
+
+def a_method_is_the_function_it_was() -> None:
+    assert_type(fib(30), int)
+    assert_type(fib(n=30), int)
+    coroutine: Coroutine[Any, Any, float] = scale(1.5, by=2)
+    coroutine.close()
+    assert_type(move([Point(1)], by=2), list[Point])
+    assert_type(fib.__name__, str)
+
+
+def blocking_calls(client: Client) -> None:
+    assert_type(client.call(fib, 30), int)
+    assert_type(client.call(fib, n=30), int)
+    assert_type(client.call(scale, 1.5), float)
+    assert_type(client.call(scale, 1, by=2, digits=None), float)
+    assert_type(client.call(move, [Point(1, 2)], by=2), list[Point])
+    client.call(notify, "Ann")
+    assert_type(client.call(anything, object()), Any)
+    assert_type(client.call(async_anything), Any)
+    assert_type(client.call("calc.fib", 30), Any)
+    assert_type(client.call("calc.fib", n=30), Any)
+
+
+def blocking_futures(client: Client) -> None:
+    assert_type(client.submit(fib, 30), Future[int])
+    assert_type(client.submit(scale, 1.5, by=2), Future[float])
+    assert_type(client.submit(notify, "Ann"), Future[None])
+    assert_type(client.submit("calc.fib", 30), Future[Any])
+    futures = [client.submit(fib, n) for n in range(90)]
+    assert_type(sum(future.result() for future in futures), int)
+
+
+def blocking_casts_and_bare_calls(client: Client) -> None:
+    client.cast(fib, 30)
+    client.cast(notify, person="Ann")
+    client.cast("calc.notify", "Ann")
+    assert_type(client.call_bare("rpc_queue", b"30"), bytes)
+    assert_type(client.call_bare("rpc_queue", "30"), bytes)
+    assert_type(client.call_bare("rpc_queue"), bytes)
+    assert_type(client.ignored_replies, int)
+
+
+def options_live_beside_the_call(client: Client, other: AsyncClient) -> None:
+    assert_type(client.options(timeout=2), Client)
+    assert_type(other.options(timeout=0.5, fail_fast=True), AsyncClient)
+    assert_type(client.options(encoding="msgpack", headers={"token": "x"}).call(fib, 30), int)
+    assert_type(client.options(timeout=2).submit(fib, 30), Future[int])
+    client.options().cast(fib, 30)
+
+
+def a_client_is_opened_in_many_ways(urls: list[str]) -> None:
+    Client()
+    Client(urls, timeout=2, encoding="msgpack", errors=(Broke,), name="shop")
+    with Client("amqp://localhost", username="ann", password="secret", vhost="/", heartbeat=5) as client:
+        assert_type(client, Client)
+        client.connect()
+
+
+async def async_calls(client: AsyncClient) -> None:
+    assert_type(await client.call(fib, 30), int)
+    assert_type(await client.call(scale, 1.5, by=2), float)
+    assert_type(await client.call(move, points=[Point(1)]), list[Point])
+    await client.call(notify, "Ann")
+    assert_type(await client.call(anything, 1), Any)
+    assert_type(await client.call(async_anything, 1), Any)
+    assert_type(await client.call("calc.fib", 30), Any)
+    assert_type(await client.options(timeout=2).call(fib, 30), int)
+    await client.cast(fib, 30)
+    await client.cast(notify, "Ann")
+    await client.cast("calc.notify", person="Ann")
+    assert_type(await client.call_bare("rpc_queue", b"30"), bytes)
+
+
+async def async_calls_are_coroutines(client: AsyncClient) -> None:
+    assert_type(await asyncio.gather(*(client.call(fib, n) for n in range(90))), list[int])
+    both = await asyncio.gather(client.call(fib, 1), client.call(scale, 2.0))
+    assert_type(both, tuple[int, float])
+    task = asyncio.create_task(client.call(fib, 30))
+    assert_type(task, asyncio.Task[int])
+    async with AsyncClient("amqp://localhost") as opened:
+        assert_type(opened, AsyncClient)
+
+
+async def results_fit_where_a_wider_type_is_wanted(client: Client, other: AsyncClient) -> float | None:
+    number: float = client.call(fib, 30)
+    maybe: int | None = client.call(fib, 30)
+    points: Sequence[Point] = client.call(move, [])
+    number = await other.call(fib, 30)
+    maybe = await other.call(fib, 30)
+    points = await other.call(move, [])
+    named: dict[str, int] = {"thirty": client.call(fib, 30), "by name": client.call("calc.fib", 30)}
+    futures: list[Future[float]] = [client.submit(scale, 1.5)]
+    print(number, maybe, points, named, futures, sep="; ")
+    if client.call(fib, 30) > await other.call(scale, client.call(fib, 2)):
+        return client.call(fib, 30)
+    return await other.call(scale, 1.5)
+
+
+async def serving(others: Iterable[Service]) -> None:
+    await service.serve("amqp://localhost", concurrency=8)
+    server = Server(service, *others, url=["amqp://one", "amqp://two"], drain_timeout=5)
+    await server.ready()
+    await server.serve()

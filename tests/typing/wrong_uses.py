@@ -1,0 +1,149 @@
+"""Wrong uses of the public API: mypy --strict must reject every line that says ``# E:``, with that code, and no other.
+
+Nothing here is run; see test_typing.py.
+"""
+
+from msgspec import Struct
+
+from warren import AsyncClient, Client, CurrentCall, Server, Service, current_call
+from warren.middleware import Proceed
+
+
+class Point(Struct):
+    x: int
+
+
+service = Service("calc")
+
+
+@service.method
+def fib(n: int) -> int:
+    return n
+
+
+@service.method(delivery="at-least-once")
+async def scale(x: float, *, by: float = 2.0) -> float:
+    return x * by
+
+
+@service.method
+def move(point: Point) -> Point:
+    return point
+
+
+@service.method
+def notify(person: str) -> None: ...
+
+
+def a_method_is_the_function_it_was() -> None:
+    fib("30")  # E: [arg-type]
+    fib()  # E: [call-arg]
+    scale(1.0) + 1  # E: [operator]
+
+
+def wrong_arguments(client: Client) -> None:
+    client.call(fib, "30")  # E: [call-overload]
+    client.call(fib, None)  # E: [call-overload]
+    client.call(fib)  # E: [call-overload]
+    client.call(fib, 30, 31)  # E: [call-overload]
+    client.call(fib, m=30)  # E: [call-overload]
+    client.call(fib, 30, n=30)  # E: [misc]
+    client.call(scale, "1.5")  # E: [call-overload]
+    client.call(scale, 1.5, 2.0)  # E: [call-overload]
+    client.call(scale, 1.5, to=2.0)  # E: [call-arg]
+    client.call(move, {"x": 1})  # E: [call-overload]
+    client.submit(fib, "30")  # E: [call-overload]
+    client.submit(scale)  # E: [call-overload]
+    client.cast(notify)  # E: [call-overload]
+    client.cast(notify, 1)  # E: [call-overload]
+    client.call_bare("rpc_queue", 30)  # E: [arg-type]
+    client.call_bare(fib, b"30")  # E: [arg-type]
+
+
+def wrong_targets(client: Client) -> None:
+    client.call()  # E: [call-overload]
+    client.call(30)  # E: [call-overload]
+    client.call(b"calc.fib", 30)  # E: [call-overload]
+    client.call(fib(30))  # E: [call-overload]
+    client.call(service, 30)  # E: [call-overload]
+
+
+def wrong_uses_of_the_result(client: Client) -> None:
+    text: str = client.call(fib, 30)  # E: [assignment]
+    client.call(fib, 30).upper()  # E: [attr-defined]
+    client.call(scale, 1.5).upper()  # E: [attr-defined]
+    client.call(move, Point(1)).z()  # E: [attr-defined]
+    client.call(notify, "Ann").upper()  # E: [attr-defined]
+    client.submit(fib, 30) + 1  # E: [operator]
+    client.submit(fib, 30).result().upper()  # E: [attr-defined]
+    confirmed: bool = client.cast(fib, 30)  # E: [assignment]
+    answer: str = client.call_bare("rpc_queue", b"30")  # E: [assignment]
+    client.ignored_replies = 0  # E: [misc]
+    print(text, confirmed, answer)
+
+
+def options_are_not_arguments(client: Client) -> None:
+    client.call(fib, 30, timeout=2)  # E: [call-arg]
+    client.options(timeuot=2)  # E: [call-arg]
+    client.options(2)  # E: [call-arg]
+    client.options(timeout="2")  # E: [arg-type]
+    client.options(encoding="pickle")  # E: [arg-type]
+    client.options(headers=["token"])  # E: [arg-type]
+    client.options(timeout=2).call(fib, "30")  # E: [call-overload]
+
+
+async def a_blocking_client_is_not_awaited(client: Client) -> None:
+    await client.call(fib, 30)  # E: [misc]
+    await client.call(scale, 1.5)  # E: [misc]
+    await client.cast(fib, 30)  # E: [misc]
+    async with client:  # E: [attr-defined]
+        pass
+
+
+async def an_async_client_is(client: AsyncClient) -> None:
+    client.call(fib, 30)  # E: [unused-coroutine]
+    client.cast(fib, 30)  # E: [unused-coroutine]
+    number: int = client.call(fib, 30)  # E: [assignment]
+    (await client.call(fib, 30)).upper()  # E: [attr-defined]
+    await client.call(fib, "30")  # E: [call-overload]
+    await client.call(scale, "1.5")  # E: [call-overload]
+    await client.call(fib)  # E: [call-overload]
+    await client.call(fib, 30, timeout=2)  # E: [call-arg]
+    await client.cast(notify, 1)  # E: [call-overload]
+    (await client.call(scale, 1.5)).upper()  # E: [attr-defined]
+    client.submit(fib, 30)  # E: [attr-defined]
+    with client:  # E: [attr-defined]
+        pass
+    print(number)
+
+
+def wrong_settings() -> None:
+    Client(timeout="2")  # E: [arg-type]
+    Client("amqp://localhost", timeuot=2)  # E: [call-arg]
+    Client("amqp://localhost", 2)  # E: [call-arg]
+    AsyncClient(encoding="yaml")  # E: [arg-type]
+    AsyncClient(errors=[ValueError("x")])  # E: [list-item]
+    Service()  # E: [call-arg]
+    Service("calc", queue="stream")  # E: [arg-type]
+    Service("calc", errors=[KeyboardInterrupt])  # E: [list-item]
+    Service("calc", middleware=[not_async])  # E: [list-item]
+    Service("calc", middleware=[too_few])  # E: [list-item]
+    Server("calc")  # E: [arg-type]
+    Server(fib)  # E: [arg-type]
+    service.method(fib, default=True)  # E: [call-overload]
+    service.method(delivery="exactly-once")  # E: [call-overload]
+    service.method(max_attempts="3")  # E: [call-overload]
+    service.method("fib")  # E: [call-overload]
+
+
+def not_async(call: CurrentCall, proceed: Proceed) -> str:
+    return call.method
+
+
+async def too_few(call: CurrentCall) -> str:
+    return call.method
+
+
+@service.method
+def what_a_call_may_lack() -> float:
+    return current_call().deadline - 1.0  # E: [operator]
