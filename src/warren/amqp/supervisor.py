@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
-from warren.amqp.link import ChannelClosed, ConnectFailed, Link, LinkLost, open_link
-from warren.errors import CallError, Cancelled, Execution, Unavailable
+from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.errors import CallError, Cancelled, Execution, Origin, PermissionDenied, Unavailable
 from warren.settings import Settings
 
 log = logging.getLogger("warren.amqp")
@@ -176,9 +176,7 @@ class Supervisor:
                 await self._setup(link)
         except (LinkLost, ChannelClosed, TimeoutError) as error:
             await link.close()
-            message = f"{link.peer}: setting up the connection failed: {error or 'no answer'}"
-            failure = Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT)
-            raise ConnectFailed(failure) from error
+            raise _setup_failed(link.peer, error) from error
         except BaseException:
             await link.close()
             raise
@@ -221,6 +219,14 @@ class Supervisor:
                 waiter.set_result(self.link)
             else:
                 waiter.set_exception(copy_of(self.failure or closed_error()))
+
+
+def _setup_failed(peer: str, error: Exception) -> ConnectFailed:
+    message = f"{peer}: setting up the connection failed: {error or 'no answer'}"
+    if isinstance(error, ChannelClosed) and error.code == ACCESS_REFUSED:
+        denied = PermissionDenied(message, execution=Execution.NOT_SENT, origin=Origin.BROKER)
+        return ConnectFailed(denied, permanent=True)
+    return ConnectFailed(Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT))
 
 
 def copy_of(error: CallError) -> CallError:

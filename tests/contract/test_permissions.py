@@ -1,0 +1,112 @@
+"""Client and server with no more rights at the broker than they need: the table in docs/howto.md."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from rabbit import Node
+from tests.support.serving import serving
+from warren import AsyncClient, PermissionDenied, Service
+
+#: What docs/howto.md tells administrators to grant, as configure, write, read.
+CLIENT = (r"^amq\.gen.*$", r"^(warren|amq\.gen.*)$", r"^(warren\.bounce|amq\.gen.*)$")
+BARE_CLIENT_WRITE = r"^(warren|amq\.default|amq\.gen.*)$"
+
+
+def server_permissions(service: str) -> tuple[str, str, str]:
+    """For a server that may declare its own queues, and nothing else."""
+    queues = rf"{service}(\.dead)?"
+    return (
+        rf"^{queues}$",
+        rf"^({queues}|warren|warren\.bounce|amq\.default)$",
+        rf"^({queues}|warren|warren\.bounce)$",
+    )
+
+
+class Accounts:
+    """Users of the node, made by `rabbitmqctl`."""
+
+    def __init__(self, rabbit: Node) -> None:
+        self._rabbit = rabbit
+        self._names: list[str] = []
+
+    async def add(self, name: str, permissions: tuple[str, str, str]) -> str:
+        await asyncio.to_thread(self._rabbit.ctl, "-q", "add_user", name, "secret")
+        self._names.append(name)
+        await self.grant(name, permissions)
+        return name
+
+    async def grant(self, name: str, permissions: tuple[str, str, str]) -> None:
+        await asyncio.to_thread(self._rabbit.ctl, "-q", "set_permissions", name, *permissions)
+
+    async def remove_all(self) -> None:
+        for name in self._names:
+            await asyncio.to_thread(self._rabbit.ctl, "-q", "delete_user", name)
+
+
+@pytest.fixture
+async def accounts(rabbit: Node, client: AsyncClient) -> AsyncIterator[Accounts]:
+    """`client`, who may do everything, has declared the two exchanges by connecting."""
+    accounts = Accounts(rabbit)
+    yield accounts
+    await accounts.remove_all()
+
+
+async def test_client_and_server_work_with_the_documented_permissions(
+    accounts: Accounts, url: str, service_name: str
+) -> None:
+    server = await accounts.add(f"{service_name}-server", server_permissions(service_name))
+    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    service = Service(service_name)
+
+    @service.method(default=True)
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with (
+        serving(service, url=url, username=server, password="secret"),
+        AsyncClient(url, username=caller, password="secret") as client,
+    ):
+        assert await client.call(double, 21) == 42
+        await client.cast(double, 1)
+        await accounts.grant(caller, (CLIENT[0], BARE_CLIENT_WRITE, CLIENT[2]))
+    async with (
+        serving(service, url=url, username=server, password="secret"),
+        AsyncClient(url, username=caller, password="secret") as client,
+    ):
+        assert await client.call_bare(service_name, "21") == b"42"
+
+
+async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(
+    accounts: Accounts, url: str, service_name: str
+) -> None:
+    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    service = Service(service_name)
+
+    @service.method(default=True)
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with serving(service, url=url), AsyncClient(url, username=caller, password="secret") as client:
+        with pytest.raises(PermissionDenied) as caught:
+            await client.call_bare(service_name, "21")
+        assert caught.value.execution.value == "NOT_EXECUTED"
+        assert "amq.default" in str(caught.value)
+        assert await client.call(double, 4) == 8
+
+
+async def test_a_client_that_may_not_use_the_exchange_is_told_so(
+    accounts: Accounts, url: str, service_name: str
+) -> None:
+    caller = await accounts.add(f"{service_name}-client", (CLIENT[0], r"^amq\.gen.*$", CLIENT[2]))
+    async with AsyncClient(url, username=caller, password="secret") as client:
+        with pytest.raises(PermissionDenied, match="'warren'"):
+            await client.call(f"{service_name}.x")
+
+
+async def test_a_user_without_any_rights_fails_clearly(accounts: Accounts, url: str, service_name: str) -> None:
+    nobody = await accounts.add(f"{service_name}-nobody", ("^$", "^$", "^$"))
+    async with AsyncClient(url, username=nobody, password="secret", timeout=10) as client:
+        with pytest.raises(PermissionDenied, match="access to queue"):
+            await client.call(f"{service_name}.x")
