@@ -1,0 +1,246 @@
+"""The documentation: its links lead somewhere, its code runs, its tables say what the source says."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import warren
+from rabbit import Node
+from warren import Code, Execution
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "src" / "warren").rglob("*.py"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+#: Words in capitals in the source that are not the reason of an error.
+_OTHER_WORDS = {"ARGS", "BCC", "CC", "SECONDS", "URL", "WARREN_URL", *Code, *Execution}
+#: ... except these, which are both: what an error is called when nobody gave a finer reason.
+_BOTH = {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"}
+
+_FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_URL = "amqp://localhost"
+
+
+def blocks(page: Path, language: str, mark: str | None = None) -> list[str]:
+    """The fenced blocks of a page in one language, those with a comment that begins with `mark` where one is given."""
+    found = _FENCE.finditer(page.read_text())
+    return [
+        m["code"] for m in found if m["language"] == language and (mark is None or (m["mark"] or "").startswith(mark))
+    ]
+
+
+def page_id(page: object) -> str:
+    return str(page.relative_to(ROOT)) if isinstance(page, Path) else ""
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text())
+    broken = []
+    for target in _LINK.findall(text):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names of a page's headings, made as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_python_block_compiles(page: Path) -> None:
+    for number, code in enumerate(blocks(page, "python"), 1):
+        compile(code, f"{page.name}, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_every_page_that_the_source_refers_to_exists() -> None:
+    named = {name for source in SOURCES for name in re.findall(r"\bdocs/[\w/.-]+\.md", source.read_text())}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    tree = ast.parse((ROOT / "src" / "warren" / "__init__.py").read_text())
+    names = [
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    assert len(names) > 15
+    assert [name for name in names if not re.search(rf"`{name}\b", REFERENCE)] == []
+
+
+def test_every_reason_is_in_the_table_of_errors_and_the_other_way_round() -> None:
+    rows = _rows("errors")
+    documented = {reason for row in rows for reason in re.findall(r"`([A-Z_]+)`", row[0])}
+    assert documented == _reasons()
+
+
+def _reasons() -> set[str]:
+    """The words in capitals of the source that can be an error's reason."""
+    words = set()
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words |= set(re.findall(r"\A[A-Z][A-Z0-9_]+\Z", node.value))
+    return (words - _OTHER_WORDS) | _BOTH
+
+
+@pytest.mark.parametrize(
+    "option", ["Client", "AsyncClient", "Server", "Service", "AsyncClient.options", "Service.method"]
+)
+def test_every_option_of_the_api_is_in_the_reference(option: str) -> None:
+    function: Any = warren
+    for part in option.split("."):
+        function = getattr(function, part)
+    names = [name for name in inspect.signature(function).parameters if name not in ("self", "function")]
+    assert [name for name in names if not re.search(rf"\b{name}\b", REFERENCE)] == []
+
+
+def test_every_default_is_what_the_source_says() -> None:
+    rows = _rows("defaults")
+    assert len(rows) > 15
+    for _what, value, _unit, where in rows:
+        assert float(value.replace(",", "")) == _constant(where.strip("`")), where
+
+
+def _rows(mark: str) -> list[list[str]]:
+    """The cells of the table that follows a comment."""
+    table = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", REFERENCE)
+    assert table is not None
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
+
+
+def _constant(where: str) -> Any:
+    """``module.NAME``, ``module.NAME[key]``, or ``module.function(parameter)`` for a parameter's default."""
+    match = re.fullmatch(r"([\w.]+?)(?:\[(.+)\]|\((\w+)\))?", where)
+    assert match is not None
+    path, key, parameter = match.groups()
+    value = _resolve(path)
+    if parameter is not None:
+        return inspect.signature(value).parameters[parameter].default
+    return value if key is None else value[key]
+
+
+def _resolve(path: str) -> Any:
+    names = path.split(".")
+    for count in range(len(names), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(names[:count]))
+        except ModuleNotFoundError:
+            continue
+        for name in names[count:]:
+            value = getattr(value, name)
+        return value
+    raise AssertionError(f"there is no {path}")
+
+
+# --- the tutorial and the guides, run -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def docs_url(rabbit: Node) -> Iterator[str]:
+    """A vhost of their own: the documentation's services have fixed names."""
+    rabbit.ctl("add_vhost", "docs")
+    rabbit.ctl("set_permissions", "-p", "docs", "guest", ".*", ".*", ".*")
+    yield f"{rabbit.url}docs"
+    rabbit.ctl("delete_vhost", "docs")
+
+
+@pytest.fixture(scope="module")
+def folder(docs_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the tutorial's files and the tutorial's two workers running in it."""
+    folder = tmp_path_factory.mktemp("docs")
+    page = ROOT / "docs" / "tutorial.md"
+    for name in re.findall(r"<!-- file: (\S+) -->", page.read_text()):
+        (folder / name).write_text(blocks(page, "python", f"file: {name}")[0].replace(_URL, docs_url))
+    with _workers(folder, docs_url):
+        yield folder
+
+
+@contextmanager
+def _workers(folder: Path, url: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "warren", "serve", "calc:service", "--workers", "2"]
+    workers = subprocess.Popen(command, cwd=folder, env=_environment(url), stderr=subprocess.PIPE, text=True)
+    assert workers.stderr is not None
+    try:
+        serving = 0
+        for line in workers.stderr:
+            serving += "serving calc (divide, fib, nap), 32 at a time" in line
+            if serving == 2:
+                break
+        assert serving == 2, "the workers ended"
+        yield
+    finally:
+        workers.terminate()
+        workers.communicate(timeout=60)
+
+
+def _environment(url: str) -> dict[str, str]:
+    return os.environ | {"WARREN_URL": url, "PYTHONPATH": str(ROOT / "src"), "TERM": "dumb"}
+
+
+def test_the_tutorials_commands_print_what_it_says(folder: Path, docs_url: str) -> None:
+    for session in blocks(ROOT / "docs" / "tutorial.md", "console"):
+        for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", session, re.M):
+            assert _masked(_run(command, folder, docs_url)) == _masked(expected), command
+
+
+def _run(command: str, folder: Path, url: str) -> str:
+    program, *arguments = command.split()
+    prefix = {"warren": [sys.executable, "-m", "warren"], "python": [sys.executable]}[program]
+    done = subprocess.run(
+        [*prefix, *arguments],
+        cwd=folder,
+        env=_environment(url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"call [0-9a-f]{12}\.\d+", "call ID", text)
+
+
+_RUN = [
+    pytest.param(code, id=f"{page.name}-{n}")
+    for page in PAGES
+    for n, code in enumerate(blocks(page, "python", "run"), 1)
+]
+
+
+@pytest.mark.parametrize("code", _RUN)
+def test_a_snippet_that_is_marked_runs(code: str, folder: Path, docs_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace(_URL, docs_url)],
+        cwd=folder,
+        env=_environment(docs_url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
