@@ -1,0 +1,419 @@
+"""The command line: what is typed, what is printed, and the exit codes. `main` is the entry point ``warren``.
+
+An edge: nothing imports it. Logging is configured here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, replace
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+import warren
+from warren import Client, Server
+from warren.client import DEFAULT_TIMEOUT, Options
+from warren.errors import (
+    CallError,
+    DeadlineExceeded,
+    InvalidArgument,
+    MethodNotFound,
+    Overloaded,
+    PermissionDenied,
+    RemoteError,
+    Unavailable,
+)
+from warren.loading import ImportFailed, LoadError, load_services
+from warren.processes import CANNOT_SERVE, WRONG_USAGE, Manager, work
+from warren.server import DEFAULT_DRAIN_TIMEOUT
+from warren.settings import DEFAULT_URL, make_settings
+
+USAGE, OTHER, INTERRUPTED = 2, 6, 130
+_EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
+    (RemoteError, 1),
+    (InvalidArgument, USAGE),
+    (MethodNotFound, USAGE),
+    (Unavailable, 3),
+    (Overloaded, 3),
+    (DeadlineExceeded, 4),
+    (PermissionDenied, 5),
+)
+
+# Lines that fit into 80 columns: Typer keeps them as they are.
+_CALL_EPILOG = """\
+[bold]Arguments[/bold] are JSON values; what is not JSON is taken as text. Give them all
+by position or all by name (name=value). Quote text that would be taken for
+something else twice: '"30"' is text and 30 a number, '"a=b"' has no name.
+
+[bold]Examples[/bold]
+  warren call calc.fib 30
+  warren call mail.send to=ann@example.org 'lines=["Dear Ann", "..."]'
+  warren call --bare rpc_queue 30
+
+[bold]Exit codes[/bold]
+  0    a result (with --cast: the broker has the request)
+  1    the handler raised an exception
+  2    the call is wrong: usage, arguments, no such method
+  3    nobody could take it: no broker, no service, no free worker, a limit
+       reached; or its worker was lost
+  4    its time was over
+  5    the broker or the service refuses this caller
+  6    any other failure
+  130  interrupted by Ctrl-C
+"""
+
+_SERVE_EPILOG = """\
+A service is named as module:variable and imported from the current folder; the
+module alone will do when it has only one.
+
+SIGTERM and the first Ctrl-C let running calls finish, the second ends at once.
+A worker that dies is replaced by another.
+
+[bold]Examples[/bold]
+  warren serve calc:service --workers 4
+  warren serve calc mail.app:service --url amqp://user:password@rabbit/vhost
+
+[bold]Exit codes[/bold]
+  0  all workers finished what they were doing
+  1  the workers cannot serve: the broker refuses them, or the module cannot
+     be imported; or one had to be killed in the end
+  2  wrong usage: the options, or no such service
+"""
+
+app = typer.Typer(
+    name="warren",
+    help="RPC over RabbitMQ: serve Python functions, and call them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Encoding(StrEnum):
+    """How arguments are written."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+class LogLevel(StrEnum):
+    """The least severe messages that are shown."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Url = Annotated[
+    str,
+    typer.Option(
+        envvar="WARREN_URL",
+        metavar="URL",
+        help="The broker: amqp://user:password@host:port/vhost or amqps://…; several hosts with commas between.",
+    ),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(min=1, max=65_535, help="Calls at a time in each worker.", show_default="what the service says"),
+]
+DrainTimeout = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="How long running calls may take to finish at the end.")
+]
+Level = Annotated[LogLevel, typer.Option("--log-level", help="The least severe messages to show.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="warren")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warren {warren.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_SERVE_EPILOG)
+def serve(
+    services: Annotated[list[str], typer.Argument(metavar="MODULE:SERVICE", help="What to serve.")],
+    url: Url = DEFAULT_URL,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    concurrency: Concurrency = None,
+    drain_timeout: DrainTimeout = DEFAULT_DRAIN_TIMEOUT,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a .py file below the current folder changes.")
+    ] = False,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Serve services, in one worker process or several, until told to stop."""
+    _configure_logging("main", log_level)
+    _check_url(url)
+    changes = _changes() if reload else None
+    options = [f"--drain-timeout={drain_timeout}", f"--log-level={log_level.value}"]
+    if concurrency is not None:
+        options.append(f"--concurrency={concurrency}")
+    # -P: the worker puts the current folder in front itself, once Python and Warren are loaded.
+    # -B: two versions of a file within a second would leave the bytecode of the first.
+    python = [sys.executable, "-P", *(["-B"] if reload else [])]
+    manager = Manager(
+        lambda name: [*python, "-m", "warren", "worker", *options, "--", name, *services],
+        workers=workers,
+        drain_timeout=drain_timeout,
+        environment=os.environ | {"WARREN_URL": url},  # it may hold a password, which a command line would show
+    )
+    raise typer.Exit(asyncio.run(manager.run(changes)))
+
+
+def _changes() -> AsyncIterator[Collection[str]]:
+    """The .py files below the current folder that changed, each time some did."""
+    try:
+        import watchfiles
+    except ImportError:
+        _fail("--reload needs watchfiles: pip install 'warren-rpc[reload]'", USAGE)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+    async def names() -> AsyncIterator[Collection[str]]:
+        async for changes in watchfiles.awatch(".", watch_filter=watchfiles.PythonFilter()):
+            yield _relative(path for _kind, path in changes)
+
+    return names()
+
+
+def _relative(paths: Iterable[str]) -> set[str]:
+    return {os.path.relpath(path) for path in paths}
+
+
+@app.command(hidden=True)
+def worker(
+    name: str,
+    services: list[str],
+    url: Url = DEFAULT_URL,
+    concurrency: Concurrency = None,
+    drain_timeout: DrainTimeout = DEFAULT_DRAIN_TIMEOUT,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """One worker process of `serve`."""
+    log = _configure_logging(name, log_level)
+    try:
+        server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
+    except (LoadError, ValueError) as error:
+        _fail(str(error), WRONG_USAGE)
+    except ImportFailed as error:
+        _fail(str(error), CANNOT_SERVE)
+    try:
+        asyncio.run(work(server, drain_timeout))
+    except CallError as error:
+        _fail(None if log.last == error.message else error.message, CANNOT_SERVE)
+
+
+# --- call -------------------------------------------------------------------------------------------------------------
+
+
+# Unknown options become arguments, for the sake of negative numbers; `_value` refuses the others.
+@app.command(epilog=_CALL_EPILOG, context_settings={"ignore_unknown_options": True})
+def call(
+    target: Annotated[str, typer.Argument(metavar="SERVICE.METHOD", help="What to call; with --bare, the queue.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="JSON values, or name=value.")] = None,
+    url: Url = DEFAULT_URL,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long it may take, connecting included.")
+    ] = DEFAULT_TIMEOUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON always: text and errors too.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Do not wait for a worker: fail if none is free.")
+    ] = False,
+    cast: Annotated[bool, typer.Option("--cast", help="Send one way: no result, no waiting for one.")] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Call a server that only knows RabbitMQ's tutorial six: text, no JSON.")
+    ] = False,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="A header for the handler; may be repeated.")
+    ] = None,
+    encoding: Annotated[Encoding, typer.Option(help="How the arguments are written.")] = Encoding.JSON,
+) -> None:
+    """Call a method and print its result."""
+    logging.basicConfig(handlers=[logging.NullHandler()])  # what ends the call is said once, by its error
+    try:
+        options = Options(timeout, fail_fast, encoding.value, _headers(header or []))
+        run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
+        result = _connect_and_run(url, options, run)
+    except CallError as error:
+        _fail_call(error, as_json)
+    except ValueError as error:
+        _fail(str(error), USAGE)
+    except KeyboardInterrupt:
+        _fail("interrupted; the handler may still run", INTERRUPTED)
+    if not cast:
+        _print_result(result, as_json)
+
+
+Run = Callable[[Client], Any]
+
+
+def _typed_call(target: str, arguments: Sequence[str], cast: bool) -> Run:
+    args, kwargs = _parse_arguments(arguments)
+
+    def run(client: Client) -> Any:
+        return (client.cast if cast else client.call)(target, *args, **kwargs)
+
+    return run
+
+
+def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
+    if cast or len(arguments) > 1:
+        raise ValueError("--bare sends one text, and waits for the answer: give one argument, and no --cast")
+    body = arguments[0] if arguments else ""
+    _refuse_option(body)
+    return lambda client: client.call_bare(queue, body).decode(errors="surrogateescape")
+
+
+def _connect_and_run(url: str, options: Options, run: Run) -> Any:
+    """Connect first, so that a broker out of reach is reported at once instead of after the whole timeout."""
+    end = time.monotonic() + options.timeout
+    patience = min(options.timeout, make_settings(url).connect_timeout)
+    with Client(url, connect_timeout=patience, name="warren call") as client:
+        client.connect()
+        left = max(end - time.monotonic(), 0.001)
+        return run(client.options(**asdict(replace(options, timeout=left))))
+
+
+def _parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    positional = [_value(text) for text in arguments if not _is_named(text)]
+    named = [text.partition("=") for text in arguments if _is_named(text)]
+    kwargs = {name: _value(text) for name, _, text in named}
+    if positional and named:
+        raise ValueError(
+            f"{' '.join(arguments)}: give the arguments either all by position or all by name;"
+            " text that has an = in it goes into double quotes: '\"a=b\"'"
+        )
+    if len(kwargs) < len(named):
+        raise ValueError(f"{' '.join(arguments)}: an argument is given twice")
+    return positional, kwargs
+
+
+def _is_named(text: str) -> bool:
+    name, equals, _ = text.partition("=")
+    return bool(equals) and name.isidentifier()
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        _refuse_option(text)
+        return text
+
+
+def _refuse_option(text: str) -> None:
+    if text.startswith("--"):
+        raise ValueError(f"there is no option {text.partition('=')[0]}; see warren call --help")
+
+
+def _headers(given: Sequence[str]) -> dict[str, str] | None:
+    for text in given:
+        if "=" not in text:
+            raise ValueError(f"--header {text}: say name=text")
+    return {name: value for name, _, value in (text.partition("=") for text in given)} or None
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def _print_result(result: Any, as_json: bool) -> None:
+    if isinstance(result, str) and not as_json:
+        typer.echo(result)
+        return
+    text = msgspec.json.encode(result, enc_hook=str).decode()
+    if as_json or not sys.stdout.isatty():
+        typer.echo(text)
+        return
+    from rich.console import Console
+
+    Console().print_json(text)
+
+
+def _fail_call(error: CallError, as_json: bool) -> NoReturn:
+    if as_json:
+        typer.echo(json.dumps({"error": _as_dict(error)}, default=str))
+    trace = error.traceback if isinstance(error, RemoteError) else None
+    _fail(f"{error}\n{trace}" if trace else str(error), exit_code(error))
+
+
+def exit_code(error: CallError) -> int:
+    """The exit code of `warren call` for an error."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), OTHER)
+
+
+def _as_dict(error: CallError) -> dict[str, Any]:
+    names = ["code", "reason", "execution", "origin", "message", "method", "queue", "call_id", "safe_to_retry"]
+    if isinstance(error, RemoteError):
+        names += ["type", "details", "traceback"]
+    return {name: getattr(error, name) for name in names}
+
+
+def _fail(message: str | None, exit_code: int) -> NoReturn:
+    if message is not None:
+        typer.secho("error: ", fg="red", err=True, nl=False)
+        typer.echo(message, err=True)
+    raise typer.Exit(exit_code)
+
+
+def _check_url(url: str) -> None:
+    try:
+        make_settings(url)
+    except ValueError as error:
+        _fail(str(error), USAGE)
+
+
+class _LastMessage(logging.Filter):
+    """Remembers what was logged last, so that an error which was logged already is not said twice."""
+
+    last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.last = record.getMessage()
+        return True
+
+
+def _configure_logging(process: str, level: LogLevel) -> _LastMessage:
+    """Log to stderr: with colours on a terminal, else in plain lines."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%X")
+        line = f"{process} %(name)s: %(message)s"
+    else:
+        handler = logging.StreamHandler()
+        line = f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"
+    handler.setFormatter(logging.Formatter(line))
+    last = _LastMessage()
+    handler.addFilter(last)
+    logging.basicConfig(level=level.value.upper(), handlers=[handler])
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it has to say, Warren says better
+    return last
