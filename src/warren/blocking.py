@@ -81,7 +81,7 @@ class Client:
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
-        self._io = _IOThread(settings, Limits(max_in_flight, max_message_size, send_user))
+        self._io = _IOThread(settings, Limits(max_in_flight, max_message_size, send_user).checked())
 
     def __enter__(self) -> Self:
         self._io.open()

@@ -80,6 +80,13 @@ class Limits(NamedTuple):
     max_message_size: int
     send_user: bool
 
+    def checked(self) -> Limits:
+        """Itself; `ValueError` when it lets nothing through."""
+        for name in ("max_in_flight", "max_message_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        return self
+
 
 class Caller:
     """Calls over one supervised connection."""
@@ -195,7 +202,8 @@ class Caller:
         self._pending.sent(call, self._calls.publish(_EXCHANGE, queue, properties, body))
 
     def _template(self, outgoing: Outgoing) -> wire.RequestTemplate:
-        is_call, bounce = outgoing.kind == "call", len(outgoing.body) <= wire.BOUNCE_LIMIT
+        # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
+        is_call, bounce = outgoing.kind == "call", len(outgoing.body) <= wire.BOUNCE_LIMIT or outgoing.fail_fast
         key = (outgoing.queue, outgoing.method, outgoing.content_type, is_call, bounce)
         template = None if outgoing.headers else self._templates.get(key)
         if template is None:

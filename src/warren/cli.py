@@ -217,7 +217,7 @@ def worker(
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """One worker process of `serve`."""
-    log = _configure_logging(name, log_level)
+    _configure_logging(name, log_level)
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
     except (LoadError, ValueError) as error:
@@ -227,7 +227,9 @@ def worker(
     try:
         asyncio.run(work(server, drain_timeout))
     except CallError as error:
-        _fail(None if log.last == error.message else error.message, CANNOT_SERVE)
+        _fail(error.message, CANNOT_SERVE)
+    if server.abandoned:
+        raise typer.Exit(1)
 
 
 # --- call -------------------------------------------------------------------------------------------------------------
@@ -288,7 +290,14 @@ def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
         raise ValueError("--bare sends one text, and waits for the answer: give one argument, and no --cast")
     body = arguments[0] if arguments else ""
     _refuse_option(body)
-    return lambda client: client.call_bare(queue, body).decode(errors="surrogateescape")
+    return lambda client: _as_text(client.call_bare(queue, body))
+
+
+def _as_text(body: bytes) -> str | bytes:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:  # a picture, for one: somebody will redirect it into a file
+        return body
 
 
 def _connect_and_run(url: str, options: Options, run: Run) -> Any:
@@ -344,7 +353,7 @@ def _headers(given: Sequence[str]) -> dict[str, str] | None:
 
 
 def _print_result(result: Any, as_json: bool) -> None:
-    if isinstance(result, str) and not as_json:
+    if isinstance(result, str | bytes) and not as_json:
         typer.echo(result)
         return
     text = msgspec.json.encode(result, enc_hook=str).decode()
@@ -375,10 +384,9 @@ def _as_dict(error: CallError) -> dict[str, Any]:
     return {name: getattr(error, name) for name in names}
 
 
-def _fail(message: str | None, exit_code: int) -> NoReturn:
-    if message is not None:
-        typer.secho("error: ", fg="red", err=True, nl=False)
-        typer.echo(message, err=True)
+def _fail(message: str, exit_code: int) -> NoReturn:
+    typer.secho("error: ", fg="red", err=True, nl=False)
+    typer.echo(message, err=True)
     raise typer.Exit(exit_code)
 
 
@@ -389,17 +397,7 @@ def _check_url(url: str) -> None:
         _fail(str(error), USAGE)
 
 
-class _LastMessage(logging.Filter):
-    """Remembers what was logged last, so that an error which was logged already is not said twice."""
-
-    last = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.last = record.getMessage()
-        return True
-
-
-def _configure_logging(process: str, level: LogLevel) -> _LastMessage:
+def _configure_logging(process: str, level: LogLevel) -> None:
     """Log to stderr: with colours on a terminal, else in plain lines."""
     handler: logging.Handler
     if sys.stderr.isatty():
@@ -412,8 +410,5 @@ def _configure_logging(process: str, level: LogLevel) -> _LastMessage:
         handler = logging.StreamHandler()
         line = f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(line))
-    last = _LastMessage()
-    handler.addFilter(last)
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it has to say, Warren says better
-    return last

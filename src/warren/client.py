@@ -116,7 +116,7 @@ class AsyncClient:
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
-        self._limits = Limits(max_in_flight, max_message_size, send_user)
+        self._limits = Limits(max_in_flight, max_message_size, send_user).checked()
         self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
 
     async def __aenter__(self) -> Self:

@@ -5,6 +5,7 @@ A leaf. Everything is encoded and decoded by msgspec, which validates against ty
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -128,8 +129,10 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
         text = str(body, "utf-8").strip()
         try:
             return read_json(text)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:
+            with contextlib.suppress(msgspec.ValidationError):
+                return msgspec.convert(text, hint, strict=False)  # text that only begins like another JSON type
+            raise error
         except msgspec.DecodeError:
             return msgspec.convert(text, hint, strict=False)  # dates, enums: text that JSON would quote
 

@@ -23,13 +23,14 @@ class CurrentCall:
         attempt: 1 for the first delivery; more where an at-least-once request is run again.
     """
 
-    __slots__ = ("_request", "attempt", "deadline", "method")
+    __slots__ = ("_request", "_server_user", "attempt", "deadline", "method")
 
-    def __init__(self, method: str, deadline: float | None, request: Request) -> None:
+    def __init__(self, method: str, deadline: float | None, request: Request, server_user: str) -> None:
         self.method = method
         self.deadline = deadline
         self.attempt = request.attempt
         self._request = request
+        self._server_user = server_user
 
     @property
     def remaining(self) -> float | None:
@@ -48,8 +49,8 @@ class CurrentCall:
 
     @property
     def user(self) -> str | None:
-        """The caller's AMQP user, verified by the broker; None when the caller did not give it."""
-        return self._request.user
+        """The caller's AMQP user, verified by the broker; None when it was not sent (``send_user``)."""
+        return self._request.verified_user(self._server_user)
 
     @property
     def headers(self) -> Mapping[str, Any]:

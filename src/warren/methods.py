@@ -128,8 +128,8 @@ class Method:
 
     def _decode_single(self, content_type: str, body: bytes) -> Arguments:
         """A body that is not a list of arguments is the one argument itself, as a bare peer sends it."""
-        if self.required > 1 or len(self.positional) < self.required:
-            raise ValidationError(f"{self.full_name} takes {self.required} arguments; send them as {JSON}")
+        if self.required > 1 or self.needs_names:
+            raise ValidationError(f"{self.full_name} takes named or several arguments; send them as {JSON}")
         if not body and not self.required:
             return (), {}
         if not self.positional:
@@ -182,7 +182,7 @@ def make_method(
     default: bool,
     errors: dict[str, type[Exception]],
 ) -> Method:
-    """Read a function's signature and mark the function as a method of `service`.
+    """Read a function's signature.
 
     Raises:
         TypeError: a signature that cannot be called remotely.
@@ -194,12 +194,13 @@ def make_method(
     parameters = _parameters(where, function)
     hints = _hints(where, function)
     positional = tuple(p.name for p in parameters if p.kind in _KINDS)
-    required = sum(p.default is p.empty for p in parameters)
-    if default and (required > 1 or not positional):
+    required = sum(p.default is p.empty for p in parameters if p.kind in _KINDS)
+    needs_names = any(p.default is p.empty for p in parameters if p.kind not in _KINDS)
+    if default and (required > 1 or not positional or needs_names):
         raise TypeError(f"{where}: the default method answers plain text, so it takes exactly one argument")
     fields = [_field(p, hints) for p in parameters]
     count = len(positional)
-    method = Method(
+    return Method(
         service=service,
         name=name,
         function=function,
@@ -210,15 +211,27 @@ def make_method(
         is_async=inspect.iscoroutinefunction(function),
         positional=positional,
         keyword_only=tuple(p.name for p in parameters[count:]),
-        needs_names=any(p.default is p.empty for p in parameters[count:]),
+        needs_names=needs_names,
         required=required,
         hints={p.name: hints.get(p.name, Any) for p in parameters},
         result_hint=hints.get("return", Any),
         _by_position=_struct(where, fields[:count], array_like=True),
         _by_name=_struct(where, fields, array_like=False),
     )
-    setattr(function, _ATTRIBUTE, method)
-    return method
+
+
+def mark(method: Method) -> None:
+    """Note on its function that it is this method, for `method_of` to find.
+
+    Raises:
+        TypeError: the function takes no attributes.
+    """
+    try:
+        setattr(method.function, _ATTRIBUTE, method)
+    except AttributeError as error:
+        raise TypeError(
+            f"{method.full_name}: {method.function!r} cannot be marked; declare a plain function"
+        ) from error
 
 
 def _check_options(name: str, delivery: str, max_attempts: int) -> None:

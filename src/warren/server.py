@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import random
 import signal
 import ssl as tls
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Self
 
@@ -21,7 +24,8 @@ from warren.amqp.link import (
     Link,
     LinkLost,
 )
-from warren.amqp.supervisor import Supervisor
+from warren.amqp.supervisor import Backoff, Supervisor
+from warren.aside import Aside
 from warren.errors import CallError, Code, Execution, Origin, make_error
 from warren.settings import make_settings
 from warren.topology import declare_exchanges
@@ -39,6 +43,9 @@ class Server:
     Example::
 
         Server(calc.service, mail.service, url="amqp://localhost").run()
+
+    Attributes:
+        abandoned: the calls that were still running when the drain gave up on them.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class Server:
             connect_timeout=connect_timeout,
             name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
         )
+        self._backoff = Backoff(random.Random())
+        self.abandoned: list[str] = []
         self._workers: list[Worker] = []
         self._channels: dict[Worker, HotChannel] = {}
         self._link: Link | None = None
@@ -114,7 +123,7 @@ class Server:
             CallError: the broker refuses the login or a service's queue: what trying again cannot mend.
         """
         self._stopping = self._stopping or asyncio.Event()
-        self._workers = [Worker(s, self._concurrency or s.concurrency) for s in self._services]
+        self._workers = [Worker(s, self._concurrency or s.concurrency, self._settings.username) for s in self._services]
         for worker in self._workers:
             worker.on_queue_deleted = self._on_queue_deleted
         supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
@@ -213,7 +222,7 @@ class Server:
                 if error.code != ACCESS_REFUSED:
                     raise ConnectFailed(_topology_error(service, queue, error), permanent=True) from error
                 # Least privilege: somebody with the permission has done it before.
-                log.info("%s: not allowed to declare its queue, taking it as it is: %s", service.name, error.text)
+                log.info("%s: taking what is there, as not all may be declared: %s", service.name, error.text)
 
     async def _consume(self, link: Link, worker: Worker) -> None:
         queue = wire.service_queue(worker.service.name)
@@ -226,6 +235,22 @@ class Server:
         except ChannelClosed as error:
             raise ConnectFailed(_topology_error(worker.service, queue, error), permanent=True) from error
         self._channels[worker] = channel
+        await self._open_aside(link, worker)
+
+    async def _open_aside(self, link: Link, worker: Worker) -> None:
+        channel = await link.hot_channel()
+        await channel.confirm()
+        worker.aside = Aside(
+            channel,
+            worker.service.name,
+            self._settings.username,
+            on_broken=lambda: self._spawn(self._reopen_aside(link, worker)),
+        )
+
+    async def _reopen_aside(self, link: Link, worker: Worker) -> None:
+        await asyncio.sleep(self._backoff.next(time.monotonic()))
+        with contextlib.suppress(ChannelClosed, LinkLost):
+            await self._open_aside(link, worker)
 
     def _on_lost(self, _reason: CallError) -> None:
         self._link = None
@@ -255,6 +280,7 @@ class Server:
         if link is None:
             return
         try:
+            await asyncio.sleep(self._backoff.next(time.monotonic()))  # what closed the channel may do so again
             await declare_exchanges(link)
             await self._declare(link, worker.service)
             if same_channel and worker in self._channels:
@@ -280,6 +306,7 @@ class Server:
         for worker in self._workers:
             abandoned = await worker.finish(self._drain_timeout)
             if abandoned:
+                self.abandoned += abandoned
                 log.error(
                     "%s: abandoned after %g s: %s",
                     worker.service.name,

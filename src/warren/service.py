@@ -8,7 +8,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from warren import wire
 from warren.context import CurrentCall
-from warren.methods import Delivery, Method, make_method
+from warren.methods import Delivery, Method, make_method, mark
 from warren.middleware import Middleware
 from warren.server import Server
 
@@ -79,9 +79,12 @@ class Service:
             )
         if queue not in ("classic", "quorum"):
             raise ValueError(f"queue={queue!r} is neither 'classic' nor 'quorum'")
-        for option, value in (("concurrency", concurrency), ("max_length", max_length)):
+        limits = (("concurrency", concurrency), ("max_length", max_length), ("max_message_size", max_message_size))
+        for option, value in limits:
             if value is not None and value < 1:
                 raise ValueError(f"{option}={value} must be at least 1")
+        if max_length is not None and max_length > 2**31 - 1:
+            raise ValueError(f"max_length={max_length}: at most 2,147,483,647")
         if concurrency is not None and concurrency > 65_535:
             raise ValueError(f"concurrency={concurrency}: AMQP's prefetch allows at most 65535")
         self.name = name
@@ -182,6 +185,7 @@ class Service:
             raise ValueError(f"{method.full_name} is declared twice")
         if method.default and self.default is not None:
             raise ValueError(f"{self.name} has two default methods: {self.default.name} and {method.name}")
+        mark(method)
         self.methods[method.name] = method
         if method.default:
             self.default = method

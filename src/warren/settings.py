@@ -10,7 +10,7 @@ import ssl as tls
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 #: Seconds between heartbeats. Pika gives up a silent broker after this + 5 s, RabbitMQ a silent peer after 3 times it.
 DEFAULT_HEARTBEAT = 15
@@ -56,11 +56,14 @@ def make_settings(
     Raises:
         ValueError: what is wrong, and what a right URL looks like.
     """
-    urls = [url] if isinstance(url, str) else list(url or (DEFAULT_URL,))
+    urls = [url] if isinstance(url, str) else list(url) if url is not None else [DEFAULT_URL]
     if not urls:
         raise ValueError("no URL given: say for example amqp://localhost")
-    parsed = [_parse(one, ssl) for one in urls]
-    settings = replace(parsed[0], hosts=tuple(host for one in parsed for host in one.hosts))
+    first, *others = [_parse(one, ssl is not None) for one in urls]
+    for other in others:
+        if replace(other, hosts=first.hosts, ssl=first.ssl) != first or (other.ssl is None) != (first.ssl is None):
+            raise ValueError("several URLs may differ in their hosts only: one login, one vhost, one way to connect")
+    settings = replace(first, hosts=tuple(host for one in (first, *others) for host in one.hosts), ssl=ssl or first.ssl)
     given: dict[str, Any] = {
         "username": username,
         "password": password,
@@ -74,57 +77,77 @@ def make_settings(
         raise ValueError(f"heartbeat={settings.heartbeat}: seconds from 0 (off) to 65535")
     if settings.name is not None and len(settings.name.encode()) > 255:
         raise ValueError("name: at most 255 bytes, as it travels with each request")
-    if settings.connect_timeout <= 0:
+    if not settings.connect_timeout > 0:
         raise ValueError(f"connect_timeout={settings.connect_timeout}: seconds, more than 0")
     return settings
 
 
-def _parse(url: str, context: tls.SSLContext | None) -> Settings:
-    parts = urlsplit(url)
+def _parse(url: str, encrypted: bool) -> Settings:
+    parts = _split(url)
     if parts.scheme not in _PORTS:
-        raise ValueError(f"{_hide(url)!r} is not an AMQP URL: say amqp://user:password@host:5672/vhost, or amqps://…")
+        raise ValueError(
+            f"{_shown(parts)!r} is not an AMQP URL: say amqp://user:password@host:5672/vhost, or amqps://…"
+        )
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    if parts.scheme == "amqps" and context is None:
-        context = tls.create_default_context()
+    secure = parts.scheme == "amqps"
     base = Settings()
     return Settings(
-        hosts=_hosts(hosts, _PORTS["amqps" if context else "amqp"], url),
+        hosts=_hosts(hosts, _PORTS["amqps" if secure or encrypted else "amqp"], parts),
         # "amqp://host" and "amqp://host/" are the default vhost; "%2F" in the path is a slash.
         vhost=unquote(parts.path[1:]) or "/",
         username=unquote(username) or base.username,
         password=unquote(password) if username else base.password,
-        ssl=context,
-        **_query(parts.query, url),
+        ssl=tls.create_default_context() if secure and not encrypted else None,
+        **_query(parts),
     )
 
 
-def _hosts(netloc: str, default_port: int, url: str) -> tuple[tuple[str, int], ...]:
+def _split(url: str) -> SplitResult:
+    """Split a URL; where its parts are not certain, the error must not show them, as one may be the password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError(_UNREADABLE)
+    return parts
+
+
+_UNREADABLE = (
+    "the URL cannot be read: say amqp://user:password@host:5672/vhost, with what is special in the user name,"
+    " password or vhost percent-encoded (@ is %40, / is %2F)"
+)
+
+
+def _hosts(netloc: str, default_port: int, parts: SplitResult) -> tuple[tuple[str, int], ...]:
     hosts = []
     for part in netloc.split(",") if netloc else ["localhost"]:
         try:
             split = urlsplit(f"//{part}")
-            hosts.append((split.hostname or "localhost", split.port or default_port))
+            port = default_port if split.port is None else split.port
         except ValueError as error:
-            raise ValueError(f"{_hide(url)!r}: {error}") from error
+            raise ValueError(f"{_shown(parts)!r}: {error}") from error
+        if not port:
+            raise ValueError(f"{_shown(parts)!r}: 0 is no port to connect to")
+        hosts.append((split.hostname or "localhost", port))
     return tuple(hosts)
 
 
-def _query(query: str, url: str) -> dict[str, Any]:
+def _query(parts: SplitResult) -> dict[str, Any]:
     kinds: dict[str, Callable[[str], Any]] = {"heartbeat": int, "connect_timeout": float, "name": str}
     options: dict[str, Any] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in kinds:
-            raise ValueError(f"{_hide(url)!r}: unknown option {key!r}; known are {', '.join(kinds)}")
+            raise ValueError(f"{_shown(parts)!r}: unknown option {key!r}; known are {', '.join(kinds)}")
         try:
             options[key] = kinds[key](value)
         except ValueError:
-            raise ValueError(f"{_hide(url)!r}: {key}={value!r} is not a number") from None
+            raise ValueError(f"{_shown(parts)!r}: {key}={value!r} is not a number") from None
     return options
 
 
-def _hide(url: str) -> str:
+def _shown(parts: SplitResult) -> str:
     """The URL without its password, for messages."""
-    head, at, tail = url.rpartition("@")
-    scheme, slashes, credentials = head.partition("://")
-    return f"{scheme}{slashes}{credentials.partition(':')[0]}@{tail}" if at else url
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{credentials.partition(':')[0]}{at}{hosts}").geturl()

@@ -227,24 +227,36 @@ class Request:
     def caller(self) -> str | None:
         return _text(self.properties.app_id)
 
-    @property
-    def user(self) -> str | None:
-        return _text(self.properties.user_id)
+    def verified_user(self, server_user: str) -> str | None:
+        """The AMQP user whose request this is, vouched for by the broker; None when it does not say.
+
+        The broker lets a publisher name only itself. A request that a worker published again names the worker's
+        user, and in a header the caller's: that header counts only from the user that this server runs as.
+        """
+        user = _text(self.properties.user_id)
+        if user == server_user and b"rpc-user" in (self.properties.table or b""):
+            passed_on = decode_table(self.properties.table or b"").get("rpc-user")
+            return passed_on if isinstance(passed_on, str) else None
+        return user
 
     def headers(self) -> Mapping[str, Any]:
         """The application's own headers."""
         table = decode_table(self.properties.table or b"")
         return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
 
-    def again(self, *, budget: float | None, attempt: int) -> bytes:
+    def again(self, *, budget: float | None, attempt: int, server_user: str) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.
 
         Args:
             budget: seconds left, None for no limit.
             attempt: which attempt the receiver makes of it.
+            server_user: the AMQP user that publishes it.
         """
         p = self.properties
         table = decode_table(p.table or b"")
+        if p.user_id is not None:
+            table["rpc-user"] = self.verified_user(server_user)
+            p.user_id = server_user.encode()
         if attempt > 1:
             table["rpc-attempt"] = attempt
         if budget is not None:
@@ -254,11 +266,16 @@ class Request:
         p.table = encode_table({k: v for k, v in table.items() if not k.startswith("x-")}) if table else None
         return encode_properties(p)
 
-    def dead(self, reason: str) -> bytes:
+    def dead(self, reason: str, *, server_user: str) -> bytes:
         """The property bytes under which this request is set aside in the dead queue, without a time limit."""
         p = self.properties
         table = {k: v for k, v in decode_table(p.table or b"").items() if k not in ("CC", "BCC")}
         table["rpc-dead-reason"] = reason
+        if p.user_id is not None:
+            table["rpc-user"], p.user_id = (
+                self.verified_user(server_user),
+                None,
+            )  # the broker would refuse another's name
         p.table, p.expiration, p.delivery_mode = encode_table(table), None, 2
         return encode_properties(p)
 
@@ -306,11 +323,18 @@ def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[b
     }
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
-        return encode_properties(p), f"{error.code.value}: {error.message}".encode()
+        return encode_properties(p), f"{error.code.value}: {_sendable(error.message)}".encode()
     p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
     problem.title = f"{error.code.value}/{error.reason}"
-    problem.detail, problem.origin = error.message, error.origin.value
+    problem.detail, problem.origin = _sendable(error.message), error.origin.value
+    if problem.traceback is not None:
+        problem.traceback = _sendable(problem.traceback)
     return encode_properties(p), codecs.encode(codecs.PROBLEM, problem)
+
+
+def _sendable(text: str) -> str:
+    """Text without what UTF-8 cannot carry, like the odd bytes in a file name."""
+    return text.encode("utf-8", "replace").decode()
 
 
 ErrorFactory = Callable[[Problem], Exception | None]

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError
 from warren.amqp.link import HotChannel
+from warren.aside import Aside
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
 from warren.deadline import Timers, remaining_budget
@@ -33,7 +34,6 @@ from warren.wire import Problem, Request
 log = logging.getLogger("warren.server")
 
 _EXCHANGE = wire.EXCHANGE.encode()
-_BOUNCE = wire.BOUNCE_EXCHANGE.encode()
 
 
 class Served(Protocol):
@@ -72,11 +72,11 @@ class Outcome(NamedTuple):
 class Running:
     """A call whose handler runs, or waits for its turn.
 
-    `entered` tells whether its handler was begun: middleware may end a call before. `cut_off` tells that it was
-    cancelled because its time was up.
+    `entered` tells whether its handler was begun: middleware may end a call before. `stopped_by` is
+    what its caller gets when the worker has cancelled it.
     """
 
-    __slots__ = ("arguments", "call", "channel", "cut_off", "entered", "method", "request", "slice", "task")
+    __slots__ = ("arguments", "call", "channel", "entered", "method", "request", "slice", "stopped_by", "task")
 
     def __init__(
         self, channel: HotChannel, request: Request, method: Method, arguments: Arguments, call: CurrentCall
@@ -88,7 +88,7 @@ class Running:
         self.call = call
         self.task: asyncio.Task[None] | None = None
         self.slice = 0
-        self.cut_off = False
+        self.stopped_by: CallError | None = None
         self.entered = True
 
 
@@ -103,10 +103,11 @@ class _Refused(Exception):
 class Worker:
     """Serves one service; the receiver of its channel, which may be another one after each reconnect."""
 
-    def __init__(self, service: Served, concurrency: int) -> None:
+    def __init__(self, service: Served, concurrency: int, user: str) -> None:
+        """Prepare to serve with so many calls at a time, connected as the AMQP user `user`."""
         self._loop = asyncio.get_running_loop()
         self._service = service
-        self._key = service.name.encode()
+        self._user = user
         self._concurrency = concurrency
         self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._running: set[Running] = set()
@@ -116,7 +117,8 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self.on_queue_deleted: Any = None
+        self.aside: Aside | None = None
+        self.on_queue_deleted: Callable[[Worker], None] | None = None
 
     @property
     def service(self) -> Served:
@@ -132,9 +134,8 @@ class Worker:
         try:
             request = Request(delivery)
         except FrameError as error:  # whom to answer is not known either
-            log.error("%s: a request with unreadable properties was set aside: %s", self._service.name, error)
-            channel.publish(_BOUNCE, self._key, b"\x00\x00", delivery.body or b"")
-            channel.ack(delivery.tag)
+            log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service.name, error)
+            channel.reject(delivery.tag)
             return
         try:
             self._accept(channel, request)
@@ -166,6 +167,9 @@ class Worker:
 
     def _accept(self, channel: HotChannel, request: Request) -> None:
         method = self._method_of(request)
+        if request.delivery.body is None:
+            size, limit = request.delivery.body_size, self._service.max_message_size
+            raise _refusal(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", f"the request has {size} bytes, the limit is {limit}")
         if request.delivery.redelivered and not self._may_run_again(channel, request, method):
             return
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
@@ -173,15 +177,11 @@ class Worker:
             self._hand_back(channel, request, left, request.attempt)
             return
         if left is not None and left <= 0:
-            raise _refusal(
-                Code.DEADLINE_EXCEEDED,
-                "ON_ARRIVAL",
-                "the request reached a worker after its deadline",
-                Execution.NOT_EXECUTED if request.attempt == 1 else Execution.UNKNOWN,
-            )
+            raise _too_late(Execution.NOT_EXECUTED if request.attempt == 1 else Execution.UNKNOWN)
         arguments = self._arguments_of(request, method)
         deadline = None if left is None else time.monotonic() + left
-        running = Running(channel, request, method, arguments, CurrentCall(method.full_name, deadline, request))
+        call = CurrentCall(method.full_name, deadline, request, self._user)
+        running = Running(channel, request, method, arguments, call)
         if len(self._running) < self._concurrency:
             self._start(running)
         else:  # only at-most-once requests, acknowledged before they run, let the broker send more than that
@@ -211,7 +211,8 @@ class Worker:
             raise _Refused(error)
         attempt = request.attempt + 1
         if attempt > method.max_attempts:
-            self._set_aside(channel, request, "POISON")
+            if request.properties.reply_to:
+                self._set_aside(channel, request, "POISON", ack=False)
             message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
             raise _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
         # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
@@ -220,19 +221,21 @@ class Worker:
         return False
 
     def _arguments_of(self, request: Request, method: Method) -> Arguments:
-        body = request.delivery.body
-        if body is None:
-            message = (
-                f"the request has {request.delivery.body_size} bytes, the limit is {self._service.max_message_size}"
-            )
-            raise _refusal(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", message)
         try:
-            return method.decode_arguments(request.content_type, body)
+            return method.decode_arguments(request.content_type, request.delivery.body or b"")
         except CodecError as error:
             code = Code.UNIMPLEMENTED if error.reason == "ENCODING" else Code.INVALID_ARGUMENT
             raise _refusal(code, error.reason, str(error)) from error
 
     # --- running ------------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._running) < self._concurrency:
+            running = self._waiting.popleft()
+            if running.call.remaining == 0:
+                self._answer_error(running.channel, running.request, _too_late(Execution.NOT_EXECUTED).error)
+            else:
+                self._start(running)
 
     def _start(self, running: Running) -> None:
         method = running.method
@@ -322,12 +325,18 @@ class Worker:
         """Cancel the async handlers whose caller waits no longer."""
         self._timer = None
         for running in self._timers.due(time.monotonic()):
-            running.cut_off = True
-            if running.task is not None:
-                running.task.cancel()
+            message = "the handler was cut off at the deadline"
+            self._cancel(running, _executed(Code.DEADLINE_EXCEEDED, "HANDLER", message))
         due = self._timers.next_due()
         if due is not None and self._timer is None:
             self._wake_at(due)
+
+    @staticmethod
+    def _cancel(running: Running, why: CallError) -> None:
+        """Cancel a handler; its caller gets `why`. Threads cannot be cancelled."""
+        if running.task is not None:
+            running.stopped_by = why
+            running.task.cancel()
 
     # --- replying -----------------------------------------------------------------------------------------------
 
@@ -350,9 +359,8 @@ class Worker:
     def _failure(self, running: Running, error: BaseException) -> Outcome:
         """The reply that carries what a handler raised."""
         request, method = running.request, running.method
-        if running.cut_off and isinstance(error, asyncio.CancelledError):
-            message = "the handler was cut off at the deadline"
-            return self._error_reply(request, _executed(Code.DEADLINE_EXCEEDED, "HANDLER", message))
+        if running.stopped_by is not None and isinstance(error, asyncio.CancelledError):
+            return self._error_reply(request, running.stopped_by)
         if isinstance(error, CallError):
             # Its own evidence may be about a nested call; the caller wants to know about this one.
             execution = Execution.EXECUTED if running.entered else Execution.NOT_EXECUTED
@@ -380,15 +388,16 @@ class Worker:
         self._running.discard(running)
         self._timers.remove(running.slice, running)
         request, channel = running.request, running.channel
+        acknowledge = running.method.delivery != "at-most-once"
         if request.properties.reply_to:
             self._reply(channel, request, outcome.properties, outcome.body)
         elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
             log.error("%s: a cast failed (%s) and was set aside", running.method.full_name, outcome.failure)
-            self._set_aside(channel, request, outcome.failure)
-        if running.method.delivery != "at-most-once":
+            self._set_aside(channel, request, outcome.failure, ack=acknowledge)
+            acknowledge = False
+        if acknowledge:
             channel.ack(request.delivery.tag)
-        while self._waiting and len(self._running) < self._concurrency:
-            self._start(self._waiting.popleft())
+        self._start_waiting()
         if not self._running:
             self._idle.set()
 
@@ -396,10 +405,13 @@ class Worker:
         """Answer a request that was not run."""
         if request.properties.reply_to:
             self._reply(channel, request, *wire.error_reply(request, error, Problem()))
-        elif error.reason != "POISON":  # that one is there already
-            log.error("%s: a cast was refused and set aside: %s", self._service.name, error)
+            channel.ack(request.delivery.tag)
+            return
+        log.error("%s: a cast was refused and is set aside: %s", self._service.name, error)
+        if request.delivery.body is None:  # not kept here, but the broker still has it
+            channel.reject(request.delivery.tag)
+        else:
             self._set_aside(channel, request, error.reason)
-        channel.ack(request.delivery.tag)
 
     def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
         address = request.properties.reply_to or b""
@@ -410,9 +422,15 @@ class Worker:
         else:
             channel.publish(b"", address, properties, body)
 
-    def _set_aside(self, channel: HotChannel, request: Request, reason: str) -> None:
-        """Put a request into the service's dead queue, with the reason."""
-        channel.publish(_BOUNCE, self._key, request.dead(reason), request.delivery.body or b"")
+    def _set_aside(self, channel: HotChannel, request: Request, reason: str, *, ack: bool = True) -> None:
+        """Put a request into the service's dead queue, with the reason, and then let it go from its own."""
+
+        def let_go() -> None:
+            if ack:
+                channel.ack(request.delivery.tag)
+
+        if self.aside is not None:
+            self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
         """Publish a request again and let the delivered one go.
@@ -420,9 +438,8 @@ class Worker:
         Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
         """
         exchange, routing_key = request.delivery.route()
-        channel.publish(
-            exchange, routing_key, request.again(budget=left, attempt=attempt), request.delivery.body or b""
-        )
+        properties = request.again(budget=left, attempt=attempt, server_user=self._user)
+        channel.publish(exchange, routing_key, properties, request.delivery.body or b"")
         channel.ack(request.delivery.tag)
 
     # --- ending -------------------------------------------------------------------------------------------------
@@ -449,8 +466,11 @@ class Worker:
             pass
         abandoned = [f"{r.method.full_name} (call {r.request.call_id})" for r in self._running]
         for running in self._running:
-            if running.task is not None:
-                running.task.cancel()
+            message = "the worker was stopped, and the handler did not finish in the time it was given"
+            self._cancel(running, _executed(Code.CANCELLED, "DRAIN", message))
+        tasks = [running.task for running in self._running if running.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)  # they reply that they were stopped
         if self._timer is not None:
             self._timer.cancel()
         self._threads.close()
@@ -459,6 +479,11 @@ class Worker:
 
 def _refusal(code: Code, reason: str, message: str, execution: Execution = Execution.NOT_EXECUTED) -> _Refused:
     return _Refused(make_error(code, reason, message, execution=execution, origin=Origin.SERVER))
+
+
+def _too_late(execution: Execution) -> _Refused:
+    message = "the request's time was over before a worker could begin"
+    return _refusal(Code.DEADLINE_EXCEEDED, "ON_ARRIVAL", message, execution)
 
 
 def _executed(code: Code, reason: str, message: str) -> CallError:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.cli import app, exit_code
+from warren.cli import _as_text, _print_result, app, exit_code
 from warren.errors import CallError, Cancelled, Code, Overloaded, WorkerLost, make_error
 
 NAME = f"svc-{os.getpid()}-call"
@@ -199,6 +199,11 @@ def test_a_bare_call_sends_text_and_prints_text(call: Call) -> None:
     refused = call("", "--bare", "abc")
     assert refused.exit_code == 2
     assert "Expected `int`, got `str`" in refused.stderr
+
+
+def test_a_bare_answer_that_is_no_text_is_printed_as_it_is(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    _print_result(_as_text(b"\xff\xd8"), as_json=False)
+    assert capsysbinary.readouterr().out == b"\xff\xd8\n"
 
 
 def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:

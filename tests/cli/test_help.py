@@ -4,7 +4,6 @@ import functools
 import re
 import resource
 import subprocess
-import sys
 
 import pytest
 
@@ -49,9 +48,3 @@ def test_help_takes_less_than_a_second_of_the_processor() -> None:
     output.__wrapped__("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
-
-
-def test_importing_warren_does_not_import_its_command_line() -> None:
-    look = "import sys, warren; print(sorted({'warren.cli', 'typer', 'rich', 'watchfiles'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", look], env=environment(), capture_output=True, text=True)
-    assert done.stdout == "[]\n"

@@ -561,6 +561,67 @@ async def test_a_cast_that_fails_is_set_aside_with_its_reason(
     assert reasons == {"HANDLER_EXCEPTION", "VALIDATION"}
 
 
+async def test_a_cast_that_is_too_large_for_the_service_is_kept_whole(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service = Service(service_name, max_message_size=1000)
+
+    @service.method
+    async def size(text: str) -> int:
+        return len(text)
+
+    async with serving(service, url=url):
+        await client.cast(size, "y" * 2000)
+        dead = await until(lambda: take(raw, wire.dead_queue(service_name)))
+    assert len(dead[1]) == 2004
+    assert dead[0].headers["x-first-death-reason"] == "rejected"
+
+
+async def test_a_large_fail_fast_call_comes_back_at_once(client: AsyncClient, raw: Any, service_name: str) -> None:
+    declare_queue(raw, service_name)
+    error = await error_of(client.options(fail_fast=True).call(f"{service_name}.x", "y" * 200_000))
+    assert error.reason == "NO_FREE_WORKER"
+
+
+async def test_a_handler_that_outlives_the_drain_is_answered(client: AsyncClient, url: str, service_name: str) -> None:
+    service = Service(service_name)
+    began = asyncio.Event()
+
+    @service.method
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with serving(service, url=url, drain_timeout=0.1) as server:
+        call = asyncio.create_task(error_of(client.call(hang)))
+        await began.wait()
+    assert ending(await call) == ("CANCELLED", "DRAIN", "EXECUTED", "server")
+    assert len(server.abandoned) == 1
+
+
+async def test_a_request_whose_time_ran_out_in_the_worker_is_not_begun(
+    client: AsyncClient, url: str, service_name: str
+) -> None:
+    service = Service(service_name, concurrency=1)
+    began, release, ran = asyncio.Event(), asyncio.Event(), []
+
+    @service.method(delivery="at-most-once")
+    async def work(n: int) -> None:
+        ran.append(n)
+        began.set()
+        await release.wait()
+
+    async with serving(service, url=url):
+        first = asyncio.create_task(client.call(work, 1))
+        await began.wait()
+        # It is taken from the queue, as the first is acknowledged, and waits in the worker past its time.
+        await error_of(client.options(timeout=0.2).call(work, 2))
+        release.set()
+        await first
+        await client.call(work, 3)
+    assert ran == [1, 3]
+
+
 # --- replies that nobody waits for --------------------------------------------------------------------------------
 
 

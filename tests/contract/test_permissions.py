@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from rabbit import Node
+from tests.support.raw import depth, take
 from tests.support.serving import serving
-from warren import AsyncClient, PermissionDenied, Service
+from tests.support.waiting import until
+from warren import AsyncClient, PermissionDenied, Service, current_call, wire
 
 #: What docs/howto.md tells administrators to grant, as configure, write, read.
 CLIENT = (r"^amq\.gen.*$", r"^(warren|amq\.gen.*)$", r"^(warren\.bounce|amq\.gen.*)$")
@@ -20,7 +23,7 @@ def server_permissions(service: str) -> tuple[str, str, str]:
     return (
         rf"^{queues}$",
         rf"^({queues}|warren|warren\.bounce|amq\.default)$",
-        rf"^({queues}|warren|warren\.bounce)$",
+        rf"^({service}|warren|warren\.bounce)$",
     )
 
 
@@ -110,3 +113,69 @@ async def test_a_user_without_any_rights_fails_clearly(accounts: Accounts, url: 
     async with AsyncClient(url, username=nobody, password="secret", timeout=10) as client:
         with pytest.raises(PermissionDenied, match="access to queue"):
             await client.call(f"{service_name}.x")
+
+
+async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
+    accounts: Accounts, url: str, raw: Any, service_name: str
+) -> None:
+    """The broker lets nobody publish under another's name, so what a worker publishes again must name the worker."""
+    server = await accounts.add(f"{service_name}-server", server_permissions(service_name))
+    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    began, release = asyncio.Event(), asyncio.Event()
+    users: list[str | None] = []
+
+    def make() -> Service:
+        service = Service(service_name, concurrency=1)
+
+        @service.method(delivery="at-most-once")
+        async def who(wait: bool) -> None:
+            users.append(current_call().user)
+            if wait:
+                began.set()
+                await release.wait()
+
+        return service
+
+    login = {"username": server, "password": "secret"}
+    async with (
+        AsyncClient(url, username=caller, password="secret", send_user=True) as client,
+        serving(make(), url=url, **login) as first,
+    ):
+        await client.cast(f"{service_name}.who", "not a bool")
+        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        running = asyncio.create_task(client.call(f"{service_name}.who", True))
+        await began.wait()
+        waiting = asyncio.create_task(client.call(f"{service_name}.who", False))
+        await until(lambda: depth(raw, service_name) == 0)
+        first.stop()
+        async with serving(make(), url=url, **login):
+            await waiting  # handed back by the first worker, run by the second
+            release.set()
+            await running
+    assert users == [caller, caller]
+    dead = take(raw, wire.dead_queue(service_name))
+    assert dead is not None
+    assert dead[0].headers["rpc-user"] == caller
+
+
+async def test_a_server_that_may_not_set_aside_says_what_is_lost_and_goes_on(
+    accounts: Accounts, url: str, client: AsyncClient, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure, _write, read = server_permissions(service_name)
+    async with serving(_double(service_name), url=url):
+        pass  # somebody with all rights has declared the queues
+    server = await accounts.add(f"{service_name}-server", (configure, r"^(warren|amq\.default)$", read))
+    async with serving(_double(service_name), url=url, username=server, password="secret"):
+        await client.cast(f"{service_name}.double", "two")
+        await until(lambda: "cannot be set aside and is lost" in caplog.text)
+        assert await client.call(f"{service_name}.double", 4) == 8
+
+
+def _double(name: str) -> Service:
+    service = Service(name)
+
+    @service.method
+    async def double(n: int) -> int:
+        return 2 * n
+
+    return service

@@ -29,6 +29,11 @@ class Acks:
         self._done.add(tag)
         return True
 
+    def forget(self, tag: int) -> None:
+        """A delivery is settled otherwise; one that is not known is no error."""
+        self._open.pop(tag, None)
+        self._done.discard(tag)
+
     def collect(self) -> list[tuple[int, bool]]:
         """The acks to send now, as (tag, multiple); afterwards they count as sent."""
         done = self._done

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pika import data as pika_data
-from pika.exceptions import AMQPError
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8  # frame types [4.2.3]
 END = 0xCE
@@ -26,6 +25,7 @@ HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
 _DELIVER = 60 << 16 | 60
 _ACK = 60 << 16 | 80
+_REJECT = 60 << 16 | 90
 _NACK = 60 << 16 | 120
 #: Content properties present in a header frame, highest bit first [4.2.6.1]
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x800
@@ -149,7 +149,7 @@ def encode_table(table: dict[str, Any]) -> bytes:
     pieces: list[bytes] = []
     try:
         pika_data.encode_table(pieces, table)
-    except (AMQPError, struct.error, TypeError, RecursionError) as error:
+    except Exception as error:  # Pika fails in many ways on what it cannot write: type, range, depth, decimals
         raise ValueError(f"headers cannot be encoded as an AMQP table: {error!r}") from error
     return b"".join(pieces[1:])
 
@@ -216,6 +216,11 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
 def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     """Basic.Ack; with `multiple` for every delivery up to and including `tag`."""
     return _ack_frame.pack(METHOD, channel, 13, _ACK, tag, multiple, END)
+
+
+def reject_frame(channel: int, tag: int) -> bytes:
+    """Basic.Reject without requeue: the broker dead-letters the delivery."""
+    return _ack_frame.pack(METHOD, channel, 13, _REJECT, tag, 0, END)
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------
@@ -296,6 +301,9 @@ def decode_table(table: bytes) -> dict[str, Any]:
     return {key: value for key, value in decoded.items() if isinstance(key, str)}
 
 
+_SHORT = "a frame is shorter than what it should hold"
+
+
 class Tap(Protocol):
     """Who takes the hot frames of one channel."""
 
@@ -334,22 +342,30 @@ class _Content:
         return True
 
     def _take_method(self, data: bytes, start: int, stop: int) -> bool:
+        if stop - start < 4:
+            raise FrameError(_SHORT)
         method = _read_u32(data, start)[0]
         if method == _DELIVER:
             i = start + 5 + data[start + 4]  # past the consumer tag
+            if i + 11 > stop:
+                raise FrameError(_SHORT)
             tag, redelivered = _read_tag_and_flag(data, i)
             self._delivery = Delivery(tag, bool(redelivered), data[i + 9 : stop])
+        elif method not in (_ACK, _NACK):
+            return False
+        elif stop - start < 13:
+            raise FrameError(_SHORT)
         elif method == _ACK:
             tag, multiple = _read_tag_and_flag(data, start + 4)
             self.tap.confirmed(tag, bool(multiple))
-        elif method == _NACK:
+        else:
             tag, flags = _read_tag_and_flag(data, start + 4)
             self.tap.refused(tag, bool(flags & 1))
-        else:
-            return False
         return True
 
     def _take_header(self, delivery: Delivery, data: bytes, start: int, stop: int) -> None:
+        if stop - start < 14:
+            raise FrameError(_SHORT)
         size = _read_u64(data, start + 4)[0]
         delivery.properties = data[start + 12 : stop]
         delivery.body_size = self._missing = size
@@ -388,7 +404,7 @@ class Splitter:
 
     def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
         self._other = other
-        self._frame_max = frame_max
+        self._size_max = frame_max - OVERHEAD  # frame_max counts the whole frame [4.2.3]
         self._contents: dict[int, _Content] = {}
         self._rest = bytearray()
         self._wanted = OVERHEAD
@@ -415,10 +431,7 @@ class Splitter:
                 return
             data = bytes(self._rest)
             self._rest.clear()
-        try:
-            used = self._split(data)
-        except (IndexError, struct.error) as error:
-            raise FrameError("a frame is shorter than what it should hold") from error
+        used = self._split(data)
         if used < len(data):
             self._rest += data[used:]
 
@@ -427,8 +440,8 @@ class Splitter:
         contents = self._contents
         while end - pos >= OVERHEAD:
             kind, channel, size = _read_frame_head(data, pos)
-            if size > self._frame_max:
-                raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._frame_max}")
+            if size > self._size_max:
+                raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._size_max}")
             stop = pos + size + OVERHEAD
             if stop > end:
                 self._wanted = stop - pos

@@ -401,6 +401,12 @@ class HotChannel(Channel):
         if self.closed is None and self._acks.done(tag):
             self._stream.flush_soon()
 
+    def reject(self, tag: int) -> None:
+        """Give one delivery to the queue's dead-letter exchange."""
+        if self.closed is None:
+            self._acks.forget(tag)
+            self._stream.write(frames.reject_frame(self.number, tag))
+
     def _send(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes, *, mandatory: bool) -> None:
         if self.closed is not None:
             return

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 
 from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
-from warren.errors import CallError, Cancelled, Execution, Origin, PermissionDenied, Unavailable
+from warren.errors import CallError, Cancelled, Code, Execution, Origin, PermissionDenied, Unavailable
 from warren.settings import Settings
 
 log = logging.getLogger("warren.amqp")
@@ -138,6 +138,11 @@ class Supervisor:
                     self._move(State.WAITING)
                     self._tell_waiters()
                     await asyncio.sleep(self._backoff.next(time.monotonic()))
+        except Exception as error:  # the owner's setup, or a bug: whoever waits must not wait for ever
+            log.exception("the connection is given up after an unexpected error")
+            message = f"setting up the connection failed: {error!r}"
+            self.failure = CallError(message, code=Code.INTERNAL, reason="CONNECTION", execution=Execution.NOT_SENT)
+            self._failed(self.failure, True)
         finally:
             self.state = State.CLOSED
             self._tell_waiters()
@@ -152,8 +157,8 @@ class Supervisor:
                 link = await open_link(self._settings, host, port)
                 await self._prepare(link)
             except ConnectFailed as failed:
-                self._report(failed.error)
                 self._permanent = failed.permanent
+                self._report(failed.error)
                 if failed.permanent:
                     break
             else:
@@ -200,8 +205,9 @@ class Supervisor:
         self._lost(self.failure)
 
     def _report(self, error: CallError) -> None:
-        """One WARNING per change: the same failure again is not news."""
+        """One WARNING per change: the same failure again is not news, and one that ends it all is raised."""
         news = self.failure is None or self.failure.message != error.message
+        news = news and not (self._permanent and not self._was_open)
         self.failure = error
         log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
 

@@ -1,0 +1,179 @@
+"""Bodies of every content type, case by case."""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import Enum
+from typing import Annotated, Any
+from uuid import UUID
+
+import pytest
+from msgspec import Meta
+
+from warren import codecs
+from warren.codecs import JSON, MSGPACK, OCTETS, PROBLEM, TEXT, CodecError, UnknownEncoding, ValidationError
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "value", "body"),
+    [
+        (JSON, [1, "a", None], b'[1,"a",null]'),
+        (PROBLEM, {"title": "x"}, b'{"title":"x"}'),
+        (MSGPACK, [1, "a", None], b"\x93\x01\xa1a\xc0"),
+        (TEXT, "héllo", "héllo".encode()),
+        (TEXT, b"as it is", b"as it is"),
+        (TEXT, bytearray(b"as it is"), b"as it is"),
+        (TEXT, 832040, b"832040"),
+        (TEXT, True, b"true"),
+        (TEXT, None, b"null"),
+        (TEXT, [1, 2], b"[1,2]"),
+        (OCTETS, b"\x00\xff", b"\x00\xff"),
+        (OCTETS, bytearray(b"\x00"), b"\x00"),
+        (OCTETS, memoryview(b"\x00"), b"\x00"),
+    ],
+)
+def test_a_value_is_written_as_its_content_type_asks(content_type: str, value: Any, body: bytes) -> None:
+    assert codecs.encode(content_type, value) == body
+
+
+@pytest.mark.parametrize(
+    ("content_type", "hint", "body", "value"),
+    [
+        (JSON, Any, b'[1,"a",null]', [1, "a", None]),
+        (JSON, list[int], b"[1,2]", [1, 2]),
+        (JSON, date, b'"2024-02-29"', date(2024, 2, 29)),
+        (PROBLEM, Any, b"{}", {}),
+        (MSGPACK, dict[str, int], b"\x81\xa1a\x01", {"a": 1}),
+        (TEXT, str, b"30", "30"),
+        (TEXT, Any, b"30", "30"),
+        (TEXT, bytes, b"\xff", b"\xff"),
+        (TEXT, int, b"30", 30),
+        (TEXT, int, b" 30\n", 30),
+        (TEXT, int, b'"30"', 30),
+        (TEXT, bool, b"true", True),
+        (TEXT, Colour, b"red", Colour.RED),
+        (TEXT, list[int], b"[1, 2]", [1, 2]),
+        (OCTETS, bytes, b"\x00", b"\x00"),
+        (OCTETS, Any, b"\x00", b"\x00"),
+        (OCTETS, bytearray, b"\x00", bytearray(b"\x00")),
+    ],
+)
+def test_a_body_is_read_into_its_hint(content_type: str, hint: Any, body: bytes, value: Any) -> None:
+    assert codecs.decoder(content_type, hint)(body) == value
+
+
+@pytest.mark.parametrize(
+    ("hint", "body", "value"),
+    [
+        (date, b"2024-02-29", date(2024, 2, 29)),
+        (UUID, b"12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+        (Annotated[str, Meta(max_length=10)], b"30", "30"),
+        (Annotated[str, Meta(max_length=10)], b"3 o'clock", "3 o'clock"),
+        (str | None, b"30", "30"),
+    ],
+)
+def test_text_is_read_into_its_hint_also_where_it_begins_like_a_number(hint: Any, body: bytes, value: Any) -> None:
+    assert codecs.decoder(TEXT, hint)(body) == value
+
+
+def test_a_strict_decoder_takes_no_text_for_a_number() -> None:
+    with pytest.raises(ValidationError, match="Expected `int`, got `str`"):
+        codecs.decoder(JSON, int)(b'"30"')
+
+
+def test_a_lenient_decoder_takes_text_for_a_number() -> None:
+    assert codecs.decoder(JSON, int, strict=False)(b'"30"') == 30
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_a_body_that_is_not_what_it_says_cannot_be_decoded(content_type: str) -> None:
+    with pytest.raises(CodecError) as refused:
+        codecs.decoder(content_type)(b"\xc1")
+    assert refused.value.reason == "DECODE"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "hint", "body"),
+    [
+        (JSON, int, b'"a"'),
+        (MSGPACK, int, b"\xa1a"),
+        (TEXT, int, b"many"),
+        (TEXT, list[int], b'["a"]'),
+        (OCTETS, int, b"\x00"),
+    ],
+)
+def test_a_body_that_does_not_fit_its_hint_is_invalid(content_type: str, hint: Any, body: bytes) -> None:
+    with pytest.raises(ValidationError) as refused:
+        codecs.decoder(content_type, hint)(body)
+    assert refused.value.reason == "VALIDATION"
+
+
+def test_text_that_is_not_utf8_cannot_be_decoded() -> None:
+    with pytest.raises(CodecError, match="utf-8"):
+        codecs.decoder(TEXT, str)(b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"), [(JSON, b"[" * 100_000), (JSON, b'{"":' * 100_000), (MSGPACK, b"\x91" * 100_000)]
+)
+def test_a_bomb_of_nesting_is_refused(content_type: str, body: bytes) -> None:
+    with pytest.raises(CodecError, match="nested too deeply"):
+        codecs.decoder(content_type)(body)
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(CodecError, match="nested too deeply"):
+        codecs.encode(JSON, value)
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK, TEXT, OCTETS])
+def test_a_value_that_no_encoding_carries_is_refused(content_type: str) -> None:
+    with pytest.raises(CodecError):
+        codecs.encode(content_type, object())
+
+
+def test_octets_carry_bytes_only() -> None:
+    with pytest.raises(CodecError, match="carries bytes, not str"):
+        codecs.encode(OCTETS, "text")
+
+
+@pytest.mark.parametrize("content_type", ["application/xml", "", "application/x-python-serialize"])
+def test_an_unknown_content_type_is_refused_by_name(content_type: str) -> None:
+    for use in (lambda: codecs.encode(content_type, 1), lambda: codecs.decoder(content_type)):
+        with pytest.raises(UnknownEncoding, match="is not one of") as refused:
+            use()
+        assert refused.value.reason == "ENCODING"
+
+
+def test_every_codec_error_is_a_value_error() -> None:
+    assert all(issubclass(e, ValueError) for e in (CodecError, ValidationError, UnknownEncoding))
+
+
+def test_converting_checks_a_value_against_its_hint() -> None:
+    with pytest.raises(CodecError, match="Expected `int`, got `str`"):
+        codecs.convert("a", int)
+
+
+def test_converting_keeps_what_fits() -> None:
+    assert codecs.convert([1, 2], list[int]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "bare"),
+    [
+        (None, TEXT),
+        ("", TEXT),
+        ("application/json", JSON),
+        ("Application/JSON", JSON),
+        ("application/json; charset=utf-8", JSON),
+        (" text/plain ;charset=latin-1", TEXT),
+    ],
+)
+def test_a_content_type_is_reduced_to_its_media_type(content_type: str | None, bare: str) -> None:
+    assert codecs.normalise(content_type) == bare

@@ -1,0 +1,90 @@
+"""What a handler can learn about its call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from pika import spec
+
+from tests.support import pika_frames
+from warren.amqp.frames import Delivery
+from warren.context import CurrentCall, current_call, get_current, reset_current, set_current
+from warren.wire import Request
+
+
+def call_with(deadline: float | None = None, **properties: Any) -> CurrentCall:
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery.properties = pika_frames.properties(spec.BasicProperties(**properties))
+    return CurrentCall("calc.fib", deadline, Request(delivery), "server")
+
+
+def test_a_call_shows_what_its_request_says() -> None:
+    call = call_with(7.5, message_id="1", app_id="web", user_id="bob", headers={"rpc-v": 1, "rpc-attempt": 2, "t": "x"})
+    assert (call.method, call.deadline, call.attempt) == ("calc.fib", 7.5, 2)
+    assert (call.call_id, call.caller, call.user, call.headers) == ("1", "web", "bob", {"t": "x"})
+
+
+def test_a_bare_peers_call_shows_nothing_but_the_method() -> None:
+    call = call_with()
+    assert (call.deadline, call.attempt) == (None, 1)
+    assert (call.call_id, call.caller, call.user, call.headers) == (None, None, None, {})
+
+
+def test_a_call_without_a_deadline_has_no_remaining_time() -> None:
+    assert call_with().remaining is None
+
+
+def test_a_call_past_its_deadline_has_no_time_left() -> None:
+    assert call_with(time.monotonic() - 1).remaining == 0.0
+
+
+def test_a_call_before_its_deadline_has_the_time_until_then() -> None:
+    remaining = call_with(time.monotonic() + 1000).remaining
+    assert remaining is not None
+    assert 900 < remaining <= 1000
+
+
+def test_outside_a_handler_there_is_no_current_call() -> None:
+    assert get_current() is None
+    with pytest.raises(LookupError, match="inside a handler"):
+        current_call()
+
+
+def test_inside_a_handler_the_current_call_is_its_own() -> None:
+    call = call_with()
+    token = set_current(call)
+    try:
+        assert current_call() is call
+    finally:
+        reset_current(token)
+
+
+async def test_the_current_call_follows_into_tasks() -> None:
+    call = call_with()
+    token = set_current(call)
+    try:
+        task = asyncio.create_task(_look())
+    finally:
+        reset_current(token)
+    assert await task is call
+
+
+async def test_the_current_call_follows_into_asyncios_threads() -> None:
+    call = call_with()
+    token = set_current(call)
+    try:
+        assert await asyncio.to_thread(current_call) is call
+    finally:
+        reset_current(token)
+
+
+async def test_the_current_call_is_nobody_elses() -> None:
+    reset_current(set_current(call_with()))
+    assert get_current() is None
+
+
+async def _look() -> CurrentCall:
+    return current_call()

@@ -1,0 +1,408 @@
+"""A signature as the contract of a call: arguments in, results out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+from msgspec import Meta
+
+from warren import methods
+from warren.codecs import JSON, MSGPACK, OCTETS, TEXT, CodecError, UnknownEncoding, ValidationError, encode
+from warren.methods import Delivery, Method, make_method, mark, method_of
+
+
+def declare(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    delivery: Delivery = "report",
+    max_attempts: int = 3,
+    default: bool = False,
+) -> Method:
+    return make_method(
+        "calc",
+        function,
+        name=name,
+        delivery=delivery,
+        max_attempts=max_attempts,
+        default=default,
+        errors={},
+    )
+
+
+def call_through(method: Method, body: bytes, content_type: str = JSON) -> Any:
+    """What the handler returns for this body."""
+    args, kwargs = method.decode_arguments(content_type, body)
+    return method.function(*args, **kwargs)
+
+
+def fib(n: Annotated[int, Meta(ge=0, le=90)]) -> int:
+    return n
+
+
+def area(width: int, height: int = 1, *, unit: str = "cm") -> str:
+    return f"{width * height} {unit}"
+
+
+def greet(name: str, *, greeting: str) -> str:
+    return f"{greeting}, {name}"
+
+
+def nothing() -> None:
+    """Takes nothing and returns nothing."""
+
+
+# --- what a declaration knows -------------------------------------------------------------------------------------
+
+
+def test_a_declared_function_is_found_again() -> None:
+    method = declare(fib)
+    mark(method)
+    assert method_of(fib) is method
+    assert method.full_name == "calc.fib"
+
+
+def test_a_declared_function_stays_a_plain_function() -> None:
+    declare(fib)
+    assert fib(3) == 3
+
+
+def test_a_function_that_was_not_declared_cannot_be_called_remotely() -> None:
+    with pytest.raises(TypeError, match=r"decorate it with @service\.method"):
+        method_of(len)
+
+
+def test_a_method_may_have_another_name() -> None:
+    assert declare(nothing, name="rien-2").full_name == "calc.rien-2"
+
+
+def test_a_coroutine_function_is_known_to_be_one() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    assert declare(wait).is_async
+    assert not declare(nothing).is_async
+
+
+@pytest.mark.parametrize("name", ["a.b", "1a", "a b", "é", "<lambda>", "a\n"])
+def test_a_name_that_cannot_be_called_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="method name"):
+        declare(nothing, name=name)
+
+
+def test_an_unknown_delivery_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not one of report, at-least-once, at-most-once"):
+        declare(nothing, delivery="exactly-once")  # type: ignore[arg-type]
+
+
+def test_no_attempts_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        declare(nothing, max_attempts=0)
+
+
+def test_open_ended_arguments_are_refused() -> None:
+    def positional(*args: int) -> None: ...
+    def named(**kwargs: int) -> None: ...
+
+    for function in (positional, named):
+        with pytest.raises(TypeError, match="take a list or a dict instead"):
+            declare(function)
+
+
+def test_generators_are_refused() -> None:
+    def counting() -> Iterator[int]:
+        yield 1
+
+    async def ticking() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (counting, ticking):
+        with pytest.raises(TypeError, match="return a list"):
+            declare(function)
+
+
+def test_a_hint_that_cannot_be_resolved_is_refused_at_declaration() -> None:
+    def later(n: Unknown) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(TypeError, match="cannot resolve its type hints"):
+        declare(later)
+
+
+def test_a_hint_that_cannot_be_decoded_is_refused_at_declaration() -> None:
+    def odd(x: dict[int, str] | dict[str, int]) -> None: ...
+
+    with pytest.raises(TypeError, match=r"calc\.odd"):
+        declare(odd)
+
+
+@pytest.mark.parametrize("function", [nothing, lambda a, b: None])
+def test_a_default_method_takes_exactly_one_argument(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="exactly one argument"):
+        declare(function, name="default", default=True)
+
+
+def test_a_default_method_whose_required_argument_is_keyword_only_is_refused() -> None:
+    def tagged(text: str = "", *, tag: str) -> str:
+        return text + tag
+
+    with pytest.raises(TypeError, match="exactly one argument"):
+        declare(tagged, default=True)
+
+
+# --- encoding arguments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "body"),
+    [
+        ((2,), {}, b"[2]"),
+        ((2, 3), {}, b"[2,3]"),
+        ((), {"width": 2}, b'{"width":2}'),
+        ((2,), {"unit": "m"}, b'{"width":2,"unit":"m"}'),
+        ((), {}, b"[]"),
+    ],
+)
+def test_arguments_are_an_array_unless_some_are_named(
+    args: tuple[Any, ...], kwargs: dict[str, Any], body: bytes
+) -> None:
+    assert declare(area).encode_arguments(JSON, args, kwargs) == body
+
+
+def test_too_many_positional_arguments_are_a_type_error_as_in_a_local_call() -> None:
+    with pytest.raises(TypeError, match="takes 2 positional arguments, got 3"):
+        declare(area).encode_arguments(JSON, (1, 2, 3), {})
+
+
+def test_an_argument_given_twice_is_a_type_error_as_in_a_local_call() -> None:
+    with pytest.raises(TypeError, match="multiple values for argument 'width'"):
+        declare(area).encode_arguments(JSON, (1,), {"width": 2})
+
+
+def test_an_argument_that_the_encoding_cannot_carry_is_a_codec_error() -> None:
+    with pytest.raises(CodecError):
+        declare(area).encode_arguments(JSON, (object(),), {})
+
+
+def test_a_call_by_name_takes_positional_or_named_arguments() -> None:
+    assert methods.encode_arguments(JSON, (1,), {}) == b"[1]"
+    assert methods.encode_arguments(JSON, (), {"n": 1}) == b'{"n":1}'
+    with pytest.raises(TypeError, match="not both"):
+        methods.encode_arguments(JSON, (1,), {"n": 1})
+
+
+# --- decoding arguments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+@pytest.mark.parametrize(
+    ("sent", "result"),
+    [
+        ([2], "2 cm"),
+        ([2, 3], "6 cm"),
+        ({"width": 2}, "2 cm"),
+        ({"width": 2, "height": 3, "unit": "m"}, "6 m"),
+        ({"unit": "m", "width": 2}, "2 m"),
+    ],
+)
+def test_arguments_arrive_by_position_and_by_name(content_type: str, sent: Any, result: str) -> None:
+    assert call_through(declare(area), encode(content_type, sent), content_type) == result
+
+
+def test_an_object_may_have_white_space_before_it() -> None:
+    assert call_through(declare(area), b' \r\n\t{"width": 2}') == "2 cm"
+
+
+def test_a_large_msgpack_map_is_read_by_name() -> None:
+    def many(a: int) -> int:
+        return a
+
+    assert call_through(declare(many), b"\xde\x00\x01\xa1a\x07", MSGPACK) == 7
+
+
+def test_one_request_is_read_like_the_other() -> None:
+    method = declare(area)
+    assert [call_through(method, b"[1]"), call_through(method, b"[2]")] == ["1 cm", "2 cm"]
+
+
+def test_a_positional_only_argument_may_be_sent_by_name() -> None:
+    def half(n: int, /) -> float:
+        return n / 2
+
+    assert call_through(declare(half), b'{"n": 3}') == 1.5
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b'["a"]', "Expected `int`, got `str` - at `n`"),
+        (b"[-1]", "Expected `int` >= 0 - at `n`"),
+        (b"[]", "at least length 1"),
+        (b"[1, 2]", "at most length 1|got 2"),
+        (b"{}", "missing required field `n`"),
+        (b'{"m": 1}', "unknown field `m`"),
+        (b"30", "Expected `array`, got `int`"),
+        (b"null", "Expected `array`, got `null`"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_with_the_argument_named(body: bytes, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        declare(fib).decode_arguments(JSON, body)
+
+
+def test_an_empty_body_does_not_decode() -> None:
+    for content_type in (JSON, MSGPACK):
+        with pytest.raises(CodecError):
+            declare(fib).decode_arguments(content_type, b"")
+
+
+def test_only_the_argument_is_renamed_not_the_place_inside_it() -> None:
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    with pytest.raises(ValidationError, match=r"numbers\[1\]"):
+        declare(total).decode_arguments(JSON, b'[[1, "a"]]')
+
+
+def test_required_keyword_only_arguments_are_asked_for_by_name() -> None:
+    with pytest.raises(ValidationError, match="send an object"):
+        declare(greet).decode_arguments(JSON, b'["Ann"]')
+
+
+def test_required_keyword_only_arguments_arrive_by_name() -> None:
+    assert call_through(declare(greet), b'{"greeting": "Hi", "name": "Ann"}') == "Hi, Ann"
+
+
+def test_defaults_are_the_handlers_own() -> None:
+    shared: list[int] = []
+
+    def append(n: int, to: list[int] = shared) -> list[int]:
+        to.append(n)
+        return to
+
+    assert call_through(declare(append), b"[1]") is shared
+
+
+def test_arguments_without_hints_are_taken_as_they_are() -> None:
+    def anything(x, y=None):  # type: ignore[no-untyped-def]
+        return x, y
+
+    assert call_through(declare(anything), b'[{"a": [1]}, "b"]') == ({"a": [1]}, "b")
+
+
+def test_structured_arguments_arrive_as_their_class() -> None:
+    assert call_through(declare(shift), b'[{"x": 1, "y": 2}]') == Point(2, 2)
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+def shift(point: Point) -> Point:
+    return Point(point.x + 1, point.y)
+
+
+# --- bodies that are one argument ---------------------------------------------------------------------------------
+
+
+def test_text_is_the_one_argument() -> None:
+    assert declare(fib).decode_arguments(TEXT, b"30") == ((30,), {})
+
+
+def test_octets_are_the_one_argument() -> None:
+    def size(data: bytes) -> int:
+        return len(data)
+
+    assert declare(size).decode_arguments(OCTETS, b"\x00\x01") == ((b"\x00\x01",), {})
+
+
+def test_text_that_does_not_fit_the_argument_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        declare(fib).decode_arguments(TEXT, b"many")
+
+
+def test_text_fills_the_first_of_optional_arguments() -> None:
+    assert declare(area).decode_arguments(TEXT, b"5") == ((5,), {})
+
+
+def test_empty_text_is_no_argument_where_none_is_needed() -> None:
+    assert declare(nothing).decode_arguments(TEXT, b"") == ((), {})
+
+
+def test_text_for_a_method_without_arguments_is_refused() -> None:
+    with pytest.raises(ValidationError, match="takes no argument"):
+        declare(nothing).decode_arguments(TEXT, b"5")
+
+
+def test_text_for_a_method_of_several_arguments_is_refused() -> None:
+    with pytest.raises(ValidationError, match="takes named or several arguments; send them as application/json"):
+        declare(greet).decode_arguments(TEXT, b"Ann")
+
+
+def test_text_for_a_method_whose_one_argument_is_keyword_only_is_refused() -> None:
+    def keyed(*, key: str) -> str:
+        return key
+
+    with pytest.raises(ValidationError, match="takes named or several arguments"):
+        declare(keyed).decode_arguments(TEXT, b"k")
+
+
+def test_text_that_leaves_a_required_keyword_only_argument_open_is_refused() -> None:
+    def tagged(text: str = "", *, tag: str) -> str:
+        return text + tag
+
+    with pytest.raises(ValidationError):
+        declare(tagged).decode_arguments(TEXT, b"hello")
+
+
+def test_an_unknown_content_type_is_refused() -> None:
+    with pytest.raises(UnknownEncoding):
+        declare(fib).decode_arguments("application/xml", b"<n>1</n>")
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_encoded_and_decoded_as_its_annotation() -> None:
+    method = declare(shift)
+    body = method.encode_result(JSON, Point(1, 2))
+    assert method.decode_result(JSON, body) == Point(1, 2)
+
+
+def test_a_decoder_is_made_once_for_each_content_type() -> None:
+    method = declare(fib)
+    assert [method.decode_result(JSON, b"1"), method.decode_result(JSON, b"2")] == [1, 2]
+    assert method.decode_result(MSGPACK, b"\x03") == 3
+
+
+def test_a_result_that_is_not_what_was_declared_is_refused_where_it_arises() -> None:
+    with pytest.raises(CodecError, match="Expected `int`, got `str`"):
+        declare(fib).encode_result(JSON, "many")
+
+
+def test_a_result_that_is_not_what_was_declared_is_refused_where_it_arrives() -> None:
+    with pytest.raises(ValidationError):
+        declare(fib).decode_result(JSON, b'"many"')
+
+
+def test_a_result_without_annotation_is_taken_as_it_is() -> None:
+    def anything():  # type: ignore[no-untyped-def]
+        """Its result is not declared."""
+
+    method = declare(anything)
+    assert method.encode_result(JSON, {"a": [1]}) == b'{"a":[1]}'
+    assert method.decode_result(JSON, b'{"a":[1]}') == {"a": [1]}
+
+
+def test_a_method_that_returns_nothing_returns_null() -> None:
+    assert declare(nothing).encode_result(JSON, None) == b"null"
+
+
+def test_results_of_calls_by_name_are_decoded_without_a_type() -> None:
+    assert methods.untyped_decoder(JSON)(b"[1]") == [1]
+    assert methods.untyped_decoder(TEXT)(b"1") == "1"

@@ -1,0 +1,456 @@
+"""The wire protocol, case by case; tests/property holds its bytes against Pika's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pika import spec
+
+from tests.support import pika_frames
+from warren import codecs, wire
+from warren.amqp import frames
+from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties, encode_table
+from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
+from warren.wire import Problem, Request, RequestTemplate
+
+
+def request_with(body: bytes = b"", **properties: Any) -> Request:
+    """A request as another client, writing through Pika, would send it."""
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery.properties = pika_frames.properties(spec.BasicProperties(**properties))
+    delivery.body = body
+    return Request(delivery)
+
+
+def template(**given: Any) -> RequestTemplate:
+    parts: dict[str, Any] = {
+        "content_type": codecs.JSON,
+        "reply_to": b"amq.gen-1",
+        "bounce": True,
+        "durable": False,
+    }
+    return RequestTemplate("fib", **(parts | given))
+
+
+def warren_request(**given: Any) -> Request:
+    """A request as Warren writes it: 30 s, until epoch second 2,000,000,000."""
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery.properties = template(**given).encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")
+    return Request(delivery)
+
+
+def properties_of(encoded: bytes) -> spec.BasicProperties:
+    return pika_frames.decode_properties(encoded)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def test_a_services_queue_is_called_after_it() -> None:
+    assert (wire.service_queue("calc"), wire.dead_queue("calc")) == ("calc", "calc.dead")
+
+
+@pytest.mark.parametrize(
+    ("quorum", "max_length", "more"),
+    [
+        (False, None, {}),
+        (True, None, {"x-queue-type": "quorum"}),
+        (False, 10, {"x-max-length": 10}),
+        (True, 10, {"x-queue-type": "quorum", "x-max-length": 10}),
+    ],
+)
+def test_a_queue_sends_what_it_drops_to_the_bounce_exchange(
+    quorum: bool, max_length: int | None, more: dict[str, Any]
+) -> None:
+    arguments = wire.queue_arguments(quorum=quorum, max_length=max_length)
+    assert arguments == {"x-dead-letter-exchange": "warren.bounce"} | more
+
+
+@pytest.mark.parametrize("name", ["rpc-v", "rpc-anything", "x-death", "CC", "BCC"])
+def test_reserved_header_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="are reserved"):
+        wire.check_headers({name: 1})
+
+
+def test_headers_of_the_application_are_accepted() -> None:
+    wire.check_headers({"traceparent": "00-…", "tenant": 7, "tags": ["a", None, True]})
+
+
+def test_headers_that_would_not_fit_into_a_frame_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 3000 bytes"):
+        wire.check_headers({"a": "x" * 3000})
+
+
+def test_a_header_that_amqp_cannot_carry_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be encoded"):
+        wire.check_headers({"ratio": 1.5})
+
+
+def test_a_name_longer_than_a_short_string_is_refused() -> None:
+    wire.check_name("é" * 127)
+    with pytest.raises(ValueError, match="256 bytes; AMQP allows 255"):
+        wire.check_name("é" * 128)
+
+
+def test_the_largest_header_that_passes_the_checks_fits_into_the_smallest_frame() -> None:
+    headers = {"a": "x" * (3000 - 7)}
+    wire.check_headers(headers)
+    longest = template(headers=headers, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
+    properties = longest.encode(b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
+    assert len(frames.content_frames(1, properties, b"", 4096)) <= 4096
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
+    headers = properties_of(template().encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
+    assert headers == {
+        "rpc-v": 1,
+        "rpc-timeout-ms": 30_000,
+        "rpc-deadline": 2_000_000_000_000,
+        "CC": ["amq.gen-1"],
+    }
+
+
+def test_a_large_call_does_not_ask_for_its_bounce() -> None:
+    headers = properties_of(template(bounce=False).encode(b"p.1", 1, 2, b"1")).headers
+    assert "CC" not in headers
+
+
+def test_a_cast_asks_for_nothing() -> None:
+    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1"))
+    assert (p.headers, p.reply_to, p.expiration, p.delivery_mode) == ({"rpc-v": 1}, None, None, 2)
+
+
+def test_a_request_carries_who_calls() -> None:
+    request = warren_request(app_id="web", user_id="bob")
+    assert (request.caller, request.verified_user("server")) == ("web", "bob")
+
+
+def test_a_request_without_properties_is_bare() -> None:
+    request = request_with(b"30")
+    assert (request.bare, request.method, request.content_type, request.call_id, request.attempt) == (
+        True,
+        None,
+        codecs.TEXT,
+        None,
+        1,
+    )
+
+
+def test_a_request_with_headers_but_no_version_is_bare() -> None:
+    request = request_with(headers={"traceparent": "00"})
+    assert request.bare
+    assert request.headers() == {"traceparent": "00"}
+
+
+def test_a_request_that_gives_a_timeout_and_no_deadline_is_read() -> None:
+    request = request_with(headers={"rpc-v": 1, "rpc-timeout-ms": 500})
+    assert (request.version, request.timeout_ms, request.deadline_ms) == (1, 500, None)
+
+
+def test_a_request_whose_table_begins_as_warrens_and_goes_on_differently_is_read() -> None:
+    request = request_with(
+        headers={"rpc-v": 1, "rpc-timeout-ms": 500, "something-else": "long enough to fill", "rpc-deadline": 7}
+    )
+    assert (request.version, request.timeout_ms, request.deadline_ms) == (1, 500, 7)
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1]])
+def test_a_header_that_is_no_integer_counts_as_absent(value: Any) -> None:
+    request = request_with(headers={"rpc-v": 1, "rpc-timeout-ms": value, "rpc-deadline": value})
+    assert (request.timeout_ms, request.deadline_ms) == (None, None)
+
+
+@pytest.mark.parametrize(("sent", "read"), [(0, 1), (-3, 1), (1, 1), (4, 4)])
+def test_an_attempt_is_never_less_than_the_first(sent: int, read: int) -> None:
+    assert request_with(headers={"rpc-v": 1, "rpc-attempt": sent}).attempt == read
+
+
+def test_a_request_of_another_version_says_so() -> None:
+    assert request_with(headers={"rpc-v": 2}).version == 2
+
+
+def test_text_that_is_not_utf8_is_read_as_far_as_it_can_be() -> None:
+    assert request_with(type=b"\xff").method == "\ufffd"
+
+
+def test_the_applications_headers_are_all_that_are_not_reserved() -> None:
+    request = warren_request(headers={"tenant": "a"})
+    assert request.headers() == {"tenant": "a"}
+
+
+def test_a_request_without_headers_has_none() -> None:
+    assert request_with().headers() == {}
+
+
+def test_properties_that_are_not_amqp_are_a_frame_error() -> None:
+    delivery = Delivery(1, False, b"\x00q")
+    delivery.properties = b"\x20"
+    with pytest.raises(FrameError):
+        Request(delivery)
+
+
+def test_headers_that_are_no_table_are_a_frame_error() -> None:
+    delivery = Delivery(1, False, b"\x00q")
+    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?"))
+    with pytest.raises(FrameError):
+        Request(delivery)
+
+
+def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -> None:
+    p = properties_of(warren_request(headers={"tenant": "a"}).again(budget=1.25, attempt=2, server_user="server"))
+    assert (p.expiration, p.correlation_id, p.reply_to) == ("1250", "p.1", "amq.gen-1")
+    assert p.headers == {
+        "rpc-v": 1,
+        "rpc-timeout-ms": 1250,
+        "rpc-deadline": 2_000_000_000_000,
+        "CC": ["amq.gen-1"],
+        "tenant": "a",
+        "rpc-attempt": 2,
+    }
+
+
+def test_a_request_published_again_too_late_has_no_time_left() -> None:
+    p = properties_of(warren_request().again(budget=-0.5, attempt=1, server_user="server"))
+    assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
+
+
+def test_a_request_published_again_loses_the_brokers_history() -> None:
+    request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
+    assert properties_of(request.again(budget=None, attempt=1, server_user="server")).headers == {"tenant": "a"}
+
+
+def test_a_bare_request_published_again_stays_as_it_was() -> None:
+    request = request_with(correlation_id="1", reply_to="q")
+    assert request.again(budget=None, attempt=1, server_user="server") == encode_properties(
+        Properties(correlation_id=b"1", reply_to=b"q")
+    )
+
+
+def test_a_request_published_again_names_its_publisher_and_remembers_its_caller() -> None:
+    p = properties_of(warren_request(user_id="bob").again(budget=None, attempt=1, server_user="server"))
+    assert (p.user_id, p.headers["rpc-user"]) == ("server", "bob")
+
+
+def test_a_request_published_again_by_several_workers_remembers_its_first_caller() -> None:
+    request = warren_request(user_id="bob")
+    for _ in range(3):
+        request = read_again(request.again(budget=None, attempt=1, server_user="server"))
+    assert request.verified_user("server") == "bob"
+
+
+def read_again(properties: bytes) -> Request:
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery.properties = properties
+    return Request(delivery)
+
+
+@pytest.mark.parametrize("claimed", ["server", "alice"])
+def test_a_caller_cannot_pass_for_somebody_else(claimed: str) -> None:
+    request = request_with(user_id="bob", headers={"rpc-v": 1, "rpc-user": claimed})
+    assert request.verified_user("server") == "bob"
+
+
+def test_a_request_without_a_user_has_none_whatever_its_headers_say() -> None:
+    assert request_with(headers={"rpc-v": 1, "rpc-user": "alice"}).verified_user("server") is None
+
+
+def test_a_remembered_caller_that_is_no_name_is_nobody() -> None:
+    assert request_with(user_id="server", headers={"rpc-user": 7}).verified_user("server") is None
+
+
+def test_a_request_without_a_user_is_published_again_without_one() -> None:
+    p = properties_of(warren_request().again(budget=None, attempt=1, server_user="server"))
+    assert (p.user_id, "rpc-user" in p.headers) == (None, False)
+
+
+def test_a_request_set_aside_says_in_a_header_whose_it_was() -> None:
+    p = properties_of(warren_request(user_id="bob").dead("POISON", server_user="server"))
+    assert (p.user_id, p.headers["rpc-user"]) == (None, "bob")
+
+
+def test_a_request_published_again_and_then_set_aside_still_says_whose_it_was() -> None:
+    again = read_again(warren_request(user_id="bob").again(budget=None, attempt=2, server_user="server"))
+    assert properties_of(again.dead("POISON", server_user="server")).headers["rpc-user"] == "bob"
+
+
+def test_a_request_set_aside_keeps_its_reason_and_waits_without_limit() -> None:
+    p = properties_of(warren_request(headers={"tenant": "a"}).dead("POISON", server_user="server"))
+    assert (p.expiration, p.delivery_mode, p.correlation_id) == (None, 2, "p.1")
+    assert (p.headers["rpc-dead-reason"], p.headers["tenant"], "CC" in p.headers) == ("POISON", "a", False)
+
+
+def test_a_bare_request_can_be_set_aside() -> None:
+    assert properties_of(request_with().dead("DECODE", server_user="server")).headers == {"rpc-dead-reason": "DECODE"}
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+
+
+def nothing_registered(_problem: Problem) -> Exception | None:
+    return None
+
+
+def read(encoded: bytes, body: bytes) -> str:
+    return wire.read_reply(decode_properties(encoded), body, nothing_registered)
+
+
+def refusal(encoded: bytes, body: bytes) -> CallError:
+    """The error that a reply carries."""
+    with pytest.raises(CallError) as caught:
+        read(encoded, body)
+    return caught.value
+
+
+@pytest.mark.parametrize("content_type", [codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS])
+def test_a_result_says_how_it_is_encoded(content_type: str) -> None:
+    assert read(wire.result_properties(warren_request(), content_type), b"") == content_type
+
+
+@pytest.mark.parametrize(
+    ("content_type", "read_as"),
+    [(None, codecs.TEXT), ("Application/JSON; charset=utf-8", codecs.JSON), ("image/png", "image/png")],
+)
+def test_a_foreign_results_content_type_is_normalised(content_type: str | None, read_as: str) -> None:
+    encoded = pika_frames.properties(spec.BasicProperties(content_type=content_type))
+    assert read(encoded, b"") == read_as
+
+
+def test_a_result_echoes_the_correlation_id() -> None:
+    p = properties_of(wire.result_properties(warren_request(), codecs.JSON))
+    assert p.correlation_id == "p.1"
+
+
+def test_a_result_for_a_request_without_correlation_id_has_an_empty_one() -> None:
+    assert properties_of(wire.result_properties(request_with(), codecs.TEXT)).correlation_id == ""
+
+
+def test_a_result_may_have_headers_of_its_own() -> None:
+    encoded = pika_frames.properties(spec.BasicProperties(headers={"server": "7"}))
+    assert read(encoded, b"") == codecs.TEXT
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_reply_says_all_there_is_to_say_about_it() -> None:
+    error = Overloaded("too much", reason="QUOTA", execution=Execution.NOT_EXECUTED, origin=Origin.SERVER)
+    encoded, body = wire.error_reply(warren_request(), error, Problem(details=[1]))
+    p = properties_of(encoded)
+    assert (p.type, p.content_type, p.headers) == (
+        "error",
+        "application/problem+json",
+        {"rpc-status": "RESOURCE_EXHAUSTED", "rpc-reason": "QUOTA", "rpc-executed": "NOT_EXECUTED"},
+    )
+    # `origin` is the server's by default, and defaults are left out.
+    assert body == b'{"title":"RESOURCE_EXHAUSTED/QUOTA","detail":"too much","details":[1]}'
+
+
+def test_a_handlers_exception_arrives_with_its_type_details_and_traceback() -> None:
+    problem = Problem(error="KeyError", details=["x"], traceback="Traceback …")
+    error = refusal(*wire.error_reply(warren_request(), RemoteError("KeyError: 'x'"), problem))
+    assert isinstance(error, RemoteError)
+    assert (error.type, error.details, error.traceback) == ("KeyError", ["x"], "Traceback …")
+    assert (error.message, error.execution, error.origin) == ("KeyError: 'x'", Execution.EXECUTED, Origin.HANDLER)
+
+
+def test_a_lost_worker_arrives_as_itself() -> None:
+    assert type(refusal(*wire.error_reply(warren_request(), WorkerLost("gone"), Problem()))) is WorkerLost
+
+
+def test_a_registered_exception_is_raised_as_itself() -> None:
+    encoded, body = wire.error_reply(warren_request(), RemoteError("x"), Problem(error="KeyError", details=["x"]))
+
+    def registered(problem: Problem) -> Exception | None:
+        return KeyError(*problem.details) if problem.error == "KeyError" else None
+
+    with pytest.raises(KeyError, match="x"):
+        wire.read_reply(decode_properties(encoded), body, registered)
+
+
+def test_an_error_for_a_bare_caller_is_readable_text() -> None:
+    error = make_error(Code.NOT_FOUND, "NO_SUCH", "there is no such thing")
+    encoded, body = wire.error_reply(request_with(correlation_id="7"), error, Problem())
+    p = properties_of(encoded)
+    assert (body, p.type, p.content_type, p.correlation_id) == (b"NOT_FOUND: there is no such thing", None, None, "7")
+
+
+def test_an_error_as_text_is_recognised_by_its_status() -> None:
+    error = make_error(Code.NOT_FOUND, "NO_SUCH", "nothing", execution=Execution.EXECUTED)
+    arrived = refusal(*wire.error_reply(request_with(), error, Problem()))
+    assert (arrived.code, arrived.reason, arrived.execution, arrived.message) == (
+        Code.NOT_FOUND,
+        "NO_SUCH",
+        Execution.EXECUTED,
+        "NOT_FOUND: nothing",
+    )
+
+
+@pytest.mark.parametrize("request_", [request_with(), warren_request()], ids=["bare", "warren"])
+def test_an_error_whose_text_is_not_unicode_can_be_sent(request_: Request) -> None:
+    error = RemoteError("FileNotFoundError: caf\udce9")
+    assert b"FileNotFoundError: caf" in wire.error_reply(request_, error, Problem())[1]
+
+
+def test_an_error_of_a_newer_peer_is_read_as_far_as_it_is_known() -> None:
+    encoded = encode_properties(
+        Properties(
+            type=b"error",
+            table=encode_table({"rpc-status": "NEW", "rpc-reason": 7, "rpc-executed": ["?"]}),
+        )
+    )
+    error = refusal(encoded, b'{"detail": "?", "origin": "moon", "news": 1}')
+    assert (type(error), error.code, error.reason, error.execution, error.origin) == (
+        RemoteError,
+        Code.UNKNOWN,
+        "7",
+        Execution.UNKNOWN,
+        Origin.SERVER,
+    )
+
+
+def test_an_error_without_headers_is_an_error_all_the_same() -> None:
+    error = refusal(encode_properties(Properties(type=b"error")), b"{}")
+    assert (error.code, error.reason) == (Code.UNKNOWN, "UNKNOWN")
+
+
+def test_a_damaged_error_is_an_error_about_the_reply() -> None:
+    error = refusal(encode_properties(Properties(type=b"error")), b"\xff")
+    assert (error.code, error.reason, error.execution) == (Code.INTERNAL, "DECODE_REPLY", Execution.EXECUTED)
+
+
+def test_damaged_reply_headers_are_an_error_about_the_reply() -> None:
+    error = refusal(encode_properties(Properties(table=b"\x01a?")), b"")
+    assert error.reason == "DECODE_REPLY"
+
+
+# --- bounces ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("why", "code", "reason", "execution"),
+    [
+        ("expired", Code.DEADLINE_EXCEEDED, "QUEUE_TTL", Execution.UNKNOWN),
+        ("maxlen", Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", Execution.NOT_EXECUTED),
+        ("delivery_limit", Code.INTERNAL, "POISON", Execution.UNKNOWN),
+        ("rejected", Code.ABORTED, "REJECTED", Execution.UNKNOWN),
+        ("something new", Code.INTERNAL, "BOUNCED", Execution.UNKNOWN),
+    ],
+)
+def test_a_bounce_says_why_the_broker_gave_up(why: str, code: Code, reason: str, execution: Execution) -> None:
+    bounce = wire.read_bounce(Properties(table=encode_table({"x-first-death-reason": why})))
+    assert bounce is not None
+    assert (bounce.code, bounce.reason, bounce.execution, bounce.origin) == (code, reason, execution, Origin.BROKER)
+
+
+@pytest.mark.parametrize("p", [Properties(), Properties(table=encode_table({"rpc-status": "OK"}))])
+def test_a_reply_is_no_bounce(p: Properties) -> None:
+    assert wire.read_bounce(p) is None
+
+
+def test_damaged_headers_are_an_error_not_a_bounce() -> None:
+    with pytest.raises(CallError, match="cannot be read"):
+        wire.read_bounce(Properties(table=b"\x01a?"))
