@@ -45,7 +45,7 @@ CASES = {
         service="fib",
     ),
     "pipeline": Case(tuple(f"{way}: 7540113804746346428" for way in ("asyncio", "futures", "threads")), service="fib"),
-    "tutorial_six": Case((r"fib\(20\) = 6765", r"fib\(abc\): INVALID_ARGUMENT: Expected `int`, got `str`")),
+    "tutorial_six": Case((r"fib\(20\) = 6765", r"fib\(abc\): INVALID_ARGUMENT: Expected `int`, got `str` - at `n`")),
     "errors": Case(
         (
             r"Broke: 500 is more than there is",

@@ -120,6 +120,7 @@ def test_a_name_that_would_get_in_the_way_is_refused(name: str) -> None:
         ({"concurrency": 0}, "concurrency=0 must be at least 1"),
         ({"concurrency": 65_536}, "at most 65535"),
         ({"max_length": 0}, "max_length=0 must be at least 1"),
+        ({"max_length": 2**31}, "at most 2,147,483,647"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:

@@ -155,10 +155,17 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     """
     services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
     attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_gone(_connection: object, error: BaseException) -> None:
+        _resolve(attempt, error)
+        _resolve(gone, None)
+
     connection = AsyncioConnection(
         _parameters(settings, host, port),
         on_open_callback=lambda _conn: _resolve(attempt, None),
-        on_open_error_callback=lambda _conn, error: _resolve(attempt, error),
+        on_open_error_callback=on_gone,
+        on_close_callback=on_gone,
         custom_ioloop=services,
     )
     peer = f"{host}:{port}"
@@ -166,10 +173,10 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
         async with asyncio.timeout(settings.connect_timeout):
             error = await asyncio.shield(attempt)
     except TimeoutError:
-        await _give_up(connection, attempt, services)
+        await _give_up(connection, gone, services)
         raise _no_connection(peer, f"no answer within {settings.connect_timeout:g} s") from None
     except asyncio.CancelledError:
-        await _give_up(connection, attempt, services)
+        await _give_up(connection, gone, services)
         raise
     if error is not None:
         raise _connect_error(settings, peer, error) from error
@@ -177,11 +184,11 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     return Link(connection, services.stream, settings.heartbeat, peer)
 
 
-async def _give_up(connection: AsyncioConnection, attempt: asyncio.Future[Any], services: IOServices) -> None:
-    """Abort an attempt and wait until its socket is closed, which takes a few turns of the loop."""
+async def _give_up(connection: AsyncioConnection, gone: asyncio.Future[None], services: IOServices) -> None:
+    """Abort an attempt, even one that has just succeeded, and wait the few turns until its socket is closed."""
     if not (connection.is_closed or connection.is_closing):
         connection.close()
-    await asyncio.wait([attempt], timeout=1.0)
+    await asyncio.wait([gone], timeout=1.0)
     await services.settle()
 
 
