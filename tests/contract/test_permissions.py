@@ -1,6 +1,7 @@
 """Client and server with no more rights at the broker than they need: the table in docs/howto.md."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,23 +9,21 @@ import pytest
 
 from rabbit import Node
 from tests.support.raw import depth, take
-from tests.support.serving import serving
+from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
 from warren import AsyncClient, PermissionDenied, Service, current_call, wire
 
-#: What docs/howto.md tells administrators to grant, as configure, write, read.
-CLIENT = (r"^amq\.gen.*$", r"^(warren|amq\.gen.*)$", r"^(warren\.bounce|amq\.gen.*)$")
-BARE_CLIENT_WRITE = r"^(warren|amq\.default|amq\.gen.*)$"
+ROWS = re.findall(
+    r"^([a-z-]+) +(?:configure|write|read) +(\S+)$",
+    (ROOT / "docs" / "howto.md").read_text().split("<!-- permissions -->")[1].split("```")[1],
+    re.MULTILINE,
+)
 
 
-def server_permissions(service: str) -> tuple[str, str, str]:
-    """For a server that may declare its own queues, and nothing else."""
-    queues = rf"{service}(\.dead)?"
-    return (
-        rf"^{queues}$",
-        rf"^({queues}|warren|warren\.bounce|amq\.default)$",
-        rf"^({service}|warren|warren\.bounce)$",
-    )
+def documented(user: str, service: str) -> tuple[str, str, str]:
+    """What docs/howto.md tells administrators to grant for a service: configure, write, read."""
+    configure, write, read = (regex.replace("calc", service) for name, regex in ROWS if name == user)
+    return configure, write, read
 
 
 class Accounts:
@@ -59,8 +58,8 @@ async def accounts(rabbit: Node, client: AsyncClient) -> AsyncIterator[Accounts]
 async def test_client_and_server_work_with_the_documented_permissions(
     accounts: Accounts, url: str, service_name: str
 ) -> None:
-    server = await accounts.add(f"{service_name}-server", server_permissions(service_name))
-    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    server = await accounts.add(f"{service_name}-server", documented("server-that-declares", service_name))
+    caller = await accounts.add(f"{service_name}-client", documented("client", service_name))
     service = Service(service_name)
 
     @service.method(default=True)
@@ -73,7 +72,7 @@ async def test_client_and_server_work_with_the_documented_permissions(
     ):
         assert await client.call(double, 21) == 42
         await client.cast(double, 1)
-        await accounts.grant(caller, (CLIENT[0], BARE_CLIENT_WRITE, CLIENT[2]))
+        await accounts.grant(caller, documented("client-with-bare-calls", service_name))
     async with (
         serving(service, url=url, username=server, password="secret"),
         AsyncClient(url, username=caller, password="secret") as client,
@@ -81,10 +80,20 @@ async def test_client_and_server_work_with_the_documented_permissions(
         assert await client.call_bare(service_name, "21") == b"42"
 
 
+async def test_a_server_that_may_declare_nothing_serves_what_is_there(
+    accounts: Accounts, client: AsyncClient, url: str, service_name: str
+) -> None:
+    async with serving(_double(service_name), url=url):
+        pass  # somebody with the right has declared it
+    server = await accounts.add(f"{service_name}-server", documented("server", service_name))
+    async with serving(_double(service_name), url=url, username=server, password="secret"):
+        assert await client.call(f"{service_name}.double", 21) == 42
+
+
 async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(
     accounts: Accounts, url: str, service_name: str
 ) -> None:
-    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    caller = await accounts.add(f"{service_name}-client", documented("client", service_name))
     service = Service(service_name)
 
     @service.method(default=True)
@@ -102,7 +111,8 @@ async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(
 async def test_a_client_that_may_not_use_the_exchange_is_told_so(
     accounts: Accounts, url: str, service_name: str
 ) -> None:
-    caller = await accounts.add(f"{service_name}-client", (CLIENT[0], r"^amq\.gen.*$", CLIENT[2]))
+    configure, _write, read = documented("client", service_name)
+    caller = await accounts.add(f"{service_name}-client", (configure, r"^amq\.gen-.*$", read))
     async with AsyncClient(url, username=caller, password="secret") as client:
         with pytest.raises(PermissionDenied, match="'warren'"):
             await client.call(f"{service_name}.x")
@@ -119,8 +129,8 @@ async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
     accounts: Accounts, url: str, raw: Any, service_name: str
 ) -> None:
     """The broker lets nobody publish under another's name, so what a worker publishes again must name the worker."""
-    server = await accounts.add(f"{service_name}-server", server_permissions(service_name))
-    caller = await accounts.add(f"{service_name}-client", CLIENT)
+    server = await accounts.add(f"{service_name}-server", documented("server-that-declares", service_name))
+    caller = await accounts.add(f"{service_name}-client", documented("client", service_name))
     began, release = asyncio.Event(), asyncio.Event()
     users: list[str | None] = []
 
@@ -161,7 +171,7 @@ async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
 async def test_a_server_that_may_not_set_aside_says_what_is_lost_and_goes_on(
     accounts: Accounts, url: str, client: AsyncClient, service_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    configure, _write, read = server_permissions(service_name)
+    configure, _write, read = documented("server-that-declares", service_name)
     async with serving(_double(service_name), url=url):
         pass  # somebody with all rights has declared the queues
     server = await accounts.add(f"{service_name}-server", (configure, r"^(warren|amq\.default)$", read))
