@@ -87,10 +87,9 @@ class Workers:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             print(f"    {line}", end="", file=sys.stderr)
-            if found := re.search(r"is process (\d+)", line):
+            if found := re.search(r"is ready: process (\d+)", line):
                 self._pids.append(int(found[1]))
-            count -= "serving calc" in line
-            if not count:
+            if len(self._pids) == count:
                 return
         raise SystemExit(f"the workers ended with exit code {self._process.wait()}")
 

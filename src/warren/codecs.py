@@ -126,15 +126,15 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
     read_json = msgspec.json.Decoder(hint, strict=False).decode
 
     def decode(body: bytes) -> Any:
-        text = str(body, "utf-8").strip()
+        text = str(body, "utf-8")
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(text, hint)  # what is text by its nature: bounded strings, dates, enums
         try:
             return read_json(text)
-        except msgspec.ValidationError as error:
-            with contextlib.suppress(msgspec.ValidationError):
-                return msgspec.convert(text, hint, strict=False)  # text that only begins like another JSON type
-            raise error
+        except msgspec.ValidationError:
+            raise
         except msgspec.DecodeError:
-            return msgspec.convert(text, hint, strict=False)  # dates, enums: text that JSON would quote
+            return msgspec.convert(text.strip(), hint, strict=False)
 
     return decode
 

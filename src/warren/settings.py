@@ -85,15 +85,13 @@ def make_settings(
 def _parse(url: str, encrypted: bool) -> Settings:
     parts = _split(url)
     if parts.scheme not in _PORTS:
-        raise ValueError(
-            f"{_shown(parts)!r} is not an AMQP URL: say amqp://user:password@host:5672/vhost, or amqps://…"
-        )
+        raise ValueError(f"{parts.scheme!r} is not an AMQP URL's scheme; {_UNREADABLE}")
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     secure = parts.scheme == "amqps"
     base = Settings()
     return Settings(
-        hosts=_hosts(hosts, _PORTS["amqps" if secure or encrypted else "amqp"], parts),
+        hosts=_hosts(hosts, _PORTS["amqps" if secure or encrypted else "amqp"]),
         # "amqp://host" and "amqp://host/" are the default vhost; "%2F" in the path is a slash.
         vhost=unquote(parts.path[1:]) or "/",
         username=unquote(username) or base.username,
@@ -108,28 +106,28 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise ValueError(_UNREADABLE) from None
-    if "@" in parts.path + parts.query + parts.fragment:
-        raise ValueError(_UNREADABLE)
+        raise ValueError(f"the URL cannot be read; {_UNREADABLE}") from None
+    if "@" in parts.path + parts.query + parts.fragment or parts.netloc.count("@") > 1:
+        raise ValueError(f"the URL cannot be read; {_UNREADABLE}")
     return parts
 
 
 _UNREADABLE = (
-    "the URL cannot be read: say amqp://user:password@host:5672/vhost, with what is special in the user name,"
-    " password or vhost percent-encoded (@ is %40, / is %2F)"
+    "say amqp://user:password@host:5672/vhost, with what is special in the user name,"
+    " password or vhost percent-encoded (@ is %40, / is %2F), or amqps:// for TLS"
 )
 
 
-def _hosts(netloc: str, default_port: int, parts: SplitResult) -> tuple[tuple[str, int], ...]:
+def _hosts(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
     hosts = []
     for part in netloc.split(",") if netloc else ["localhost"]:
         try:
             split = urlsplit(f"//{part}")
             port = default_port if split.port is None else split.port
-        except ValueError as error:
-            raise ValueError(f"{_shown(parts)!r}: {error}") from error
-        if not port:
-            raise ValueError(f"{_shown(parts)!r}: 0 is no port to connect to")
+        except ValueError:
+            port = 0
+        if not port:  # not shown, as it may be a password whose host is missing
+            raise ValueError(f"a port must be a number from 1 to 65535; {_UNREADABLE}")
         hosts.append((split.hostname or "localhost", port))
     return tuple(hosts)
 
@@ -139,15 +137,9 @@ def _query(parts: SplitResult) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in kinds:
-            raise ValueError(f"{_shown(parts)!r}: unknown option {key!r}; known are {', '.join(kinds)}")
+            raise ValueError(f"the URL has an unknown option {key!r}; known are {', '.join(kinds)}")
         try:
             options[key] = kinds[key](value)
         except ValueError:
-            raise ValueError(f"{_shown(parts)!r}: {key}={value!r} is not a number") from None
+            raise ValueError(f"the URL's {key}={value!r} is not a number") from None
     return options
-
-
-def _shown(parts: SplitResult) -> str:
-    """The URL without its password, for messages."""
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{credentials.partition(':')[0]}{at}{hosts}").geturl()

@@ -235,8 +235,10 @@ class Request:
         """
         user = _text(self.properties.user_id)
         if user == server_user and b"rpc-user" in (self.properties.table or b""):
-            passed_on = decode_table(self.properties.table or b"").get("rpc-user")
-            return passed_on if isinstance(passed_on, str) else None
+            table = decode_table(self.properties.table or b"")
+            if "rpc-user" in table:
+                name = table["rpc-user"]
+                return name if isinstance(name, str) else None
         return user
 
     def headers(self) -> Mapping[str, Any]:

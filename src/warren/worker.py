@@ -9,6 +9,7 @@ handler, for ``at-most-once``), on the channel it came by: when that is gone, th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -372,8 +373,10 @@ class Worker:
         if not registered:
             log.error("%s raised (call %s)", method.full_name, request.call_id, exc_info=error)
         if self._service.tracebacks:
-            problem.traceback = "".join(traceback.format_exception(error))
-        ours = RemoteError(f"{name}: {error}" if str(error) else name)
+            with contextlib.suppress(Exception):  # an exception's own __str__ may fail
+                problem.traceback = "".join(traceback.format_exception(error))
+        text = _text_of(error)
+        ours = RemoteError(f"{name}: {text}" if text else name)
         return self._error_reply(request, ours, problem)
 
     def _error_reply(self, request: Request, error: CallError, problem: Problem | None = None) -> Outcome:
@@ -488,6 +491,14 @@ def _too_late(execution: Execution) -> _Refused:
 
 def _executed(code: Code, reason: str, message: str) -> CallError:
     return make_error(code, reason, message, execution=Execution.EXECUTED, origin=Origin.SERVER)
+
+
+def _text_of(error: BaseException) -> str:
+    """An exception's text; a foreign class may fail even at that."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its text is not available: {type(second).__name__})"
 
 
 def _details(error: BaseException) -> list[Any] | None:

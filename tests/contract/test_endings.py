@@ -425,6 +425,31 @@ async def test_the_server_answers_with(
         assert bank.ran == 0
 
 
+async def test_an_exception_that_cannot_even_say_its_text_is_an_error_like_others(
+    client: AsyncClient, url: str, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    caplog.set_level("CRITICAL", "warren.server")
+    service = Service(service_name, concurrency=1)
+
+    @service.method
+    def thread() -> None:
+        raise Mute
+
+    @service.method
+    async def loop() -> None:
+        raise Mute
+
+    async with serving(service, url=url):
+        for method in (thread, loop, thread):
+            error = await error_of(client.call(method))
+            assert isinstance(error, RemoteError)
+            assert "Mute: (its text is not available: ZeroDivisionError)" in str(error)
+
+
 async def test_a_registered_exception_is_raised_as_itself(client: AsyncClient, url: str, bank: Bank) -> None:
     async with serving(bank.service, url=url):
         with pytest.raises(InsufficientFunds) as caught:

@@ -80,7 +80,6 @@ def test_text_is_read_into_its_hint_also_where_it_begins_like_a_number(hint: Any
     assert codecs.decoder(TEXT, hint)(body) == value
 
 
-@pytest.mark.xfail(strict=True, reason="for any hint but plain `str`, text is stripped and read as JSON first")
 @pytest.mark.parametrize("body", [b'"quoted"', b" spaced "])
 def test_text_for_a_constrained_string_is_taken_as_it_is_like_for_a_plain_one(body: bytes) -> None:
     assert codecs.decoder(TEXT, Annotated[str, Meta(max_length=10)])(body) == body.decode()

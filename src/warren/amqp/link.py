@@ -155,17 +155,10 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     """
     services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
     attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def on_gone(_connection: object, error: BaseException) -> None:
-        _resolve(attempt, error)
-        _resolve(gone, None)
-
     connection = AsyncioConnection(
         _parameters(settings, host, port),
         on_open_callback=lambda _conn: _resolve(attempt, None),
-        on_open_error_callback=on_gone,
-        on_close_callback=on_gone,
+        on_open_error_callback=lambda _conn, error: _resolve(attempt, error),
         custom_ioloop=services,
     )
     peer = f"{host}:{port}"
@@ -173,23 +166,15 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
         async with asyncio.timeout(settings.connect_timeout):
             error = await asyncio.shield(attempt)
     except TimeoutError:
-        await _give_up(connection, gone, services)
+        await services.abandon()
         raise _no_connection(peer, f"no answer within {settings.connect_timeout:g} s") from None
     except asyncio.CancelledError:
-        await _give_up(connection, gone, services)
+        await services.abandon()
         raise
     if error is not None:
         raise _connect_error(settings, peer, error) from error
     assert services.stream is not None
     return Link(connection, services.stream, settings.heartbeat, peer)
-
-
-async def _give_up(connection: AsyncioConnection, gone: asyncio.Future[None], services: IOServices) -> None:
-    """Abort an attempt, even one that has just succeeded, and wait the few turns until its socket is closed."""
-    if not (connection.is_closed or connection.is_closing):
-        connection.close()
-    await asyncio.wait([gone], timeout=1.0)
-    await services.settle()
 
 
 def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionParameters:

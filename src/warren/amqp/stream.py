@@ -115,6 +115,11 @@ class Stream(asyncio.Protocol, nbio.AbstractStreamTransport):  # type: ignore[mi
             self.flush()
             self._transport.abort()
 
+    def detach(self) -> None:
+        """Drop the connection without another word to Pika."""
+        self._pika = None
+        self.abort()
+
     def get_protocol(self) -> nbio.AbstractStreamProtocol:
         return self._pika
 
@@ -204,6 +209,7 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
         self._loop = loop
         self._frame_max = frame_max
         self._operations: set[asyncio.Task[Any]] = set()
+        self._abandoned = False
         self.stream: Stream | None = None
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
@@ -222,7 +228,7 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
         self._loop.call_soon_threadsafe(callback)
 
     def call_later(self, delay: float, callback: Callable[..., None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(delay, callback)
+        return self._loop.call_later(delay, lambda: None if self._abandoned else callback())
 
     def getaddrinfo(
         self,
@@ -240,7 +246,7 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
     def connect_socket(
         self, sock: socket.socket, resolved_addr: tuple[str, int], on_done: Callable[..., None]
     ) -> _Reference:
-        return self._begin(self._loop.sock_connect(sock, resolved_addr), on_done)
+        return self._begin(self._loop.sock_connect(sock, resolved_addr), on_done, undo=sock.close)
 
     def create_streaming_connection(
         self,
@@ -259,11 +265,20 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
         # Success is told by the stream itself; a failure leaves us with a socket that Pika has handed over.
         return self._begin(connecting, lambda result: on_done(result) if _failed(result) else None, undo=sock.close)
 
-    async def settle(self) -> None:
-        """Wait until cancelled operations have let go of their sockets."""
-        if self._operations:
+    async def abandon(self) -> None:
+        """Let go of the attempt, whatever it is at, and return when its socket is closed; Pika hears no more of it.
+
+        Pika's own way, closing the connection, fails in some of its states, and has no word for when it is done.
+        """
+        self._abandoned = True
+        for operation in self._operations:
+            operation.cancel()
+        if self.stream is not None:
+            self.stream.detach()
+        while self._operations:
             await asyncio.wait(set(self._operations))
-        await asyncio.sleep(0)  # the transport of a cancelled one closes in the next turn
+        for _ in range(3):  # an asyncio transport is made and closed in callbacks of the turns that follow
+            await asyncio.sleep(0)
 
     def _begin(
         self,
@@ -275,9 +290,9 @@ class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
 
         def finish(task: asyncio.Task[Any]) -> None:
             self._operations.discard(task)
-            if undo is not None and (task.cancelled() or task.exception() is not None):
+            if undo is not None and (self._abandoned or task.cancelled() or task.exception() is not None):
                 undo()
-            if not task.cancelled():
+            if not task.cancelled() and not self._abandoned:
                 on_done(task.exception() or task.result())
 
         task = self._loop.create_task(operation)
