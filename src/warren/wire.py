@@ -82,6 +82,12 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
 DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
+#: The usual spellings, found without decoding them.
+_CONTENT_TYPES: dict[bytes | None, str] = {
+    name.encode(): name for name in (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS)
+}
+
+
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +223,8 @@ class Request:
 
     @property
     def content_type(self) -> str:
-        return codecs.normalise(_text(self.properties.content_type))
+        name = self.properties.content_type
+        return _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
 
     @property
     def call_id(self) -> str | None:
@@ -342,9 +349,6 @@ def _sendable(text: str) -> str:
 ErrorFactory = Callable[[Problem], Exception | None]
 
 
-_CONTENT_TYPES = {name.encode(): name for name in (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS)}
-
-
 def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
     """The content type of a result.
 
@@ -357,7 +361,7 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
         if p.type == _ERROR_TYPE or "rpc-status" in table:
             raise _read_error(p, body, table, registered)
     name = p.content_type
-    return _CONTENT_TYPES.get(name or b"") or codecs.normalise(_text(name))
+    return _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
 
 
 def read_bounce(p: Properties) -> CallError | None:

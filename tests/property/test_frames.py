@@ -14,6 +14,8 @@ from tests.support import pika_frames
 from warren.amqp import frames
 from warren.amqp.frames import FrameError, Properties
 
+PROPERTY_NAMES = list(Properties.__annotations__)
+
 
 def as_warren_has_it(given_set: dict[str, Any]) -> Properties:
     """The same property set as Warren holds it: bytes, and the headers encoded."""
@@ -28,7 +30,7 @@ def as_warren_has_it(given_set: dict[str, Any]) -> Properties:
 
 def as_pika_has_it(p: Properties) -> dict[str, Any]:
     """What Warren read, in Pika's terms; absent ones left out."""
-    values: dict[str, Any] = {name: getattr(p, name) for name in Properties.__slots__ if name != "table"}
+    values: dict[str, Any] = {name: getattr(p, name) for name in PROPERTY_NAMES if name != "table"}
     values = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
     values["headers"] = None if p.table is None else frames.decode_table(p.table)
     return {name: value for name, value in values.items() if value is not None}
@@ -91,8 +93,8 @@ def test_properties_read_as_pika_reads_them(given_set: dict[str, Any]) -> None:
 def test_properties_survive_encoding_and_decoding(given_set: dict[str, Any]) -> None:
     before = as_warren_has_it(given_set)
     after = frames.decode_properties(frames.encode_properties(before))
-    assert [getattr(after, name) for name in Properties.__slots__] == [
-        getattr(before, name) for name in Properties.__slots__
+    assert [getattr(after, name) for name in PROPERTY_NAMES] == [
+        getattr(before, name) for name in PROPERTY_NAMES
     ]
 
 

@@ -288,6 +288,10 @@ class Channel:
         frame = await self._ask(self._raw.queue_declare, name, passive=True)
         return frame.method.message_count, frame.method.consumer_count
 
+    async def delete_queue(self, name: str) -> None:
+        """Delete a queue with all that is in it; one that does not exist is no error."""
+        await self._ask(self._raw.queue_delete, name)
+
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         await self._ask(self._raw.queue_bind, queue, exchange, routing_key)
 
