@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.blocking", "warren.service"}),
     frozenset({"warren"}),
     frozenset({"warren.loading", "warren.processes"}),
+    frozenset({"warren.bench"}),
     frozenset({"warren.cli"}),
     frozenset({"warren.__main__"}),
 )

@@ -70,9 +70,10 @@ class Histogram:
 
     def percentile(self, percent: float) -> float:
         """The duration that so many percent do not exceed (nearest rank), at most 1 % off; nan of nothing."""
-        rank = max(1, math.ceil(percent / 100 * self.count))
-        ranks = itertools.accumulate(count for _, count in sorted(self._buckets.items()))
-        for index, reached in zip(sorted(self._buckets), ranks, strict=True):
+        rank = max(1, math.ceil(percent * self.count / 100))
+        reached = 0
+        for index in sorted(self._buckets):
+            reached += self._buckets[index]
             if reached >= rank:
                 middle = math.exp((index + 0.5) * self._WIDTH)
                 return min(max(middle, self.low), self.high)
@@ -223,20 +224,18 @@ class Load:
     async def _make_in_turn(self) -> None:
         """Closed loop: one call after the other."""
         while self._more(now := self.now()):
+            self.record.begun += self._counts(now)
             await self._make(now)
 
     async def _make_on_schedule(self, rate: float, tasks: asyncio.TaskGroup) -> None:
         """Open loop: each call when it is due; if we are late, as soon as possible."""
-        for number in itertools.count():
-            due = number / rate
-            if not self._more(due):
-                return
+        numbers = itertools.count()
+        while self._more(due := (number := next(numbers)) / rate):
             wait = due - self.now()
             if wait > 0 or number % 100 == 0:  # even if we are late for ever, replies must be read in between
                 await asyncio.sleep(max(wait, 0))
-            tasks.create_task(self._make(due))
-            # Counted here and not when the task runs, so that the next turn of this loop sees it.
             self.record.begun += self._counts(due)
+            tasks.create_task(self._make(due))
 
     def _more(self, due: float) -> bool:
         return due < self._end and self.record.begun != self._plan.calls
@@ -245,18 +244,16 @@ class Load:
         return due >= self._plan.warmup
 
     async def _make(self, due: float) -> None:
-        counts = self._counts(due)
-        if self._plan.rate is None:
-            self.record.begun += counts
         self.in_flight += 1
         try:
             await self._call()
         except CallError as error:
-            self.record.errors[f"{error.code}/{error.reason}"] += counts
+            if self._counts(due):
+                self.record.errors[f"{error.code}/{error.reason}"] += 1
             await asyncio.sleep(0)  # it may have failed without waiting, and in a loop that would stop all else
         else:
-            now = self.now()
-            if counts:
+            if self._counts(due):
+                now = self.now()
                 self.record.latencies.record(now - due)
                 self.record.seconds = now - self._plan.warmup
         finally:
@@ -278,7 +275,7 @@ def as_dict(target: str, plan: Plan, record: Record) -> dict[str, Any]:
         "calls": record.begun,
         "results": record.latencies.count,
         "unfinished": record.unfinished,
-        "errors": {problem: count for problem, count in record.errors.most_common() if count},
+        "errors": dict(record.errors.most_common()),
         "seconds": record.seconds,
         "rate": record.rate,
         "latency_ms": _latencies(record.latencies),
@@ -309,8 +306,7 @@ def show(target: str, plan: Plan, record: Record) -> None:
     console.print()
     console.print(f"  [green]{record.latencies.count:,}[/green] results, [bold]{record.rate:,.0f}[/bold] per second")
     for problem, count in record.errors.most_common():
-        if count:
-            console.print(f"  [red]{count:,}[/red] errors {problem}")
+        console.print(f"  [red]{count:,}[/red] errors {problem}")
     if record.interrupted:
         console.print(f"  interrupted, {record.unfinished:,} calls not waited for")
     if not record.latencies.count:

@@ -19,15 +19,18 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren import wire
-from warren.caller import Caller, Finish, Limits, Outgoing
+from warren.caller import Caller, Finish, Limits, Target
 from warren.calls import PendingCall
 from warren.client import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_TIMEOUT,
     Encoding,
     Options,
-    prepare_bare,
-    prepare_call,
+    Targets,
+    bare_target,
+    encode_bare,
+    encode_call,
+    find_target,
     read_bare,
     read_confirm,
     read_result,
@@ -81,6 +84,7 @@ class Client:
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
+        self._targets: Targets = {}
         self._io = _IOThread(settings, Limits(max_in_flight, max_message_size, send_user).checked())
 
     def __enter__(self) -> Self:
@@ -131,8 +135,9 @@ class Client:
             CallError: every ending that is not a result; see the table in the README.
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
-        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
-        return read_result(self._io.run(outgoing, self._options.deadline()), outgoing, method, self._errors)
+        to = find_target(self._targets, self._options, "call", target)
+        outcome = self._io.run(to, encode_call(to, args, kwargs), self._options.deadline())
+        return read_result(outcome, to, self._errors)
 
     @overload
     def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
@@ -148,18 +153,18 @@ class Client:
         Cancelling the future gives the call up. Its callbacks run in the client's I/O thread: keep them short, and
         do not wait for another call in them.
         """
-        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
+        to = find_target(self._targets, self._options, "call", target)
         future: Future[Any] = Future()
 
         def finish(outcome: Any) -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(read_result(outcome, outgoing, method, self._errors))
+                future.set_result(read_result(outcome, to, self._errors))
             except BaseException as error:
                 future.set_exception(error)
 
-        ticket = self._io.start(outgoing, self._options.deadline(), finish)
+        ticket = self._io.start(to, encode_call(to, args, kwargs), self._options.deadline(), finish)
         future.add_done_callback(lambda done: self._io.cancel(ticket) if done.cancelled() else None)
         return future
 
@@ -173,8 +178,8 @@ class Client:
         Raises:
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
-        outgoing, _method = prepare_call(self._options, "cast", target, args, kwargs)
-        read_confirm(self._io.run(outgoing, self._options.deadline()))
+        to = find_target(self._targets, self._options, "cast", target)
+        read_confirm(self._io.run(to, encode_call(to, args, kwargs), self._options.deadline()))
 
     def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six; see `AsyncClient.call_bare`.
@@ -182,8 +187,8 @@ class Client:
         Raises:
             CallError: as for `call`.
         """
-        outgoing = prepare_bare(self._options, queue, body)
-        return read_bare(self._io.run(outgoing, self._options.deadline()), outgoing)
+        to = bare_target(self._options, queue)
+        return read_bare(self._io.run(to, encode_bare(body), self._options.deadline()), to)
 
     @property
     def ignored_replies(self) -> int:
@@ -194,10 +199,11 @@ class Client:
 class _Ticket:
     """A request on its way through the I/O thread; `call` is set there once it has begun."""
 
-    __slots__ = ("call", "cancelled", "deadline", "finish", "outgoing")
+    __slots__ = ("body", "call", "cancelled", "deadline", "finish", "target")
 
-    def __init__(self, outgoing: Outgoing, deadline: float, finish: Finish) -> None:
-        self.outgoing = outgoing
+    def __init__(self, target: Target, body: bytes, deadline: float, finish: Finish) -> None:
+        self.target = target
+        self.body = body
         self.deadline = deadline
         self.finish = finish
         self.call: PendingCall | None = None
@@ -259,11 +265,11 @@ class _IOThread:
         self._forbid_own_thread()
         asyncio.run_coroutine_threadsafe(self._caller.connected(), loop).result()
 
-    def run(self, outgoing: Outgoing, deadline: float) -> Any:
+    def run(self, target: Target, body: bytes, deadline: float) -> Any:
         """Start a request and wait in this thread for its outcome, whatever it is."""
         self._forbid_own_thread()
         waiter = _Waiter()
-        ticket = self.start(outgoing, deadline, waiter.finish)
+        ticket = self.start(target, body, deadline, waiter.finish)
         try:
             # The I/O thread ends every call by its deadline; the grace is for a thread that died.
             if waiter.wait(max(0.0, deadline - time.monotonic()) + _GRACE):
@@ -273,12 +279,12 @@ class _IOThread:
             raise
         raise CallError("the client's I/O thread does not answer", reason="IO_THREAD", execution=Execution.UNKNOWN)
 
-    def start(self, outgoing: Outgoing, deadline: float, finish: Finish) -> _Ticket:
+    def start(self, target: Target, body: bytes, deadline: float, finish: Finish) -> _Ticket:
         """Hand a request to the I/O thread, which calls `finish` in any case."""
         if self._loop is None or self._closed:
             self.open()
         assert self._loop is not None
-        ticket = _Ticket(outgoing, deadline, finish)
+        ticket = _Ticket(target, body, deadline, finish)
         self._inbox.append(ticket)
         self._wake()
         return ticket
@@ -324,7 +330,7 @@ class _IOThread:
                 self._caller.cancel(ticket.call)
             return
         try:
-            ticket.call = self._caller.start(ticket.outgoing, ticket.deadline, ticket.finish)
+            ticket.call = self._caller.start(ticket.target, ticket.body, ticket.deadline, ticket.finish)
         except CallError as error:
             ticket.finish(error)
         except Exception as error:  # a header that cannot be encoded, for one: the caller's to hear, not the loop's

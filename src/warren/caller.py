@@ -13,8 +13,8 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from warren import wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
@@ -41,6 +41,7 @@ from warren.errors import (
     Unavailable,
     make_error,
 )
+from warren.methods import Method
 from warren.settings import Settings
 from warren.topology import declare_exchanges
 
@@ -55,22 +56,38 @@ Finish = Callable[[Reply | Exception | None], None]
 
 
 @dataclass(slots=True, eq=False)
-class Outgoing:
-    """One request, encoded and ready to go, with what its errors will need to say.
+class Target:
+    """Where calls of one method go and how they are written: all that they have in common, worked out once.
 
-    `kind` is ``call``, ``cast`` or ``bare``; `never_redelivered` tells that a request which expired in its queue
-    cannot have been held by a worker before.
+    Attributes:
+        kind: what a request to it is.
+        name: what it is called in errors.
+        declared: the method, where its code is shared.
+        fail_fast, headers: see `AsyncClient.options`.
+        templates: of the requests with and without a bounce, made for the link `epoch`.
     """
 
-    kind: str
+    kind: Literal["call", "cast", "bare"]
     method: str
     queue: str
     name: str
-    body: bytes
     content_type: str
     fail_fast: bool = False
-    never_redelivered: bool = False
     headers: Mapping[str, Any] | None = None
+    declared: Method | None = None
+    epoch: object = None
+    templates: dict[bool, wire.RequestTemplate] = field(default_factory=dict)
+    routing_key: bytes = b""
+
+    def __post_init__(self) -> None:
+        wire.check_name(self.queue)
+        wire.check_name(self.method)
+        self.routing_key = self.queue.encode()
+
+    @property
+    def never_redelivered(self) -> bool:
+        """Whether a request that expired in its queue cannot have been held by a worker before."""
+        return self.declared is not None and self.declared.delivery == "at-most-once"
 
 
 class Limits(NamedTuple):
@@ -99,7 +116,6 @@ class Caller:
         self._pending = PendingCalls(secrets.token_hex(6).encode() + b".", limits.max_in_flight, self._wake_at)
         self._line: deque[PendingCall] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._templates: dict[tuple[str, str, str, bool, bool], wire.RequestTemplate] = {}
         self._explaining: dict[str, asyncio.Task[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
@@ -127,15 +143,15 @@ class Caller:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def start(self, outgoing: Outgoing, deadline: float, finish: Finish) -> PendingCall:
+    def start(self, target: Target, body: bytes, deadline: float, finish: Finish) -> PendingCall:
         """Begin a call that ends at `deadline` (`time.monotonic` seconds) at the latest.
 
         Raises:
             CallError: it cannot even begin: nothing was sent, and `finish` will not be called.
         """
-        self._check(outgoing, deadline)
-        call = self._pending.start(deadline, finish, outgoing, awaits_reply=outgoing.kind != "cast")
-        if self._writable() and not self._line:
+        self._check(target, body, deadline)
+        call = self._pending.start(deadline, finish, target, body, awaits_reply=target.kind != "cast")
+        if not self._line and self._writable():
             self._write(call)
         else:
             self._line.append(call)
@@ -161,22 +177,20 @@ class Caller:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def _check(self, outgoing: Outgoing, deadline: float) -> None:
+    def _check(self, target: Target, body: bytes, deadline: float) -> None:
         """Refuse what cannot succeed, before anything is entered."""
         if self._closed:
-            raise _located(closed_error(), outgoing)
-        if len(outgoing.body) > self._max_message_size:
-            message = f"the request has {len(outgoing.body)} bytes, the limit is {self._max_message_size}"
-            raise _located(Overloaded(message, reason="TOO_LARGE", execution=Execution.NOT_SENT), outgoing)
+            raise _located(closed_error(), target)
+        if len(body) > self._max_message_size:
+            message = f"the request has {len(body)} bytes, the limit is {self._max_message_size}"
+            raise _located(Overloaded(message, reason="TOO_LARGE", execution=Execution.NOT_SENT), target)
         if deadline <= time.monotonic():
-            raise _located(
-                DeadlineExceeded("no time is left to make this call", execution=Execution.NOT_SENT), outgoing
-            )
-        failure = self._supervisor.failure
-        if failure is not None and self._link is None:
-            state = self._supervisor.state
-            if state is State.CLOSED or (outgoing.fail_fast and state is State.WAITING):
-                raise _located(copy_of(failure), outgoing)
+            raise _located(DeadlineExceeded("no time is left to make this call", execution=Execution.NOT_SENT), target)
+        if self._link is not None:
+            return
+        failure, state = self._supervisor.failure, self._supervisor.state
+        if failure is not None and (state is State.CLOSED or (target.fail_fast and state is State.WAITING)):
+            raise _located(copy_of(failure), target)
 
     def _writable(self) -> bool:
         link = self._link
@@ -184,41 +198,41 @@ class Caller:
 
     def _write(self, call: PendingCall) -> None:
         """Publish a call with the time that it has left."""
-        outgoing: Outgoing = call.context
+        target: Target = call.context
+        body, call.body = call.body, b""  # held no longer than needed: memory per call in flight
         left = max(0, int((call.deadline - time.monotonic()) * 1000))
-        expiration = b"0" if outgoing.fail_fast else b"%d" % left
-        queue, body = outgoing.queue.encode(), outgoing.body
+        expiration = b"0" if target.fail_fast else b"%d" % left
         assert self._calls is not None
         assert self._bare is not None
-        if outgoing.kind == "bare":
-            self._bare.publish(b"", queue, wire.bare_properties(call.id, self._reply_to, expiration), body)
+        if target.kind == "bare":
+            self._bare.publish(b"", target.routing_key, wire.bare_properties(call.id, self._reply_to, expiration), body)
             self._pending.sent(call, 0)
             return
-        if outgoing.kind == "cast":
-            properties = self._template(outgoing).encode_cast(call.id)
-        else:
-            deadline_ms = int(time.time() * 1000) + left
-            properties = self._template(outgoing).encode(call.id, left, deadline_ms, expiration)
-        self._pending.sent(call, self._calls.publish(_EXCHANGE, queue, properties, body))
-
-    def _template(self, outgoing: Outgoing) -> wire.RequestTemplate:
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
-        is_call, bounce = outgoing.kind == "call", len(outgoing.body) <= wire.BOUNCE_LIMIT or outgoing.fail_fast
-        key = (outgoing.queue, outgoing.method, outgoing.content_type, is_call, bounce)
-        template = None if outgoing.headers else self._templates.get(key)
+        template = self._template(target, len(body) <= wire.BOUNCE_LIMIT or target.fail_fast)
+        if target.kind == "cast":
+            properties = template.encode_cast(call.id)
+        else:
+            properties = template.encode(call.id, left, int(time.time() * 1000) + left, expiration)
+        self._pending.sent(call, self._calls.publish(_EXCHANGE, target.routing_key, properties, body))
+
+    def _template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
+        if target.epoch is not self._link:  # another link has another reply queue
+            target.epoch = self._link
+            target.templates.clear()
+        template = target.templates.get(bounce)
         if template is None:
-            template = wire.RequestTemplate(
-                outgoing.method,
-                content_type=outgoing.content_type,
+            is_call = target.kind == "call"
+            template = target.templates[bounce] = wire.RequestTemplate(
+                target.method,
+                content_type=target.content_type,
                 reply_to=self._reply_to if is_call else None,
                 bounce=is_call and bounce,
                 durable=not is_call,
                 app_id=self._app_id,
                 user_id=self._user_id,
-                headers=outgoing.headers,
+                headers=target.headers,
             )
-            if not outgoing.headers and len(self._templates) < 10_000:
-                self._templates[key] = template
         return template
 
     def _write_line(self) -> None:
@@ -260,18 +274,18 @@ class Caller:
             call.finish((p, delivery.body))
 
     def _on_bounce(self, call: PendingCall, error: CallError) -> None:
-        outgoing: Outgoing = call.context
+        target: Target = call.context
         if error.reason != "QUEUE_TTL":
             self._end(call, error)
             return
-        if outgoing.never_redelivered:
+        if target.never_redelivered:
             error.execution = Execution.NOT_EXECUTED
-        if outgoing.fail_fast:
+        if target.fail_fast:
             message = "no worker was free to take the call at once (fail_fast)"
             error = make_error(
                 Code.UNAVAILABLE, "NO_FREE_WORKER", message, execution=error.execution, origin=Origin.BROKER
             )
-        self._explain_and_end([call], outgoing.queue, error)
+        self._explain_and_end([call], target.queue, error)
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         for call in self._pending.confirmed(tag, multiple):
@@ -289,8 +303,8 @@ class Caller:
         call = self._pending.take(correlation_id)
         if call is None:
             return
-        outgoing: Outgoing = call.context
-        message = f"no queue {outgoing.queue!r}: no worker of this service has ever run here ({reply_text})"
+        target: Target = call.context
+        message = f"no queue {target.queue!r}: no worker of this service has ever run here ({reply_text})"
         self._end(
             call,
             Unavailable(message, reason="NO_ROUTE", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
@@ -333,7 +347,6 @@ class Caller:
 
     def _on_lost(self, reason: CallError) -> None:
         self._link = self._calls = self._bare = None
-        self._templates.clear()
         for call in self._pending.connection_lost():
             message = f"{reason.message}; whether the handler ran is not known"
             self._end(call, Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN))
@@ -460,8 +473,8 @@ def _count(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
-def _located(error: CallError, outgoing: Outgoing, call_id: str | None = None) -> CallError:
-    return error.locate(method=outgoing.name, queue=outgoing.queue, call_id=call_id)
+def _located(error: CallError, target: Target, call_id: str | None = None) -> CallError:
+    return error.locate(method=target.name, queue=target.queue, call_id=call_id)
 
 
 def _timed_out(call: PendingCall) -> CallError:

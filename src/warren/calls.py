@@ -20,15 +20,22 @@ class PendingCall:
     `finish` gets the outcome, exactly once: the reply, or the error that stands for it.
     """
 
-    __slots__ = ("awaits_reply", "context", "deadline", "finish", "id", "slice", "written")
+    __slots__ = ("awaits_reply", "body", "context", "deadline", "finish", "id", "slice", "written")
 
     def __init__(
-        self, id: bytes, deadline: float, finish: Callable[[Any], None], context: Any, *, awaits_reply: bool
+        self,
+        id: bytes,
+        deadline: float,
+        finish: Callable[[Any], None],
+        context: Any,
+        body: bytes,
+        awaits_reply: bool,
     ) -> None:
         self.id = id
         self.deadline = deadline
         self.finish = finish
         self.context = context
+        self.body = body
         self.awaits_reply = awaits_reply
         self.written = False
         self.slice = 0
@@ -52,7 +59,9 @@ class PendingCalls:
     def __contains__(self, call: PendingCall) -> bool:
         return call.id in self._calls
 
-    def start(self, deadline: float, finish: Callable[[Any], None], context: Any, *, awaits_reply: bool) -> PendingCall:
+    def start(
+        self, deadline: float, finish: Callable[[Any], None], context: Any, body: bytes = b"", *, awaits_reply: bool
+    ) -> PendingCall:
         """Enter a call; its id is unique in this process and, by the random prefix, elsewhere.
 
         Raises:
@@ -66,7 +75,7 @@ class PendingCalls:
                 execution=Execution.NOT_SENT,
             )
         self._last = number = self._last + 1
-        call = PendingCall(self._prefix + b"%d" % number, deadline, finish, context, awaits_reply=awaits_reply)
+        call = PendingCall(self._prefix + b"%d" % number, deadline, finish, context, body, awaits_reply)
         calls[call.id] = call
         call.slice = self._timers.add(deadline, call)
         return call

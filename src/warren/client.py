@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from warren import codecs, methods, wire
-from warren.caller import Caller, Limits, Outgoing, Reply
+from warren.caller import Caller, Limits, Reply, Target
 from warren.codecs import CodecError
 from warren.context import get_current
 from warren.errors import CallError, Execution, InvalidArgument
@@ -117,6 +117,7 @@ class AsyncClient:
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
         self._limits = Limits(max_in_flight, max_message_size, send_user).checked()
+        self._targets: Targets = {}
         self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
 
     async def __aenter__(self) -> Self:
@@ -184,8 +185,8 @@ class AsyncClient:
                 cancelled the call is given up, and whether its handler runs is not known.
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
-        outgoing, method = prepare_call(self._options, "call", target, args, kwargs)
-        return read_result(await self._run(outgoing), outgoing, method, self._errors)
+        to = find_target(self._targets, self._options, "call", target)
+        return read_result(await self._run(to, encode_call(to, args, kwargs)), to, self._errors)
 
     @overload
     async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
@@ -200,8 +201,8 @@ class AsyncClient:
         Raises:
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
-        outgoing, _method = prepare_call(self._options, "cast", target, args, kwargs)
-        read_confirm(await self._run(outgoing))
+        to = find_target(self._targets, self._options, "cast", target)
+        read_confirm(await self._run(to, encode_call(to, args, kwargs)))
 
     async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
@@ -209,15 +210,15 @@ class AsyncClient:
         Raises:
             CallError: as for `call`.
         """
-        outgoing = prepare_bare(self._options, queue, body)
-        return read_bare(await self._run(outgoing), outgoing)
+        to = bare_target(self._options, queue)
+        return read_bare(await self._run(to, encode_bare(body)), to)
 
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
         return self._shared[0].ignored_replies if self._shared else 0
 
-    async def _run(self, outgoing: Outgoing) -> Any:
+    async def _run(self, target: Target, body: bytes) -> Any:
         """Start a request and wait for its outcome, whatever it is."""
         caller = self._caller()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -226,7 +227,7 @@ class AsyncClient:
             if not future.done():
                 future.set_result(outcome)
 
-        call = caller.start(outgoing, self._options.deadline(), finish)
+        call = caller.start(target, body, self._options.deadline(), finish)
         try:
             return await future
         except asyncio.CancelledError:
@@ -241,81 +242,100 @@ class AsyncClient:
         return self._shared[0]
 
 
-def prepare_call(
-    options: Options,
-    kind: Literal["call", "cast"],
-    target: Callable[..., Any] | str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Outgoing, Method | None]:
-    """Encode a call of a declared function or by name."""
-    content_type = _CONTENT_TYPES[options.encoding]
-    method: Method | None = None
-    if isinstance(target, str):
-        service, _, name = target.rpartition(".")
-        if not service or not name:
-            raise ValueError(f"{target!r} does not name a method: say 'service.method', for example 'calc.fib'")
-        wire.check_name(service)
-        wire.check_name(name)
-        encode = methods.encode_arguments
-        full_name = target
-    else:
-        method = method_of(target)
-        service, name, full_name = method.service, method.name, method.full_name
-        encode = method.encode_arguments
+#: The targets that a client knows already, by what makes them differ; views with other options share them.
+Targets = dict[tuple[Any, ...], Target]
+_MOST_TARGETS = 10_000
+
+
+def find_target(
+    known: Targets, options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str
+) -> Target:
+    """The target of a declared function or of a name.
+
+    Raises:
+        TypeError: a function that is no method.
+        ValueError: a name that cannot be one.
+    """
+    if options.headers is not None:
+        return _make_target(options, kind, function)
+    key = (function, kind, options.encoding, options.fail_fast)
+    target = known.get(key)
+    if target is None:
+        if len(known) >= _MOST_TARGETS:
+            known.clear()
+        target = known[key] = _make_target(options, kind, function)
+    return target
+
+
+def _make_target(options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str) -> Target:
+    method = None if isinstance(function, str) else method_of(function)
+    full_name = str(function) if method is None else method.full_name
+    service, _, name = full_name.rpartition(".")
+    if not service or not name:
+        raise ValueError(f"{full_name!r} does not name a method: say 'service.method', for example 'calc.fib'")
+    return Target(
+        kind,
+        name,
+        wire.service_queue(service),
+        full_name,
+        _CONTENT_TYPES[options.encoding],
+        fail_fast=options.fail_fast and kind == "call",
+        headers=options.headers,
+        declared=method,
+    )
+
+
+def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The body of a call.
+
+    Raises:
+        InvalidArgument: an argument that the encoding cannot carry.
+        TypeError: arguments that do not fit the function.
+    """
+    encode = methods.encode_arguments if target.declared is None else target.declared.encode_arguments
     try:
-        body = encode(content_type, args, kwargs)
+        return encode(target.content_type, args, kwargs)
     except CodecError as error:
         raise InvalidArgument(
             f"the arguments cannot be encoded: {error}",
             reason="ENCODE",
             execution=Execution.NOT_SENT,
-            method=full_name,
-            queue=service,
+            method=target.name,
+            queue=target.queue,
         ) from error
-    outgoing = Outgoing(
-        kind=kind,
-        method=name,
-        queue=wire.service_queue(service),
-        name=full_name,
-        body=body,
-        content_type=content_type,
-        fail_fast=options.fail_fast and kind == "call",
-        never_redelivered=method is not None and method.delivery == "at-most-once",
-        headers=options.headers,
-    )
-    return outgoing, method
 
 
-def prepare_bare(options: Options, queue: str, body: bytes | str) -> Outgoing:
-    """A tutorial-six request."""
-    wire.check_name(queue)
-    raw = body.encode() if isinstance(body, str) else bytes(body)
-    return Outgoing("bare", "", queue, queue, raw, codecs.TEXT, fail_fast=options.fail_fast)
+def bare_target(options: Options, queue: str) -> Target:
+    """The queue of a tutorial-six server."""
+    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast)
 
 
-def read_result(
-    outcome: Reply | Exception, outgoing: Outgoing, method: Method | None, errors: dict[str, type[Exception]]
-) -> Any:
+def encode_bare(body: bytes | str) -> bytes:
+    """A bare body goes as it is."""
+    return body.encode() if isinstance(body, str) else bytes(body)
+
+
+def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:
     """The result that a call ended in, or raise what it ended in instead."""
     if isinstance(outcome, Exception):
         raise outcome
     p, body = outcome
+    method = target.declared
     try:
         content_type = wire.read_reply(p, body, lambda problem: _rebuild(problem, method, errors))
         if method is not None:
             return method.decode_result(content_type, body)
         return methods.untyped_decoder(content_type)(body)
     except CodecError as error:
-        raise _locate(wire.undecodable_reply(str(error)), outgoing, p) from error
+        raise _locate(wire.undecodable_reply(str(error)), target, p) from error
     except CallError as error:
-        raise _locate(error, outgoing, p) from error.__cause__
+        raise _locate(error, target, p) from error.__cause__
     except Exception as error:
-        error.add_note(f"raised by the handler of {outgoing.name}")
+        error.add_note(f"raised by the handler of {target.name}")
         raise
 
 
-def read_bare(outcome: Reply | Exception, outgoing: Outgoing) -> bytes:
+def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
     """The body that a bare call ended in."""
     if isinstance(outcome, Exception):
         raise outcome
@@ -323,7 +343,7 @@ def read_bare(outcome: Reply | Exception, outgoing: Outgoing) -> bytes:
     try:
         wire.read_reply(p, body, lambda _problem: None)
     except CallError as error:
-        raise _locate(error, outgoing, p) from error.__cause__
+        raise _locate(error, target, p) from error.__cause__
     return body
 
 
@@ -333,9 +353,9 @@ def read_confirm(outcome: Exception | None) -> None:
         raise outcome
 
 
-def _locate(error: CallError, outgoing: Outgoing, p: Any) -> CallError:
+def _locate(error: CallError, target: Target, p: Any) -> CallError:
     call_id = (p.correlation_id or b"").decode("utf-8", "replace")
-    return error.locate(method=outgoing.name, queue=outgoing.queue, call_id=call_id or None)
+    return error.locate(method=target.name, queue=target.queue, call_id=call_id or None)
 
 
 def _rebuild(problem: wire.Problem, method: Method | None, errors: dict[str, type[Exception]]) -> Exception | None:

@@ -185,11 +185,13 @@ class Request:
         FrameError: its properties are not AMQP.
     """
 
-    __slots__ = ("attempt", "deadline_ms", "delivery", "properties", "timeout_ms", "version")
+    __slots__ = ("attempt", "content_type", "deadline_ms", "delivery", "properties", "timeout_ms", "version")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         p = self.properties = decode_properties(delivery.properties)
+        name = p.content_type
+        self.content_type = _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
         self.version: int | None = None
         self.timeout_ms: int | None = None
         self.deadline_ms: int | None = None
@@ -220,11 +222,6 @@ class Request:
     def method(self) -> str | None:
         """The method's name; None asks for the default method."""
         return _text(self.properties.type)
-
-    @property
-    def content_type(self) -> str:
-        name = self.properties.content_type
-        return _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
 
     @property
     def call_id(self) -> str | None:
@@ -315,12 +312,16 @@ class Problem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=False):
 _decode_problem = codecs.decoder(codecs.PROBLEM, Problem)
 
 
+_REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in _CONTENT_TYPES.items() if raw is not None}
+
+
 def result_properties(request: Request, content_type: str) -> bytes:
     """The property bytes of a reply that carries a result."""
     correlation_id = shortstr(request.properties.correlation_id or b"")
     if request.bare:
         return _BARE_REPLY_FLAGS + correlation_id
-    return _REPLY_FLAGS + shortstr(content_type.encode()) + correlation_id
+    start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
+    return start + correlation_id
 
 
 def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[bytes, bytes]:

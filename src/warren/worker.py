@@ -109,14 +109,15 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._user = user
+        self._methods: dict[bytes | None, Method | None] = {n.encode(): m for n, m in service.methods.items()}
+        self._methods[None] = service.default
         self._concurrency = concurrency
         self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._running: set[Running] = set()
         self._waiting: deque[Running] = deque()
         self._timers: Timers[Running] = Timers(self._wake_at)
         self._timer: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._draining = False
         self.aside: Aside | None = None
         self.on_queue_deleted: Callable[[Worker], None] | None = None
@@ -193,9 +194,9 @@ class Worker:
         if request.version not in (None, wire.VERSION):
             message = f"protocol version {request.version} is not spoken here; {wire.VERSION} is"
             raise _refusal(Code.UNIMPLEMENTED, "VERSION", message)
-        name = request.method
-        method = service.default if name is None else service.methods.get(name)
+        method = self._methods.get(request.properties.type)
         if method is None:
+            name = request.method
             wanted = "default method for bare requests" if name is None else f"method {name!r}"
             known = ", ".join(sorted(service.methods)) or "none"
             raise _refusal(Code.UNIMPLEMENTED, "METHOD", f"service {service.name!r} has no {wanted}; it has: {known}")
@@ -246,7 +247,6 @@ class Worker:
             running.channel.ack(running.request.delivery.tag)
             running.channel.link.stream.flush()
         self._running.add(running)
-        self._idle.clear()
         if self._service.middleware:
             self._spawn(running, self._run_in_chain(running))
         elif method.is_async:
@@ -401,7 +401,7 @@ class Worker:
         if acknowledge:
             channel.ack(request.delivery.tag)
         self._start_waiting()
-        if not self._running:
+        if self._idle is not None and not self._running:
             self._idle.set()
 
     def _answer_error(self, channel: HotChannel, request: Request, error: CallError) -> None:
@@ -462,11 +462,10 @@ class Worker:
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+        if self._running:
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout)
         abandoned = [f"{r.method.full_name} (call {r.request.call_id})" for r in self._running]
         for running in self._running:
             message = "the worker was stopped, and the handler did not finish in the time it was given"

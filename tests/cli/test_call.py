@@ -215,7 +215,7 @@ def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:
     [
         (["calc.fib", "30", "n=30"], "either all by position or all by name"),
         (["calc.fib", "n=30", "n=31"], "given twice"),
-        (["calc.fib", "30", "--jsn"], "there is no option --jsn; see warren call --help"),
+        (["calc.fib", "30", "--jsn"], "there is no option --jsn; see --help"),
         (["calc.fib", "--header", "tenant"], "--header tenant: say name=text"),
         (["calc.fib", "--timeout", "0"], "timeout=0.0: seconds, more than 0"),
         (["calc.fib", "--timeout", "soon"], "valid number"),

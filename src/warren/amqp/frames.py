@@ -213,7 +213,7 @@ def decode_properties(data: bytes) -> Properties:
     return p
 
 
-def _read_properties(data: bytes) -> tuple[Properties, int]:
+def _read_properties(data: bytes) -> tuple[Properties, int]:  # noqa: C901 - one test for each of the 14
     # Short strings are cut out in place: a function for it would double the time this takes.
     flags = data[0] << 8 | data[1]
     i = 2
