@@ -384,9 +384,9 @@ def _headers(given: Sequence[str]) -> dict[str, str] | None:
 @app.command("bench", epilog=_BENCH_EPILOG, context_settings={"ignore_unknown_options": True})
 def run_bench(
     target: Annotated[
-        str | None, typer.Argument(metavar="[SERVICE.METHOD]", help="What to call.", show_default="an echo service")
+        str | None, typer.Argument(metavar="SERVICE.METHOD", help="What to call.", show_default="an echo service")
     ] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]", help="As for warren call.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="As for warren call.")] = None,
     url: Url = DEFAULT_URL,
     in_flight: Annotated[
         int | None, typer.Option(metavar="N", help="Closed loop: calls under way at any time.", show_default="100")
@@ -426,7 +426,7 @@ def run_bench(
     except ValueError as error:
         _fail(str(error), USAGE)
     except bench.EchoFailed as failed:
-        raise typer.Exit(failed.exit_code) from failed
+        _fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
     except KeyboardInterrupt:
         _fail("interrupted before anything was measured", INTERRUPTED)
     if as_json:

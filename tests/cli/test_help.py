@@ -24,11 +24,13 @@ def test_version() -> None:
     assert output("--version") == f"warren {warren.__version__}\n"
 
 
-def test_help_names_the_two_commands_and_hides_the_third() -> None:
+def test_help_names_the_commands_and_hides_their_helpers() -> None:
     words = output("--help")
     assert re.search(r"serve +Serve services", words)
     assert re.search(r"call +Call a method", words)
+    assert re.search(r"bench +Call a method as fast", words)
     assert "worker process of" not in words
+    assert "echo service" not in words
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "4", "5", "6", "130"])

@@ -97,6 +97,12 @@ async def both() -> Any:
     both.stream.connection_lost(None)
 
 
+def receive(stream: Stream, data: bytes) -> None:
+    """What the event loop does when bytes arrive."""
+    stream.get_buffer(-1)[: len(data)] = data
+    stream.buffer_updated(len(data))
+
+
 async def turn() -> None:
     """Let the loop do what it was asked to do soon."""
     await asyncio.sleep(0)
@@ -138,12 +144,12 @@ async def test_a_producer_alone_can_ask_for_a_flush_and_be_forgotten(both: Both)
 
 
 async def test_frames_that_nobody_tapped_go_to_pika_untouched(both: Both) -> None:
-    both.stream.data_received(OTHER + HEARTBEAT_FRAME)
+    receive(both.stream, OTHER + HEARTBEAT_FRAME)
     assert both.pika.received == [OTHER, HEARTBEAT_FRAME]
 
 
 async def test_bytes_that_are_no_frames_end_the_connection_with_the_reason(both: Both) -> None:
-    both.stream.data_received(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    receive(both.stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert both.transport.aborted
     both.stream.connection_lost(None)
     assert "exceeds the limit" in str(both.pika.lost[0])
@@ -153,7 +159,7 @@ async def test_an_error_in_pikas_callbacks_ends_the_connection_and_not_the_loop(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     both = Both(Pika(error=ZeroDivisionError("a bug")))
-    both.stream.data_received(OTHER)
+    receive(both.stream, OTHER)
     assert both.transport.aborted
     assert "error while reading" in caplog.text
     both.stream.connection_lost(None)
@@ -197,7 +203,7 @@ async def test_pika_is_shown_a_heartbeat_while_only_hot_frames_arrive(both: Both
     envelope = b"\x01c" + (1).to_bytes(8, "big") + b"\x00\x00\x00"
     payload = (60 << 16 | 60).to_bytes(4, "big") + envelope
     frame = b"\x01\x00\x03" + len(payload).to_bytes(4, "big") + payload + b"\xce"
-    both.stream.data_received(frame + content_frames(3, b"\x00\x00", b"body", 131_072))
+    receive(both.stream, frame + content_frames(3, b"\x00\x00", b"body", 131_072))
     assert tap.bodies == [b"body"]
     assert both.pika.received == []
     both.stream._tick()
