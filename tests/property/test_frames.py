@@ -93,9 +93,7 @@ def test_properties_read_as_pika_reads_them(given_set: dict[str, Any]) -> None:
 def test_properties_survive_encoding_and_decoding(given_set: dict[str, Any]) -> None:
     before = as_warren_has_it(given_set)
     after = frames.decode_properties(frames.encode_properties(before))
-    assert [getattr(after, name) for name in PROPERTY_NAMES] == [
-        getattr(before, name) for name in PROPERTY_NAMES
-    ]
+    assert [getattr(after, name) for name in PROPERTY_NAMES] == [getattr(before, name) for name in PROPERTY_NAMES]
 
 
 @given(some.tables)
