@@ -1,11 +1,11 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types venv rabbit interop-js clean
+.PHONY: help demo test lint types bench bench-micro venv rabbit interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
 JS := tests/interop/js
-CODE := $(wildcard src tests tools examples)
+CODE := $(wildcard src tests tools examples benchmarks)
 export DEBIAN_FRONTEND := noninteractive
 
 # The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
@@ -38,6 +38,13 @@ lint: venv  ## ruff: rules and formatting
 types: venv  ## mypy, strict
 	@.venv/bin/mypy
 
+bench: venv rabbit .venv/bench-stamp  ## speed beside other libraries and C; quicker: make bench ARGS=--quick
+	@$(call need,$(CC) -E -include amqp.h -x c /dev/null,gcc libc6-dev librabbitmq-dev)
+	@$(PY) -m benchmarks $(ARGS)
+
+bench-micro: venv .venv/bench-stamp  ## time of each step of the hot path; counted: make bench-micro ARGS=--instructions
+	@$(PY) -m benchmarks.micro $(ARGS)
+
 venv: .venv/stamp  ## .venv with Warren (editable) and its tools; redone when pyproject.toml changes
 
 rabbit:  ## make sure RabbitMQ is installed
@@ -54,6 +61,10 @@ clean:  ## remove everything that make and the tools made
 	@$(call need,$(PYTHON) -c 'import ensurepip; import venv',python3-venv)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv/bench-stamp: .venv/stamp
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 $(JS)/node_modules/.stamp: $(JS)/package.json $(JS)/package-lock.json

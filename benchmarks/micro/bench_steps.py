@@ -1,0 +1,16 @@
+"""Wall time of each step, by pytest-benchmark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.micro.cases import CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_step(benchmark: Any, name: str) -> None:
+    case = CASES[name]
+    benchmark.extra_info["messages"] = case.each
+    benchmark(case.set_up())

@@ -1,0 +1,261 @@
+"""The steps of the hot path, each set up with what a call of ``calc.echo(12345)`` looks like.
+
+A case is a function that sets up and returns the step. `each` says how many messages one run of the step is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warren import Service, codecs, wire
+from warren.amqp import frames
+from warren.amqp.acks import Acks
+from warren.amqp.frames import Delivery, Splitter, decode_properties
+from warren.calls import PendingCalls
+from warren.client import Options, Targets, encode_call, find_target, read_result
+from warren.methods import Method
+
+Step = Callable[[], object]
+
+#: Messages in a batch: as many as one read of the socket may bring with 100 in flight.
+BATCH = 100
+_FRAME_MAX = 131_072
+_REPLY_TO = b"amq.gen-AbCdEfGhIjKlMnOpQrStUv"
+_ID = b"0123456789ab.12345"
+_BODY = b"[12345]"
+
+service = Service("calc")
+
+
+@service.method
+async def echo(n: int) -> int:
+    return n
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A step, and how many messages one run of it is for."""
+
+    set_up: Callable[[], Step]
+    each: int
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(each: int = 1) -> Callable[[Callable[[], Step]], Callable[[], Step]]:
+    def register(set_up: Callable[[], Step]) -> Callable[[], Step]:
+        CASES[set_up.__name__] = Case(set_up, each)
+        return set_up
+
+    return register
+
+
+class _Sink:
+    """A tap that drops everything."""
+
+    def delivered(self, delivery: Delivery) -> None: ...
+    def confirmed(self, tag: int, multiple: bool) -> None: ...
+    def refused(self, tag: int, multiple: bool) -> None: ...
+
+
+def _method() -> Method:
+    return service.methods["echo"]
+
+
+def _template() -> wire.RequestTemplate:
+    return wire.RequestTemplate(
+        "echo", content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False, app_id=None, user_id=None
+    )
+
+
+def _request_properties() -> bytes:
+    return _template().encode(_ID, 30_000, 1_700_000_000_000, b"30000")
+
+
+def _request() -> wire.Request:
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery.properties, delivery.body, delivery.body_size = _request_properties(), _BODY, len(_BODY)
+    return wire.Request(delivery)
+
+
+def _deliveries(properties: bytes, body: bytes) -> bytes:
+    """A batch as the broker sends it: Basic.Deliver with a consumer tag, header and body frame each."""
+    batch = b""
+    for tag in range(1, BATCH + 1):
+        arguments = frames.shortstr(b"ctag1.0") + tag.to_bytes(8, "big") + b"\x00"
+        method = (60).to_bytes(2, "big") + (60).to_bytes(2, "big") + arguments + b"\x06warren\x04calc"
+        head = bytes((frames.METHOD,)) + (1).to_bytes(2, "big") + len(method).to_bytes(4, "big")
+        batch += head + method + frames.END_BYTE + frames.content_frames(1, properties, body, _FRAME_MAX)
+    return batch
+
+
+# --- client: out --------------------------------------------------------------------------------------------------
+
+
+@case()
+def prepare() -> Step:
+    """`find_target` and `encode_call`: whom to call, and the arguments as JSON."""
+    known: Targets = {}
+    options = Options()
+    return lambda: encode_call(find_target(known, options, "call", echo), (12345,), {})
+
+
+@case()
+def start_and_take() -> Step:
+    """`PendingCalls.start`, then `take` with the reply's correlation id; 100 others are under way."""
+    pending = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None)
+    for _ in range(100):
+        pending.start(1e6, lambda _outcome: None, None, awaits_reply=True)
+
+    def step() -> object:
+        call = pending.start(1e6, print, None, _BODY, awaits_reply=True)
+        pending.sent(call, 0)
+        return pending.take(call.id)
+
+    return step
+
+
+@case()
+def confirm() -> Step:
+    """`PendingCalls.sent` with a publish number, and its confirm."""
+    pending = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None)
+    call = pending.start(1e6, lambda _outcome: None, None, awaits_reply=True)
+
+    def step() -> object:
+        pending.sent(call, 7)
+        return pending.confirmed(7, False)
+
+    return step
+
+
+@case()
+def encode_request_properties() -> Step:
+    """`RequestTemplate.encode`."""
+    encode = _template().encode
+    return lambda: encode(_ID, 30_000, 1_700_000_000_000, b"30000")
+
+
+@case()
+def encode_frames() -> Step:
+    """`content_frames`: header and body frame of a request."""
+    properties = _request_properties()
+    return lambda: frames.content_frames(1, properties, _BODY, _FRAME_MAX)
+
+
+@case()
+def encode_publish_frame() -> Step:
+    """`publish_frame`: once for each route, as it is kept."""
+    return lambda: frames.publish_frame(1, b"warren", b"calc", mandatory=True)
+
+
+# --- both: in -----------------------------------------------------------------------------------------------------
+
+
+@case(each=BATCH)
+def split_requests() -> Step:
+    """`Splitter.feed` with a batch of requests."""
+    return _splitting(_deliveries(_request_properties(), _BODY))
+
+
+@case(each=BATCH)
+def split_replies() -> Step:
+    """`Splitter.feed` with a batch of replies."""
+    return _splitting(_deliveries(wire.result_properties(_request(), codecs.JSON), b"12345"))
+
+
+def _splitting(batch: bytes) -> Step:
+    splitter = Splitter(lambda _frame: None, _FRAME_MAX)
+    splitter.tap(1, _Sink(), body_limit=wire.MAX_MESSAGE_SIZE)
+    return lambda: splitter.feed(batch)
+
+
+@case()
+def decode_request_properties() -> Step:
+    """`decode_properties` of a request."""
+    properties = _request_properties()
+    return lambda: decode_properties(properties)
+
+
+@case()
+def decode_reply_properties() -> Step:
+    """`decode_properties` of a reply."""
+    properties = wire.result_properties(_request(), codecs.JSON)
+    return lambda: decode_properties(properties)
+
+
+# --- server -------------------------------------------------------------------------------------------------------
+
+
+@case()
+def read_request() -> Step:
+    """`Request`: properties and the header table's two numbers."""
+    delivery = _request().delivery
+    return lambda: wire.Request(delivery)
+
+
+@case()
+def decode_arguments() -> Step:
+    """`Method.decode_arguments`: JSON, validated from the hints."""
+    decode = _method().decode_arguments
+    return lambda: decode(codecs.JSON, _BODY)
+
+
+@case()
+def encode_result() -> Step:
+    """`Method.encode_result`: checked against the hint, to JSON."""
+    encode = _method().encode_result
+    return lambda: encode(codecs.JSON, 12345)
+
+
+@case()
+def encode_reply_properties() -> Step:
+    """`result_properties`."""
+    request = _request()
+    return lambda: wire.result_properties(request, codecs.JSON)
+
+
+@case(each=BATCH)
+def acknowledge() -> Step:
+    """`Acks`: a batch is opened, done with in order, and collected into one ack."""
+    acks = Acks()
+    tags = range(1, BATCH + 1)
+
+    def step() -> object:
+        for tag in tags:
+            acks.open(tag)
+        for tag in tags:
+            acks.done(tag)
+        return acks.collect()
+
+    return step
+
+
+@case(each=BATCH)
+def acknowledge_out_of_order() -> Step:
+    """`Acks`: the same, done with in reverse, with a slow first call that stays open."""
+    acks = Acks()
+    acks.open(0)
+    tags = range(1, BATCH + 1)
+
+    def step() -> object:
+        for tag in tags:
+            acks.open(tag)
+        for tag in reversed(tags):
+            acks.done(tag)
+        return acks.collect()
+
+    return step
+
+
+# --- client: in ---------------------------------------------------------------------------------------------------
+
+
+@case()
+def read_reply() -> Step:
+    """`read_result`: from a reply's properties and body to the value."""
+    target = find_target({}, Options(), "call", echo)
+    errors: dict[str, type[Exception]] = {}
+    outcome = decode_properties(wire.result_properties(_request(), codecs.JSON)), b"12345"
+    return lambda: read_result(outcome, target, errors)

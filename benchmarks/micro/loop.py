@@ -1,0 +1,20 @@
+"""``python -m benchmarks.micro.loop [STEP TIMES]``: a process for valgrind to count. Imports as little as it can."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.micro.cases import CASES
+
+
+def main() -> None:
+    """Set all steps up, so that every process does the same but for the loop, then run one of them."""
+    steps = {name: case.set_up() for name, case in CASES.items()}
+    if sys.argv[1:]:
+        step = steps[sys.argv[1]]
+        for _ in range(int(sys.argv[2])):
+            step()
+
+
+if __name__ == "__main__":
+    main()

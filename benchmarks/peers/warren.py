@@ -1,0 +1,110 @@
+"""Warren, with its defaults: everything safe is on, and nothing is tuned.
+
+Modes of the server: ``async`` and ``def`` handlers, ``blob`` for large arguments. Modes of the client: ``async``
+(`AsyncClient`), ``threads`` and ``submit`` (`Client`), ``text`` and ``bytes`` for large arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.load import Job, expect, measure, measure_futures, measure_threads, read_job, serve_forever
+from warren import AsyncClient, Client, Server, Service
+
+
+def make_service(name: str, mode: str) -> tuple[Service, Callable[..., Any]]:
+    """The service, and the method that is called."""
+    service = Service(name)
+    if mode == "async":
+
+        @service.method(name="echo")
+        async def echo(n: int) -> int:
+            return n
+
+        return service, echo
+    if mode == "def":
+
+        @service.method(name="echo")
+        def echo_in_thread(n: int) -> int:
+            return n
+
+        return service, echo_in_thread
+    if mode == "text":
+
+        @service.method(name="text")
+        async def text(data: str) -> str:
+            return data
+
+        return service, text
+
+    @service.method(name="bytes")
+    async def octets(data: bytes) -> bytes:
+        return data
+
+    return service, octets
+
+
+async def serve(job: Job) -> None:
+    service, _method = make_service(job.address, job.mode)
+    async with Server(service, url=job.url, drain_timeout=0.5):
+        await serve_forever(job.address)
+
+
+async def call(job: Job) -> None:
+    _service, echo = make_service(job.address, "async")
+    async with AsyncClient(job.url) as client:
+        call = client.call
+
+        async def one(number: int) -> None:
+            expect(await call(echo, number), number)
+
+        await measure(job, one)
+
+
+async def call_large(job: Job) -> None:
+    """Text travels as JSON, Warren's default; bytes as msgpack, which carries them as they are."""
+    _service, echo = make_service(job.address, job.mode)
+    data: Any = "x" * job.size if job.mode == "text" else b"x" * job.size
+    async with AsyncClient(job.url, encoding="json" if job.mode == "text" else "msgpack") as client:
+
+        async def one(_number: int) -> None:
+            expect(len(await client.call(echo, data)), job.size)
+
+        await measure(job, one)
+
+
+def call_from_threads(job: Job) -> None:
+    _service, echo = make_service(job.address, "async")
+    with Client(job.url) as client:
+        call = client.call
+
+        def one(number: int) -> None:
+            expect(call(echo, number), number)
+
+        measure_threads(job, one, job.window)
+
+
+def submit(job: Job) -> None:
+    _service, echo = make_service(job.address, "async")
+    with Client(job.url) as client:
+        measure_futures(job, lambda number: client.submit(echo, number))
+
+
+def main() -> None:
+    job = read_job()
+    if job.verb == "serve":
+        asyncio.run(serve(job))
+    elif job.mode == "threads":
+        call_from_threads(job)
+    elif job.mode == "submit":
+        submit(job)
+    elif job.mode in ("text", "bytes"):
+        asyncio.run(call_large(job))
+    else:
+        asyncio.run(call(job))
+
+
+if __name__ == "__main__":
+    main()
