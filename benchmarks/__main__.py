@@ -39,12 +39,17 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--broker-pid", type=int, help="its process, to read its CPU time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file and the plots")
     parser.add_argument("--write-readme", action="store_true", help="publish this run in benchmarks/README.md")
+    parser.add_argument(
+        "--last", action="store_true", help="run nothing: print, or publish, the last run in that folder"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, print the tables, write the files."""
     chosen = options(arguments)
+    if chosen.last:
+        return show_last(chosen)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     build_c()
     try:
@@ -58,6 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.write_readme:
         publish(run, stem)
     return 1 if run["failures"] else 0
+
+
+def show_last(chosen: argparse.Namespace) -> int:
+    """Print the newest run in the folder and, where asked for, publish it."""
+    files = sorted(path for path in chosen.out.glob("run-*.json") if "instructions" not in path.name)
+    if not files:
+        sys.exit(f"benchmarks: no run in {chosen.out}")
+    run = json.loads(files[-1].read_text())
+    print(f"{report.document(run)}\n")
+    if chosen.write_readme:
+        publish(run, files[-1].with_suffix(""))
+    return 0
 
 
 def build_c() -> None:
@@ -77,11 +94,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"no scenario {min(unknown)!r}; there are {', '.join(plan.SCENARIOS)}")
     began, machine, rabbitmq = time.monotonic(), report.machine(), None
     if chosen.url:
-        found = run(volume, chosen.url, chosen.broker_pid, scenarios, subjects)
+        found = run_on(volume, chosen.url, chosen.broker_pid, scenarios, subjects)
     else:
         with Node(name="warren-bench") as node:
             rabbitmq = node.ctl("version").strip()
-            found = run(volume, node.url, node.pid, scenarios, subjects)
+            found = run_on(volume, node.url, node.pid, scenarios, subjects)
     summary = report.Summary(found.measurements, found.footprint)
     return {
         "date": report.today(),
@@ -99,7 +116,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run(volume: plan.Volume, url: str, broker_pid: int | None, scenarios: list[str], subjects: list[str]) -> Found:
+def run_on(volume: plan.Volume, url: str, broker_pid: int | None, scenarios: list[str], subjects: list[str]) -> Found:
     """Measure on a running broker."""
     with Runner(volume, url, broker_pid, say) as runner:
         return runner.run(scenarios, subjects)
