@@ -20,7 +20,7 @@ SOURCE = Path(warren.__file__).parent
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.errors", "warren.deadline", "warren.codecs", "warren.settings", "warren.amqp"}),
-    frozenset({"warren.amqp.frames", "warren.amqp.acks"}),
+    frozenset({"warren.amqp.frames", "warren.amqp.acks", "warren.amqp.liveness"}),
     frozenset({"warren.wire", "warren.calls", "warren.methods", "warren.middleware", "warren.threads"}),
     frozenset({"warren.context"}),
     frozenset({"warren.amqp.stream"}),

@@ -27,7 +27,7 @@ from warren.amqp.link import (
 from warren.amqp.supervisor import Backoff, Supervisor
 from warren.aside import Aside
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.settings import make_settings
+from warren.settings import Password, make_settings
 from warren.topology import declare_exchanges
 from warren.worker import Served, Worker
 
@@ -56,17 +56,18 @@ class Server:
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
         Args:
             *services: what to serve; each has its own queue, channel and concurrency.
-            url, username, password, vhost, ssl, heartbeat, connect_timeout: as for `AsyncClient`.
+            url, username, password, vhost, ssl, heartbeat, liveness_timeout, connect_timeout: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             name: what this worker calls itself in the broker's list of connections.
@@ -92,6 +93,7 @@ class Server:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
         )

@@ -56,6 +56,7 @@ _APP_ID_FLAG = 0x0008
 _USER_ID_FLAG = 0x0010
 _REPLY_FLAGS = b"\x84\x00"  # content type, correlation id
 _BARE_REPLY_FLAGS = b"\x04\x00"  # correlation id
+_PERSISTENT = 2  # delivery mode
 
 
 def service_queue(service: str) -> str:
@@ -66,6 +67,11 @@ def service_queue(service: str) -> str:
 def dead_queue(service: str) -> str:
     """The queue that keeps what the service could not handle."""
     return f"{service}.dead"
+
+
+def reply_queue(token: str) -> str:
+    """The durable reply queue of a client; an exclusive one is named by the broker."""
+    return f"warren.reply.{token}"
 
 
 def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
@@ -81,6 +87,9 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
 #: The dead queue is bounded, oldest first: it is for people to look at, and must not fill the broker's disk.
 DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
+
+#: A durable reply queue goes when its client has been away for so long (milliseconds).
+DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000}
 
 #: The usual spellings, found without decoding them.
 _CONTENT_TYPES: dict[bytes | None, str] = {
@@ -125,15 +134,17 @@ class RequestTemplate:
         self._after_ids = after
         self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
 
-    def encode(self, call_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes) -> bytes:
-        """The property bytes of one call; both ids of its first attempt are `call_id`."""
-        sized_id = bytes((len(call_id),)) + call_id
+    def encode(
+        self, correlation_id: bytes, message_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes
+    ) -> bytes:
+        """The property bytes of one attempt of a call; of the first one both ids are the same object."""
+        sized_id = bytes((len(message_id),)) + message_id
         return b"".join(
             (
                 self._before_times,
                 _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms),
                 self._table_tail,
-                sized_id,
+                sized_id if correlation_id is message_id else shortstr(correlation_id),
                 self._reply_to or b"",
                 bytes((len(expiration),)),
                 expiration,
@@ -142,12 +153,12 @@ class RequestTemplate:
             )
         )
 
-    def encode_cast(self, call_id: bytes) -> bytes:
+    def encode_cast(self, correlation_id: bytes, message_id: bytes) -> bytes:
         """The property bytes of a cast: no reply, and it waits in the queue for as long as it takes."""
-        sized_id = shortstr(call_id)
         table = _TABLE_START[: -len(b"\x0erpc-timeout-msI")]
         size = _U32.pack(len(table) + self._table_size)
-        return b"".join((self._flags_and_type, size, table, self._table_tail, sized_id, sized_id, self._after_ids))
+        ids = shortstr(correlation_id) + shortstr(message_id)
+        return b"".join((self._flags_and_type, size, table, self._table_tail, ids, self._after_ids))
 
 
 def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes:
@@ -282,7 +293,7 @@ class Request:
                 self.verified_user(server_user),
                 None,
             )  # the broker would refuse another's name
-        p.table, p.expiration, p.delivery_mode = encode_table(table), None, 2
+        p.table, p.expiration, p.delivery_mode = encode_table(table), None, _PERSISTENT
         return encode_properties(p)
 
 
@@ -316,10 +327,14 @@ _REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in _CONTENT_TY
 
 
 def result_properties(request: Request, content_type: str) -> bytes:
-    """The property bytes of a reply that carries a result."""
+    """The property bytes of a reply that carries a result; it is as persistent as the request."""
     correlation_id = shortstr(request.properties.correlation_id or b"")
     if request.bare:
         return _BARE_REPLY_FLAGS + correlation_id
+    if request.properties.delivery_mode == _PERSISTENT:
+        p = Properties(content_type=content_type.encode(), delivery_mode=_PERSISTENT)
+        p.correlation_id = request.properties.correlation_id or b""
+        return encode_properties(p)
     start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
     return start + correlation_id
 
@@ -334,6 +349,8 @@ def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[b
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
         return encode_properties(p), f"{error.code.value}: {_sendable(error.message)}".encode()
+    if request.properties.delivery_mode == _PERSISTENT:
+        p.delivery_mode = _PERSISTENT
     p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
     problem.title = f"{error.code.value}/{error.reason}"
     problem.detail, problem.origin = _sendable(error.message), error.origin.value

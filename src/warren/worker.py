@@ -25,7 +25,7 @@ from warren.amqp.link import HotChannel
 from warren.aside import Aside
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
-from warren.deadline import Timers, remaining_budget
+from warren.deadline import Slice, Timers, remaining_budget
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
 from warren.methods import Arguments, Method
 from warren.middleware import Middleware, chain
@@ -88,7 +88,7 @@ class Running:
         self.arguments = arguments
         self.call = call
         self.task: asyncio.Task[None] | None = None
-        self.slice = 0
+        self.slice: Slice[Running] | None = None
         self.stopped_by: CallError | None = None
         self.entered = True
 
@@ -389,7 +389,8 @@ class Worker:
     def _finish(self, running: Running, outcome: Outcome) -> None:
         """A handler is done: reply, acknowledge, and start the next in line."""
         self._running.discard(running)
-        self._timers.remove(running.slice, running)
+        if running.slice is not None:
+            self._timers.remove(running.slice, running)
         request, channel = running.request, running.channel
         acknowledge = running.method.delivery != "at-most-once"
         if request.properties.reply_to:

@@ -72,7 +72,7 @@ def test_header_and_body_frames_are_cut_as_pika_cuts_them(
 ) -> None:
     payload = bytes(max(0, frame_count * (frame_max - 8) + off))
     props = spec.BasicProperties(**given_set)
-    written = frames.content_frames(channel, pika_frames.properties(props), payload, frame_max)
+    written = b"".join(frames.content_frames(channel, pika_frames.properties(props), payload, frame_max))
     assert written == pika_frames.content(channel, props, payload, frame_max)
 
 

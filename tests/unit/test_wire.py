@@ -36,7 +36,7 @@ def template(**given: Any) -> RequestTemplate:
 def warren_request(**given: Any) -> Request:
     """A request as Warren writes it: 30 s, until epoch second 2,000,000,000."""
     delivery = Delivery(1, False, b"\x06warren\x04calc")
-    delivery.properties = template(**given).encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")
+    delivery.properties = template(**given).encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")
     return Request(delivery)
 
 
@@ -97,15 +97,15 @@ def test_the_largest_header_that_passes_the_checks_fits_into_the_smallest_frame(
     headers = {"a": "x" * (3000 - 7)}
     wire.check_headers(headers)
     longest = template(headers=headers, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
-    properties = longest.encode(b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
-    assert len(frames.content_frames(1, properties, b"", 4096)) <= 4096
+    properties = longest.encode(b"x" * 40, b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
+    assert sum(map(len, frames.content_frames(1, properties, b"", 4096))) <= 4096
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
 def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
-    headers = properties_of(template().encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
+    headers = properties_of(template().encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
     assert headers == {
         "rpc-v": 1,
         "rpc-timeout-ms": 30_000,
@@ -115,12 +115,12 @@ def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
 
 
 def test_a_large_call_does_not_ask_for_its_bounce() -> None:
-    headers = properties_of(template(bounce=False).encode(b"p.1", 1, 2, b"1")).headers
+    headers = properties_of(template(bounce=False).encode(b"p.1", b"p.1", 1, 2, b"1")).headers
     assert "CC" not in headers
 
 
 def test_a_cast_asks_for_nothing() -> None:
-    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1"))
+    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1", b"p.1"))
     assert (p.headers, p.reply_to, p.expiration, p.delivery_mode) == ({"rpc-v": 1}, None, None, 2)
 
 

@@ -174,13 +174,13 @@ def test_every_property_has_its_place() -> None:
 
 def test_an_empty_body_has_no_body_frame() -> None:
     properties = pika_frames.properties(spec.BasicProperties())
-    assert frames.content_frames(1, properties, b"", FRAME_MAX) == header(0)
+    assert b"".join(frames.content_frames(1, properties, b"", FRAME_MAX)) == header(0)
 
 
 def test_a_body_of_exactly_one_frame_is_not_cut() -> None:
     properties = pika_frames.properties(spec.BasicProperties())
     payload = bytes(FRAME_MAX - frames.OVERHEAD)
-    written = frames.content_frames(1, properties, payload, FRAME_MAX)
+    written = b"".join(frames.content_frames(1, properties, payload, FRAME_MAX))
     assert written == header(len(payload)) + body(payload)
 
 
