@@ -16,6 +16,7 @@ from tests.support.waiting import until
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Faults make Warren log what it should; a test that fails shows it."""
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.CRITICAL, "pika")
 
 
 @pytest.fixture(autouse=True)

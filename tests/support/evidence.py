@@ -6,13 +6,15 @@ import asyncio
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Awaitable
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from rabbit import Node
-from warren import AsyncClient, CallError, Execution, Service
+from warren import AsyncClient, CallError, Execution, Service, current_call
+
+Handler = Callable[[str], Coroutine[Any, Any, str]]
 
 #: Seconds by which a call may outlive its deadline. Warren promises 0.5; the rest is for machines that are busy with
 #: other things while they test.
@@ -67,39 +69,51 @@ async def endings(*calls: Awaitable[Any], within: float) -> list[Ending]:
 class Counting:
     """A service that counts how often its handlers ran, by their argument.
 
-    `echo` returns its argument. `hold` waits until `release` is set first; `repeat` is `echo` declared at-least-once.
+    `echo` and `repeat` return their argument, `hold` and `keep` do so once `release` is set. `repeat` and `keep` are
+    at-least-once methods.
+
+    Attributes:
+        runs: how often a handler began, by its argument.
+        ids: the message ids of those requests, by the argument.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.service = Service(name, **options)
-        self.runs: Counter[str] = Counter()
-        self.release = asyncio.Event()
-        self.echo = f"{name}.echo"
-        self.hold = f"{name}.hold"
         self.queue = name
-        self.repeat = self._declare()
+        self.runs: Counter[str] = Counter()
+        self.ids: defaultdict[str, set[str | None]] = defaultdict(set)
+        self.release = asyncio.Event()
+        self.echo, self.hold = f"{name}.echo", f"{name}.hold"
+        self.repeat, self.keep = self._declare()
 
-    def _declare(self) -> Any:
+    def _declare(self) -> tuple[Handler, Handler]:
         async def echo(text: str) -> str:
-            self.runs[text] += 1
+            self._count(text)
             return text
 
         async def hold(text: str) -> str:
-            self.runs[text] += 1
+            self._count(text)
             await self.release.wait()
-            return text
-
-        async def repeat(text: str) -> str:
-            self.runs[text] += 1
             return text
 
         self.service.method(echo)
         self.service.method(hold)
-        return self.service.method(delivery="at-least-once")(repeat)
+        repeat = self.service.method(name="repeat", delivery="at-least-once")(_copy(echo))
+        keep = self.service.method(name="keep", delivery="at-least-once")(_copy(hold))
+        return repeat, keep
 
-    def ran(self, text: str) -> int:
-        """How often a handler ran with this argument."""
-        return self.runs[text]
+    def _count(self, text: str) -> None:
+        self.runs[text] += 1
+        self.ids[text].add(current_call().call_id)
+
+
+def _copy(handler: Handler) -> Handler:
+    """Another function that does the same, as one function cannot be two methods."""
+
+    async def same(text: str) -> str:
+        return await handler(text)
+
+    return same
 
 
 async def works_again(client: AsyncClient, echo: str, *, seconds: float = 20.0) -> None:
@@ -108,7 +122,7 @@ async def works_again(client: AsyncClient, echo: str, *, seconds: float = 20.0) 
     Until both sides have noticed a fault and come back, calls may end in any typed error; nothing else is an error.
     """
     async with asyncio.timeout(seconds):
-        while (await ending(client.options(timeout=5).call(echo, "again"), within=5)).error is not None:
+        while (await ending(client.options(timeout=2).call(echo, "again"), within=2)).error is not None:
             await asyncio.sleep(0.05)
     texts = [f"after {number}" for number in range(100)]
     calm = client.options(timeout=20)
