@@ -56,18 +56,20 @@ async def test_an_unknown_vhost_is_tried_once(proxy: Proxy) -> None:
 
 @pytest.mark.scenario(4, "A connection limit at the broker is retried, named in errors, and no obstacle once lifted.")
 async def test_a_connection_limit_is_waited_for(proxy: Proxy, rabbit: Node, counting: Counting) -> None:
-    async with serving(counting.service, url=rabbit.url), AsyncClient(proxy.url) as client:
-        await asyncio.to_thread(rabbit.ctl, "set_vhost_limits", '{"max-connections": 0}')
+    async with serving(counting.service, url=rabbit.url):
+        await asyncio.to_thread(rabbit.ctl, "set_vhost_limits", '{"max-connections": 1}')
         try:
-            patient = asyncio.create_task(client.options(timeout=60).call(counting.echo, "patient"))
-            hasty = await ending(client.options(timeout=1).call(counting.echo, "hasty"), within=1)
-            assert hasty.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
-            assert "limit" in str(hasty)
-            await until(lambda: len(proxy.accepted) >= 2)
+            async with AsyncClient(proxy.url) as client:
+                patient = asyncio.create_task(client.options(timeout=60).call(counting.echo, "patient"))
+                hasty = await ending(client.options(timeout=1).call(counting.echo, "hasty"), within=1)
+                assert hasty.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
+                assert "limit" in str(hasty)
+                await until(lambda: len(proxy.accepted) >= 2)
+                await asyncio.to_thread(rabbit.ctl, "clear_vhost_limits")
+                assert await patient == "patient"
+                await works_again(client, counting.echo)
         finally:
             await asyncio.to_thread(rabbit.ctl, "clear_vhost_limits")
-        assert await patient == "patient"
-        await works_again(client, counting.echo)
     assert (counting.runs["patient"], counting.runs["hasty"]) == (1, 0)
 
 
