@@ -57,7 +57,7 @@ async def test_an_unknown_vhost_is_tried_once(proxy: Proxy) -> None:
 @pytest.mark.scenario(4, "A connection limit at the broker is retried, named in errors, and no obstacle once lifted.")
 async def test_a_connection_limit_is_waited_for(proxy: Proxy, rabbit: Node, counting: Counting) -> None:
     async with serving(counting.service, url=rabbit.url):
-        await asyncio.to_thread(rabbit.ctl, "set_vhost_limits", '{"max-connections": 1}')
+        await asyncio.to_thread(rabbit.ctl, "set_vhost_limits", '{"max-connections": 0}')
         try:
             async with AsyncClient(proxy.url) as client:
                 patient = asyncio.create_task(client.options(timeout=60).call(counting.echo, "patient"))
