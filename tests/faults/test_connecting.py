@@ -65,7 +65,7 @@ async def test_a_connection_limit_is_waited_for(proxy: Proxy, rabbit: Node, coun
                 assert hasty.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
                 assert "limit" in str(hasty)
                 await until(lambda: len(proxy.accepted) >= 2)
-                await asyncio.to_thread(rabbit.ctl, "clear_vhost_limits")
+                await asyncio.to_thread(rabbit.ctl, "set_vhost_limits", '{"max-connections": -1}')
                 assert await patient == "patient"
                 await works_again(client, counting.echo)
         finally:
