@@ -228,6 +228,8 @@ class Server:
 
     async def _consume(self, link: Link, worker: Worker) -> None:
         queue = wire.service_queue(worker.service.name)
+        if worker.aside is None or worker.aside.closed:  # first: what is consumed may have to be set aside at once
+            await self._open_aside(link, worker)
         channel = await link.hot_channel()
         channel.attach(worker, body_limit=worker.service.max_message_size)
         channel.on_closed = lambda reason: self._on_channel_closed(worker, reason)
@@ -237,7 +239,6 @@ class Server:
         except ChannelClosed as error:
             raise ConnectFailed(_topology_error(worker.service, queue, error), permanent=True) from error
         self._channels[worker] = channel
-        await self._open_aside(link, worker)
 
     async def _open_aside(self, link: Link, worker: Worker) -> None:
         channel = await link.hot_channel()

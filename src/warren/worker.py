@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError
 from warren.amqp.link import HotChannel
-from warren.aside import Aside
+from warren.aside import Aside, LetGo
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
 from warren.deadline import Slice, Timers, remaining_budget
@@ -203,7 +203,7 @@ class Worker:
         return method
 
     def _may_run_again(self, channel: HotChannel, request: Request, method: Method) -> bool:
-        """A worker may have started this request and died. True never: it is answered, or published anew.
+        """A worker may have started this request and died. True never: it is answered, set aside or published anew.
 
         Raises:
             _Refused: it is not run again.
@@ -213,10 +213,14 @@ class Worker:
             raise _Refused(error)
         attempt = request.attempt + 1
         if attempt > method.max_attempts:
-            if request.properties.reply_to:
-                self._set_aside(channel, request, "POISON", ack=False)
             message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
-            raise _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            poison = _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            if not request.properties.reply_to:
+                raise poison
+            # What the answer says of the dead queue has to be true before it is said.
+            answer = partial(self._answer_error, channel, request, poison.error)
+            self._set_aside(channel, request, "POISON", answer)
+            return False
         # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
         self._hand_back(channel, request, left, attempt)
@@ -396,8 +400,9 @@ class Worker:
         if request.properties.reply_to:
             self._reply(channel, request, outcome.properties, outcome.body)
         elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
-            log.error("%s: a cast failed (%s) and was set aside", running.method.full_name, outcome.failure)
-            self._set_aside(channel, request, outcome.failure, ack=acknowledge)
+            log.error("%s: a cast failed (%s) and is set aside", running.method.full_name, outcome.failure)
+            let_go = partial(channel.ack, request.delivery.tag) if acknowledge else None
+            self._set_aside(channel, request, outcome.failure, let_go)
             acknowledge = False
         if acknowledge:
             channel.ack(request.delivery.tag)
@@ -415,7 +420,7 @@ class Worker:
         if request.delivery.body is None:  # not kept here, but the broker still has it
             channel.reject(request.delivery.tag)
         else:
-            self._set_aside(channel, request, error.reason)
+            self._set_aside(channel, request, error.reason, partial(channel.ack, request.delivery.tag))
 
     def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
         address = request.properties.reply_to or b""
@@ -426,14 +431,11 @@ class Worker:
         else:
             channel.publish(b"", address, properties, body)
 
-    def _set_aside(self, channel: HotChannel, request: Request, reason: str, *, ack: bool = True) -> None:
+    def _set_aside(self, channel: HotChannel, request: Request, reason: str, let_go: LetGo) -> None:
         """Put a request into the service's dead queue, with the reason, and then let it go from its own."""
-
-        def let_go() -> None:
-            if ack:
-                channel.ack(request.delivery.tag)
-
-        if self.aside is not None:
+        if channel.closed is not None and let_go is not None:
+            log.warning("%s: the connection was lost first; the broker delivers it again", self._service.name)
+        elif self.aside is not None:
             self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
