@@ -181,10 +181,19 @@ def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -
     return extra | dict(headers or {})
 
 
+class UnreadableHeaders(FrameError):
+    """The header table of a request cannot be read; `request` has everything else."""
+
+    def __init__(self, why: str, request: Request) -> None:
+        super().__init__(why)
+        self.request = request
+
+
 class Request:
     """A request as the server reads it.
 
     Raises:
+        UnreadableHeaders: its header table is not AMQP, or holds what Python cannot represent.
         FrameError: its properties are not AMQP.
     """
 
@@ -207,7 +216,10 @@ class Request:
             if key == _DEADLINE_KEY:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
                 return
-        self._read_table(decode_table(table))
+        try:
+            self._read_table(decode_table(table))
+        except FrameError as error:
+            raise UnreadableHeaders(str(error), self) from error
 
     def _read_table(self, table: dict[str, Any]) -> None:
         """Another peer's table: the same headers in any order and integer width."""

@@ -13,7 +13,7 @@ from warren import codecs, wire
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties, encode_table
 from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
-from warren.wire import Problem, Request, RequestTemplate
+from warren.wire import Problem, Request, RequestTemplate, UnreadableHeaders
 
 
 def request_with(body: bytes = b"", **properties: Any) -> Request:
@@ -196,9 +196,10 @@ def test_properties_that_are_not_amqp_are_a_frame_error() -> None:
 
 def test_headers_that_are_no_table_are_a_frame_error() -> None:
     delivery = Delivery(1, False, b"\x00q")
-    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?"))
-    with pytest.raises(FrameError):
+    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?", reply_to=b"r"))
+    with pytest.raises(UnreadableHeaders) as caught:
         Request(delivery)
+    assert (caught.value.request.properties.reply_to, caught.value.request.bare) == (b"r", True)
 
 
 def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -> None:
