@@ -31,8 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.client", "warren.server"}),
     frozenset({"warren.blocking", "warren.service"}),
     frozenset({"warren"}),
-    frozenset({"warren.loading", "warren.processes"}),
-    frozenset({"warren.bench"}),
+    frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
+    frozenset({"warren.bench", "warren.cli_dead"}),
     frozenset({"warren.cli"}),
     frozenset({"warren.__main__"}),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -39,6 +40,8 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
+#: Headers of one attempt at a request, which mean nothing for another.
+_OF_ITS_PAST = frozenset({"CC", "BCC", "rpc-attempt", "rpc-dead-reason", "rpc-deadline", "rpc-timeout-ms", "rpc-user"})
 _ERROR_TYPE = b"error"
 _DEAD_REASON = "x-first-death-reason"
 
@@ -189,10 +192,19 @@ def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -
     return extra | dict(headers or {})
 
 
+class UnreadableHeaders(FrameError):
+    """The header table of a request cannot be read; `request` has everything else."""
+
+    def __init__(self, why: str, request: Request) -> None:
+        super().__init__(why)
+        self.request = request
+
+
 class Request:
     """A request as the server reads it.
 
     Raises:
+        UnreadableHeaders: its header table is not AMQP, or holds what Python cannot represent.
         FrameError: its properties are not AMQP.
     """
 
@@ -215,7 +227,10 @@ class Request:
             if key == _DEADLINE_KEY:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
                 return
-        self._read_table(decode_table(table))
+        try:
+            self._read_table(decode_table(table))
+        except FrameError as error:
+            raise UnreadableHeaders(str(error), self) from error
 
     def _read_table(self, table: dict[str, Any]) -> None:
         """Another peer's table: the same headers in any order and integer width."""
@@ -283,6 +298,23 @@ class Request:
         p.table = encode_table({k: v for k, v in table.items() if not k.startswith("x-")}) if table else None
         return encode_properties(p)
 
+    def fresh(self, *, user: str) -> bytes:
+        """The property bytes to publish this dead request once more, as if it had just been cast.
+
+        Its ids, method and the application's headers stay. What told of its past goes, and so do its time limit and
+        its reply address: whoever waited there has been answered long ago. A request that came with a user's name
+        now names `user`, the AMQP user that publishes it: the broker would refuse any other, and a name in a header
+        is anybody's claim.
+        """
+        p = self.properties
+        table = decode_table(p.table or b"")
+        if p.user_id is not None or "rpc-user" in table:
+            p.user_id = user.encode()
+        table = {k: v for k, v in table.items() if k not in _OF_ITS_PAST and not k.startswith("x-")}
+        p.table = encode_table(table) if table else None
+        p.reply_to, p.expiration, p.delivery_mode = None, None, 2
+        return encode_properties(p)
+
     def dead(self, reason: str, *, server_user: str) -> bytes:
         """The property bytes under which this request is set aside in the dead queue, without a time limit."""
         p = self.properties
@@ -304,6 +336,22 @@ def _integer(table: Mapping[str, Any], name: str) -> int | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def dead_reason(table: Mapping[str, Any]) -> str | None:
+    """Why a message is in a dead queue, by its headers: the worker's reason, else the broker's."""
+    reason = table.get("rpc-dead-reason") or table.get(_DEAD_REASON)
+    return None if reason is None else str(reason)
+
+
+def dead_since(table: Mapping[str, Any]) -> datetime | None:
+    """When the broker took a message off its queue; not known of those that a worker set aside."""
+    deaths = table.get("x-death")
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    time = newest.get("time") if isinstance(newest, dict) else None
+    if not isinstance(time, datetime):
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 # --- replies ------------------------------------------------------------------------------------------------------

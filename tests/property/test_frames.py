@@ -52,6 +52,11 @@ def test_a_reject_frame_is_what_pika_writes(channel: int, tag: int) -> None:
     assert frames.reject_frame(channel, tag) == pika_frames.method(channel, spec.Basic.Reject(tag, requeue=False))
 
 
+@given(some.channels, some.short)
+def test_a_get_frame_is_what_pika_writes(channel: int, queue: str) -> None:
+    assert frames.get_frame(channel, queue.encode()) == pika_frames.method(channel, spec.Basic.Get(queue=queue))
+
+
 def test_the_heartbeat_frame_is_what_pika_writes() -> None:
     assert pika_frames.heartbeat() == frames.HEARTBEAT_FRAME
 

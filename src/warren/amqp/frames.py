@@ -24,6 +24,8 @@ HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
 _DELIVER = 60 << 16 | 60
+_GET = 60 << 16 | 70
+_GET_OK = 60 << 16 | 71
 _ACK = 60 << 16 | 80
 _REJECT = 60 << 16 | 90
 _NACK = 60 << 16 | 120
@@ -36,6 +38,7 @@ _AFTER_CORRELATION_ID = 0x3FC
 _frame_head = struct.Struct(">BHI")
 _publish_head = struct.Struct(">BHIIH")
 _content_head = struct.Struct(">BHIHHQ")
+_get_head = struct.Struct(">BHIIH")
 _ack_frame = struct.Struct(">BHIIQBB")
 _u16 = struct.Struct(">H")
 _u32 = struct.Struct(">I")
@@ -191,6 +194,12 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
     return pieces
 
 
+def get_frame(channel: int, queue: bytes) -> bytes:
+    """Basic.Get: ask for one message, to be acknowledged."""
+    head = _get_head.pack(METHOD, channel, 8 + len(queue), _GET, 0)
+    return head + shortstr(queue) + b"\x00" + END_BYTE
+
+
 def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     """Basic.Ack; with `multiple` for every delivery up to and including `tag`."""
     return _ack_frame.pack(METHOD, channel, 13, _ACK, tag, multiple, END)
@@ -337,6 +346,11 @@ class _Content:
                 raise FrameError(_SHORT)
             tag, redelivered = _read_tag_and_flag(data, i)
             self._delivery = Delivery(tag, bool(redelivered), data[i + 9 : stop])
+        elif method == _GET_OK:
+            if start + 15 > stop - 4:
+                raise FrameError(_SHORT)
+            tag, redelivered = _read_tag_and_flag(data, start + 4)
+            self._delivery = Delivery(tag, bool(redelivered), data[start + 13 : stop - 4])  # a count comes last
         elif method not in (_ACK, _NACK):
             return False
         elif stop - start < 13:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import pika
+from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import (
@@ -446,6 +447,14 @@ class HotChannel(Channel):
         self._send(exchange, routing_key, properties, body, mandatory=True)
         self._published += 1
         return self._published
+
+    def get(self, queue: str) -> None:
+        """Ask for one message of a queue: it comes as a delivery, or `on_empty` is told that there is none."""
+        self._stream.write(frames.get_frame(self.number, queue.encode()))
+
+    def on_empty(self, callback: Callable[[], None]) -> None:
+        """Call back when there was no message to `get`."""
+        self._raw.add_callback(lambda _frame: callback(), [spec.Basic.GetEmpty], one_shot=False)
 
     def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """Publish to a queue, without hearing of it if there is none."""

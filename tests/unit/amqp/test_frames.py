@@ -338,6 +338,7 @@ def test_the_splitter_tells_whether_tapped_frames_came() -> None:
         (raw_frame(1, 1, b"\x00"), "shorter than what it should hold"),
         (raw_frame(1, 1, b"\x00\x3c\x00\x50\x00"), "shorter than what it should hold"),
         (raw_frame(1, 1, b"\x00\x3c\x00\x3c\xff"), "shorter than what it should hold"),
+        (raw_frame(1, 1, b"\x00\x3c\x00\x47" + bytes(14)), "shorter than what it should hold"),
         (deliver() + raw_frame(2, 1, b"\x00\x3c"), "shorter than what it should hold"),
         (deliver() + deliver(), "a method frame stands inside"),
         (deliver() + body(b"a"), "frame type 3 stands inside"),
