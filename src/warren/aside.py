@@ -48,9 +48,8 @@ class Aside:
         if self._channel.closed is not None:
             self._give_up(what, then, self._channel.closed)
             return
-        tag = self._channel.publish(
-            _EXCHANGE, self._key, request.dead(reason, server_user=self._user), request.delivery.body or b""
-        )
+        properties = request.dead(reason, server_user=self._user, room=self._channel.room)
+        tag = self._channel.publish(_EXCHANGE, self._key, properties, request.delivery.body or b"")
         self._unconfirmed[tag] = what, then
 
     def confirmed(self, tag: int, multiple: bool) -> None:

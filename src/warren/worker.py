@@ -460,10 +460,22 @@ class Worker:
 
         Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
         """
+        try:
+            properties = request.again(budget=left, attempt=attempt, server_user=self._user)
+        except ValueError as error:
+            self._hand_to_broker(channel, request, str(error))
+            return
+        if len(properties) > channel.room:
+            self._hand_to_broker(channel, request, "its headers fill a frame already")
+            return
         exchange, routing_key = request.delivery.route()
-        properties = request.again(budget=left, attempt=attempt, server_user=self._user)
         channel.publish(exchange, routing_key, properties, request.delivery.body or b"")
         channel.ack(request.delivery.tag)
+
+    def _hand_to_broker(self, channel: HotChannel, request: Request, why: str) -> None:
+        """Let the broker dead-letter a request, and tell its caller so, where it cannot be published again."""
+        log.error("%s: a request cannot be published again and is dead-lettered: %s", self._service.name, why)
+        channel.reject(request.delivery.tag)
 
     # --- ending -------------------------------------------------------------------------------------------------
 
