@@ -196,16 +196,20 @@ def _connect_error(settings: Settings, peer: str, error: BaseException) -> Conne
     """One clear error for what Pika reports in nested exceptions."""
     causes = list(_causes(error))
     text = describe(error)
-    if any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
+    # Pika guesses from when the connection ended. Only what the broker said itself is certain: it may just have died.
+    said = text if "ConnectionClosedByBroker" in text else ""
+    if "limit" in said and "reached" in said:
+        return _no_connection(peer, f"the broker takes no more connections: {said}")
+    if said and any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
         return _denied(
             f"{peer} refuses user {settings.username!r}: wrong password, unknown user, or not allowed from here"
             f" ('guest' may only log in from the broker's own machine)",
             Code.UNAUTHENTICATED,
             "AUTHENTICATION",
         )
-    if "vhost" in text and "not found" in text:
+    if "vhost" in said and "not found" in said:
         return _no_connection(peer, f"there is no vhost {settings.vhost!r}", reason="VHOST", permanent=True)
-    if "refused" in text and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
+    if "refused" in said and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
         message = f"{peer} refuses user {settings.username!r} access to vhost {settings.vhost!r}"
         return _denied(message, Code.PERMISSION_DENIED, "VHOST")
     for cause in causes:
