@@ -397,6 +397,9 @@ class HotChannel(Channel):
                 self._holds_acks = True
                 await self._fill(window)
             await self._ask(self._raw.basic_cancel, tag)
+            # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
+            # That it changes the prefetch matters to no consumer any more.
+            await self.qos(1)
         finally:
             self._holds_acks = False
             self._stream.flush_soon()
