@@ -305,7 +305,9 @@ class Server:
         """Stop intake, hand back what has not started, finish the rest, and let the replies leave."""
         for worker in self._workers:
             worker.stop_taking()
-        await asyncio.gather(*(self._cancel(channel) for channel in self._channels.values()))
+        await asyncio.gather(*(self._cancel(worker, channel) for worker, channel in self._channels.items()))
+        for worker in self._workers:
+            worker.hand_back()
         for worker in self._workers:
             abandoned = await worker.finish(self._drain_timeout)
             if abandoned:
@@ -318,10 +320,11 @@ class Server:
                 )
 
     @staticmethod
-    async def _cancel(channel: HotChannel) -> None:
+    async def _cancel(worker: Worker, channel: HotChannel) -> None:
+        classic = worker.service.queue == "classic" and worker.service.declare
         try:
             async with asyncio.timeout(5.0):
-                await channel.cancel()
+                await channel.cancel(window=0 if classic else worker.concurrency)
         except (ChannelClosed, LinkLost, TimeoutError):
             log.debug("the consumer could not be cancelled; its connection is going anyway")
 
