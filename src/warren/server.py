@@ -27,7 +27,7 @@ from warren.amqp.link import (
 from warren.amqp.supervisor import Backoff, Supervisor
 from warren.aside import Aside
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.settings import make_settings
+from warren.settings import Password, make_settings
 from warren.topology import declare_exchanges
 from warren.worker import Served, Worker
 
@@ -56,17 +56,18 @@ class Server:
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
         Args:
             *services: what to serve; each has its own queue, channel and concurrency.
-            url, username, password, vhost, ssl, heartbeat, connect_timeout: as for `AsyncClient`.
+            url, username, password, vhost, ssl, heartbeat, liveness_timeout, connect_timeout: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             name: what this worker calls itself in the broker's list of connections.
@@ -92,6 +93,7 @@ class Server:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
         )
@@ -226,6 +228,8 @@ class Server:
 
     async def _consume(self, link: Link, worker: Worker) -> None:
         queue = wire.service_queue(worker.service.name)
+        if worker.aside is None or worker.aside.closed:  # first: what is consumed may have to be set aside at once
+            await self._open_aside(link, worker)
         channel = await link.hot_channel()
         channel.attach(worker, body_limit=worker.service.max_message_size)
         channel.on_closed = lambda reason: self._on_channel_closed(worker, reason)
@@ -235,7 +239,6 @@ class Server:
         except ChannelClosed as error:
             raise ConnectFailed(_topology_error(worker.service, queue, error), permanent=True) from error
         self._channels[worker] = channel
-        await self._open_aside(link, worker)
 
     async def _open_aside(self, link: Link, worker: Worker) -> None:
         channel = await link.hot_channel()

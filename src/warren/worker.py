@@ -22,15 +22,15 @@ from typing import Any, NamedTuple, Protocol
 from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError
 from warren.amqp.link import HotChannel
-from warren.aside import Aside
+from warren.aside import Aside, LetGo
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
-from warren.deadline import Timers, remaining_budget
+from warren.deadline import Slice, Timers, remaining_budget
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
 from warren.methods import Arguments, Method
 from warren.middleware import Middleware, chain
 from warren.threads import WorkerThreads
-from warren.wire import Problem, Request
+from warren.wire import Problem, Request, UnreadableHeaders
 
 log = logging.getLogger("warren.server")
 
@@ -88,7 +88,7 @@ class Running:
         self.arguments = arguments
         self.call = call
         self.task: asyncio.Task[None] | None = None
-        self.slice = 0
+        self.slice: Slice[Running] | None = None
         self.stopped_by: CallError | None = None
         self.entered = True
 
@@ -135,6 +135,9 @@ class Worker:
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         try:
             request = Request(delivery)
+        except UnreadableHeaders as error:
+            self._refuse_unreadable(channel, error)
+            return
         except FrameError as error:  # whom to answer is not known either
             log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service.name, error)
             channel.reject(delivery.tag)
@@ -203,7 +206,7 @@ class Worker:
         return method
 
     def _may_run_again(self, channel: HotChannel, request: Request, method: Method) -> bool:
-        """A worker may have started this request and died. True never: it is answered, or published anew.
+        """A worker may have started this request and died. True never: it is answered, set aside or published anew.
 
         Raises:
             _Refused: it is not run again.
@@ -213,10 +216,14 @@ class Worker:
             raise _Refused(error)
         attempt = request.attempt + 1
         if attempt > method.max_attempts:
-            if request.properties.reply_to:
-                self._set_aside(channel, request, "POISON", ack=False)
             message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
-            raise _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            poison = _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            if not request.properties.reply_to:
+                raise poison
+            # What the answer says of the dead queue has to be true before it is said.
+            answer = partial(self._answer_error, channel, request, poison.error)
+            self._set_aside(channel, request, "POISON", answer)
+            return False
         # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
         self._hand_back(channel, request, left, attempt)
@@ -389,14 +396,16 @@ class Worker:
     def _finish(self, running: Running, outcome: Outcome) -> None:
         """A handler is done: reply, acknowledge, and start the next in line."""
         self._running.discard(running)
-        self._timers.remove(running.slice, running)
+        if running.slice is not None:
+            self._timers.remove(running.slice, running)
         request, channel = running.request, running.channel
         acknowledge = running.method.delivery != "at-most-once"
         if request.properties.reply_to:
             self._reply(channel, request, outcome.properties, outcome.body)
         elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
-            log.error("%s: a cast failed (%s) and was set aside", running.method.full_name, outcome.failure)
-            self._set_aside(channel, request, outcome.failure, ack=acknowledge)
+            log.error("%s: a cast failed (%s) and is set aside", running.method.full_name, outcome.failure)
+            let_go = partial(channel.ack, request.delivery.tag) if acknowledge else None
+            self._set_aside(channel, request, outcome.failure, let_go)
             acknowledge = False
         if acknowledge:
             channel.ack(request.delivery.tag)
@@ -414,25 +423,36 @@ class Worker:
         if request.delivery.body is None:  # not kept here, but the broker still has it
             channel.reject(request.delivery.tag)
         else:
-            self._set_aside(channel, request, error.reason)
+            self._set_aside(channel, request, error.reason, partial(channel.ack, request.delivery.tag))
+
+    def _refuse_unreadable(self, channel: HotChannel, why: UnreadableHeaders) -> None:
+        """Answer a request whose headers cannot be read; a cast goes to the dead queue as it is."""
+        error = _refusal(Code.INVALID_ARGUMENT, "DECODE", str(why)).error
+        if why.request.properties.reply_to:
+            self._reply(channel, why.request, *wire.error_reply(why.request, error, Problem()))
+            channel.ack(why.request.delivery.tag)
+        else:
+            log.error("%s: a cast was refused and is dead-lettered: %s", self._service.name, error)
+            channel.reject(why.request.delivery.tag)
 
     def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
         address = request.properties.reply_to or b""
         if channel.closed is not None:
             log.warning("%s: the connection was lost before a reply could be sent", self._service.name)
         elif address.startswith(wire.DIRECT_REPLY_TO):
+            # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
+            # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
+            channel.ack(request.delivery.tag)
+            channel.link.stream.flush()
             channel.publish_unrouted(address, properties, body)  # `mandatory` would be a false alarm up to 4.1
         else:
             channel.publish(b"", address, properties, body)
 
-    def _set_aside(self, channel: HotChannel, request: Request, reason: str, *, ack: bool = True) -> None:
+    def _set_aside(self, channel: HotChannel, request: Request, reason: str, let_go: LetGo) -> None:
         """Put a request into the service's dead queue, with the reason, and then let it go from its own."""
-
-        def let_go() -> None:
-            if ack:
-                channel.ack(request.delivery.tag)
-
-        if self.aside is not None:
+        if channel.closed is not None and let_go is not None:
+            log.warning("%s: the connection was lost first; the broker delivers it again", self._service.name)
+        elif self.aside is not None:
             self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
