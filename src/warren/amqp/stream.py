@@ -88,6 +88,11 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             _keep_large_blocks()
         try:
             self.splitter.feed(bytes(self._input[:nbytes]))
+            if self.splitter.delivered:
+                self.splitter.delivered = False
+                # What the deliveries have woken runs in the next turn of the loop, and this behind it in the same
+                # turn: what it writes leaves at its end, instead of a turn later.
+                self.flush_soon()
         except FrameError as error:
             self.fail(error)
         except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
