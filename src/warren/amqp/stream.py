@@ -50,6 +50,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._error: BaseException | None = None
         self._input = memoryview(bytearray(READ_SIZE))
         self._output: list[bytes | memoryview] = []
+        self._unflushed = 0  # bytes in there
         self._flushing = False
         self._before_flush: list[Callable[[], None]] = []
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -103,6 +104,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         self._output.clear()
+        self._unflushed = 0
         if self._pika is not None:
             self._pika.connection_lost(self._error or exc)
 
@@ -117,9 +119,12 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
     # --- Pika's side --------------------------------------------------------------------------------------------
 
     def write(self, *data: bytes | memoryview) -> None:
-        """Send these bytes, together whole frames, at the end of this turn of the loop."""
+        """Send these bytes, together whole frames, at the end of this turn of the loop, or once they are many."""
         self._output += data
-        if not self._flushing:
+        self._unflushed += sum(map(len, data))
+        if self._unflushed > HIGH_WATER:
+            self.flush()  # so that who writes a lot in one turn hears of congestion in that turn
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
 
@@ -139,7 +144,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def get_write_buffer_size(self) -> int:
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return waiting + sum(map(len, self._output))
+        return waiting + self._unflushed
 
     # --- both ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +165,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def flush(self) -> None:
         """Hand everything written so far to the transport in one piece."""
+        self._unflushed = 0  # first: what the producers write must not flush again
         for produce in self._before_flush:
             produce()
         self._flushing = False
@@ -167,6 +173,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if not output:
             return
         self._output = []
+        self._unflushed = 0
         data = b"".join(output)
         with self._writing:
             if self._transport is not None:
