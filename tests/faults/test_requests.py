@@ -10,7 +10,7 @@ import pytest
 
 from rabbit import Node
 from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, Way
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, Execution, Overloaded
@@ -359,13 +359,15 @@ async def test_half_a_second_of_delay_each_way(proxy: Proxy, served: Counting) -
     assert len(proxy.accepted) == 1
 
 
-@pytest.mark.scenario(18, "A transfer at 10 kB/s that takes longer than the liveness limit is not taken for silence.")
-async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting) -> None:
+@pytest.mark.scenario(18, "A slow transfer that takes longer than the liveness limit is not taken for silence.")
+@pytest.mark.parametrize(("way", "rate", "size"), [("up", 4_000_000, 12_000_000), ("down", 10_000, 25_000)])
+async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting, way: Way, rate: int, size: int) -> None:
+    text = "x" * size
     async with AsyncClient(proxy.url, heartbeat=1, liveness_timeout=1) as client:
         await client.connect()
-        proxy.up.rate = proxy.down.rate = 10_000
-        assert await client.call(served.echo, MIB[:25_000]) == MIB[:25_000]
-        proxy.up.rate = proxy.down.rate = None
+        proxy.line(way).rate = rate
+        assert await client.call(served.echo, text) == text
+        proxy.line(way).rate = None
         await works_again(client, served.echo)
     assert len(proxy.accepted) == 1
 

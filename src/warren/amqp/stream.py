@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import logging
 import os
 import select
 import socket
 import ssl
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -146,6 +149,12 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return waiting + self._unflushed
 
+    def undelivered(self) -> int:
+        """Bytes of output that have not reached the peer's system yet, those in our kernel's buffer included."""
+        transport = self._transport
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        return self.get_write_buffer_size() + (_unacknowledged(sock.fileno()) if sock is not None else 0)
+
     # --- both ---------------------------------------------------------------------------------------------------
 
     def before_flush(self, produce: Callable[[], None]) -> None:
@@ -216,6 +225,14 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             self.splitter.hot = False
             self._to_pika(HEARTBEAT_FRAME)
         self._tick_timer = self._loop.call_later(_TICK, self._tick)
+
+
+def _unacknowledged(fd: int) -> int:
+    """Bytes that the kernel has taken and the peer's has not acknowledged; 0 where it does not tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _write_whole(fd: int, data: bytes) -> None:
