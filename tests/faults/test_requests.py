@@ -74,6 +74,27 @@ async def test_a_cut_after_the_publish_is_mended_by_sending_again(
 
 
 @pytest.mark.scenario(
+    8, "A cast that loses its link before the confirm ends UNKNOWN at once; with resend it is sent again."
+)
+@pytest.mark.parametrize("resend", [False, True])
+async def test_a_cut_before_the_confirm_of_a_cast(
+    client: AsyncClient, proxy: Proxy, served: Counting, rabbit: Node, resend: bool
+) -> None:
+    proxy.abandon_at("up", "Body", "down")
+    view = client.options(timeout=30)
+    cast = asyncio.create_task(
+        ending((view.options(resend=True) if resend else view).cast(served.echo, "x"), within=30)
+    )
+    await until(lambda: served.runs["x"])
+    proxy.cut()
+    got = await asyncio.wait_for(cast, LATE)
+    assert got.evidence == ((None, None) if resend else ("CONNECTION_LOST", Execution.UNKNOWN))
+    await works_again(client, served.echo)
+    assert (served.runs["x"], len(served.ids["x"])) == (2 if resend else 1, 1)
+    assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
     9, "A publish that never leaves the link it was written to: UNKNOWN at once; with resend it runs exactly once."
 )
 @pytest.mark.parametrize("resend", [False, True])
