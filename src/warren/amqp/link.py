@@ -140,7 +140,7 @@ class Link:
             verdict = liveness.look(
                 time.monotonic(),
                 received=stream.received,
-                waiting=stream.get_write_buffer_size(),
+                waiting=stream.undelivered(),
                 blocked=self.blocked is not None,
             )
             if verdict is Verdict.PROBE:
