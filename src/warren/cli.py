@@ -14,39 +14,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 import warren
-from warren import Client, Server, bench
+from warren import Client, Server, bench, cli_dead
 from warren.client import DEFAULT_TIMEOUT, Options
-from warren.errors import (
-    CallError,
-    DeadlineExceeded,
-    InvalidArgument,
-    MethodNotFound,
-    Overloaded,
-    PermissionDenied,
-    RemoteError,
-    Unavailable,
-)
+from warren.errors import CallError
 from warren.loading import ImportFailed, LoadError, load_services
 from warren.processes import CANNOT_SERVE, WRONG_USAGE, Manager, work
 from warren.server import DEFAULT_DRAIN_TIMEOUT
 from warren.settings import DEFAULT_URL, make_settings
-
-USAGE, OTHER, INTERRUPTED = 2, 6, 130
-_EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
-    (RemoteError, 1),
-    (InvalidArgument, USAGE),
-    (MethodNotFound, USAGE),
-    (Unavailable, 3),
-    (Overloaded, 3),
-    (DeadlineExceeded, 4),
-    (PermissionDenied, 5),
-)
+from warren.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call
 
 # Lines that fit into 80 columns: Typer keeps them as they are.
 _CALL_EPILOG = """\
@@ -120,6 +101,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_dead.app, name="dead")
 
 
 class Encoding(StrEnum):
@@ -145,14 +127,6 @@ class Handler(StrEnum):
     THREAD = "thread"
 
 
-Url = Annotated[
-    str,
-    typer.Option(
-        envvar="WARREN_URL",
-        metavar="URL",
-        help="The broker: amqp://user:password@host:port/vhost or amqps://…; several hosts with commas between.",
-    ),
-]
 Concurrency = Annotated[
     int | None,
     typer.Option(min=1, max=65_535, help="Calls at a time in each worker.", show_default="what the service says"),
@@ -222,7 +196,7 @@ def _changes() -> AsyncIterator[Collection[str]]:
     try:
         import watchfiles
     except ImportError:
-        _fail("--reload needs watchfiles: pip install 'warren-rpc[reload]'", USAGE)
+        fail("--reload needs watchfiles: pip install 'warren-rpc[reload]'", USAGE)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
     async def names() -> AsyncIterator[Collection[str]]:
@@ -250,13 +224,13 @@ def worker(
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
     except (LoadError, ValueError) as error:
-        _fail(str(error), WRONG_USAGE)
+        fail(str(error), WRONG_USAGE)
     except ImportFailed as error:
-        _fail(str(error), CANNOT_SERVE)
+        fail(str(error), CANNOT_SERVE)
     try:
         asyncio.run(work(server, drain_timeout))
     except CallError as error:
-        _fail(error.message, CANNOT_SERVE)
+        fail(error.message, CANNOT_SERVE)
     if server.abandoned:
         raise typer.Exit(1)
 
@@ -293,11 +267,11 @@ def call(
         run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
         result = _connect_and_run(url, options, run)
     except CallError as error:
-        _fail_call(error, as_json)
+        fail_call(error, as_json)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
     except KeyboardInterrupt:
-        _fail("interrupted; the handler may still run", INTERRUPTED)
+        fail("interrupted; the handler may still run", INTERRUPTED)
     if not cast:
         _print_result(result, as_json)
 
@@ -422,13 +396,13 @@ def run_bench(
         kind = handler or Handler.ASYNC
         name, record = bench.run(url, bench.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
     except CallError as error:
-        _fail_call(error, as_json)
+        fail_call(error, as_json)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
     except bench.EchoFailed as failed:
-        _fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
+        fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
     except KeyboardInterrupt:
-        _fail("interrupted before anything was measured", INTERRUPTED)
+        fail("interrupted before anything was measured", INTERRUPTED)
     if as_json:
         typer.echo(json.dumps(bench.as_dict(name, plan, record)))
     else:
@@ -449,7 +423,7 @@ def echo(name: str, handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL) ->
     try:
         asyncio.run(bench.serve_echo(name, handler.value, url))
     except CallError as error:
-        _fail(f"the echo service: {error.message}", exit_code(error))
+        fail(f"the echo service: {error.message}", exit_code(error))
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -468,36 +442,11 @@ def _print_result(result: Any, as_json: bool) -> None:
     Console().print_json(text)
 
 
-def _fail_call(error: CallError, as_json: bool) -> NoReturn:
-    if as_json:
-        typer.echo(json.dumps({"error": _as_dict(error)}, default=str))
-    trace = error.traceback if isinstance(error, RemoteError) else None
-    _fail(f"{error}\n{trace}" if trace else str(error), exit_code(error))
-
-
-def exit_code(error: CallError) -> int:
-    """The exit code of `warren call` for an error."""
-    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), OTHER)
-
-
-def _as_dict(error: CallError) -> dict[str, Any]:
-    names = ["code", "reason", "execution", "origin", "message", "method", "queue", "call_id", "safe_to_retry"]
-    if isinstance(error, RemoteError):
-        names += ["type", "details", "traceback"]
-    return {name: getattr(error, name) for name in names}
-
-
-def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.secho("error: ", fg="red", err=True, nl=False)
-    typer.echo(message, err=True)
-    raise typer.Exit(exit_code)
-
-
 def _check_url(url: str) -> None:
     try:
         make_settings(url)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
 
 
 def _configure_logging(process: str, level: LogLevel) -> None:

@@ -27,7 +27,7 @@ from warren.amqp.link import (
 from warren.amqp.supervisor import Backoff, Supervisor
 from warren.aside import Aside
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.settings import make_settings
+from warren.settings import Password, make_settings
 from warren.topology import declare_exchanges
 from warren.worker import Served, Worker
 
@@ -35,6 +35,8 @@ log = logging.getLogger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
+#: Seconds between two looks at whether exchanges, queues and bindings are all there.
+TOPOLOGY_INTERVAL = 30.0
 
 
 class Server:
@@ -56,17 +58,18 @@ class Server:
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
         Args:
             *services: what to serve; each has its own queue, channel and concurrency.
-            url, username, password, vhost, ssl, heartbeat, connect_timeout: as for `AsyncClient`.
+            url, username, password, vhost, ssl, heartbeat, liveness_timeout, connect_timeout: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             name: what this worker calls itself in the broker's list of connections.
@@ -92,6 +95,7 @@ class Server:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
         )
@@ -128,6 +132,7 @@ class Server:
             worker.on_queue_deleted = self._on_queue_deleted
         supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
         supervisor.start()
+        self._spawn(self._keep_topology())
         try:
             await self._stopping.wait()
         finally:
@@ -291,6 +296,24 @@ class Server:
         except (ChannelClosed, ConnectFailed, LinkLost) as error:
             log.warning("%s: cannot consume again: %s; reconnecting", worker.service.name, error)
             await link.close()
+
+    async def _keep_topology(self) -> None:
+        """Declare everything again from time to time.
+
+        Nothing tells a server that its exchange was deleted, and the bindings with it: its queue and consumer stay,
+        and no request reaches them any more.
+        """
+        while True:
+            await asyncio.sleep(TOPOLOGY_INTERVAL)
+            link = self._link
+            if link is None:
+                continue
+            try:
+                await declare_exchanges(link)
+                for worker in self._workers:
+                    await self._declare(link, worker.service)
+            except (ChannelClosed, ConnectFailed, LinkLost) as error:
+                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

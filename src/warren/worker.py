@@ -25,12 +25,12 @@ from warren.amqp.link import HotChannel
 from warren.aside import Aside, LetGo
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
-from warren.deadline import Timers, remaining_budget
+from warren.deadline import Slice, Timers, remaining_budget
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
 from warren.methods import Arguments, Method
 from warren.middleware import Middleware, chain
 from warren.threads import WorkerThreads
-from warren.wire import Problem, Request
+from warren.wire import Problem, Request, UnreadableHeaders
 
 log = logging.getLogger("warren.server")
 
@@ -89,7 +89,7 @@ class Running:
         self.arguments = arguments
         self.call = call
         self.task: asyncio.Task[None] | None = None
-        self.slice = 0
+        self.slice: Slice[Running] | None = None
         self.stopped_by: CallError | None = None
         self.entered = True
 
@@ -137,6 +137,9 @@ class Worker:
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         try:
             request = Request(delivery)
+        except UnreadableHeaders as error:
+            self._refuse_unreadable(channel, error)
+            return
         except FrameError as error:  # whom to answer is not known either
             log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service.name, error)
             channel.reject(delivery.tag)
@@ -395,7 +398,8 @@ class Worker:
     def _finish(self, running: Running, outcome: Outcome) -> None:
         """A handler is done: reply, acknowledge, and start the next in line."""
         self._running.discard(running)
-        self._timers.remove(running.slice, running)
+        if running.slice is not None:
+            self._timers.remove(running.slice, running)
         request, channel = running.request, running.channel
         acknowledge = running.method.delivery != "at-most-once"
         if request.properties.reply_to:
@@ -423,11 +427,25 @@ class Worker:
         else:
             self._set_aside(channel, request, error.reason, partial(channel.ack, request.delivery.tag))
 
+    def _refuse_unreadable(self, channel: HotChannel, why: UnreadableHeaders) -> None:
+        """Answer a request whose headers cannot be read; a cast goes to the dead queue as it is."""
+        error = _refusal(Code.INVALID_ARGUMENT, "DECODE", str(why)).error
+        if why.request.properties.reply_to:
+            self._reply(channel, why.request, *wire.error_reply(why.request, error, Problem()))
+            channel.ack(why.request.delivery.tag)
+        else:
+            log.error("%s: a cast was refused and is dead-lettered: %s", self._service.name, error)
+            channel.reject(why.request.delivery.tag)
+
     def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
         address = request.properties.reply_to or b""
         if channel.closed is not None:
             log.warning("%s: the connection was lost before a reply could be sent", self._service.name)
         elif address.startswith(wire.DIRECT_REPLY_TO):
+            # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
+            # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
+            channel.ack(request.delivery.tag)
+            channel.link.stream.flush()
             channel.publish_unrouted(address, properties, body)  # `mandatory` would be a false alarm up to 4.1
         else:
             channel.publish(b"", address, properties, body)

@@ -8,14 +8,17 @@ belongs to it, delivery tags included, is void, and the supervisor opens another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import pika
+from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import (
@@ -29,6 +32,7 @@ from pika.exceptions import (
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.frames import Delivery
+from warren.amqp.liveness import Liveness, Verdict
 from warren.amqp.stream import IOServices, Stream, guard
 from warren.errors import CallError, Code, Execution, Origin, PermissionDenied, Unavailable
 from warren.settings import Settings
@@ -79,7 +83,7 @@ class Link:
         blocked: the broker's reason while it refuses to take publishes (``connection.blocked``), else None.
     """
 
-    def __init__(self, connection: AsyncioConnection, stream: Stream, heartbeat: float, peer: str) -> None:
+    def __init__(self, connection: AsyncioConnection, stream: Stream, settings: Settings, peer: str) -> None:
         self._connection = connection
         self.stream = stream
         self.peer = peer
@@ -90,8 +94,12 @@ class Link:
         connection.add_on_close_callback(self._on_closed)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        if heartbeat:
-            guard.watch(stream, heartbeat)
+        if settings.heartbeat:
+            guard.watch(stream, settings.heartbeat)
+        self._probes: Channel | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        if settings.silence is not None:
+            self._spawn(self._watch(settings.silence))
 
     async def channel(self) -> Channel:
         """Open a channel for declarations and the like."""
@@ -121,6 +129,42 @@ class Link:
         self._on_writable = callback
         self.stream.on_relieved = callback
 
+    # --- is the broker still there? -----------------------------------------------------------------------------
+
+    async def _watch(self, limit: float) -> None:
+        """Give the connection up when the broker has been silent for so many seconds."""
+        liveness = Liveness(limit, time.monotonic())
+        stream = self.stream
+        while True:
+            await asyncio.sleep(liveness.tick)
+            verdict = liveness.look(
+                time.monotonic(),
+                received=stream.received,
+                waiting=stream.get_write_buffer_size(),
+                blocked=self.blocked is not None,
+            )
+            if verdict is Verdict.PROBE:
+                self._spawn(self._probe(liveness))
+            elif verdict is Verdict.DEAD:
+                stream.fail(TimeoutError(f"no sign of life for {limit:g} s"))
+                return
+
+    async def _probe(self, liveness: Liveness) -> None:
+        """Ask the broker for something that changes nothing; on a channel of its own, opened by the first probe."""
+        with contextlib.suppress(ChannelClosed, LinkLost):
+            if self._probes is None:
+                self._probes = await self.channel()
+            else:
+                await self._probes.qos(0)
+            liveness.answered()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
     async def _open(self, kind: type[C]) -> C:
         if self.closed.done():
             raise self.closed.result()
@@ -133,6 +177,8 @@ class Link:
 
     def _on_closed(self, _connection: object, error: BaseException) -> None:
         guard.unwatch(self.stream)
+        for task in self._tasks:
+            task.cancel()
         if not self.closed.done():
             self.closed.set_result(LinkLost(describe(error)))
 
@@ -153,15 +199,15 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     Raises:
         ConnectFailed: why not.
     """
+    peer = f"{host}:{port}"
     services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
     attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     connection = AsyncioConnection(
-        _parameters(settings, host, port),
+        _parameters(settings, host, port, _password(settings, peer)),
         on_open_callback=lambda _conn: _resolve(attempt, None),
         on_open_error_callback=lambda _conn, error: _resolve(attempt, error),
         custom_ioloop=services,
     )
-    peer = f"{host}:{port}"
     try:
         async with asyncio.timeout(settings.connect_timeout):
             error = await asyncio.shield(attempt)
@@ -174,15 +220,15 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     if error is not None:
         raise _connect_error(settings, peer, error) from error
     assert services.stream is not None
-    return Link(connection, services.stream, settings.heartbeat, peer)
+    return Link(connection, services.stream, settings, peer)
 
 
-def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionParameters:
+def _parameters(settings: Settings, host: str, port: int, password: str) -> pika.ConnectionParameters:
     return pika.ConnectionParameters(
         host=host,
         port=port,
         virtual_host=settings.vhost,
-        credentials=pika.PlainCredentials(settings.username, settings.password),
+        credentials=pika.PlainCredentials(settings.username, password),
         ssl_options=pika.SSLOptions(settings.ssl, host) if settings.ssl else None,
         heartbeat=settings.heartbeat,
         frame_max=FRAME_MAX,
@@ -190,6 +236,15 @@ def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionPara
         stack_timeout=settings.connect_timeout,
         client_properties={"connection_name": settings.name, "product": "Warren"} if settings.name else None,
     )
+
+
+def _password(settings: Settings, peer: str) -> str:
+    if isinstance(settings.password, str):
+        return settings.password
+    try:
+        return settings.password()
+    except Exception as error:  # the user's function: whatever it raises, it may work the next time
+        raise _no_connection(peer, f"the password cannot be had: {error!r}") from error
 
 
 def _connect_error(settings: Settings, peer: str, error: BaseException) -> ConnectFailed:
@@ -375,10 +430,11 @@ class HotChannel(Channel):
         # Pika wants a callback for confirms; they go to the tap and never reach it.
         await self._ask(self._raw.confirm_delivery, lambda _frame: None)
 
-    async def consume(self, queue: str, *, no_ack: bool) -> None:
-        """Start the channel's one consumer."""
+    async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
+        """Start the channel's one consumer; of several on a queue those of the highest priority are served first."""
         self._no_ack = no_ack
-        frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack)
+        arguments = {"x-priority": priority} if priority else None
+        frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
         self._consumer_tag = frame.method.consumer_tag
 
     async def cancel(self, *, window: int = 0) -> None:
@@ -420,6 +476,14 @@ class HotChannel(Channel):
         self._published += 1
         return self._published
 
+    def get(self, queue: str) -> None:
+        """Ask for one message of a queue: it comes as a delivery, or `on_empty` is told that there is none."""
+        self._stream.write(frames.get_frame(self.number, queue.encode()))
+
+    def on_empty(self, callback: Callable[[], None]) -> None:
+        """Call back when there was no message to `get`."""
+        self._raw.add_callback(lambda _frame: callback(), [spec.Basic.GetEmpty], one_shot=False)
+
     def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """Publish to a queue, without hearing of it if there is none."""
         self._send(b"", routing_key, properties, body, mandatory=False)
@@ -445,8 +509,8 @@ class HotChannel(Channel):
                 self._routes.clear()
             head = frames.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
             self._routes[key] = head
-        # One write for the three frames, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
-        self._stream.write(head + frames.content_frames(self.number, properties, body, self._frame_max))
+        # Together, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
+        self._stream.write(head, *frames.content_frames(self.number, properties, body, self._frame_max))
 
     # --- the tap ------------------------------------------------------------------------------------------------
 
