@@ -78,6 +78,17 @@ def delete_reply_queues(node: Node) -> None:
     )
 
 
+def waiting_replies(node: Node) -> int:
+    """Messages in durable reply queues."""
+    return int(
+        node.eval(
+            'lists:sum([N || Q <- rabbit_amqqueue:list(<<"/">>),'
+            ' binary:match(element(4, amqqueue:get_name(Q)), <<"warren.reply">>) =/= nomatch,'
+            " [{messages, N}] <- [rabbit_amqqueue:info(Q, [messages])]])"
+        )
+    )
+
+
 # --- the way back is gone ---------------------------------------------------------------------------------------------
 
 
@@ -104,6 +115,91 @@ async def test_a_cut_while_the_handler_runs_ends_the_call_at_once(
     served.release.set()
     await until(lambda: NO_READER in caplog.text)
     assert served.runs["x"] == 1
+    assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    20,
+    'With reply="durable" the call carries on over the cut: its result arrives, also one that came meanwhile; one run.',
+)
+@pytest.mark.parametrize("replied", ["while away", "when back"])
+async def test_a_durable_reply_outlives_a_cut(proxy: Proxy, served: Counting, rabbit: Node, replied: str) -> None:
+    async with AsyncClient(proxy.url, reply="durable") as client:
+        call = asyncio.create_task(ending(client.options(timeout=30).call(served.hold, "x"), within=30))
+        await until(lambda: served.runs["x"])
+        await client.cast(served.echo, "once this is confirmed, so is the call")
+        proxy.refuse()
+        proxy.cut()
+        await until(lambda: proxy.open == 0)
+        if replied == "while away":
+            served.release.set()
+            await until(lambda: waiting_replies(rabbit) == 1)
+        proxy.accept()
+        if replied == "when back":
+            await works_again(client, served.echo)
+            served.release.set()
+        assert (await call).value == "x"
+        await works_again(client, served.echo)
+        assert client.ignored_replies == 0
+    assert served.runs["x"] == 1
+    assert (messages(rabbit, served.queue), waiting_replies(rabbit)) == (0, 0)
+
+
+@pytest.mark.scenario(
+    20, "The same when the link goes silent instead: noticed within liveness_timeout, result, one run, nothing twice."
+)
+async def test_a_durable_reply_outlives_a_silent_link(proxy: Proxy, served: Counting, rabbit: Node) -> None:
+    async with AsyncClient(proxy.url, reply="durable", liveness_timeout=1, heartbeat=1) as client:
+        call = asyncio.create_task(ending(client.options(timeout=30).call(served.hold, "x"), within=30))
+        await until(lambda: served.runs["x"])
+        await client.cast(served.echo, "once this is confirmed, so is the call")
+        proxy.abandon("up", "down")
+        served.release.set()  # the broker sends the reply into the silence, and again once it has noticed
+        assert (await call).value == "x"
+        await works_again(client, served.echo)
+        assert client.ignored_replies == 0
+    assert served.runs["x"] == 1
+    assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    20,
+    'The broker restarts, reply="durable": a report call that ran ends as WORKER_LOST, UNKNOWN, after one run; one that'
+    " was still in its queue is served.",
+)
+async def test_durable_calls_outlive_a_restart_of_the_broker(breakable_rabbit: Node, served: Counting) -> None:
+    node, later = breakable_rabbit, Counting(f"{served.queue}-later")
+    async with serving(later.service, url=node.url):
+        pass  # its queue is there
+    async with AsyncClient(node.url, reply="durable", timeout=60) as client:
+        running = asyncio.create_task(ending(client.call(served.hold, "x"), within=60))
+        queued = asyncio.create_task(ending(client.call(later.echo, "y"), within=60))
+        await until(lambda: served.runs["x"])
+        await client.cast(served.echo, "once this is confirmed, so are the calls")
+        await asyncio.to_thread(node.restart)
+        async with serving(later.service, url=node.url):
+            assert (await queued).value == "y"
+            assert (await running).evidence == ("WORKER_LOST", Execution.UNKNOWN)
+        served.release.set()
+        await works_again(client, served.echo)
+    assert (served.runs["x"], later.runs["y"]) == (1, 1)
+    assert messages(node, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    20, "An at-least-once function, cut while it runs: sent again with the same id; result after two runs, one dropped."
+)
+async def test_a_cut_while_an_at_least_once_handler_runs_is_mended_by_sending_again(
+    client: AsyncClient, proxy: Proxy, served: Counting, rabbit: Node
+) -> None:
+    call = asyncio.create_task(ending(client.options(timeout=30).call(served.keep, "x"), within=30))
+    await until(lambda: served.runs["x"])
+    proxy.cut()
+    await until(lambda: served.runs["x"] == 2)
+    served.release.set()
+    assert (await call).value == "x"
+    await works_again(client, served.echo)
+    assert (served.runs["x"], len(served.ids["x"])) == (2, 1)
     assert messages(rabbit, served.queue) == 0
 
 
