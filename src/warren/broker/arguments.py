@@ -54,13 +54,13 @@ def _integer(low: int, high: int | None = None, too_large: str = "value_too_larg
     return check
 
 
-def _text(*allowed: str, otherwise: str) -> Check:
+def _text(*allowed: str, otherwise: str = "") -> Check:
     def check(raw: bytes) -> str | None:
         kind = type_name(raw)
         if kind != "longstr":
             return f"{{unacceptable_type,{kind}}}"
         value = decode_value(raw)
-        return otherwise.format(value) if value not in allowed else None
+        return otherwise.format(value) if allowed and value not in allowed else None
 
     return check
 
@@ -79,7 +79,7 @@ _CHECKS: dict[str, Check] = {
     "x-expires": _integer(1, MAX_TTL),
     "x-message-ttl": _integer(0, MAX_TTL),
     "x-dead-letter-exchange": _anything,  # its type is checked before all others
-    "x-dead-letter-routing-key": _anything,
+    "x-dead-letter-routing-key": _text(),
     "x-max-length": _integer(0),
     "x-max-length-bytes": _integer(0),
     "x-max-priority": _integer(0, _MAX_PRIORITY, "max_value_exceeded"),
@@ -89,7 +89,6 @@ _CHECKS: dict[str, Check] = {
     "x-queue-type": _text("classic", "quorum", otherwise="\"unsupported queue type '{}'\""),
     "x-delivery-limit": _integer(0),
 }
-_NAMES = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
 _NOT_FOR = {
     "classic": ("x-delivery-limit", "x-dead-letter-strategy", "x-max-in-memory-length", "x-max-in-memory-bytes"),
     "quorum": ("x-max-priority", "x-queue-mode"),
@@ -102,17 +101,17 @@ def parse_arguments(raw: Raw, described: str) -> QueueArguments:
     Raises:
         AmqpError: 406.
     """
-    check_name_arguments(_NAMES, raw, described)
+    kind = _queue_type(raw.get("x-queue-type"))
+    for name in _NOT_FOR[kind]:
+        if name in raw:
+            raise precondition(f"invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue")
+    check_name_arguments(("x-dead-letter-exchange",), raw, described)
     for name, check in _CHECKS.items():
         if name in raw and (problem := check(raw[name])):
             raise precondition(f"invalid arg '{name}' for {described}: {problem}")
     if "x-dead-letter-routing-key" in raw and "x-dead-letter-exchange" not in raw:
         problem = "routing_key_but_no_dlx_defined"
         raise precondition(f"invalid arg 'x-dead-letter-routing-key' for {described}: {problem}")
-    kind = _queue_type(raw.get("x-queue-type"))
-    for name in _NOT_FOR[kind]:
-        if name in raw:
-            raise precondition(f"invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue")
     return _collect({name: decode_value(raw[name]) for name in _CHECKS if name in raw}, raw)
 
 

@@ -18,6 +18,10 @@ from warren.broker.queues import Consumer, Entry, Queue
 _ENCODED_REPLY_TO = REPLY_TO.encode()
 
 
+#: What answers the messages to a queue name that the broker keeps for itself.
+Service = Callable[[VirtualHost, Message], None]
+
+
 class Output(Protocol):
     """What a channel has to tell its client."""
 
@@ -32,6 +36,9 @@ class Output(Protocol):
 
     def cancel(self, consumer: Consumer) -> None:
         """Basic.Cancel from the server."""
+
+    def service(self, name: str) -> Service | None:
+        """What stands behind a queue name, if the client may use it."""
 
     def has_room(self) -> bool:
         """Whether the client reads what it is sent."""
@@ -124,12 +131,20 @@ class Channel:
         if self.transaction is not None:
             self.transaction.publishes.append((exchange, message, mandatory))
             return
-        routed, taken = host.publish(exchange, message)
+        routed, taken = self._route(exchange, message)
         if mandatory and not routed:
             self._output.give_back(message)
         if self.confirming:
             self.published += 1
             self._output.confirm(self.published, taken)
+
+    def _route(self, exchange: Exchange, message: Message) -> tuple[bool, bool]:
+        """Whether the message has found anybody, and whether all have taken it."""
+        service = self._output.service(message.key) if exchange.name == "" else None
+        if service is None:
+            return self.host.publish(exchange, message)
+        service(self.host, message)
+        return True, True
 
     def _check_properties(self, message: Message) -> None:
         properties = message.properties
@@ -334,7 +349,7 @@ class Channel:
         """
         done, self.transaction = self._transaction(), Transaction()
         for exchange, message, mandatory in done.publishes:
-            routed, _ = self.host.publish(exchange, message)
+            routed, _ = self._route(exchange, message)
             if mandatory and not routed:
                 self._output.give_back(message)
         for _, held, how in done.settled:

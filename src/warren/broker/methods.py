@@ -12,7 +12,7 @@ from pika import spec
 
 from warren.amqp.frames import BODY, HEADER, METHOD, content_frames
 from warren.broker.arguments import Raw, check_priority
-from warren.broker.channel import Channel
+from warren.broker.channel import Channel, Service
 from warren.broker.errors import AmqpError, default_exchange
 from warren.broker.frames import (
     ACK,
@@ -55,7 +55,7 @@ class Connection(Protocol):
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Call `flush_confirms` when this turn's input is used up."""
 
-    def service(self, name: str) -> Callable[[VirtualHost, Message], None] | None:
+    def service(self, name: str) -> Service | None:
         """What answers messages to a reserved queue name, for clients on this machine."""
 
     def published(self) -> None:
@@ -159,9 +159,6 @@ class ChannelHandler:
         self._content = None
         publish, header = content.publish, content.header or b""
         message = Message(publish.exchange, publish.key, publish.route, header, body)
-        service = self._connection.service(publish.key) if not publish.exchange else None
-        if service is not None:
-            service(self.channel.host, message)
         if self.channel.confirming and self._connection.state.faults.nacks_publish():
             self.channel.published += 1
             self.confirm(self.channel.published, False)
@@ -190,6 +187,9 @@ class ChannelHandler:
     def send_message(self, entry: Entry, method: Method) -> None:
         """Basic.GetOk and what was got."""
         self._send_content(method, _counted(entry) if entry.deliveries else entry.message.header, entry.message.body)
+
+    def service(self, name: str) -> Service | None:
+        return self._connection.service(name)
 
     def give_back(self, message: Message) -> None:
         method = spec.Basic.Return(312, "NO_ROUTE", message.exchange, message.key)

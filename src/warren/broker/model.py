@@ -376,9 +376,9 @@ def _as_bytes(arguments: Raw) -> bytes:
 def _check_quorum(options: QueueOptions, described: str) -> None:
     """Quorum queues must be durable and everybody's."""
     wrong = (
+        ("exclusive-owner", options.owner is not None),
         ("non-durable", not options.durable),
         ("auto-delete", options.auto_delete),
-        ("exclusive-owner", options.owner is not None),
     )
     for name, is_so in wrong:
         if is_so:

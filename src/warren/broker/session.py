@@ -13,6 +13,7 @@ from enum import Enum, auto
 from pika import spec
 
 from warren.amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, FrameError
+from warren.broker.channel import Service
 from warren.broker.errors import AmqpError
 from warren.broker.frames import (
     ACCEPTED_HEADERS,
@@ -175,7 +176,7 @@ class Session:
                     channel.flush_confirms()
             self._to_confirm.clear()
 
-    def service(self, name: str) -> Callable[[VirtualHost, Message], None] | None:
+    def service(self, name: str) -> Service | None:
         """What answers messages to a reserved queue name; only clients on this machine may ask."""
         return self.state.services.get(name) if self.loopback else None
 
@@ -210,7 +211,7 @@ class Session:
 
     def _take_frame(self, kind: int, channel: int, payload: bytes) -> None:
         try:
-            if kind not in _KINDS:
+            if kind not in _KINDS or (kind == HEARTBEAT and payload):
                 raise AmqpError(501, f"{describe_frame(kind, payload)}: unknown_frame")
             if channel:
                 self._take_channel_frame(kind, channel, payload)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from warren.amqp.frames import Properties, encode_properties
 from warren.broker.message import Message, decode_name, make_route
@@ -77,6 +78,17 @@ def take_status(product: str, version: str, sessions: Iterable[Session], hosts: 
         tuple(_connection(session) for session in sessions if session.user),
         tuple(_queue(host, queue) for host, queue in queues),
         tuple(_consumer(host, queue, consumer) for host, queue in queues for consumer in queue.consumers),
+    )
+
+
+def parse_status(answer: dict[str, Any]) -> Status:
+    """The status out of what `answer_status` has sent."""
+    return Status(
+        answer["product"],
+        answer["version"],
+        tuple(ConnectionStatus(**fields) for fields in answer["connections"]),
+        tuple(QueueStatus(**fields) for fields in answer["queues"]),
+        tuple(ConsumerStatus(**fields) for fields in answer["consumers"]),
     )
 
 
