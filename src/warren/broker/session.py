@@ -24,7 +24,6 @@ from warren.broker.frames import (
     describe_frame,
     encode_method,
 )
-from warren.broker.message import Message
 from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
 from warren.broker.state import FRAME_MIN, State
