@@ -301,7 +301,9 @@ async def test_a_blocked_connection_is_waited_for(proxy: Proxy, served: Counting
         rabbit.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})")
         try:
             first = await ending(client.options(timeout=1).call(served.echo, "first"), within=1)
-            print("the publish that blocks the connection:", first)
+            # This publish is what makes the broker block the connection: it went out, so the error says UNKNOWN.
+            assert first.evidence == ("CLIENT_TIMER", Execution.UNKNOWN)
+            assert "low on memory" in str(first)
             patient = [asyncio.create_task(client.options(timeout=60).call(served.echo, f"{n}")) for n in range(20)]
             hasty = await ending(client.options(timeout=3).call(served.echo, "hasty"), within=3)
             assert hasty.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
