@@ -13,6 +13,8 @@ from tests.differential.differences import forgive
 from tests.differential.peer import Peer
 from warren.broker import Broker
 
+_LINES = 60  # of a difference; what follows is mostly its consequence
+
 Script = Callable[[Peer], None]
 
 
@@ -35,7 +37,8 @@ class Brokers:
 def describe(expected: Any, actual: Any) -> str:
     """Where two records differ."""
     shown = [pprint.pformat(record, width=150, sort_dicts=False).splitlines() for record in (expected, actual)]
-    return "\n".join(difflib.unified_diff(*shown, "RabbitMQ", "the embedded broker", lineterm="", n=2))
+    diff = list(difflib.unified_diff(*shown, "RabbitMQ", "the embedded broker", lineterm="", n=2))
+    return "\n".join(diff[:_LINES] + ["..."] * (len(diff) > _LINES))
 
 
 def run(script: Script, port: int, name: str) -> Any:

@@ -418,8 +418,7 @@ class Names:
         record: Record = {"method": seen.name, **self.plain(seen.fields)}
         if seen.body is not None:
             record["body"] = _short(seen.body)
-            properties = {name: value for name, value in vars(seen.properties).items() if value is not None}
-            record["properties"] = self.plain(properties)
+            record["properties"] = self.plain(seen.properties)
         return record
 
 

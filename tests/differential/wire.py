@@ -51,9 +51,17 @@ class Seen:
     channel: int
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
-    properties: Any = None  # pika.spec.BasicProperties
     header: bytes = b""  # the properties as they were encoded
     body: bytes | None = None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The properties that are there, or their bytes if Pika cannot read them."""
+        try:
+            decoded = vars(spec.BasicProperties().decode(self.header))
+        except Exception:  # Pika fails in many ways on what other clients may write
+            return {"undecodable": self.header}
+        return {name: value for name, value in decoded.items() if value is not None}
 
     @property
     def tag(self) -> int:
@@ -165,8 +173,7 @@ class Wire:
         if len(body) < int.from_bytes(header[4:12]):
             return
         del self._open[channel]
-        properties = spec.BasicProperties().decode(header, 12)
-        self._see(Seen(channel, method.NAME, _fields(method), properties, header[12:], body))
+        self._see(Seen(channel, method.NAME, _fields(method), header[12:], body))
 
     def _see(self, seen: Seen) -> None:
         self._ready.append(seen)
