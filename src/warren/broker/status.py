@@ -109,7 +109,7 @@ def _consumer(host: VirtualHost, queue: Queue, consumer: Consumer) -> ConsumerSt
 def answer_status(status: Status, host: VirtualHost, question: Message) -> None:
     """Send the status to whoever asked; without an address to nobody."""
     properties = question.properties
-    if properties is None or properties.reply_to is None:
+    if properties.reply_to is None:
         return
     key = decode_name(properties.reply_to)
     header = encode_properties(Properties(content_type=b"application/json", correlation_id=properties.correlation_id))
