@@ -16,6 +16,21 @@ import warren
 
 SOURCE = Path(warren.__file__).parent
 
+#: The embedded broker stands beside Warren's own layers: see `test_the_broker_stands_alone`.
+BROKER: tuple[frozenset[str], ...] = (
+    frozenset({"warren.broker.errors", "warren.broker.faults", "warren.broker.timers", "warren.broker.tables"}),
+    frozenset({"warren.broker.message", "warren.broker.arguments"}),
+    frozenset({"warren.broker.exchanges", "warren.broker.queues", "warren.broker.frames"}),
+    frozenset({"warren.broker.model"}),
+    frozenset({"warren.broker.channel", "warren.broker.state"}),
+    frozenset({"warren.broker.methods"}),
+    frozenset({"warren.broker.session"}),
+    frozenset({"warren.broker.server", "warren.broker.status"}),
+    frozenset({"warren.broker.embedded", "warren.broker.ask"}),
+    frozenset({"warren.broker.command"}),
+    frozenset({"warren.broker"}),
+)
+
 #: Lowest first. A module may import modules of lower layers only, so those of one layer do not know each other. A new
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -31,6 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.client", "warren.server"}),
     frozenset({"warren.blocking", "warren.service"}),
     frozenset({"warren"}),
+    *BROKER,
     frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
     frozenset({"warren.bench", "warren.cli_dead"}),
     frozenset({"warren.cli"}),
@@ -42,7 +58,11 @@ CLIENT_SIDE = frozenset({"warren.caller", "warren.client", "warren.blocking"})
 SERVER_SIDE = frozenset({"warren.aside", "warren.worker", "warren.server", "warren.service"})
 
 #: Values and tables only: time, chance and the outside world are passed in.
+BROKER_EDGES = frozenset(
+    {"warren.broker.server", "warren.broker.embedded", "warren.broker.ask", "warren.broker.command", "warren.broker"}
+)
 PURE = LAYERS[0] | LAYERS[1] | frozenset({"warren.wire", "warren.calls", "warren.methods", "warren.middleware"})
+PURE |= frozenset().union(*BROKER) - BROKER_EDGES
 IMPURE = frozenset(
     {"asyncio", "time", "random", "secrets", "socket", "select", "threading", "subprocess", "os", "logging", "signal"}
 )
@@ -129,9 +149,20 @@ def test_no_import_is_for_type_checking_only(module: str) -> None:
     assert "TYPE_CHECKING" not in names
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if not m.startswith("warren.amqp.")])
-def test_pika_is_known_to_amqp_only(module: str) -> None:
+@pytest.mark.parametrize("module", [m for m in ALL if not m.startswith(("warren.amqp.", "warren.broker."))])
+def test_pika_is_known_to_amqp_and_broker_only(module: str) -> None:
     assert "pika" not in roots(imports(module))
+
+
+@pytest.mark.parametrize("module", sorted(frozenset().union(*BROKER)))
+def test_the_broker_stands_alone(module: str) -> None:
+    others = {name for name in of_warren(imports(module)) if not name.startswith("warren.broker")}
+    assert others <= {"warren.amqp.frames"}
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if height(m) <= height("warren")])
+def test_nothing_but_edges_knows_the_broker(module: str) -> None:
+    assert {name for name in imports(module) if name.startswith("warren.broker")} == set()
 
 
 @pytest.mark.parametrize("module", sorted(PURE))

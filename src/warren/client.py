@@ -67,7 +67,7 @@ class _Outcome(asyncio.Future[Any]):
     __slots__ = ("_caller", "call")
 
     def __init__(self, caller: Caller) -> None:
-        super().__init__()
+        super().__init__(loop=caller.loop)
         self._caller = caller
         self.call: PendingCall | None = None
 
@@ -234,7 +234,9 @@ class AsyncClient:
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
-        return read_result(await self._start(to, encode_call(to, args, kwargs)), to, self._errors)
+        future = self._start(to, encode_call(to, args, kwargs))
+        del args, kwargs  # they are written: nothing of them is kept while the call is under way
+        return read_result(await future, to, self._errors)
 
     @overload
     async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...

@@ -35,6 +35,8 @@ log = logging.getLogger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
+#: Seconds between two looks at whether exchanges, queues and bindings are all there.
+TOPOLOGY_INTERVAL = 30.0
 
 
 class Server:
@@ -130,6 +132,7 @@ class Server:
             worker.on_queue_deleted = self._on_queue_deleted
         supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
         supervisor.start()
+        self._spawn(self._keep_topology())
         try:
             await self._stopping.wait()
         finally:
@@ -294,6 +297,24 @@ class Server:
             log.warning("%s: cannot consume again: %s; reconnecting", worker.service.name, error)
             await link.close()
 
+    async def _keep_topology(self) -> None:
+        """Declare everything again from time to time.
+
+        Nothing tells a server that its exchange was deleted, and the bindings with it: its queue and consumer stay,
+        and no request reaches them any more.
+        """
+        while True:
+            await asyncio.sleep(TOPOLOGY_INTERVAL)
+            link = self._link
+            if link is None:
+                continue
+            try:
+                await declare_exchanges(link)
+                for worker in self._workers:
+                    await self._declare(link, worker.service)
+            except (ChannelClosed, ConnectFailed, LinkLost) as error:
+                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -305,7 +326,9 @@ class Server:
         """Stop intake, hand back what has not started, finish the rest, and let the replies leave."""
         for worker in self._workers:
             worker.stop_taking()
-        await asyncio.gather(*(self._cancel(channel) for channel in self._channels.values()))
+        await asyncio.gather(*(self._cancel(worker, channel) for worker, channel in self._channels.items()))
+        for worker in self._workers:
+            worker.hand_back()
         for worker in self._workers:
             abandoned = await worker.finish(self._drain_timeout)
             if abandoned:
@@ -318,10 +341,11 @@ class Server:
                 )
 
     @staticmethod
-    async def _cancel(channel: HotChannel) -> None:
+    async def _cancel(worker: Worker, channel: HotChannel) -> None:
+        classic = worker.service.queue == "classic" and worker.service.declare
         try:
             async with asyncio.timeout(5.0):
-                await channel.cancel()
+                await channel.cancel(window=0 if classic else worker.concurrency)
         except (ChannelClosed, LinkLost, TimeoutError):
             log.debug("the consumer could not be cancelled; its connection is going anyway")
 

@@ -34,7 +34,8 @@ from warren.wire import Problem, Request, UnreadableHeaders
 
 log = logging.getLogger("warren.server")
 
-_EXCHANGE = wire.EXCHANGE.encode()
+#: Seconds that the broker gets to confirm what a worker hands back when it stops.
+_SETTLE_TIME = 5.0
 
 
 class Served(Protocol):
@@ -119,6 +120,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._draining = False
+        self._held: list[tuple[HotChannel, Request, float | None]] = []  # while draining
         self.aside: Aside | None = None
         self.on_queue_deleted: Callable[[Worker], None] | None = None
 
@@ -179,7 +181,7 @@ class Worker:
             return
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
         if self._draining:
-            self._hand_back(channel, request, left, request.attempt)
+            self._held.append((channel, request, None if left is None else time.monotonic() + left))
             return
         if left is not None and left <= 0:
             raise _too_late(Execution.NOT_EXECUTED if request.attempt == 1 else Execution.UNKNOWN)
@@ -456,41 +458,34 @@ class Worker:
             self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
-        """Publish a request again and let the delivered one go.
-
-        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
-        """
+        """Publish a request again, then let the delivered one go; if that cannot be, the broker sets it aside."""
+        if self.aside is None:
+            return
         try:
-            properties = request.again(budget=left, attempt=attempt, server_user=self._user)
+            self.aside.hand_back(request, left, attempt, partial(channel.ack, request.delivery.tag))
         except ValueError as error:
-            self._hand_to_broker(channel, request, str(error))
-            return
-        if len(properties) > channel.room:
-            self._hand_to_broker(channel, request, "its headers fill a frame already")
-            return
-        exchange, routing_key = request.delivery.route()
-        channel.publish(exchange, routing_key, properties, request.delivery.body or b"")
-        channel.ack(request.delivery.tag)
-
-    def _hand_to_broker(self, channel: HotChannel, request: Request, why: str) -> None:
-        """Let the broker dead-letter a request, and tell its caller so, where it cannot be published again."""
-        log.error("%s: a request cannot be published again and is dead-lettered: %s", self._service.name, why)
-        channel.reject(request.delivery.tag)
+            log.error("%s: a request cannot be handed back and is dead-lettered: %s", self._service.name, error)
+            channel.reject(request.delivery.tag)
 
     # --- ending -------------------------------------------------------------------------------------------------
 
     def connection_lost(self) -> None:
         """The channel is gone: what had not started will be delivered to another worker."""
         self._waiting.clear()
+        self._held.clear()
 
     def stop_taking(self) -> None:
-        """From now on hand back what has not been started."""
+        """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self._draining = True
-        while self._waiting:
-            running = self._waiting.popleft()
-            deadline = running.call.deadline
+        self._held += [(r.channel, r.request, r.call.deadline) for r in self._waiting]
+        self._waiting.clear()
+
+    def hand_back(self) -> None:
+        """Publish again what was kept; called when nothing more is delivered."""
+        for channel, request, deadline in self._held:
             left = None if deadline is None else deadline - time.monotonic()
-            self._hand_back(running.channel, running.request, left, running.request.attempt)
+            self._hand_back(channel, request, left, request.attempt)
+        self._held.clear()
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
@@ -505,6 +500,9 @@ class Worker:
         tasks = [running.task for running in self._running if running.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)  # they reply that they were stopped
+        if self.aside is not None:  # what is handed back and not confirmed may get lost with the connection
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.aside.settled(), _SETTLE_TIME)
         if self._timer is not None:
             self._timer.cancel()
         self._threads.close()

@@ -14,7 +14,6 @@ The points lie in private methods of `Worker`, which are replaced in that proces
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import sys
@@ -56,21 +55,32 @@ def make_service(
     max_attempts: int = 3,
     while_running: Stop = lambda: None,
 ) -> Service:
-    """One method for each delivery mode, all doing the same, and ``ping``, which nothing happens to."""
+    """One method for each delivery mode, all doing the same, and ``ping``, which nothing happens to.
+
+    They take a key to note, seconds to run for, and a file to wait for.
+    """
     kind: Literal["classic", "quorum"] = "quorum" if queue == "quorum" else "classic"
     service = Service(name, queue=kind, concurrency=concurrency)
 
-    def run(key: str, seconds: float = 0.0) -> str:
+    def run(key: str, seconds: float, gate: str) -> str:
         note(runs, key)
         while_running()
         time.sleep(seconds)
+        while gate and not os.path.exists(gate):
+            time.sleep(0.01)
         return f"{key} done"
 
-    service.method(name="report")(run)
-    again = functools.wraps(run)(lambda key, seconds=0.0: run(key, seconds))
-    once = functools.wraps(run)(lambda key, seconds=0.0: run(key, seconds))
-    service.method(name="at-least-once", delivery="at-least-once", max_attempts=max_attempts)(again)
-    service.method(name="at-most-once", delivery="at-most-once")(once)
+    @service.method
+    def report(key: str, seconds: float = 0.0, gate: str = "") -> str:
+        return run(key, seconds, gate)
+
+    @service.method(name="at-least-once", delivery="at-least-once", max_attempts=max_attempts)
+    def at_least_once(key: str, seconds: float = 0.0, gate: str = "") -> str:
+        return run(key, seconds, gate)
+
+    @service.method(name="at-most-once", delivery="at-most-once")
+    def at_most_once(key: str, seconds: float = 0.0, gate: str = "") -> str:
+        return run(key, seconds, gate)
 
     @service.method
     async def ping() -> int:
@@ -81,6 +91,7 @@ def make_service(
 
 def stop_at(point: str, stop: Stop) -> None:
     """Make every worker of this process stop at one of the points outside the handler."""
+    workers: Any = Worker
     if point == BEFORE_DECODING:
         decode = Worker._arguments_of
 
@@ -89,7 +100,7 @@ def stop_at(point: str, stop: Stop) -> None:
                 stop()
             return decode(worker, request, method)
 
-        Worker._arguments_of = stop_first  # type: ignore[method-assign]
+        workers._arguments_of = stop_first
     elif point == BEFORE_REPLY:
         finish = Worker._finish
 
@@ -98,7 +109,7 @@ def stop_at(point: str, stop: Stop) -> None:
                 stop()
             finish(worker, running, outcome)
 
-        Worker._finish = stop_instead  # type: ignore[method-assign]
+        workers._finish = stop_instead
     elif point == BEFORE_ACK:
         reply = Worker._reply
 
@@ -108,7 +119,7 @@ def stop_at(point: str, stop: Stop) -> None:
                 channel.link.stream.flush()
                 stop()
 
-        Worker._reply = stop_after  # type: ignore[method-assign]
+        workers._reply = stop_after
 
 
 def _make_stop() -> Stop:

@@ -140,7 +140,7 @@ class Link:
             verdict = liveness.look(
                 time.monotonic(),
                 received=stream.received,
-                waiting=stream.get_write_buffer_size(),
+                waiting=stream.undelivered(),
                 blocked=self.blocked is not None,
             )
             if verdict is Verdict.PROBE:
@@ -414,6 +414,7 @@ class HotChannel(Channel):
         self._consumer_tag: str | None = None
         self._acks = Acks()
         self._no_ack = False
+        self._holds_acks = False
         self._routes: dict[tuple[bytes, bytes, bool], bytes] = {}
 
     def attach(self, receiver: Receiver, *, body_limit: int) -> None:
@@ -436,11 +437,38 @@ class HotChannel(Channel):
         frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
         self._consumer_tag = frame.method.consumer_tag
 
-    async def cancel(self) -> None:
-        """Stop the consumer; no delivery comes after this has returned."""
-        if self._consumer_tag is not None:
-            tag, self._consumer_tag = self._consumer_tag, None
+    async def cancel(self, *, window: int = 0) -> None:
+        """Stop the consumer; no delivery comes after this has returned.
+
+        With a `window`, the consumer's prefetch, nothing is on its way to us at that moment. For a quorum queue that
+        matters: what it has sent and the broker's channel has not passed on yet goes back to the queue, marked
+        redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
+        acknowledgement is written, so that the window fills up.
+        """
+        if self._consumer_tag is None:
+            return
+        tag, self._consumer_tag = self._consumer_tag, None
+        try:
+            if window:
+                self._holds_acks = True
+                await self._fill(window)
             await self._ask(self._raw.basic_cancel, tag)
+            # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
+            # That it changes the prefetch matters to no consumer any more.
+            await self.qos(1)
+        finally:
+            self._holds_acks = False
+            self._stream.flush_soon()
+
+    async def _fill(self, window: int) -> None:
+        """Wait until so many deliveries are unacknowledged, or none comes any more; a second at most."""
+        for _ in range(20):
+            known = len(self._acks)
+            if known >= window:
+                return
+            await asyncio.sleep(0.05)
+            if len(self._acks) == known:
+                return
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
@@ -487,7 +515,11 @@ class HotChannel(Channel):
             head = frames.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
             self._routes[key] = head
         # Together, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
-        self._stream.write(head, *frames.content_frames(self.number, properties, body, self._frame_max))
+        content = frames.content_frames(self.number, properties, body, self._frame_max)
+        if len(content) == 1:
+            self._stream.write(head + content[0])
+        else:
+            self._stream.write_pieces([head, *content])
 
     # --- the tap ------------------------------------------------------------------------------------------------
 
@@ -506,7 +538,7 @@ class HotChannel(Channel):
         self._receiver.refused(tag, multiple)
 
     def _write_acks(self) -> None:
-        if self.closed is None:
+        if self.closed is None and not self._holds_acks:
             for tag, multiple in self._acks.collect():
                 self._stream.write(frames.ack_frame(self.number, tag, multiple=multiple))
 
