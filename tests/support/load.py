@@ -29,7 +29,7 @@ class Load:
     async def _run(self, lane: int) -> None:
         number = 0
         while not self._stopped:
-            text = f"{lane}-{number}"
+            text = f"{self._method} {lane}-{number}"
             got = await ending(self._client.call(self._method, text), within=self._timeout)
             assert got.error is not None or got.value == text, "a result went to another call"
             self.endings.append(got)
