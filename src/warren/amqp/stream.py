@@ -92,6 +92,11 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             _keep_large_blocks()
         try:
             self.splitter.feed(bytes(self._input[:nbytes]))
+            if self.splitter.delivered:
+                self.splitter.delivered = False
+                # What the deliveries have woken runs in the next turn of the loop, and this behind it in the same
+                # turn: what it writes leaves at its end, instead of a turn later.
+                self.flush_soon()
         except FrameError as error:
             self.fail(error)
         except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
@@ -121,15 +126,21 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     # --- Pika's side --------------------------------------------------------------------------------------------
 
-    def write(self, *data: bytes | memoryview) -> None:
-        """Send these bytes, together whole frames, at the end of this turn of the loop, or once they are many."""
-        self._output += data
-        self._unflushed += sum(map(len, data))
+    def write(self, data: bytes | memoryview) -> None:
+        """Send these bytes, whole frames only, at the end of this turn of the loop, or once they are many."""
+        self._output.append(data)
+        self._unflushed += len(data)
         if self._unflushed > HIGH_WATER:
             self.flush()  # so that who writes a lot in one turn hears of congestion in that turn
         elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
+
+    def write_pieces(self, pieces: list[bytes | memoryview]) -> None:
+        """Send these bytes, whole frames only when taken together."""
+        self._output += pieces[:-1]
+        self._unflushed += sum(map(len, pieces)) - len(pieces[-1])
+        self.write(pieces[-1])
 
     def abort(self) -> None:
         """Drop the connection; `connection_lost` follows."""
