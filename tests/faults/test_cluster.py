@@ -13,7 +13,7 @@ from tests.support.serving import serving
 from warren import AsyncClient, Client, Execution
 
 #: The cluster may be electing leaders: seconds that calls which shall succeed may take.
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 
 @pytest.fixture
