@@ -1,6 +1,6 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench bench-micro venv rabbit interop-js clean
+.PHONY: help demo test faults lint types bench bench-micro venv rabbit interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -30,6 +30,9 @@ demo: venv  ## every feature in one sitting, on a private RabbitMQ
 
 test: venv rabbit interop-js  ## all tests, on a real RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(ARGS)
+
+faults: venv rabbit  ## the fault scenarios only; writes docs/reliability-scenarios.md
+	@$(PY) -m pytest tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)

@@ -1,8 +1,8 @@
-"""Fixtures for every test; the broker's live in `tests.support.broker`."""
+"""Fixtures for every test; the broker's live in `tests.support.broker`, fault tables in `tests.support.scenarios`."""
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.broker"]
+pytest_plugins = ["tests.support.broker", "tests.support.scenarios"]
 
 # No deadline per example and no complaint about slow ones: the machine may be busy, that is not what is tested.
 # `pytest --hypothesis-profile=thorough` searches for minutes instead of seconds.

@@ -35,7 +35,7 @@ BROKER: tuple[frozenset[str], ...] = (
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.errors", "warren.deadline", "warren.codecs", "warren.settings", "warren.amqp"}),
-    frozenset({"warren.amqp.frames", "warren.amqp.acks"}),
+    frozenset({"warren.amqp.frames", "warren.amqp.acks", "warren.amqp.liveness"}),
     frozenset({"warren.wire", "warren.calls", "warren.methods", "warren.middleware", "warren.threads"}),
     frozenset({"warren.context"}),
     frozenset({"warren.amqp.stream"}),
@@ -47,8 +47,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.blocking", "warren.service"}),
     frozenset({"warren"}),
     *BROKER,
-    frozenset({"warren.loading", "warren.processes"}),
-    frozenset({"warren.bench"}),
+    frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
+    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead"}),
     frozenset({"warren.cli"}),
     frozenset({"warren.__main__"}),
 )

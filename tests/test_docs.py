@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 #: Words in capitals in the source that are not the reason of an error.
-_OTHER_WORDS = {"ARGS", "BCC", "CC", "SECONDS", "URL", "WARREN_URL", *Code, *Execution}
+_OTHER_WORDS = {"ARGS", "BCC", "CC", "ID", "SECONDS", "SERVICE", "URL", "WARREN_URL", *Code, *Execution}
 #: ... except these, which are both: what an error is called when nobody gave a finer reason.
 _BOTH = {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"}
 

@@ -52,6 +52,12 @@ def case(each: int = 1) -> Callable[[Callable[[], Step]], Callable[[], Step]]:
     return register
 
 
+class _Nobody:
+    """A waiter that drops the outcome."""
+
+    def finish(self, outcome: object) -> None: ...
+
+
 class _Sink:
     """A tap that drops everything."""
 
@@ -71,7 +77,7 @@ def _template() -> wire.RequestTemplate:
 
 
 def _request_properties() -> bytes:
-    return _template().encode(_ID, 30_000, 1_700_000_000_000, b"30000")
+    return _template().encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
 
 
 def _request() -> wire.Request:
@@ -87,7 +93,7 @@ def _deliveries(properties: bytes, body: bytes) -> bytes:
         arguments = frames.shortstr(b"ctag1.0") + tag.to_bytes(8, "big") + b"\x00"
         method = (60).to_bytes(2, "big") + (60).to_bytes(2, "big") + arguments + b"\x06warren\x04calc"
         head = bytes((frames.METHOD,)) + (1).to_bytes(2, "big") + len(method).to_bytes(4, "big")
-        batch += head + method + frames.END_BYTE + frames.content_frames(1, properties, body, _FRAME_MAX)
+        batch += head + method + frames.END_BYTE + b"".join(frames.content_frames(1, properties, body, _FRAME_MAX))
     return batch
 
 
@@ -105,12 +111,12 @@ def prepare() -> Step:
 @case()
 def start_and_take() -> Step:
     """`PendingCalls.start`, then `take` with the reply's correlation id; 100 others are under way."""
-    pending = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None)
+    pending, nobody = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None), _Nobody()
     for _ in range(100):
-        pending.start(1e6, lambda _outcome: None, None, awaits_reply=True)
+        pending.start(1e6, _Nobody(), None, awaits_reply=True)
 
     def step() -> object:
-        call = pending.start(1e6, print, None, _BODY, awaits_reply=True)
+        call = pending.start(1e6, nobody, None, awaits_reply=True)
         pending.sent(call, 0)
         return pending.take(call.id)
 
@@ -121,7 +127,7 @@ def start_and_take() -> Step:
 def confirm() -> Step:
     """`PendingCalls.sent` with a publish number, and its confirm."""
     pending = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None)
-    call = pending.start(1e6, lambda _outcome: None, None, awaits_reply=True)
+    call = pending.start(1e6, _Nobody(), None, awaits_reply=True)
 
     def step() -> object:
         pending.sent(call, 7)
@@ -134,7 +140,7 @@ def confirm() -> Step:
 def encode_request_properties() -> Step:
     """`RequestTemplate.encode`."""
     encode = _template().encode
-    return lambda: encode(_ID, 30_000, 1_700_000_000_000, b"30000")
+    return lambda: encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
 
 
 @case()

@@ -7,22 +7,24 @@ threads may call. A call is encoded and decoded in the thread that makes it; onl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import ssl as tls
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren import wire
-from warren.caller import Caller, Finish, Limits, Target
+from warren.caller import Caller, Limits, ReplyQueue, Target
 from warren.calls import PendingCall
 from warren.client import (
     DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_WAITING_BYTES,
     DEFAULT_TIMEOUT,
     Encoding,
     Options,
@@ -36,7 +38,7 @@ from warren.client import (
     read_result,
 )
 from warren.errors import CallError, Cancelled, Execution
-from warren.settings import Settings, make_settings
+from warren.settings import Password, Settings, make_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,13 +64,16 @@ class Client:
         errors: Iterable[type[Exception]] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
+        reply: ReplyQueue = "exclusive",
         send_user: bool = False,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a client; nothing is opened yet. Arguments and errors as for `AsyncClient`."""
@@ -79,13 +84,16 @@ class Client:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
         self._targets: Targets = {}
-        self._io = _IOThread(settings, Limits(max_in_flight, max_message_size, send_user).checked())
+        self._io = _IOThread(
+            settings, Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()
+        )
 
     def __enter__(self) -> Self:
         self._io.open()
@@ -113,11 +121,18 @@ class Client:
         *,
         timeout: float | None = None,
         fail_fast: bool | None = None,
+        resend: bool | None = None,
         encoding: Encoding | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it; see `AsyncClient.options`."""
-        given = {"timeout": timeout, "fail_fast": fail_fast, "encoding": encoding, "headers": headers}
+        given = {
+            "timeout": timeout,
+            "fail_fast": fail_fast,
+            "resend": resend,
+            "encoding": encoding,
+            "headers": headers,
+        }
         view = copy.copy(self)
         view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
         return view
@@ -154,19 +169,9 @@ class Client:
         do not wait for another call in them.
         """
         to = find_target(self._targets, self._options, "call", target)
-        future: Future[Any] = Future()
-
-        def finish(outcome: Any) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(read_result(outcome, to, self._errors))
-            except BaseException as error:
-                future.set_exception(error)
-
-        ticket = self._io.start(to, encode_call(to, args, kwargs), self._options.deadline(), finish)
-        future.add_done_callback(lambda done: self._io.cancel(ticket) if done.cancelled() else None)
-        return future
+        promise = _Promise(to, encode_call(to, args, kwargs), self._options.deadline(), self._errors, self._io)
+        self._io.start(promise)
+        return promise
 
     @overload
     def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
@@ -196,36 +201,66 @@ class Client:
         return self._io.ignored_replies
 
 
-class _Ticket:
-    """A request on its way through the I/O thread; `call` is set there once it has begun."""
+class _Waiter:
+    """A request whose thread waits for its outcome: a lock that the I/O thread releases."""
 
-    __slots__ = ("body", "call", "cancelled", "deadline", "finish", "target")
+    __slots__ = ("_lock", "body", "call", "deadline", "given_up", "outcome", "target")
 
-    def __init__(self, target: Target, body: bytes, deadline: float, finish: Finish) -> None:
+    def __init__(self, target: Target, body: bytes, deadline: float) -> None:
         self.target = target
         self.body = body
         self.deadline = deadline
-        self.finish = finish
         self.call: PendingCall | None = None
-        self.cancelled = False
-
-
-class _Waiter:
-    """One thread waiting for one outcome: a lock that the I/O thread releases."""
-
-    __slots__ = ("_lock", "outcome")
-
-    def __init__(self) -> None:
+        self.given_up = False
+        self.outcome: Any = None
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.outcome: Any = None
 
     def finish(self, outcome: Any) -> None:
+        self.call = None
         self.outcome = outcome
         self._lock.release()
 
     def wait(self, timeout: float) -> bool:
         return self._lock.acquire(timeout=timeout)
+
+
+class _Promise(Future[Any]):
+    """A request whose outcome is a future's."""
+
+    def __init__(
+        self, target: Target, body: bytes, deadline: float, errors: dict[str, type[Exception]], io: _IOThread
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.body = body
+        self.deadline = deadline
+        self.call: PendingCall | None = None
+        self.given_up = False
+        self._errors = errors
+        self._io = io
+
+    def finish(self, outcome: Any) -> None:
+        self.call = None
+        # Not marked as running first, as executors do: a second lock and wake-up for a state that nobody sees.
+        with contextlib.suppress(InvalidStateError):  # cancelled in this very moment
+            try:
+                self.set_result(read_result(outcome, self.target, self._errors))
+            except InvalidStateError:
+                raise
+            except BaseException as error:
+                self.set_exception(error)
+
+    def cancel(self) -> bool:
+        if not super().cancel():
+            return False
+        if not self.given_up:
+            self._io.give_up(self)
+            self.set_running_or_notify_cancel()  # tells `concurrent.futures.wait` and its like
+        return True
+
+
+_Request = _Waiter | _Promise
 
 
 class _IOThread:
@@ -238,7 +273,7 @@ class _IOThread:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._caller: Caller | None = None
-        self._inbox: deque[_Ticket] = deque()
+        self._inbox: deque[_Request] = deque()
         self._woken = False
         self._closed = False
 
@@ -268,31 +303,28 @@ class _IOThread:
     def run(self, target: Target, body: bytes, deadline: float) -> Any:
         """Start a request and wait in this thread for its outcome, whatever it is."""
         self._forbid_own_thread()
-        waiter = _Waiter()
-        ticket = self.start(target, body, deadline, waiter.finish)
+        waiter = _Waiter(target, body, deadline)
+        self.start(waiter)
         try:
             # The I/O thread ends every call by its deadline; the grace is for a thread that died.
             if waiter.wait(max(0.0, deadline - time.monotonic()) + _GRACE):
                 return waiter.outcome
         except BaseException:  # KeyboardInterrupt: nobody will take the outcome
-            self.cancel(ticket)
+            self.give_up(waiter)
             raise
         raise CallError("the client's I/O thread does not answer", reason="IO_THREAD", execution=Execution.UNKNOWN)
 
-    def start(self, target: Target, body: bytes, deadline: float, finish: Finish) -> _Ticket:
-        """Hand a request to the I/O thread, which calls `finish` in any case."""
+    def start(self, request: _Request) -> None:
+        """Hand a request to the I/O thread, which finishes it in any case."""
         if self._loop is None or self._closed:
             self.open()
-        assert self._loop is not None
-        ticket = _Ticket(target, body, deadline, finish)
-        self._inbox.append(ticket)
+        self._inbox.append(request)
         self._wake()
-        return ticket
 
-    def cancel(self, ticket: _Ticket) -> None:
-        """Give a request up; its `finish` may still be called."""
-        ticket.cancelled = True
-        self._inbox.append(ticket)
+    def give_up(self, request: _Request) -> None:
+        """Nobody waits for a request any more; its `finish` may still be called."""
+        request.given_up = True
+        self._inbox.append(request)
         self._wake()
 
     def close(self) -> None:
@@ -323,24 +355,23 @@ class _IOThread:
         while inbox:
             self._take(inbox.popleft())
 
-    def _take(self, ticket: _Ticket) -> None:
+    def _take(self, request: _Request) -> None:
         assert self._caller is not None
-        if ticket.cancelled:
-            if ticket.call is not None:
-                self._caller.cancel(ticket.call)
+        if request.given_up:
+            if request.call is not None:
+                self._caller.cancel(request.call)
             return
+        body, request.body = request.body, b""
         try:
-            ticket.call = self._caller.start(ticket.target, ticket.body, ticket.deadline, ticket.finish)
-        except CallError as error:
-            ticket.finish(error)
+            request.call = self._caller.start(request.target, body, request.deadline, request)
         except Exception as error:  # a header that cannot be encoded, for one: the caller's to hear, not the loop's
-            ticket.finish(error)
+            request.finish(error)
 
     def _refuse_inbox(self) -> None:
         while self._inbox:
-            ticket = self._inbox.popleft()
-            if not ticket.cancelled:
-                ticket.finish(_closed())
+            request = self._inbox.popleft()
+            if not request.given_up:
+                request.finish(_closed())
 
     def _forbid_own_thread(self) -> None:
         if threading.current_thread() is self._thread:

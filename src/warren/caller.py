@@ -1,20 +1,21 @@
 """The calls of one connection: from a prepared request to its outcome.
 
 `AsyncClient` and `Client` are two faces of this. Everything here runs on one event loop and never waits: `start`
-enters a call and writes it if it can; the call's `finish` gets the outcome, whoever brings it. A call that cannot be
+enters a call and writes it if it can; the call's waiter gets the outcome, whoever brings it. A call that cannot be
 written now (no link, a blocked or congested one) waits in line until it can or its time is up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from warren import wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
@@ -28,7 +29,7 @@ from warren.amqp.link import (
     LinkLost,
 )
 from warren.amqp.supervisor import State, Supervisor, closed_error, copy_of
-from warren.calls import PendingCall, PendingCalls
+from warren.calls import PendingCall, PendingCalls, Waiter
 from warren.errors import (
     CallError,
     Cancelled,
@@ -49,10 +50,12 @@ log = logging.getLogger("warren.client")
 
 #: Seconds that an error may take longer to find out why a call timed out.
 _EXPLAIN_TIME = 0.25
+#: Replies from a durable queue that may be under way to us unacknowledged; acks are coalesced, so few would do.
+_REPLY_PREFETCH = 1000
 _EXCHANGE = wire.EXCHANGE.encode()
 
 Reply = tuple[Properties, bytes]
-Finish = Callable[[Reply | Exception | None], None]
+ReplyQueue = Literal["exclusive", "durable"]
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +66,7 @@ class Target:
         kind: what a request to it is.
         name: what it is called in errors.
         declared: the method, where its code is shared.
-        fail_fast, headers: see `AsyncClient.options`.
+        fail_fast, headers, resend: see `AsyncClient.options`.
         templates: of the requests with and without a bounce, made for the link `epoch`.
     """
 
@@ -73,6 +76,7 @@ class Target:
     name: str
     content_type: str
     fail_fast: bool = False
+    resend: bool = False
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     epoch: object = None
@@ -95,13 +99,17 @@ class Limits(NamedTuple):
 
     max_in_flight: int
     max_message_size: int
+    max_waiting_bytes: int
     send_user: bool
+    reply: ReplyQueue
 
     def checked(self) -> Limits:
         """Itself; `ValueError` when it lets nothing through."""
-        for name in ("max_in_flight", "max_message_size"):
+        for name in ("max_in_flight", "max_message_size", "max_waiting_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.reply not in get_args(ReplyQueue):
+            raise ValueError(f"reply={self.reply!r} is not one of {', '.join(get_args(ReplyQueue))}")
         return self
 
 
@@ -109,11 +117,15 @@ class Caller:
     """Calls over one supervised connection."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._app_id = settings.name
         self._user_id = settings.username if limits.send_user else None
-        self._max_message_size = limits.max_message_size
-        self._pending = PendingCalls(secrets.token_hex(6).encode() + b".", limits.max_in_flight, self._wake_at)
+        self._limits = limits
+        self._durable = limits.reply == "durable"
+        token = secrets.token_hex(6)
+        self._pending = PendingCalls(token.encode() + b".", limits.max_in_flight, self._wake_at)
+        self._reply_name = wire.reply_queue(token)
+        self._epoch = 0
         self._line: deque[PendingCall] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._explaining: dict[str, asyncio.Task[str]] = {}
@@ -143,18 +155,21 @@ class Caller:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def start(self, target: Target, body: bytes, deadline: float, finish: Finish) -> PendingCall:
+    def start(self, target: Target, body: bytes, deadline: float, waiter: Waiter) -> PendingCall:
         """Begin a call that ends at `deadline` (`time.monotonic` seconds) at the latest.
 
         Raises:
-            CallError: it cannot even begin: nothing was sent, and `finish` will not be called.
+            CallError: it cannot even begin: nothing was sent, and `waiter` will not hear of it.
         """
-        self._check(target, body, deadline)
-        call = self._pending.start(deadline, finish, target, body, awaits_reply=target.kind != "cast")
-        if not self._line and self._writable():
-            self._write(call)
-        else:
+        waits = bool(self._line) or not self._writable()
+        self._check(target, body, deadline, keep=waits or target.resend)
+        call = self._pending.start(deadline, waiter, target, awaits_reply=target.kind != "cast")
+        if waits or target.resend:
+            self._pending.hold(call, body)
+        if waits:
             self._line.append(call)
+        else:
+            self._write(call, body)
         return call
 
     def cancel(self, call: PendingCall) -> bool:
@@ -168,6 +183,7 @@ class Caller:
             execution = Execution.UNKNOWN if call.written else Execution.NOT_SENT
             self._end(call, Cancelled("the client was closed", reason="CLOSED", execution=execution))
         self._line.clear()
+        await self._delete_replies()
         await self._supervisor.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -177,13 +193,19 @@ class Caller:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def _check(self, target: Target, body: bytes, deadline: float) -> None:
-        """Refuse what cannot succeed, before anything is entered."""
+    def _check(self, target: Target, body: bytes, deadline: float, *, keep: bool) -> None:
+        """Refuse what cannot succeed, before anything is entered; `keep` tells that the body has to be kept."""
         if self._closed:
             raise _located(closed_error(), target)
-        if len(body) > self._max_message_size:
-            message = f"the request has {len(body)} bytes, the limit is {self._max_message_size}"
+        if len(body) > self._limits.max_message_size:
+            message = f"the request has {len(body)} bytes, the limit is {self._limits.max_message_size}"
             raise _located(Overloaded(message, reason="TOO_LARGE", execution=Execution.NOT_SENT), target)
+        if keep and self._pending.held + len(body) > self._limits.max_waiting_bytes:
+            message = (
+                f"requests of {self._pending.held} bytes wait to be sent already, the limit is"
+                f" {self._limits.max_waiting_bytes}: slow down, or raise max_waiting_bytes"
+            )
+            raise _located(Overloaded(message, reason="CLIENT_LIMIT", execution=Execution.NOT_SENT), target)
         if deadline <= time.monotonic():
             raise _located(DeadlineExceeded("no time is left to make this call", execution=Execution.NOT_SENT), target)
         if self._link is not None:
@@ -196,10 +218,9 @@ class Caller:
         link = self._link
         return link is not None and link.writable and self._calls is not None and self._bare is not None
 
-    def _write(self, call: PendingCall) -> None:
+    def _write(self, call: PendingCall, body: bytes) -> None:
         """Publish a call with the time that it has left."""
         target: Target = call.context
-        body, call.body = call.body, b""  # held no longer than needed: memory per call in flight
         left = max(0, int((call.deadline - time.monotonic()) * 1000))
         expiration = b"0" if target.fail_fast else b"%d" % left
         assert self._calls is not None
@@ -211,9 +232,10 @@ class Caller:
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
         template = self._template(target, len(body) <= wire.BOUNCE_LIMIT or target.fail_fast)
         if target.kind == "cast":
-            properties = template.encode_cast(call.id)
+            properties = template.encode_cast(call.id, call.first_id)
         else:
-            properties = template.encode(call.id, left, int(time.time() * 1000) + left, expiration)
+            deadline_ms = int(time.time() * 1000) + left
+            properties = template.encode(call.id, call.first_id, left, deadline_ms, expiration)
         self._pending.sent(call, self._calls.publish(_EXCHANGE, target.routing_key, properties, body))
 
     def _template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
@@ -228,7 +250,7 @@ class Caller:
                 content_type=target.content_type,
                 reply_to=self._reply_to if is_call else None,
                 bounce=is_call and bounce,
-                durable=not is_call,
+                durable=not is_call or self._durable,
                 app_id=self._app_id,
                 user_id=self._user_id,
                 headers=target.headers,
@@ -240,7 +262,8 @@ class Caller:
         while self._line and self._writable():
             call = self._line.popleft()
             if call in self._pending:
-                self._write(call)
+                target: Target = call.context
+                self._write(call, (call.body or b"") if target.resend else self._pending.release(call))
 
     # --- what ends calls (Receiver) -----------------------------------------------------------------------------
 
@@ -248,13 +271,14 @@ class Caller:
         try:
             p = decode_properties(delivery.properties)
         except FrameError:
-            self._pending.ignored += 1
-            return
+            p = Properties()  # nobody's: it will be counted as such
+        if self._durable:
+            channel.ack(delivery.tag)
         call = self._pending.take(p.correlation_id)
         if call is None:
             return
         if p.table is None and delivery.body is not None:
-            call.finish((p, delivery.body))
+            call.waiter.finish((p, delivery.body))
         else:
             self._on_special(call, p, delivery)
 
@@ -268,10 +292,10 @@ class Caller:
         if bounce is not None:
             self._on_bounce(call, bounce)
         elif delivery.body is None:
-            message = f"the reply has {delivery.body_size} bytes, the limit is {self._max_message_size}"
+            message = f"the reply has {delivery.body_size} bytes, the limit is {self._limits.max_message_size}"
             self._end(call, Overloaded(message, reason="TOO_LARGE", execution=Execution.EXECUTED))
         else:
-            call.finish((p, delivery.body))
+            call.waiter.finish((p, delivery.body))
 
     def _on_bounce(self, call: PendingCall, error: CallError) -> None:
         target: Target = call.context
@@ -289,7 +313,7 @@ class Caller:
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         for call in self._pending.confirmed(tag, multiple):
-            call.finish(None)
+            call.waiter.finish(None)
 
     def refused(self, tag: int, multiple: bool) -> None:
         for call in self._pending.refused(tag, multiple):
@@ -318,7 +342,7 @@ class Caller:
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._expire)
+        self._timer = self.loop.call_later(max(0.0, when - time.monotonic()), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -347,7 +371,23 @@ class Caller:
 
     def _on_lost(self, reason: CallError) -> None:
         self._link = self._calls = self._bare = None
-        for call in self._pending.connection_lost():
+        again: list[PendingCall] = []
+
+        def carries_on(call: PendingCall) -> bool:
+            if self._durable and call.awaits_reply and self._pending.is_confirmed(call):
+                return True  # its reply will be in the queue when we are back
+            if call.context.resend:
+                again.append(call)
+            return bool(call.context.resend)
+
+        lost = self._pending.connection_lost(carries_on)
+        for call in again:
+            self._pending.again(call)
+        self._line.extendleft(reversed(again))
+        self._end_lost(lost, reason)
+
+    def _end_lost(self, calls: list[PendingCall], reason: CallError) -> None:
+        for call in calls:
             message = f"{reason.message}; whether the handler ran is not known"
             self._end(call, Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN))
 
@@ -391,7 +431,7 @@ class Caller:
             self._spawn(link.close())
 
     def _end(self, call: PendingCall, error: CallError) -> None:
-        call.finish(_located(error, call.context, call.id.decode()))
+        call.waiter.finish(_located(error, call.context, call.first_id.decode()))
 
     # --- saying why ---------------------------------------------------------------------------------------------
 
@@ -404,11 +444,18 @@ class Caller:
             except asyncio.CancelledError:  # the client is being closed; the calls must end all the same
                 state = ""
             for call in calls:
-                one = copy_of(error) if error else _timed_out(call)
+                one = copy_of(error) if error else self._timed_out(call)
                 one.message += state
                 self._end(call, one)
 
         self._spawn(explain_and_end())
+
+    def _timed_out(self, call: PendingCall) -> CallError:
+        if call.context.kind == "cast":
+            return DeadlineExceeded("the broker has not confirmed the cast in time, so it may or may not have it")
+        if call.tag and not self._pending.is_confirmed(call):
+            return DeadlineExceeded("no reply in time, and the broker has not confirmed that it has the request")
+        return DeadlineExceeded("no reply in time")
 
     async def _explain(self, queue: str) -> str:
         """Depth and consumers of a queue in words; one question at a time for each queue."""
@@ -449,16 +496,52 @@ class Caller:
         """Everything a link needs before calls may use it; the reply queue is proven by its consumer."""
         await declare_exchanges(link)
         replies = await link.hot_channel()
-        replies.attach(self, body_limit=self._max_message_size)
-        queue = await replies.declare_reply_queue()
-        await replies.bind(queue, wire.BOUNCE_EXCHANGE, queue)
-        await replies.consume(queue, no_ack=True)
+        replies.attach(self, body_limit=self._limits.max_message_size)
+        queue = await self._open_replies(replies)
         self._calls = await self._publisher(link, confirm=True)
         self._bare = await self._publisher(link, confirm=False)
         self._reply_to = queue.encode()
         self._link = link
         link.on_writable(self._write_line)
-        self._loop.call_soon(self._write_line)
+        self.loop.call_soon(self._write_line)
+
+    async def _open_replies(self, channel: HotChannel) -> str:
+        """Declare, bind and consume the reply queue; returns its name."""
+        if not self._durable:
+            queue = await channel.declare_reply_queue()
+            await channel.bind(queue, wire.BOUNCE_EXCHANGE, queue)
+            await channel.consume(queue, no_ack=True)
+            return queue
+        queue = self._reply_name
+        try:
+            await channel.declare_queue(queue, arguments=wire.DURABLE_REPLY_ARGUMENTS)
+        except ChannelClosed as error:
+            self._give_up_replies(error)
+            raise
+        await channel.bind(queue, wire.BOUNCE_EXCHANGE, queue)
+        await channel.qos(_REPLY_PREFETCH)
+        # Our own last connection may still seem to consume, if the broker has not noticed that it is gone: a higher
+        # priority gets the replies, and what went to the dead consumer comes back when the broker drops it.
+        self._epoch += 1
+        await channel.consume(queue, no_ack=False, priority=self._epoch)
+        return queue
+
+    def _give_up_replies(self, reason: ChannelClosed) -> None:
+        """The durable reply queue cannot be had any more (its node may be down for good): begin another."""
+        log.warning("the reply queue %s cannot be used again: %s", self._reply_name, reason)
+        self._reply_name = wire.reply_queue(secrets.token_hex(6))
+        lost = self._pending.written_lost(lambda call: call.awaits_reply)
+        error = Unavailable(f"the reply queue is lost: {reason}")
+        self._end_lost(lost, error)
+
+    async def _delete_replies(self) -> None:
+        """Leave nothing behind; where that fails, the broker deletes the queue once it has expired."""
+        if not self._durable or self._link is None:
+            return
+        with contextlib.suppress(ChannelClosed, LinkLost, TimeoutError):
+            async with asyncio.timeout(1.0):
+                channel = await self._link.channel()
+                await channel.delete_queue(self._reply_name)
 
     async def _publisher(self, link: Link, *, confirm: bool) -> HotChannel:
         channel = await link.hot_channel()
@@ -475,12 +558,6 @@ def _count(number: int, what: str) -> str:
 
 def _located(error: CallError, target: Target, call_id: str | None = None) -> CallError:
     return error.locate(method=target.name, queue=target.queue, call_id=call_id)
-
-
-def _timed_out(call: PendingCall) -> CallError:
-    if call.context.kind == "cast":
-        return DeadlineExceeded("the broker did not confirm the cast in time, so it may or may not have it")
-    return DeadlineExceeded("no reply in time")
 
 
 def _refused_publish(reason: ChannelClosed) -> CallError:

@@ -8,41 +8,56 @@ is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from warren.deadline import Timers
+from warren.deadline import Slice, Timers
 from warren.errors import Execution, Overloaded
+
+
+class Waiter(Protocol):
+    """Who waits for a call."""
+
+    def finish(self, outcome: Any) -> None:
+        """Take the outcome, at most once: the reply, None for a confirmed cast, or the error that stands for it."""
 
 
 class PendingCall:
     """One call, cast or bare call under way.
 
-    `finish` gets the outcome, exactly once: the reply, or the error that stands for it.
+    Attributes:
+        id: the correlation id of its present attempt.
+        first_id: that of its first attempt, stable over all of them: the ``message_id``.
+        deadline: seconds of the clock that the table's owner uses.
+        waiter: who gets the outcome.
+        body: the request, while it waits to be written (or to be written again); see `PendingCalls.hold`.
+        tag: None before it was written; then its publish number on the confirming channel, 0 on another channel.
     """
 
-    __slots__ = ("awaits_reply", "body", "context", "deadline", "finish", "id", "slice", "written")
+    __slots__ = ("awaits_reply", "body", "context", "deadline", "first_id", "id", "slice", "tag", "waiter")
 
-    def __init__(
-        self,
-        id: bytes,
-        deadline: float,
-        finish: Callable[[Any], None],
-        context: Any,
-        body: bytes,
-        awaits_reply: bool,
-    ) -> None:
-        self.id = id
+    def __init__(self, id: bytes, deadline: float, waiter: Waiter, context: Any, awaits_reply: bool) -> None:
+        self.id = self.first_id = id
         self.deadline = deadline
-        self.finish = finish
+        self.waiter = waiter
         self.context = context
-        self.body = body
         self.awaits_reply = awaits_reply
-        self.written = False
-        self.slice = 0
+        self.body: bytes | None = None
+        self.tag: int | None = None
+        self.slice: Slice[PendingCall]
+
+    @property
+    def written(self) -> bool:
+        """Whether the broker may have it."""
+        return self.tag is not None
 
 
 class PendingCalls:
-    """The table. `ignored` counts the replies that nobody waited for (late, duplicate, foreign)."""
+    """The table.
+
+    Attributes:
+        ignored: replies that nobody waited for (late, duplicate, foreign).
+        held: bytes of the bodies that are kept.
+    """
 
     def __init__(self, prefix: bytes, limit: int, on_earlier: Callable[[float], None]) -> None:
         self._prefix = prefix
@@ -52,6 +67,7 @@ class PendingCalls:
         self._unconfirmed: dict[int, PendingCall] = {}
         self._timers: Timers[PendingCall] = Timers(on_earlier)
         self.ignored = 0
+        self.held = 0
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -59,9 +75,7 @@ class PendingCalls:
     def __contains__(self, call: PendingCall) -> bool:
         return call.id in self._calls
 
-    def start(
-        self, deadline: float, finish: Callable[[Any], None], context: Any, body: bytes = b"", *, awaits_reply: bool
-    ) -> PendingCall:
+    def start(self, deadline: float, waiter: Waiter, context: Any, *, awaits_reply: bool) -> PendingCall:
         """Enter a call; its id is unique in this process and, by the random prefix, elsewhere.
 
         Raises:
@@ -75,16 +89,39 @@ class PendingCalls:
                 execution=Execution.NOT_SENT,
             )
         self._last = number = self._last + 1
-        call = PendingCall(self._prefix + b"%d" % number, deadline, finish, context, body, awaits_reply)
+        call = PendingCall(self._prefix + b"%d" % number, deadline, waiter, context, awaits_reply)
         calls[call.id] = call
         call.slice = self._timers.add(deadline, call)
         return call
 
+    def hold(self, call: PendingCall, body: bytes) -> None:
+        """Keep a call's body, until it is released or the call ends."""
+        call.body = body
+        self.held += len(body)
+
+    def release(self, call: PendingCall) -> bytes:
+        """The body of a call, which is kept no longer."""
+        body, call.body = call.body or b"", None
+        self.held -= len(body)
+        return body
+
     def sent(self, call: PendingCall, tag: int) -> None:
         """The call was written, as publish number `tag` of the confirming channel (0: by another channel)."""
-        call.written = True
+        call.tag = tag
         if tag:
             self._unconfirmed[tag] = call
+
+    def again(self, call: PendingCall) -> None:
+        """The call will be written once more: a new attempt, with an id of its own."""
+        del self._calls[call.id]
+        self._last += 1
+        call.id = self._prefix + b"%d" % self._last
+        call.tag = None
+        self._calls[call.id] = call
+
+    def is_confirmed(self, call: PendingCall) -> bool:
+        """Whether the broker has said that it has the call; of bare calls it never does."""
+        return bool(call.tag) and call.tag not in self._unconfirmed
 
     def take(self, id: bytes | None) -> PendingCall | None:
         """Take the call with this correlation id out of the table; None (and counted) when there is none."""
@@ -92,14 +129,18 @@ class PendingCalls:
         if call is None:
             self.ignored += 1
             return None
-        self._timers.remove(call.slice, call)
+        call.slice.pop(call, None)
+        if call.body is not None:
+            self.release(call)
         return call
 
     def remove(self, call: PendingCall) -> bool:
         """Take this call out of the table; False when it has ended already."""
         if self._calls.pop(call.id, None) is None:
             return False
-        self._timers.remove(call.slice, call)
+        call.slice.pop(call, None)
+        if call.body is not None:
+            self.release(call)
         return True
 
     def confirmed(self, tag: int, multiple: bool) -> list[PendingCall]:
@@ -124,7 +165,7 @@ class PendingCalls:
 
     def expire(self, now: float) -> list[PendingCall]:
         """Take out the calls whose time is up."""
-        return [call for call in self._timers.due(now) if self._calls.pop(call.id, None) is not None]
+        return [call for call in self._timers.due(now) if self.remove(call)]
 
     def next_expiry(self) -> float | None:
         """When to call `expire` next."""
@@ -140,10 +181,11 @@ class PendingCalls:
         """The way back is gone: take out the written calls that `which` picks."""
         return [call for call in list(self._calls.values()) if call.written and which(call) and self.remove(call)]
 
-    def connection_lost(self) -> list[PendingCall]:
-        """The connection is gone: take out all calls that were written to it."""
+    def connection_lost(self, carries_on: Callable[[PendingCall], bool]) -> list[PendingCall]:
+        """The connection is gone: take out the calls that were written to it, but for those that carry on."""
+        lost = self.written_lost(lambda call: not carries_on(call))
         self._unconfirmed.clear()
-        return self.written_lost(lambda _call: True)
+        return lost
 
     def close(self) -> list[PendingCall]:
         """Take out every call."""

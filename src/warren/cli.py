@@ -14,41 +14,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 import warren
-from warren import Client, Server, bench
-from warren.broker import Broker
-from warren.broker.command import AskError, fetch_status, run_broker, show_status
+from warren import Client, Server, bench, cli_broker, cli_dead
 from warren.client import DEFAULT_TIMEOUT, Options
-from warren.errors import (
-    CallError,
-    DeadlineExceeded,
-    InvalidArgument,
-    MethodNotFound,
-    Overloaded,
-    PermissionDenied,
-    RemoteError,
-    Unavailable,
-)
+from warren.errors import CallError
 from warren.loading import ImportFailed, LoadError, load_services
 from warren.processes import CANNOT_SERVE, WRONG_USAGE, Manager, work
 from warren.server import DEFAULT_DRAIN_TIMEOUT
 from warren.settings import DEFAULT_URL, make_settings
-
-USAGE, OTHER, INTERRUPTED = 2, 6, 130
-_EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
-    (RemoteError, 1),
-    (InvalidArgument, USAGE),
-    (MethodNotFound, USAGE),
-    (Unavailable, 3),
-    (Overloaded, 3),
-    (DeadlineExceeded, 4),
-    (PermissionDenied, 5),
-)
+from warren.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call
 
 # Lines that fit into 80 columns: Typer keeps them as they are.
 _CALL_EPILOG = """\
@@ -113,16 +92,6 @@ shows that there is no such method or service, or that the arguments are wrong.
   else as for warren call: not even a first call could be made
 """
 
-_BROKER_EPILOG = """\
-It speaks AMQP 0-9-1 as RabbitMQ does, for every client. When it ends, queues
-and messages are gone. The user guest is let in from this machine only.
-
-[bold]Examples[/bold]
-  warren broker
-  warren broker --port 0
-  warren broker status
-"""
-
 app = typer.Typer(
     name="warren",
     help="RPC over RabbitMQ: serve Python functions, and call them.",
@@ -132,6 +101,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_dead.app, name="dead")
+app.add_typer(cli_broker.app, name="broker")
 
 
 class Encoding(StrEnum):
@@ -157,14 +128,6 @@ class Handler(StrEnum):
     THREAD = "thread"
 
 
-Url = Annotated[
-    str,
-    typer.Option(
-        envvar="WARREN_URL",
-        metavar="URL",
-        help="The broker: amqp://user:password@host:port/vhost or amqps://…; several hosts with commas between.",
-    ),
-]
 Concurrency = Annotated[
     int | None,
     typer.Option(min=1, max=65_535, help="Calls at a time in each worker.", show_default="what the service says"),
@@ -234,7 +197,7 @@ def _changes() -> AsyncIterator[Collection[str]]:
     try:
         import watchfiles
     except ImportError:
-        _fail("--reload needs watchfiles: pip install 'warren-rpc[reload]'", USAGE)
+        fail("--reload needs watchfiles: pip install 'warren-rpc[reload]'", USAGE)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
     async def names() -> AsyncIterator[Collection[str]]:
@@ -262,13 +225,13 @@ def worker(
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
     except (LoadError, ValueError) as error:
-        _fail(str(error), WRONG_USAGE)
+        fail(str(error), WRONG_USAGE)
     except ImportFailed as error:
-        _fail(str(error), CANNOT_SERVE)
+        fail(str(error), CANNOT_SERVE)
     try:
         asyncio.run(work(server, drain_timeout))
     except CallError as error:
-        _fail(error.message, CANNOT_SERVE)
+        fail(error.message, CANNOT_SERVE)
     if server.abandoned:
         raise typer.Exit(1)
 
@@ -305,11 +268,11 @@ def call(
         run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
         result = _connect_and_run(url, options, run)
     except CallError as error:
-        _fail_call(error, as_json)
+        fail_call(error, as_json)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
     except KeyboardInterrupt:
-        _fail("interrupted; the handler may still run", INTERRUPTED)
+        fail("interrupted; the handler may still run", INTERRUPTED)
     if not cast:
         _print_result(result, as_json)
 
@@ -434,13 +397,13 @@ def run_bench(
         kind = handler or Handler.ASYNC
         name, record = bench.run(url, bench.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
     except CallError as error:
-        _fail_call(error, as_json)
+        fail_call(error, as_json)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
     except bench.EchoFailed as failed:
-        _fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
+        fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
     except KeyboardInterrupt:
-        _fail("interrupted before anything was measured", INTERRUPTED)
+        fail("interrupted before anything was measured", INTERRUPTED)
     if as_json:
         typer.echo(json.dumps(bench.as_dict(name, plan, record)))
     else:
@@ -461,50 +424,7 @@ def echo(name: str, handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL) ->
     try:
         asyncio.run(bench.serve_echo(name, handler.value, url))
     except CallError as error:
-        _fail(f"the echo service: {error.message}", exit_code(error))
-
-
-# --- broker -----------------------------------------------------------------------------------------------------------
-
-broker_app = typer.Typer(help="A small broker for development, in memory: no disk, no cluster.", add_completion=False)
-app.add_typer(broker_app, name="broker")
-SocketPath = Annotated[str | None, typer.Option(metavar="PATH", help="A Unix socket, instead of host and port.")]
-
-
-@broker_app.callback(invoke_without_command=True, epilog=_BROKER_EPILOG)
-def broker(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The TCP port; 0 takes a free one.")] = 5672,
-    socket: SocketPath = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    user: Annotated[
-        str, typer.Option(metavar="NAME:PASSWORD", envvar="WARREN_BROKER_USER", help="Who may log in.")
-    ] = "guest:guest",
-    log_level: Level = LogLevel.INFO,
-) -> None:
-    """Run a small broker for development until Ctrl-C: all in memory, no disk, no cluster."""
-    if context.invoked_subcommand is not None:
-        return
-    _configure_logging("broker", log_level)
-    name, _, password = user.partition(":")
-    try:
-        asyncio.run(run_broker(Broker(host=host, port=port, socket=socket, users={name: password})))
-    except OSError as error:
-        _fail(f"cannot listen: {error}", 1)
-
-
-@broker_app.command("status")
-def broker_status(
-    url: Url = DEFAULT_URL,
-    socket: SocketPath = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List connections, queues and consumers of a running `warren broker` on this machine."""
-    try:
-        status = fetch_status(url, socket)
-    except (AskError, OSError, ValueError) as error:
-        _fail(str(error), 3)
-    typer.echo(json.dumps(asdict(status)) if as_json else show_status(status))
+        fail(f"the echo service: {error.message}", exit_code(error))
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -523,36 +443,11 @@ def _print_result(result: Any, as_json: bool) -> None:
     Console().print_json(text)
 
 
-def _fail_call(error: CallError, as_json: bool) -> NoReturn:
-    if as_json:
-        typer.echo(json.dumps({"error": _as_dict(error)}, default=str))
-    trace = error.traceback if isinstance(error, RemoteError) else None
-    _fail(f"{error}\n{trace}" if trace else str(error), exit_code(error))
-
-
-def exit_code(error: CallError) -> int:
-    """The exit code of `warren call` for an error."""
-    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), OTHER)
-
-
-def _as_dict(error: CallError) -> dict[str, Any]:
-    names = ["code", "reason", "execution", "origin", "message", "method", "queue", "call_id", "safe_to_retry"]
-    if isinstance(error, RemoteError):
-        names += ["type", "details", "traceback"]
-    return {name: getattr(error, name) for name in names}
-
-
-def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.secho("error: ", fg="red", err=True, nl=False)
-    typer.echo(message, err=True)
-    raise typer.Exit(exit_code)
-
-
 def _check_url(url: str) -> None:
     try:
         make_settings(url)
     except ValueError as error:
-        _fail(str(error), USAGE)
+        fail(str(error), USAGE)
 
 
 def _configure_logging(process: str, level: LogLevel) -> None:

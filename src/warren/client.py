@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from warren import codecs, methods, wire
-from warren.caller import Caller, Limits, Reply, Target
+from warren.caller import Caller, Limits, Reply, ReplyQueue, Target
+from warren.calls import PendingCall
 from warren.codecs import CodecError
 from warren.context import get_current
 from warren.errors import CallError, Execution, InvalidArgument
 from warren.methods import Method, method_of
-from warren.settings import make_settings
+from warren.settings import Password, make_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +30,8 @@ _CONTENT_TYPES = {"json": codecs.JSON, "msgpack": codecs.MSGPACK}
 DEFAULT_TIMEOUT = 30.0
 #: Calls, casts and bare calls that one client may have under way at a time.
 DEFAULT_MAX_IN_FLIGHT = 65_536
+#: Bytes of requests that may wait to be sent.
+DEFAULT_MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Options:
     fail_fast: bool = False
     encoding: Encoding = "json"
     headers: Mapping[str, Any] | None = None
+    resend: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout <= 2_000_000:
@@ -55,6 +59,28 @@ class Options:
         if current is not None and current.deadline is not None and current.deadline < deadline:
             return current.deadline
         return deadline
+
+
+class _Outcome(asyncio.Future[Any]):
+    """What a task waits for; a task that is cancelled meanwhile gives its call up."""
+
+    __slots__ = ("_caller", "call")
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(loop=caller.loop)
+        self._caller = caller
+        self.call: PendingCall | None = None
+
+    def finish(self, outcome: Any) -> None:
+        self.call = None  # which knows us: no cycle is left for the garbage collector
+        if not self.done():
+            self.set_result(outcome)
+
+    def cancel(self, msg: Any = None) -> bool:
+        call, self.call = self.call, None
+        if call is not None:
+            self._caller.cancel(call)
+        return super().cancel(msg)
 
 
 class AsyncClient:
@@ -74,13 +100,16 @@ class AsyncClient:
         errors: Iterable[type[Exception]] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
+        reply: ReplyQueue = "exclusive",
         send_user: bool = False,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a client; nothing is opened yet.
@@ -93,12 +122,21 @@ class AsyncClient:
             errors: exception classes that are raised as themselves when a handler raises one of that name.
             max_in_flight: calls that may be under way at a time; one more is refused (`Overloaded`).
             max_message_size: bytes of the largest request sent and the largest reply accepted.
+            max_waiting_bytes: bytes of requests that may wait to be sent, because there is no connection or the
+                broker takes no more, or to be sent again (``resend``); one more is refused (`Overloaded`).
+            reply: where replies come. ``exclusive``: a queue that goes with the connection; calls that were sent
+                when it is lost end as CONNECTION_LOST. ``durable``: a queue that stays for 30 minutes, and messages
+                that are stored: calls that the broker has confirmed carry on after a reconnect or a restart of
+                the broker, at the price of writing to disk.
             send_user: put the AMQP user name into each request; the broker verifies it, and the handler finds it
                 in ``current_call().user``.
             name: what this client calls itself, for the broker's list of connections and for ``current_call()``.
-            username, password, vhost: override what the URL says.
+            username, password, vhost: override what the URL says. A password may be a function that returns it,
+                asked anew for each attempt to connect: for passwords that change.
             ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
-            heartbeat: seconds between heartbeats (default 15); a silent peer is noticed after about twice that.
+            heartbeat: seconds between heartbeats (default 15).
+            liveness_timeout: seconds after which a silent broker or network is given up (default twice the
+                heartbeat, at least 1): half of it passes between two probes that the broker has to answer.
             connect_timeout: seconds for one attempt to reach one host (default 10).
 
         Raises:
@@ -111,12 +149,13 @@ class AsyncClient:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
         self._errors = {error.__name__: error for error in errors}
-        self._limits = Limits(max_in_flight, max_message_size, send_user).checked()
+        self._limits = Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()
         self._targets: Targets = {}
         self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
 
@@ -147,6 +186,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         fail_fast: bool | None = None,
+        resend: bool | None = None,
         encoding: Encoding | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -156,13 +196,21 @@ class AsyncClient:
             timeout: seconds a call may take.
             fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
                 waiting for one.
+            resend: send a call again, with the same ``call_id``, when the connection is lost after it was sent. Its
+                handler may then run twice. Default: for functions declared ``at-least-once`` only.
             encoding: ``json`` or ``msgpack``.
             headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
 
         Raises:
             ValueError: an option that makes no sense, or a header that AMQP cannot carry.
         """
-        given = {"timeout": timeout, "fail_fast": fail_fast, "encoding": encoding, "headers": headers}
+        given = {
+            "timeout": timeout,
+            "fail_fast": fail_fast,
+            "resend": resend,
+            "encoding": encoding,
+            "headers": headers,
+        }
         view = copy.copy(self)
         view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
         return view
@@ -186,7 +234,9 @@ class AsyncClient:
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
-        return read_result(await self._run(to, encode_call(to, args, kwargs)), to, self._errors)
+        future = self._start(to, encode_call(to, args, kwargs))
+        del args, kwargs  # they are written: nothing of them is kept while the call is under way
+        return read_result(await future, to, self._errors)
 
     @overload
     async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
@@ -202,7 +252,7 @@ class AsyncClient:
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
         to = find_target(self._targets, self._options, "cast", target)
-        read_confirm(await self._run(to, encode_call(to, args, kwargs)))
+        read_confirm(await self._start(to, encode_call(to, args, kwargs)))
 
     async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
@@ -211,28 +261,19 @@ class AsyncClient:
             CallError: as for `call`.
         """
         to = bare_target(self._options, queue)
-        return read_bare(await self._run(to, encode_bare(body)), to)
+        return read_bare(await self._start(to, encode_bare(body)), to)
 
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
         return self._shared[0].ignored_replies if self._shared else 0
 
-    async def _run(self, target: Target, body: bytes) -> Any:
-        """Start a request and wait for its outcome, whatever it is."""
+    def _start(self, target: Target, body: bytes) -> asyncio.Future[Any]:
+        """Start a request; the future gets its outcome, whatever it is."""
         caller = self._caller()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def finish(outcome: Any) -> None:
-            if not future.done():
-                future.set_result(outcome)
-
-        call = caller.start(target, body, self._options.deadline(), finish)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            caller.cancel(call)
-            raise
+        future = _Outcome(caller)
+        future.call = caller.start(target, body, self._options.deadline(), future)
+        return future
 
     def _caller(self) -> Caller:
         if not self._shared:
@@ -258,7 +299,7 @@ def find_target(
     """
     if options.headers is not None:
         return _make_target(options, kind, function)
-    key = (function, kind, options.encoding, options.fail_fast)
+    key = (function, kind, options.encoding, options.fail_fast, options.resend)
     target = known.get(key)
     if target is None:
         if len(known) >= _MOST_TARGETS:
@@ -280,9 +321,16 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
         full_name,
         _CONTENT_TYPES[options.encoding],
         fail_fast=options.fail_fast and kind == "call",
+        resend=_resends(options, method),
         headers=options.headers,
         declared=method,
     )
+
+
+def _resends(options: Options, method: Method | None) -> bool:
+    if options.resend is None:
+        return method is not None and method.delivery == "at-least-once"
+    return options.resend
 
 
 def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -307,7 +355,7 @@ def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def bare_target(options: Options, queue: str) -> Target:
     """The queue of a tutorial-six server."""
-    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast)
+    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast, resend=_resends(options, None))
 
 
 def encode_bare(body: bytes | str) -> bytes:

@@ -11,6 +11,8 @@ from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+#: Items that are due in the same `TICK`, in the order in which they were added.
+Slice = dict[T, None]
 
 #: Timers are rounded up to this many seconds: one wake-up serves all calls that end in the same slice.
 TICK = 0.01
@@ -48,12 +50,12 @@ class Timers(Generic[T]):
 
     def __init__(self, on_earlier: Callable[[float], None]) -> None:
         """`on_earlier(when)` is called when an item is due before every other one known so far."""
-        self._slices: dict[int, dict[int, T]] = {}
+        self._slices: dict[int, Slice[T]] = {}
         self._heap: list[int] = []
         self._earliest = 1 << 62
         self._on_earlier = on_earlier
 
-    def add(self, when: float, item: T) -> int:
+    def add(self, when: float, item: T) -> Slice[T]:
         """Remember `item` until `when`; the returned slice is what `remove` wants back."""
         key = int(when / TICK) + 1
         group = self._slices.get(key)
@@ -63,21 +65,20 @@ class Timers(Generic[T]):
             if key < self._earliest:
                 self._earliest = key
                 self._on_earlier(key * TICK)
-        group[id(item)] = item
-        return key
+        group[item] = None
+        return group
 
-    def remove(self, key: int, item: T) -> None:
+    @staticmethod
+    def remove(group: Slice[T], item: T) -> None:
         """Forget an item; one that is gone already is no error."""
-        group = self._slices.get(key)
-        if group is not None:
-            group.pop(id(item), None)
+        group.pop(item, None)
 
     def due(self, now: float) -> list[T]:
         """Remove and return the items whose time has come; `next_due` then says when to ask again."""
         items: list[T] = []
         heap = self._heap
         while heap and (heap[0] * TICK <= now or not self._slices[heap[0]]):
-            items.extend(self._slices.pop(heappop(heap)).values())
+            items.extend(self._slices.pop(heappop(heap)))
         self._earliest = heap[0] if heap else 1 << 62
         return items
 

@@ -27,7 +27,7 @@ from warren.amqp.link import (
 from warren.amqp.supervisor import Backoff, Supervisor
 from warren.aside import Aside
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.settings import make_settings
+from warren.settings import Password, make_settings
 from warren.topology import declare_exchanges
 from warren.worker import Served, Worker
 
@@ -35,6 +35,8 @@ log = logging.getLogger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
+#: Seconds between two looks at whether exchanges, queues and bindings are all there.
+TOPOLOGY_INTERVAL = 30.0
 
 
 class Server:
@@ -56,17 +58,18 @@ class Server:
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
         name: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: Password | None = None,
         vhost: str | None = None,
         ssl: tls.SSLContext | None = None,
         heartbeat: int | None = None,
+        liveness_timeout: float | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
         Args:
             *services: what to serve; each has its own queue, channel and concurrency.
-            url, username, password, vhost, ssl, heartbeat, connect_timeout: as for `AsyncClient`.
+            url, username, password, vhost, ssl, heartbeat, liveness_timeout, connect_timeout: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             name: what this worker calls itself in the broker's list of connections.
@@ -92,6 +95,7 @@ class Server:
             vhost=vhost,
             ssl=ssl,
             heartbeat=heartbeat,
+            liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
             name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
         )
@@ -128,6 +132,7 @@ class Server:
             worker.on_queue_deleted = self._on_queue_deleted
         supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
         supervisor.start()
+        self._spawn(self._keep_topology())
         try:
             await self._stopping.wait()
         finally:
@@ -226,6 +231,8 @@ class Server:
 
     async def _consume(self, link: Link, worker: Worker) -> None:
         queue = wire.service_queue(worker.service.name)
+        if worker.aside is None or worker.aside.closed:  # first: what is consumed may have to be set aside at once
+            await self._open_aside(link, worker)
         channel = await link.hot_channel()
         channel.attach(worker, body_limit=worker.service.max_message_size)
         channel.on_closed = lambda reason: self._on_channel_closed(worker, reason)
@@ -235,7 +242,6 @@ class Server:
         except ChannelClosed as error:
             raise ConnectFailed(_topology_error(worker.service, queue, error), permanent=True) from error
         self._channels[worker] = channel
-        await self._open_aside(link, worker)
 
     async def _open_aside(self, link: Link, worker: Worker) -> None:
         channel = await link.hot_channel()
@@ -291,6 +297,24 @@ class Server:
             log.warning("%s: cannot consume again: %s; reconnecting", worker.service.name, error)
             await link.close()
 
+    async def _keep_topology(self) -> None:
+        """Declare everything again from time to time.
+
+        Nothing tells a server that its exchange was deleted, and the bindings with it: its queue and consumer stay,
+        and no request reaches them any more.
+        """
+        while True:
+            await asyncio.sleep(TOPOLOGY_INTERVAL)
+            link = self._link
+            if link is None:
+                continue
+            try:
+                await declare_exchanges(link)
+                for worker in self._workers:
+                    await self._declare(link, worker.service)
+            except (ChannelClosed, ConnectFailed, LinkLost) as error:
+                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -302,7 +326,9 @@ class Server:
         """Stop intake, hand back what has not started, finish the rest, and let the replies leave."""
         for worker in self._workers:
             worker.stop_taking()
-        await asyncio.gather(*(self._cancel(channel) for channel in self._channels.values()))
+        await asyncio.gather(*(self._cancel(worker, channel) for worker, channel in self._channels.items()))
+        for worker in self._workers:
+            worker.hand_back()
         for worker in self._workers:
             abandoned = await worker.finish(self._drain_timeout)
             if abandoned:
@@ -315,10 +341,11 @@ class Server:
                 )
 
     @staticmethod
-    async def _cancel(channel: HotChannel) -> None:
+    async def _cancel(worker: Worker, channel: HotChannel) -> None:
+        classic = worker.service.queue == "classic" and worker.service.declare
         try:
             async with asyncio.timeout(5.0):
-                await channel.cancel()
+                await channel.cancel(window=0 if classic else worker.concurrency)
         except (ChannelClosed, LinkLost, TimeoutError):
             log.debug("the consumer could not be cancelled; its connection is going anyway")
 

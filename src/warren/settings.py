@@ -18,6 +18,12 @@ DEFAULT_HEARTBEAT = 15
 DEFAULT_CONNECT_TIMEOUT = 10.0
 DEFAULT_URL = "amqp://localhost"
 
+#: The least `Settings.liveness_timeout`: below it a busy machine looks like a dead one.
+MIN_LIVENESS_TIMEOUT = 1.0
+
+#: A password, or what is asked for it at each attempt to connect.
+Password = str | Callable[[], str]
+
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 
@@ -28,11 +34,19 @@ class Settings:
     hosts: tuple[tuple[str, int], ...] = (("localhost", 5672),)
     vhost: str = "/"
     username: str = "guest"
-    password: str = "guest"  # noqa: S105 - RabbitMQ's own default account, which it accepts from loopback only
+    password: Password = "guest"  # noqa: S105 - RabbitMQ's own default account, which it accepts from loopback only
     ssl: tls.SSLContext | None = None
     heartbeat: int = DEFAULT_HEARTBEAT
+    liveness_timeout: float | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     name: str | None = None
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds of silence after which the broker is given up; None for never."""
+        if self.liveness_timeout is not None:
+            return self.liveness_timeout
+        return max(2.0 * self.heartbeat, MIN_LIVENESS_TIMEOUT) if self.heartbeat else None
 
     def __repr__(self) -> str:
         scheme = "amqps" if self.ssl else "amqp"
@@ -44,10 +58,11 @@ def make_settings(
     url: str | Sequence[str] | None = None,
     *,
     username: str | None = None,
-    password: str | None = None,
+    password: Password | None = None,
     vhost: str | None = None,
     ssl: tls.SSLContext | None = None,
     heartbeat: int | None = None,
+    liveness_timeout: float | None = None,
     connect_timeout: float | None = None,
     name: str | None = None,
 ) -> Settings:
@@ -69,12 +84,16 @@ def make_settings(
         "password": password,
         "vhost": vhost,
         "heartbeat": heartbeat,
+        "liveness_timeout": liveness_timeout,
         "connect_timeout": connect_timeout,
         "name": name,
     }
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     if not 0 <= settings.heartbeat <= 65535:
         raise ValueError(f"heartbeat={settings.heartbeat}: seconds from 0 (off) to 65535")
+    liveness = settings.liveness_timeout
+    if liveness is not None and not MIN_LIVENESS_TIMEOUT <= liveness <= 86_400:
+        raise ValueError(f"liveness_timeout={liveness}: seconds from {MIN_LIVENESS_TIMEOUT:g} to 86400")
     if settings.name is not None and len(settings.name.encode()) > 255:
         raise ValueError("name: at most 255 bytes, as it travels with each request")
     if not settings.connect_timeout > 0:
@@ -133,7 +152,12 @@ def _hosts(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
 
 
 def _query(parts: SplitResult) -> dict[str, Any]:
-    kinds: dict[str, Callable[[str], Any]] = {"heartbeat": int, "connect_timeout": float, "name": str}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "heartbeat": int,
+        "liveness_timeout": float,
+        "connect_timeout": float,
+        "name": str,
+    }
     options: dict[str, Any] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in kinds:

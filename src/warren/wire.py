@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -39,6 +40,8 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
+#: Headers of one attempt at a request, which mean nothing for another.
+_OF_ITS_PAST = frozenset({"CC", "BCC", "rpc-attempt", "rpc-dead-reason", "rpc-deadline", "rpc-timeout-ms", "rpc-user"})
 _ERROR_TYPE = b"error"
 _DEAD_REASON = "x-first-death-reason"
 
@@ -56,6 +59,7 @@ _APP_ID_FLAG = 0x0008
 _USER_ID_FLAG = 0x0010
 _REPLY_FLAGS = b"\x84\x00"  # content type, correlation id
 _BARE_REPLY_FLAGS = b"\x04\x00"  # correlation id
+_PERSISTENT = 2  # delivery mode
 
 
 def service_queue(service: str) -> str:
@@ -66,6 +70,11 @@ def service_queue(service: str) -> str:
 def dead_queue(service: str) -> str:
     """The queue that keeps what the service could not handle."""
     return f"{service}.dead"
+
+
+def reply_queue(token: str) -> str:
+    """The durable reply queue of a client; an exclusive one is named by the broker."""
+    return f"warren.reply.{token}"
 
 
 def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
@@ -81,6 +90,9 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
 #: The dead queue is bounded, oldest first: it is for people to look at, and must not fill the broker's disk.
 DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
+
+#: A durable reply queue goes when its client has been away for so long (milliseconds).
+DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000}
 
 #: The usual spellings, found without decoding them.
 _CONTENT_TYPES: dict[bytes | None, str] = {
@@ -125,15 +137,17 @@ class RequestTemplate:
         self._after_ids = after
         self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
 
-    def encode(self, call_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes) -> bytes:
-        """The property bytes of one call; both ids of its first attempt are `call_id`."""
-        sized_id = bytes((len(call_id),)) + call_id
+    def encode(
+        self, correlation_id: bytes, message_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes
+    ) -> bytes:
+        """The property bytes of one attempt of a call; of the first one both ids are the same object."""
+        sized_id = bytes((len(message_id),)) + message_id
         return b"".join(
             (
                 self._before_times,
                 _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms),
                 self._table_tail,
-                sized_id,
+                sized_id if correlation_id is message_id else shortstr(correlation_id),
                 self._reply_to or b"",
                 bytes((len(expiration),)),
                 expiration,
@@ -142,12 +156,12 @@ class RequestTemplate:
             )
         )
 
-    def encode_cast(self, call_id: bytes) -> bytes:
+    def encode_cast(self, correlation_id: bytes, message_id: bytes) -> bytes:
         """The property bytes of a cast: no reply, and it waits in the queue for as long as it takes."""
-        sized_id = shortstr(call_id)
         table = _TABLE_START[: -len(b"\x0erpc-timeout-msI")]
         size = _U32.pack(len(table) + self._table_size)
-        return b"".join((self._flags_and_type, size, table, self._table_tail, sized_id, sized_id, self._after_ids))
+        ids = shortstr(correlation_id) + shortstr(message_id)
+        return b"".join((self._flags_and_type, size, table, self._table_tail, ids, self._after_ids))
 
 
 def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes:
@@ -178,10 +192,19 @@ def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -
     return extra | dict(headers or {})
 
 
+class UnreadableHeaders(FrameError):
+    """The header table of a request cannot be read; `request` has everything else."""
+
+    def __init__(self, why: str, request: Request) -> None:
+        super().__init__(why)
+        self.request = request
+
+
 class Request:
     """A request as the server reads it.
 
     Raises:
+        UnreadableHeaders: its header table is not AMQP, or holds what Python cannot represent.
         FrameError: its properties are not AMQP.
     """
 
@@ -204,7 +227,10 @@ class Request:
             if key == _DEADLINE_KEY:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
                 return
-        self._read_table(decode_table(table))
+        try:
+            self._read_table(decode_table(table))
+        except FrameError as error:
+            raise UnreadableHeaders(str(error), self) from error
 
     def _read_table(self, table: dict[str, Any]) -> None:
         """Another peer's table: the same headers in any order and integer width."""
@@ -272,6 +298,23 @@ class Request:
         p.table = encode_table({k: v for k, v in table.items() if not k.startswith("x-")}) if table else None
         return encode_properties(p)
 
+    def fresh(self, *, user: str) -> bytes:
+        """The property bytes to publish this dead request once more, as if it had just been cast.
+
+        Its ids, method and the application's headers stay. What told of its past goes, and so do its time limit and
+        its reply address: whoever waited there has been answered long ago. A request that came with a user's name
+        now names `user`, the AMQP user that publishes it: the broker would refuse any other, and a name in a header
+        is anybody's claim.
+        """
+        p = self.properties
+        table = decode_table(p.table or b"")
+        if p.user_id is not None or "rpc-user" in table:
+            p.user_id = user.encode()
+        table = {k: v for k, v in table.items() if k not in _OF_ITS_PAST and not k.startswith("x-")}
+        p.table = encode_table(table) if table else None
+        p.reply_to, p.expiration, p.delivery_mode = None, None, 2
+        return encode_properties(p)
+
     def dead(self, reason: str, *, server_user: str) -> bytes:
         """The property bytes under which this request is set aside in the dead queue, without a time limit."""
         p = self.properties
@@ -282,7 +325,7 @@ class Request:
                 self.verified_user(server_user),
                 None,
             )  # the broker would refuse another's name
-        p.table, p.expiration, p.delivery_mode = encode_table(table), None, 2
+        p.table, p.expiration, p.delivery_mode = encode_table(table), None, _PERSISTENT
         return encode_properties(p)
 
 
@@ -293,6 +336,22 @@ def _integer(table: Mapping[str, Any], name: str) -> int | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def dead_reason(table: Mapping[str, Any]) -> str | None:
+    """Why a message is in a dead queue, by its headers: the worker's reason, else the broker's."""
+    reason = table.get("rpc-dead-reason") or table.get(_DEAD_REASON)
+    return None if reason is None else str(reason)
+
+
+def dead_since(table: Mapping[str, Any]) -> datetime | None:
+    """When the broker took a message off its queue; not known of those that a worker set aside."""
+    deaths = table.get("x-death")
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    time = newest.get("time") if isinstance(newest, dict) else None
+    if not isinstance(time, datetime):
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 # --- replies ------------------------------------------------------------------------------------------------------
@@ -316,10 +375,14 @@ _REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in _CONTENT_TY
 
 
 def result_properties(request: Request, content_type: str) -> bytes:
-    """The property bytes of a reply that carries a result."""
+    """The property bytes of a reply that carries a result; it is as persistent as the request."""
     correlation_id = shortstr(request.properties.correlation_id or b"")
     if request.bare:
         return _BARE_REPLY_FLAGS + correlation_id
+    if request.properties.delivery_mode == _PERSISTENT:
+        p = Properties(content_type=content_type.encode(), delivery_mode=_PERSISTENT)
+        p.correlation_id = request.properties.correlation_id or b""
+        return encode_properties(p)
     start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
     return start + correlation_id
 
@@ -334,6 +397,8 @@ def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[b
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
         return encode_properties(p), f"{error.code.value}: {_sendable(error.message)}".encode()
+    if request.properties.delivery_mode == _PERSISTENT:
+        p.delivery_mode = _PERSISTENT
     p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
     problem.title = f"{error.code.value}/{error.reason}"
     problem.detail, problem.origin = _sendable(error.message), error.origin.value

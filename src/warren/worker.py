@@ -22,19 +22,20 @@ from typing import Any, NamedTuple, Protocol
 from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError
 from warren.amqp.link import HotChannel
-from warren.aside import Aside
+from warren.aside import Aside, LetGo
 from warren.codecs import CodecError
 from warren.context import CurrentCall, reset_current, set_current
-from warren.deadline import Timers, remaining_budget
+from warren.deadline import Slice, Timers, remaining_budget
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
 from warren.methods import Arguments, Method
 from warren.middleware import Middleware, chain
 from warren.threads import WorkerThreads
-from warren.wire import Problem, Request
+from warren.wire import Problem, Request, UnreadableHeaders
 
 log = logging.getLogger("warren.server")
 
-_EXCHANGE = wire.EXCHANGE.encode()
+#: Seconds that the broker gets to confirm what a worker hands back when it stops.
+_SETTLE_TIME = 5.0
 
 
 class Served(Protocol):
@@ -88,7 +89,7 @@ class Running:
         self.arguments = arguments
         self.call = call
         self.task: asyncio.Task[None] | None = None
-        self.slice = 0
+        self.slice: Slice[Running] | None = None
         self.stopped_by: CallError | None = None
         self.entered = True
 
@@ -119,6 +120,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._draining = False
+        self._held: list[tuple[HotChannel, Request, float | None]] = []  # while draining
         self.aside: Aside | None = None
         self.on_queue_deleted: Callable[[Worker], None] | None = None
 
@@ -135,6 +137,9 @@ class Worker:
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         try:
             request = Request(delivery)
+        except UnreadableHeaders as error:
+            self._refuse_unreadable(channel, error)
+            return
         except FrameError as error:  # whom to answer is not known either
             log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service.name, error)
             channel.reject(delivery.tag)
@@ -176,7 +181,7 @@ class Worker:
             return
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
         if self._draining:
-            self._hand_back(channel, request, left, request.attempt)
+            self._held.append((channel, request, None if left is None else time.monotonic() + left))
             return
         if left is not None and left <= 0:
             raise _too_late(Execution.NOT_EXECUTED if request.attempt == 1 else Execution.UNKNOWN)
@@ -203,7 +208,7 @@ class Worker:
         return method
 
     def _may_run_again(self, channel: HotChannel, request: Request, method: Method) -> bool:
-        """A worker may have started this request and died. True never: it is answered, or published anew.
+        """A worker may have started this request and died. True never: it is answered, set aside or published anew.
 
         Raises:
             _Refused: it is not run again.
@@ -213,10 +218,14 @@ class Worker:
             raise _Refused(error)
         attempt = request.attempt + 1
         if attempt > method.max_attempts:
-            if request.properties.reply_to:
-                self._set_aside(channel, request, "POISON", ack=False)
             message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
-            raise _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            poison = _refusal(Code.INTERNAL, "POISON", message, Execution.UNKNOWN)
+            if not request.properties.reply_to:
+                raise poison
+            # What the answer says of the dead queue has to be true before it is said.
+            answer = partial(self._answer_error, channel, request, poison.error)
+            self._set_aside(channel, request, "POISON", answer)
+            return False
         # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
         self._hand_back(channel, request, left, attempt)
@@ -389,14 +398,16 @@ class Worker:
     def _finish(self, running: Running, outcome: Outcome) -> None:
         """A handler is done: reply, acknowledge, and start the next in line."""
         self._running.discard(running)
-        self._timers.remove(running.slice, running)
+        if running.slice is not None:
+            self._timers.remove(running.slice, running)
         request, channel = running.request, running.channel
         acknowledge = running.method.delivery != "at-most-once"
         if request.properties.reply_to:
             self._reply(channel, request, outcome.properties, outcome.body)
         elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
-            log.error("%s: a cast failed (%s) and was set aside", running.method.full_name, outcome.failure)
-            self._set_aside(channel, request, outcome.failure, ack=acknowledge)
+            log.error("%s: a cast failed (%s) and is set aside", running.method.full_name, outcome.failure)
+            let_go = partial(channel.ack, request.delivery.tag) if acknowledge else None
+            self._set_aside(channel, request, outcome.failure, let_go)
             acknowledge = False
         if acknowledge:
             channel.ack(request.delivery.tag)
@@ -414,51 +425,62 @@ class Worker:
         if request.delivery.body is None:  # not kept here, but the broker still has it
             channel.reject(request.delivery.tag)
         else:
-            self._set_aside(channel, request, error.reason)
+            self._set_aside(channel, request, error.reason, partial(channel.ack, request.delivery.tag))
+
+    def _refuse_unreadable(self, channel: HotChannel, why: UnreadableHeaders) -> None:
+        """Answer a request whose headers cannot be read; a cast goes to the dead queue as it is."""
+        error = _refusal(Code.INVALID_ARGUMENT, "DECODE", str(why)).error
+        if why.request.properties.reply_to:
+            self._reply(channel, why.request, *wire.error_reply(why.request, error, Problem()))
+            channel.ack(why.request.delivery.tag)
+        else:
+            log.error("%s: a cast was refused and is dead-lettered: %s", self._service.name, error)
+            channel.reject(why.request.delivery.tag)
 
     def _reply(self, channel: HotChannel, request: Request, properties: bytes, body: bytes) -> None:
         address = request.properties.reply_to or b""
         if channel.closed is not None:
             log.warning("%s: the connection was lost before a reply could be sent", self._service.name)
         elif address.startswith(wire.DIRECT_REPLY_TO):
+            # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
+            # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
+            channel.ack(request.delivery.tag)
+            channel.link.stream.flush()
             channel.publish_unrouted(address, properties, body)  # `mandatory` would be a false alarm up to 4.1
         else:
             channel.publish(b"", address, properties, body)
 
-    def _set_aside(self, channel: HotChannel, request: Request, reason: str, *, ack: bool = True) -> None:
+    def _set_aside(self, channel: HotChannel, request: Request, reason: str, let_go: LetGo) -> None:
         """Put a request into the service's dead queue, with the reason, and then let it go from its own."""
-
-        def let_go() -> None:
-            if ack:
-                channel.ack(request.delivery.tag)
-
-        if self.aside is not None:
+        if channel.closed is not None and let_go is not None:
+            log.warning("%s: the connection was lost first; the broker delivers it again", self._service.name)
+        elif self.aside is not None:
             self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
-        """Publish a request again and let the delivered one go.
-
-        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
-        """
-        exchange, routing_key = request.delivery.route()
-        properties = request.again(budget=left, attempt=attempt, server_user=self._user)
-        channel.publish(exchange, routing_key, properties, request.delivery.body or b"")
-        channel.ack(request.delivery.tag)
+        """Publish a request again and then let the delivered one go."""
+        if self.aside is not None:
+            self.aside.hand_back(request, left, attempt, partial(channel.ack, request.delivery.tag))
 
     # --- ending -------------------------------------------------------------------------------------------------
 
     def connection_lost(self) -> None:
         """The channel is gone: what had not started will be delivered to another worker."""
         self._waiting.clear()
+        self._held.clear()
 
     def stop_taking(self) -> None:
-        """From now on hand back what has not been started."""
+        """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self._draining = True
-        while self._waiting:
-            running = self._waiting.popleft()
-            deadline = running.call.deadline
+        self._held += [(r.channel, r.request, r.call.deadline) for r in self._waiting]
+        self._waiting.clear()
+
+    def hand_back(self) -> None:
+        """Publish again what was kept; called when nothing more is delivered."""
+        for channel, request, deadline in self._held:
             left = None if deadline is None else deadline - time.monotonic()
-            self._hand_back(running.channel, running.request, left, running.request.attempt)
+            self._hand_back(channel, request, left, request.attempt)
+        self._held.clear()
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
@@ -473,6 +495,9 @@ class Worker:
         tasks = [running.task for running in self._running if running.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)  # they reply that they were stopped
+        if self.aside is not None:  # what is handed back and not confirmed may get lost with the connection
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.aside.settled(), _SETTLE_TIME)
         if self._timer is not None:
             self._timer.cancel()
         self._threads.close()

@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.cli import _as_text, _print_result, app, exit_code
+from warren.cli import _as_text, _print_result, app
 from warren.errors import CallError, Cancelled, Code, Overloaded, WorkerLost, make_error
+from warren.terminal import exit_code
 
 NAME = f"svc-{os.getpid()}-call"
 Call = Callable[..., Result]

@@ -1,16 +1,17 @@
 """What happens to a request whose worker dies: docs/reference.md's table, on classic and on quorum queues."""
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tests.support.raw import depth, take
-from tests.support.serving import lines, victims
+from tests.support.serving import lines, serving, victims
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, DeadlineExceeded, Execution, WorkerLost, wire
+from warren import AsyncClient, CallError, DeadlineExceeded, Execution, Service, WorkerLost, wire
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 
@@ -107,9 +108,6 @@ async def test_what_a_draining_worker_hands_back_is_not_marked_redelivered(
     client: AsyncClient, url: str, service_name: str
 ) -> None:
     """At-most-once requests wait in the worker; those that have not begun must run elsewhere, not end as WorkerLost."""
-    from tests.support.serving import serving
-    from warren import Service
-
     served: list[str] = []
     first_began, release = asyncio.Event(), asyncio.Event()
 
@@ -148,3 +146,30 @@ async def test_a_redelivered_request_is_reported_even_by_a_draining_worker(
         with victims(1, service_name, url), pytest.raises(WorkerLost):
             await call
     assert len(lines(log)) == 1
+
+
+@both_queues
+async def test_a_drain_hands_back_also_what_the_broker_had_sent_before_the_consumer_was_cancelled(
+    client: AsyncClient, url: str, service_name: str, queue: Literal["classic", "quorum"]
+) -> None:
+    """A quorum queue's last deliveries come after the broker has said that the consumer is cancelled."""
+    service = Service(service_name, queue=queue, concurrency=20)
+    ran: list[int] = []
+    began = asyncio.Event()
+
+    @service.method
+    async def work(n: int) -> int:
+        ran.append(n)
+        began.set()
+        return n
+
+    async with serving(service, url=url):
+        pass
+    calls = [asyncio.create_task(client.options(timeout=60).call(work, n)) for n in range(600)]
+    while not all(call.done() for call in calls):
+        began.clear()
+        async with serving(service, url=url):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(began.wait(), 1)
+    assert await asyncio.gather(*calls) == list(range(600))
+    assert sorted(ran) == list(range(600))

@@ -18,9 +18,14 @@ ROUNDING = 1e-6
 choices = st.integers(0, 1000)
 
 
-def never(_outcome: Any) -> None:
-    """`finish` belongs to whoever took the call out; the table itself never calls it."""
-    raise AssertionError("the table finished a call by itself")
+class Nobody:
+    """A waiter that never hears of its call: the table's owner finishes calls, not the table."""
+
+    def finish(self, outcome: Any) -> None:
+        raise AssertionError("the table finished a call by itself")
+
+
+NOBODY = Nobody()
 
 
 class Calls(RuleBasedStateMachine):
@@ -51,16 +56,18 @@ class Calls(RuleBasedStateMachine):
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
-    @rule(timeout=st.floats(0.001, 60), awaits_reply=st.booleans())
-    def start(self, timeout: float, awaits_reply: bool) -> None:
+    @rule(timeout=st.floats(0.001, 60), awaits_reply=st.booleans(), keep=st.booleans())
+    def start(self, timeout: float, awaits_reply: bool, keep: bool) -> None:
         deadline = self.now + timeout
         if len(self.alive) == LIMIT:
             with pytest.raises(Overloaded) as refused:
-                self.table.start(deadline, never, None, awaits_reply=awaits_reply)
+                self.table.start(deadline, NOBODY, None, awaits_reply=awaits_reply)
             assert refused.value.execution is Execution.NOT_SENT
             return
-        call = self.table.start(deadline, never, None, awaits_reply=awaits_reply)
+        call = self.table.start(deadline, NOBODY, None, awaits_reply=awaits_reply)
         assert call.id not in self.started
+        if keep:
+            self.table.hold(call, b"body")
         self.started[call.id] = self.alive[call.id] = call
 
     @precondition(lambda self: any(not call.written for call in self.alive.values()))
@@ -147,9 +154,17 @@ class Calls(RuleBasedStateMachine):
 
     # --- many calls end -----------------------------------------------------------------------------------------
 
-    @rule()
-    def connection_lost(self) -> None:
-        self.ended(self.table.connection_lost(), [call for call in self.alive.values() if call.written])
+    @rule(resend=st.booleans())
+    def connection_lost(self, resend: bool) -> None:
+        """Calls that await a reply are sent again, or all of them end."""
+        again = [call for call in self.alive.values() if call.written and call.awaits_reply and resend]
+        written = [call for call in self.alive.values() if call.written and call not in again]
+        self.ended(self.table.connection_lost(lambda call: call in again), written)
+        for call in again:
+            del self.alive[call.id]
+            self.table.again(call)
+            assert call.id not in self.started
+            self.started[call.id] = self.alive[call.id] = call
         self.unconfirmed.clear()
         self.last_tag = 0
 
@@ -178,6 +193,7 @@ class Calls(RuleBasedStateMachine):
     def the_table_holds_exactly_the_calls_that_are_alive(self) -> None:
         assert len(self.table) == len(self.alive) <= LIMIT
         assert all((call in self.table) is (call.id in self.alive) for call in self.started.values())
+        assert self.table.held == sum(len(call.body or b"") for call in self.alive.values())
 
     @invariant()
     def replies_nobody_waited_for_are_counted(self) -> None:

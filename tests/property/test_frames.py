@@ -52,6 +52,11 @@ def test_a_reject_frame_is_what_pika_writes(channel: int, tag: int) -> None:
     assert frames.reject_frame(channel, tag) == pika_frames.method(channel, spec.Basic.Reject(tag, requeue=False))
 
 
+@given(some.channels, some.short)
+def test_a_get_frame_is_what_pika_writes(channel: int, queue: str) -> None:
+    assert frames.get_frame(channel, queue.encode()) == pika_frames.method(channel, spec.Basic.Get(queue=queue))
+
+
 def test_the_heartbeat_frame_is_what_pika_writes() -> None:
     assert pika_frames.heartbeat() == frames.HEARTBEAT_FRAME
 
@@ -72,7 +77,7 @@ def test_header_and_body_frames_are_cut_as_pika_cuts_them(
 ) -> None:
     payload = bytes(max(0, frame_count * (frame_max - 8) + off))
     props = spec.BasicProperties(**given_set)
-    written = frames.content_frames(channel, pika_frames.properties(props), payload, frame_max)
+    written = b"".join(frames.content_frames(channel, pika_frames.properties(props), payload, frame_max))
     assert written == pika_frames.content(channel, props, payload, frame_max)
 
 

@@ -79,7 +79,11 @@ def deliveries(draw: st.DrawFn, channel: int, tapped: bool) -> list[Frame]:
     exchange, key = draw(some.short), draw(some.short)
     props = spec.BasicProperties(**draw(some.property_sets))
     payload = b"".join(chunks)
-    method = spec.Basic.Deliver(draw(some.short), tag, again, exchange, key)
+    method = (
+        spec.Basic.Deliver(draw(some.short), tag, again, exchange, key)
+        if draw(st.booleans())
+        else spec.Basic.GetOk(tag, again, exchange, key, draw(st.integers(0, 2**32 - 1)))
+    )
     made = [
         pika_frames.method(channel, method),
         pika_frames.header(channel, len(payload), props),
@@ -233,7 +237,11 @@ almost_frames = st.builds(
     st.sampled_from([0, 1, 3, 7]),
     st.one_of(
         st.binary(max_size=40),
-        st.builds(lambda m, rest: m + rest, st.sampled_from([b"\0<\0<", b"\0<\0P", b"\0<\0x"]), st.binary(max_size=24)),
+        st.builds(
+            lambda m, rest: m + rest,
+            st.sampled_from([b"\0<\0<", b"\0<\0G", b"\0<\0P", b"\0<\0x"]),
+            st.binary(max_size=24),
+        ),
     ),
     st.sampled_from([0xCE, 0xCE, 0xCE, 0xCE, 0xCE, 0]),
 )

@@ -70,7 +70,7 @@ def test_a_call_is_written_as_pika_writes_it(
         app_id=parts["app_id"],
     )
     template = make_template(parts, reply_to=parts["reply_to"])
-    written = template.encode(call_id, timeout_ms, deadline_ms, expiration)
+    written = template.encode(call_id, call_id, timeout_ms, deadline_ms, expiration)
     assert written == pika_frames.properties(expected)
 
 
@@ -86,7 +86,7 @@ def test_a_cast_is_written_as_pika_writes_it(parts: dict[str, Any], call_id: byt
         user_id=parts["user_id"],
         app_id=parts["app_id"],
     )
-    written = make_template(parts, reply_to=None).encode_cast(call_id)
+    written = make_template(parts, reply_to=None).encode_cast(call_id, call_id)
     assert written == pika_frames.properties(expected)
 
 
@@ -124,7 +124,7 @@ errors = st.builds(
 
 def call_properties(correlation_id: bytes) -> bytes:
     template = wire.RequestTemplate("m", content_type=codecs.JSON, reply_to=b"q", bounce=True, durable=False)
-    return template.encode(correlation_id, 1000, 1, b"1000")
+    return template.encode(correlation_id, correlation_id, 1000, 1, b"1000")
 
 
 @given(some.ids, errors)
@@ -166,7 +166,9 @@ def test_a_request_reads_as_it_was_written(
     parts: dict[str, Any], call_id: str, timeout_ms: int, deadline_ms: int
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
-    request = wire.Request(delivered(template.encode(call_id.encode(), timeout_ms, deadline_ms, b"0")))
+    request = wire.Request(
+        delivered(template.encode(call_id.encode(), call_id.encode(), timeout_ms, deadline_ms, b"0"))
+    )
     assert {
         "version": request.version,
         "timeout_ms": request.timeout_ms,
@@ -242,7 +244,7 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
     parts: dict[str, Any], timeout_ms: int, budget: float | None, attempt: int
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
-    written = template.encode(b"1", timeout_ms, 9_999_999_999_999, b"77")
+    written = template.encode(b"1", b"1", timeout_ms, 9_999_999_999_999, b"77")
     again = wire.Request(
         delivered(wire.Request(delivered(written)).again(budget=budget, attempt=attempt, server_user="server"))
     )

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,17 @@ class Victim:
 
 
 @contextmanager
-def victims(count: int, name: str, url: str, *, queue: str = "classic", **env: str) -> Iterator[list[Victim]]:
-    """So many worker processes of the service in `tests.support.victim`, all ready."""
-    command = [sys.executable, "-m", "tests.support.victim", name, queue, url]
+def victims(
+    count: int,
+    name: str,
+    url: str,
+    *,
+    queue: str = "classic",
+    module: str = "tests.support.victim",
+    **env: str,
+) -> Iterator[list[Victim]]:
+    """So many worker processes of the service in a module, all ready."""
+    command = [sys.executable, "-m", module, name, queue, url]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **env}
     workers = [
         Victim(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment))
@@ -60,6 +68,11 @@ def victims(count: int, name: str, url: str, *, queue: str = "classic", **env: s
     finally:
         for worker in workers:
             worker.end()
+
+
+def doomed(count: int, name: str, url: str, runs: Path, **options: str) -> AbstractContextManager[list[Victim]]:
+    """So many worker processes of `tests.support.doomed`, see there for the options."""
+    return victims(count, name, url, module="tests.support.doomed", RUNS=str(runs), **options)
 
 
 def lines(path: Path) -> list[str]:

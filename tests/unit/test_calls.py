@@ -20,14 +20,24 @@ class Table:
         self.calls = PendingCalls(b"p.", 3, self.alarms.append)
 
     def start(self, deadline: float = 10.0, *, cast: bool = False, tag: int | None = None) -> PendingCall:
-        call = self.calls.start(deadline, _ignore, "context", awaits_reply=not cast)
+        call = self.calls.start(deadline, NOBODY, "context", awaits_reply=not cast)
         if tag is not None:
             self.calls.sent(call, tag)
         return call
 
 
-def _ignore(_outcome: Any) -> None:
-    """A call's `finish`, which is its owner's to call."""
+def none_carries_on(_call: PendingCall) -> bool:
+    return False
+
+
+class Nobody:
+    """A waiter that never hears of its call: the table's owner finishes calls, not the table."""
+
+    def finish(self, outcome: Any) -> None:
+        raise AssertionError("the table finished a call by itself")
+
+
+NOBODY = Nobody()
 
 
 @pytest.fixture
@@ -41,7 +51,7 @@ def test_ids_count_up_behind_the_prefix(table: Table) -> None:
 
 def test_a_call_keeps_what_it_was_started_with(table: Table) -> None:
     call = table.start(7.0)
-    assert (call.deadline, call.finish, call.context, call.awaits_reply) == (7.0, _ignore, "context", True)
+    assert (call.deadline, call.waiter, call.context, call.awaits_reply) == (7.0, NOBODY, "context", True)
 
 
 def test_a_call_is_written_once_it_was_sent(table: Table) -> None:
@@ -155,13 +165,46 @@ def test_the_timer_is_set_for_the_first_deadline(table: Table) -> None:
 def test_a_lost_connection_ends_the_calls_that_were_written(table: Table) -> None:
     written = [table.start(tag=1), table.start(tag=0)]
     waiting = table.start()
-    assert table.calls.connection_lost() == written
+    assert table.calls.connection_lost(none_carries_on) == written
     assert waiting in table.calls
+
+
+def test_calls_that_carry_on_stay_when_the_connection_is_lost(table: Table) -> None:
+    confirmed, unconfirmed = table.start(tag=1), table.start(tag=2)
+    table.calls.confirmed(1, False)
+    assert table.calls.connection_lost(table.calls.is_confirmed) == [unconfirmed]
+    assert confirmed in table.calls
+
+
+def test_another_attempt_has_an_id_of_its_own_and_the_same_first_id(table: Table) -> None:
+    call = table.start(tag=1)
+    table.calls.again(call)
+    assert (call.first_id, call.id, call.written) == (b"p.1", b"p.2", False)
+    assert table.calls.take(b"p.1") is None
+    assert table.calls.take(b"p.2") is call
+
+
+@pytest.mark.parametrize(("tag", "confirm", "confirmed"), [(1, 1, True), (1, 2, False), (0, 1, False)])
+def test_a_call_is_confirmed_once_its_publish_is(table: Table, tag: int, confirm: int, confirmed: bool) -> None:
+    call = table.start(tag=tag)
+    table.calls.confirmed(confirm, False)
+    assert table.calls.is_confirmed(call) is confirmed
+
+
+def test_bodies_that_are_kept_are_counted_until_they_are_released_or_their_call_ends(table: Table) -> None:
+    released, ended, removed = table.start(), table.start(), table.start()
+    for call in (released, ended, removed):
+        table.calls.hold(call, b"12345")
+    assert table.calls.held == 15
+    assert table.calls.release(released) == b"12345"
+    table.calls.take(ended.id)
+    table.calls.remove(removed)
+    assert table.calls.held == 0
 
 
 def test_after_a_lost_connection_confirms_of_its_numbers_mean_nothing(table: Table) -> None:
     table.start(cast=True, tag=1)
-    table.calls.connection_lost()
+    table.calls.connection_lost(none_carries_on)
     table.start(cast=True)
     assert table.calls.confirmed(1, False) == []
 
@@ -170,11 +213,19 @@ class Context:
     """Something that can be seen to be forgotten."""
 
 
-@pytest.mark.parametrize("end", [PendingCalls.connection_lost, PendingCalls.unconfirmed_lost, PendingCalls.close])
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda calls: calls.connection_lost(none_carries_on),
+        PendingCalls.unconfirmed_lost,
+        PendingCalls.close,
+    ],
+    ids=["connection lost", "channel lost", "closed"],
+)
 def test_the_table_keeps_nothing_of_calls_that_it_gave_up(table: Table, end: Callable[[PendingCalls], object]) -> None:
     context = Context()
     seen = weakref.ref(context)
-    table.calls.sent(table.calls.start(10.0, _ignore, context, awaits_reply=True), 1)
+    table.calls.sent(table.calls.start(10.0, NOBODY, context, awaits_reply=True), 1)
     del context
     end(table.calls)
     assert seen() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from warren import codecs, wire
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties, encode_table
 from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
-from warren.wire import Problem, Request, RequestTemplate
+from warren.wire import Problem, Request, RequestTemplate, UnreadableHeaders
 
 
 def request_with(body: bytes = b"", **properties: Any) -> Request:
@@ -36,7 +37,7 @@ def template(**given: Any) -> RequestTemplate:
 def warren_request(**given: Any) -> Request:
     """A request as Warren writes it: 30 s, until epoch second 2,000,000,000."""
     delivery = Delivery(1, False, b"\x06warren\x04calc")
-    delivery.properties = template(**given).encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")
+    delivery.properties = template(**given).encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")
     return Request(delivery)
 
 
@@ -97,15 +98,15 @@ def test_the_largest_header_that_passes_the_checks_fits_into_the_smallest_frame(
     headers = {"a": "x" * (3000 - 7)}
     wire.check_headers(headers)
     longest = template(headers=headers, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
-    properties = longest.encode(b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
-    assert len(frames.content_frames(1, properties, b"", 4096)) <= 4096
+    properties = longest.encode(b"x" * 40, b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
+    assert sum(map(len, frames.content_frames(1, properties, b"", 4096))) <= 4096
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
 def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
-    headers = properties_of(template().encode(b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
+    headers = properties_of(template().encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
     assert headers == {
         "rpc-v": 1,
         "rpc-timeout-ms": 30_000,
@@ -115,12 +116,12 @@ def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
 
 
 def test_a_large_call_does_not_ask_for_its_bounce() -> None:
-    headers = properties_of(template(bounce=False).encode(b"p.1", 1, 2, b"1")).headers
+    headers = properties_of(template(bounce=False).encode(b"p.1", b"p.1", 1, 2, b"1")).headers
     assert "CC" not in headers
 
 
 def test_a_cast_asks_for_nothing() -> None:
-    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1"))
+    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1", b"p.1"))
     assert (p.headers, p.reply_to, p.expiration, p.delivery_mode) == ({"rpc-v": 1}, None, None, 2)
 
 
@@ -195,9 +196,10 @@ def test_properties_that_are_not_amqp_are_a_frame_error() -> None:
 
 def test_headers_that_are_no_table_are_a_frame_error() -> None:
     delivery = Delivery(1, False, b"\x00q")
-    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?"))
-    with pytest.raises(FrameError):
+    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?", reply_to=b"r"))
+    with pytest.raises(UnreadableHeaders) as caught:
         Request(delivery)
+    assert (caught.value.request.properties.reply_to, caught.value.request.bare) == (b"r", True)
 
 
 def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -> None:
@@ -290,6 +292,48 @@ def test_a_request_set_aside_keeps_its_reason_and_waits_without_limit() -> None:
 
 def test_a_bare_request_can_be_set_aside() -> None:
     assert properties_of(request_with().dead("DECODE", server_user="server")).headers == {"rpc-dead-reason": "DECODE"}
+
+
+# --- what is dead -------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_request_is_fresh_again_without_its_past_its_limit_and_its_caller() -> None:
+    dead = {"x-death": [], "x-first-death-reason": "expired", "rpc-dead-reason": "POISON", "rpc-attempt": 3}
+    p = properties_of(request_with(**vars(properties_of(warren_request_bytes(dead)))).fresh(user="ops"))
+    assert p.headers == {"rpc-v": 1, "tenant": "a"}
+    assert (p.reply_to, p.expiration, p.delivery_mode, p.user_id) == (None, None, 2, None)
+    assert (p.message_id, p.correlation_id, p.type, p.content_type) == ("p.1", "p.1", "fib", codecs.JSON)
+
+
+def warren_request_bytes(more: dict[str, Any]) -> bytes:
+    """A call of Warren's with a header of the application's and some of the broker's."""
+    p = decode_properties(warren_request(headers={"tenant": "a"}).delivery.properties)
+    p.table = encode_table(frames.decode_table(p.table or b"") | more)
+    return encode_properties(p)
+
+
+@pytest.mark.parametrize("given", [{"user_id": "bob"}, {"headers": {"rpc-user": "bob"}}])
+def test_a_fresh_request_that_named_a_user_names_the_one_who_publishes_it(given: dict[str, Any]) -> None:
+    p = properties_of(request_with(**given).fresh(user="ops"))
+    assert (p.user_id, p.headers) == ("ops", None)
+
+
+def test_the_workers_reason_is_said_before_the_brokers() -> None:
+    both = {"rpc-dead-reason": "POISON", "x-first-death-reason": "expired"}
+    assert wire.dead_reason(both) == "POISON"
+    assert wire.dead_reason({"x-first-death-reason": "expired"}) == "expired"
+    assert wire.dead_reason({}) is None
+
+
+@pytest.mark.parametrize("deaths", [None, [], "x", ["x"], [{}], [{"time": 7}]])
+def test_since_when_a_message_is_dead_is_not_known_without_the_brokers_word(deaths: Any) -> None:
+    assert wire.dead_since({"x-death": deaths}) is None
+
+
+@pytest.mark.parametrize("zone", [None, UTC])
+def test_since_when_a_message_is_dead_is_told_in_utc(zone: Any) -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=zone)
+    assert wire.dead_since({"x-death": [{"time": moment}]}) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 # --- results ------------------------------------------------------------------------------------------------------

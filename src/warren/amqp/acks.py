@@ -18,6 +18,10 @@ class Acks:
         self._open: dict[int, None] = {}  # in delivery order
         self._done: set[int] = set()
 
+    def __len__(self) -> int:
+        """Deliveries that the broker holds to be unacknowledged."""
+        return len(self._open)
+
     def open(self, tag: int) -> None:
         """A delivery arrived that will have to be acknowledged."""
         self._open[tag] = None

@@ -24,6 +24,8 @@ HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
 _DELIVER = 60 << 16 | 60
+_GET = 60 << 16 | 70
+_GET_OK = 60 << 16 | 71
 _ACK = 60 << 16 | 80
 _REJECT = 60 << 16 | 90
 _NACK = 60 << 16 | 120
@@ -36,6 +38,7 @@ _AFTER_CORRELATION_ID = 0x3FC
 _frame_head = struct.Struct(">BHI")
 _publish_head = struct.Struct(">BHIIH")
 _content_head = struct.Struct(">BHIHHQ")
+_get_head = struct.Struct(">BHIIH")
 _ack_frame = struct.Struct(">BHIIQBB")
 _u16 = struct.Struct(">H")
 _u32 = struct.Struct(">I")
@@ -171,18 +174,30 @@ def publish_frame(channel: int, exchange: bytes, routing_key: bytes, *, mandator
     return head + route + END_BYTE
 
 
-def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
-    """The header frame and as many body frames as `frame_max` asks for; none for an empty body."""
+def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> list[bytes | memoryview]:
+    """The header frame and as many body frames as `frame_max` asks for (none for an empty body), in pieces to join.
+
+    A body of one frame is copied together with the rest; of a larger one the pieces are views, so that whoever joins
+    them makes the only copy.
+    """
     size = len(body)
     head = _content_head.pack(HEADER, channel, 12 + len(properties), 60, 0, size)
-    if 0 < size <= frame_max - OVERHEAD:
-        return b"".join((head, properties, END_BYTE, _frame_head.pack(BODY, channel, size), body, END_BYTE))
-    parts = [head, properties, END_BYTE]
-    step = frame_max - OVERHEAD
+    if size <= frame_max - OVERHEAD:
+        if not size:
+            return [b"".join((head, properties, END_BYTE))]
+        return [b"".join((head, properties, END_BYTE, _frame_head.pack(BODY, channel, size), body, END_BYTE))]
+    pieces: list[bytes | memoryview] = [head, properties, END_BYTE]
+    view, step = memoryview(body), frame_max - OVERHEAD
     for start in range(0, size, step):
-        chunk = body[start : start + step]
-        parts += (_frame_head.pack(BODY, channel, len(chunk)), chunk, END_BYTE)
-    return b"".join(parts)
+        chunk = view[start : start + step]
+        pieces += (_frame_head.pack(BODY, channel, len(chunk)), chunk, END_BYTE)
+    return pieces
+
+
+def get_frame(channel: int, queue: bytes) -> bytes:
+    """Basic.Get: ask for one message, to be acknowledged."""
+    head = _get_head.pack(METHOD, channel, 8 + len(queue), _GET, 0)
+    return head + shortstr(queue) + b"\x00" + END_BYTE
 
 
 def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
@@ -281,6 +296,7 @@ def decode_table(table: bytes) -> dict[str, Any]:
 
 
 _SHORT = "a frame is shorter than what it should hold"
+_NO_END = "a frame does not end with its end mark"
 
 
 class Tap(Protocol):
@@ -294,14 +310,15 @@ class Tap(Protocol):
 class _Content:
     """The deliveries of one tapped channel, put together from their frames [4.2.6]."""
 
-    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "tap")
+    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "_splitter", "tap")
 
-    def __init__(self, tap: Tap, limit: int) -> None:
+    def __init__(self, splitter: Splitter, tap: Tap, limit: int) -> None:
+        self._splitter = splitter
         self.tap = tap
         self._limit = limit
         self._delivery: Delivery | None = None
         self._missing = 0
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
 
     def take(self, kind: int, data: bytes, start: int, stop: int) -> bool:
         """Use one frame's payload, `data[start:stop]`; False when it is none of ours but Pika's."""
@@ -313,7 +330,7 @@ class _Content:
         if delivery is None:
             return False
         if kind == BODY and self._missing:
-            self._take_body(delivery, data[start:stop])
+            self._take_body(delivery, data, start, stop)
         elif kind == HEADER and not self._missing:
             self._take_header(delivery, data, start, stop)
         else:
@@ -330,6 +347,11 @@ class _Content:
                 raise FrameError(_SHORT)
             tag, redelivered = _read_tag_and_flag(data, i)
             self._delivery = Delivery(tag, bool(redelivered), data[i + 9 : stop])
+        elif method == _GET_OK:
+            if start + 15 > stop - 4:
+                raise FrameError(_SHORT)
+            tag, redelivered = _read_tag_and_flag(data, start + 4)
+            self._delivery = Delivery(tag, bool(redelivered), data[start + 13 : stop - 4])  # a count comes last
         elif method not in (_ACK, _NACK):
             return False
         elif stop - start < 13:
@@ -353,16 +375,25 @@ class _Content:
         elif not size:
             self._finish(delivery)
 
-    def _take_body(self, delivery: Delivery, chunk: bytes) -> None:
-        missing = self._missing = self._missing - len(chunk)
+    def expects(self, kind: int, size: int) -> bool:
+        """Whether a frame of this kind and size is the next part of a body: it may then come in pieces."""
+        return kind == BODY and 0 < size <= self._missing
+
+    def take_piece(self, data: bytes, start: int, stop: int) -> None:
+        """Use a piece of a body frame that it `expects`."""
+        delivery = self._delivery
+        assert delivery is not None
+        self._take_body(delivery, data, start, stop)
+
+    def _take_body(self, delivery: Delivery, data: bytes, start: int, stop: int) -> None:
+        missing = self._missing = self._missing - (stop - start)
         if missing < 0:
             raise FrameError("a message's body is longer than its header says")
         if delivery.body is not None:
             if not missing and not self._chunks:
-                delivery.body = chunk  # the usual case: one frame
-                self._finish(delivery)
-                return
-            self._chunks.append(chunk)
+                delivery.body = data[start:stop]  # the usual case: one frame
+            else:
+                self._chunks.append(memoryview(data)[start:stop])  # the one copy is made by `join`
         if not missing:
             if self._chunks:
                 delivery.body = b"".join(self._chunks)
@@ -371,6 +402,7 @@ class _Content:
 
     def _finish(self, delivery: Delivery) -> None:
         self._delivery = None
+        self._splitter.delivered = True
         self.tap.delivered(delivery)
 
 
@@ -378,7 +410,7 @@ class Splitter:
     """Cuts the byte stream into frames: those of tapped channels go to their tap, all others to `other`.
 
     The result does not depend on how the bytes were cut up on their way. `hot` tells whether a tapped frame came
-    since it was last set to False.
+    since it was last set to False, `delivered` the same of a whole message.
     """
 
     def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
@@ -387,11 +419,14 @@ class Splitter:
         self._contents: dict[int, _Content] = {}
         self._rest = bytearray()
         self._wanted = OVERHEAD
+        self._open: _Content | None = None  # whose body frame has come in part, and
+        self._open_size = 0  # the bytes of it, without its end mark, that have not
         self.hot = False
+        self.delivered = False
 
     def tap(self, channel: int, tap: Tap, *, body_limit: int) -> None:
         """From now on `tap` gets the deliveries and confirms of `channel`."""
-        self._contents[channel] = _Content(tap, body_limit)
+        self._contents[channel] = _Content(self, tap, body_limit)
 
     def untap(self, channel: int) -> None:
         """Leave a channel to Pika; one that is not tapped is no error."""
@@ -410,28 +445,50 @@ class Splitter:
                 return
             data = bytes(self._rest)
             self._rest.clear()
-        used = self._split(data)
+        used = 0 if self._open is None else self._continue(self._open, data, 0)
+        if self._open is None:
+            used = self._split(data, used)
         if used < len(data):
             self._rest += data[used:]
 
-    def _split(self, data: bytes) -> int:
-        pos, end = 0, len(data)
+    def _split(self, data: bytes, pos: int) -> int:
+        end = len(data)
         contents = self._contents
+        self._wanted = OVERHEAD
         while end - pos >= OVERHEAD:
             kind, channel, size = _read_frame_head(data, pos)
             if size > self._size_max:
                 raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._size_max}")
             stop = pos + size + OVERHEAD
+            content = contents.get(channel)
             if stop > end:
+                if content is not None and content.expects(kind, size):
+                    self._open, self._open_size = content, size
+                    return self._continue(content, data, pos + 7)
                 self._wanted = stop - pos
                 return pos
             if data[stop - 1] != END:
-                raise FrameError("a frame does not end with its end mark")
-            content = contents.get(channel)
+                raise FrameError(_NO_END)
             if content is not None and content.take(kind, data, pos + 7, stop - 1):
                 self.hot = True
             else:
                 self._other(data[pos:stop])
             pos = stop
-        self._wanted = OVERHEAD
         return pos
+
+    def _continue(self, content: _Content, data: bytes, pos: int) -> int:
+        """Use what has come of the open body frame; its last byte only together with its end mark."""
+        size, have = self._open_size, len(data) - pos
+        if have > size:
+            if data[pos + size] != END:
+                raise FrameError(_NO_END)
+            self._open = None
+            self.hot = True
+            content.take_piece(data, pos, pos + size)
+            return pos + size + 1
+        used = min(have, size - 1)
+        if used:
+            content.take_piece(data, pos, pos + used)
+        self._open_size -= used
+        self._wanted = self._open_size + 1
+        return pos + used

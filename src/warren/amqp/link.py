@@ -8,14 +8,17 @@ belongs to it, delivery tags included, is void, and the supervisor opens another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import pika
+from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import (
@@ -29,6 +32,7 @@ from pika.exceptions import (
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.frames import Delivery
+from warren.amqp.liveness import Liveness, Verdict
 from warren.amqp.stream import IOServices, Stream, guard
 from warren.errors import CallError, Code, Execution, Origin, PermissionDenied, Unavailable
 from warren.settings import Settings
@@ -79,7 +83,7 @@ class Link:
         blocked: the broker's reason while it refuses to take publishes (``connection.blocked``), else None.
     """
 
-    def __init__(self, connection: AsyncioConnection, stream: Stream, heartbeat: float, peer: str) -> None:
+    def __init__(self, connection: AsyncioConnection, stream: Stream, settings: Settings, peer: str) -> None:
         self._connection = connection
         self.stream = stream
         self.peer = peer
@@ -90,8 +94,12 @@ class Link:
         connection.add_on_close_callback(self._on_closed)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        if heartbeat:
-            guard.watch(stream, heartbeat)
+        if settings.heartbeat:
+            guard.watch(stream, settings.heartbeat)
+        self._probes: Channel | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        if settings.silence is not None:
+            self._spawn(self._watch(settings.silence))
 
     async def channel(self) -> Channel:
         """Open a channel for declarations and the like."""
@@ -121,6 +129,42 @@ class Link:
         self._on_writable = callback
         self.stream.on_relieved = callback
 
+    # --- is the broker still there? -----------------------------------------------------------------------------
+
+    async def _watch(self, limit: float) -> None:
+        """Give the connection up when the broker has been silent for so many seconds."""
+        liveness = Liveness(limit, time.monotonic())
+        stream = self.stream
+        while True:
+            await asyncio.sleep(liveness.tick)
+            verdict = liveness.look(
+                time.monotonic(),
+                received=stream.received,
+                waiting=stream.get_write_buffer_size(),
+                blocked=self.blocked is not None,
+            )
+            if verdict is Verdict.PROBE:
+                self._spawn(self._probe(liveness))
+            elif verdict is Verdict.DEAD:
+                stream.fail(TimeoutError(f"no sign of life for {limit:g} s"))
+                return
+
+    async def _probe(self, liveness: Liveness) -> None:
+        """Ask the broker for something that changes nothing; on a channel of its own, opened by the first probe."""
+        with contextlib.suppress(ChannelClosed, LinkLost):
+            if self._probes is None:
+                self._probes = await self.channel()
+            else:
+                await self._probes.qos(0)
+            liveness.answered()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
     async def _open(self, kind: type[C]) -> C:
         if self.closed.done():
             raise self.closed.result()
@@ -133,6 +177,8 @@ class Link:
 
     def _on_closed(self, _connection: object, error: BaseException) -> None:
         guard.unwatch(self.stream)
+        for task in self._tasks:
+            task.cancel()
         if not self.closed.done():
             self.closed.set_result(LinkLost(describe(error)))
 
@@ -153,15 +199,15 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     Raises:
         ConnectFailed: why not.
     """
+    peer = f"{host}:{port}"
     services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
     attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     connection = AsyncioConnection(
-        _parameters(settings, host, port),
+        _parameters(settings, host, port, _password(settings, peer)),
         on_open_callback=lambda _conn: _resolve(attempt, None),
         on_open_error_callback=lambda _conn, error: _resolve(attempt, error),
         custom_ioloop=services,
     )
-    peer = f"{host}:{port}"
     try:
         async with asyncio.timeout(settings.connect_timeout):
             error = await asyncio.shield(attempt)
@@ -174,15 +220,15 @@ async def open_link(settings: Settings, host: str, port: int) -> Link:
     if error is not None:
         raise _connect_error(settings, peer, error) from error
     assert services.stream is not None
-    return Link(connection, services.stream, settings.heartbeat, peer)
+    return Link(connection, services.stream, settings, peer)
 
 
-def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionParameters:
+def _parameters(settings: Settings, host: str, port: int, password: str) -> pika.ConnectionParameters:
     return pika.ConnectionParameters(
         host=host,
         port=port,
         virtual_host=settings.vhost,
-        credentials=pika.PlainCredentials(settings.username, settings.password),
+        credentials=pika.PlainCredentials(settings.username, password),
         ssl_options=pika.SSLOptions(settings.ssl, host) if settings.ssl else None,
         heartbeat=settings.heartbeat,
         frame_max=FRAME_MAX,
@@ -192,20 +238,33 @@ def _parameters(settings: Settings, host: str, port: int) -> pika.ConnectionPara
     )
 
 
+def _password(settings: Settings, peer: str) -> str:
+    if isinstance(settings.password, str):
+        return settings.password
+    try:
+        return settings.password()
+    except Exception as error:  # the user's function: whatever it raises, it may work the next time
+        raise _no_connection(peer, f"the password cannot be had: {error!r}") from error
+
+
 def _connect_error(settings: Settings, peer: str, error: BaseException) -> ConnectFailed:
     """One clear error for what Pika reports in nested exceptions."""
     causes = list(_causes(error))
     text = describe(error)
-    if any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
+    # Pika guesses from when the connection ended. Only what the broker said itself is certain: it may just have died.
+    said = text if "ConnectionClosedByBroker" in text else ""
+    if "limit" in said and "reached" in said:
+        return _no_connection(peer, f"the broker takes no more connections: {said}")
+    if said and any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
         return _denied(
             f"{peer} refuses user {settings.username!r}: wrong password, unknown user, or not allowed from here"
             f" ('guest' may only log in from the broker's own machine)",
             Code.UNAUTHENTICATED,
             "AUTHENTICATION",
         )
-    if "vhost" in text and "not found" in text:
+    if "vhost" in said and "not found" in said:
         return _no_connection(peer, f"there is no vhost {settings.vhost!r}", reason="VHOST", permanent=True)
-    if "refused" in text and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
+    if "refused" in said and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
         message = f"{peer} refuses user {settings.username!r} access to vhost {settings.vhost!r}"
         return _denied(message, Code.PERMISSION_DENIED, "VHOST")
     for cause in causes:
@@ -355,6 +414,7 @@ class HotChannel(Channel):
         self._consumer_tag: str | None = None
         self._acks = Acks()
         self._no_ack = False
+        self._holds_acks = False
         self._routes: dict[tuple[bytes, bytes, bool], bytes] = {}
 
     def attach(self, receiver: Receiver, *, body_limit: int) -> None:
@@ -370,23 +430,59 @@ class HotChannel(Channel):
         # Pika wants a callback for confirms; they go to the tap and never reach it.
         await self._ask(self._raw.confirm_delivery, lambda _frame: None)
 
-    async def consume(self, queue: str, *, no_ack: bool) -> None:
-        """Start the channel's one consumer."""
+    async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
+        """Start the channel's one consumer; of several on a queue those of the highest priority are served first."""
         self._no_ack = no_ack
-        frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack)
+        arguments = {"x-priority": priority} if priority else None
+        frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
         self._consumer_tag = frame.method.consumer_tag
 
-    async def cancel(self) -> None:
-        """Stop the consumer; no delivery comes after this has returned."""
-        if self._consumer_tag is not None:
-            tag, self._consumer_tag = self._consumer_tag, None
+    async def cancel(self, *, window: int = 0) -> None:
+        """Stop the consumer; no delivery comes after this has returned.
+
+        With a `window`, the consumer's prefetch, nothing is on its way to us at that moment. For a quorum queue that
+        matters: what it has sent and the broker's channel has not passed on yet goes back to the queue, marked
+        redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
+        acknowledgement is written, so that the window fills up.
+        """
+        if self._consumer_tag is None:
+            return
+        tag, self._consumer_tag = self._consumer_tag, None
+        try:
+            if window:
+                self._holds_acks = True
+                await self._fill(window)
             await self._ask(self._raw.basic_cancel, tag)
+            # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
+            # That it changes the prefetch matters to no consumer any more.
+            await self.qos(1)
+        finally:
+            self._holds_acks = False
+            self._stream.flush_soon()
+
+    async def _fill(self, window: int) -> None:
+        """Wait until so many deliveries are unacknowledged, or none comes any more; a second at most."""
+        for _ in range(20):
+            known = len(self._acks)
+            if known >= window:
+                return
+            await asyncio.sleep(0.05)
+            if len(self._acks) == known:
+                return
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
         self._send(exchange, routing_key, properties, body, mandatory=True)
         self._published += 1
         return self._published
+
+    def get(self, queue: str) -> None:
+        """Ask for one message of a queue: it comes as a delivery, or `on_empty` is told that there is none."""
+        self._stream.write(frames.get_frame(self.number, queue.encode()))
+
+    def on_empty(self, callback: Callable[[], None]) -> None:
+        """Call back when there was no message to `get`."""
+        self._raw.add_callback(lambda _frame: callback(), [spec.Basic.GetEmpty], one_shot=False)
 
     def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """Publish to a queue, without hearing of it if there is none."""
@@ -413,8 +509,8 @@ class HotChannel(Channel):
                 self._routes.clear()
             head = frames.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
             self._routes[key] = head
-        # One write for the three frames, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
-        self._stream.write(head + frames.content_frames(self.number, properties, body, self._frame_max))
+        # Together, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
+        self._stream.write(head, *frames.content_frames(self.number, properties, body, self._frame_max))
 
     # --- the tap ------------------------------------------------------------------------------------------------
 
@@ -433,7 +529,7 @@ class HotChannel(Channel):
         self._receiver.refused(tag, multiple)
 
     def _write_acks(self) -> None:
-        if self.closed is None:
+        if self.closed is None and not self._holds_acks:
             for tag, multiple in self._acks.collect():
                 self._stream.write(frames.ack_frame(self.number, tag, multiple=multiple))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -35,6 +36,7 @@ _TICK = 1.0
 READ_SIZE = 256 * 1024
 #: Bytes of output that may wait in the transport before publishers should wait.
 HIGH_WATER = 1024 * 1024
+_LARGE = 64 * 1024
 
 
 class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: ignore[misc]
@@ -47,15 +49,16 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._on_made: Callable[[], None] | None = None
         self._error: BaseException | None = None
         self._input = memoryview(bytearray(READ_SIZE))
-        self._output: list[bytes] = []
+        self._output: list[bytes | memoryview] = []
         self._flushing = False
         self._before_flush: list[Callable[[], None]] = []
         self._tick_timer: asyncio.TimerHandle | None = None
         self._writing = threading.Lock()  # against `beat`, the only thing that comes from another thread
         self.congested = False  # the transport holds more than HIGH_WATER bytes that the broker has not taken
         self.on_relieved: Callable[[], None] | None = None
-        self.splitter = Splitter(self._to_pika, frame_max)
+        self.splitter = Splitter(self._other, frame_max)
         self.last_turn = time.monotonic()
+        self.received = 0  # bytes, without heartbeats
 
     # --- asyncio's side -----------------------------------------------------------------------------------------
 
@@ -80,13 +83,21 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         return self._input
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received += nbytes
+        if nbytes > _LARGE:
+            _keep_large_blocks()
         try:
             self.splitter.feed(bytes(self._input[:nbytes]))
+            if self.splitter.delivered:
+                self.splitter.delivered = False
+                # What the deliveries have woken runs in the next turn of the loop, and this behind it in the same
+                # turn: what it writes leaves at its end, instead of a turn later.
+                self.flush_soon()
         except FrameError as error:
-            self._fail(error)
+            self.fail(error)
         except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
             log.exception("closing the connection after an error while reading from it")
-            self._fail(error)
+            self.fail(error)
 
     def eof_received(self) -> bool:
         return bool(self._pika is not None and self._pika.eof_received())
@@ -110,9 +121,9 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     # --- Pika's side --------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        """Send these bytes, whole frames only, at the end of this turn of the loop."""
-        self._output.append(data)
+    def write(self, *data: bytes | memoryview) -> None:
+        """Send these bytes, together whole frames, at the end of this turn of the loop."""
+        self._output += data
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -161,9 +172,11 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if not output:
             return
         self._output = []
+        data = b"".join(output)
         with self._writing:
             if self._transport is not None:
-                self._transport.write(output[0] if len(output) == 1 else b"".join(output))
+                # A view: asyncio cuts off what the socket took at once, which would copy the rest of a large one.
+                self._transport.write(data if len(data) < _LARGE else memoryview(data))
 
     def beat(self) -> bool:
         """From another thread, while the loop is blocked: send a heartbeat; False when that is not safe now.
@@ -180,11 +193,18 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             _write_whole(transport.get_extra_info("socket").fileno(), HEARTBEAT_FRAME)
             return True
 
+    def _other(self, frame: bytes) -> None:
+        """Pass a frame on that is not for a tap."""
+        if frame == HEARTBEAT_FRAME:
+            self.received -= len(frame)
+        self._to_pika(frame)
+
     def _to_pika(self, frame: bytes) -> None:
         if self._pika is not None:
             self._pika.data_received(frame)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Drop the connection for this reason."""
         self._error = error
         self.abort()
 
@@ -208,6 +228,17 @@ def _write_whole(fd: int, data: bytes) -> None:
             select.select([], [fd], [], 1.0)
         except OSError:
             return  # the connection is going down, the loop will see it
+
+
+@functools.cache
+def _keep_large_blocks() -> None:
+    """Have malloc keep the memory of large bodies for the next ones, instead of giving it back and asking anew.
+
+    Once a block of this size has been freed, glibc takes smaller ones from its heap, and trims that only when twice
+    as much is free (mallopt(3), M_MMAP_THRESHOLD). Measured with 1 MiB echoed: 745 page faults per call at the server
+    before, 2 after, which is half of its time. The block itself is never touched, so it takes no memory.
+    """
+    bytes(16 * 1024 * 1024)
 
 
 class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]

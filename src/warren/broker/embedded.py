@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,6 +21,7 @@ from warren.broker.tables import Value
 T = TypeVar("T")
 
 VERSION = "0.1.0"
+_PATIENCE = 30.0  # seconds that the broker's own thread may take for anything
 
 
 class Broker:
@@ -287,7 +288,7 @@ class Broker:
         async def run() -> T:
             return _and_flush(action, server)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_PATIENCE)
 
 
 def _and_flush(action: Callable[[], T], server: Server) -> T:
@@ -302,22 +303,24 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="warren-broker", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="warren-broker", daemon=True)
         self._thread.start()
 
-    def run(self, function: Callable[[], object]) -> None:
-        """Run a coroutine function to its end."""
+    def _main(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
-        async def call() -> None:
-            result = function()
-            assert asyncio.iscoroutine(result)
-            await result
+    def run(self, function: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a coroutine function to its end.
 
-        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        Raises:
+            TimeoutError: the thread does not answer.
+        """
+        asyncio.run_coroutine_threadsafe(function(), self._loop).result(_PATIENCE)
 
     def end(self) -> None:
         """Stop the loop, and wait for the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
+        self._thread.join(_PATIENCE)

@@ -175,7 +175,7 @@ class ChannelHandler:
         redelivered = entry is not None and entry.redelivered
         method = encode_delivery(self.number, consumer.prefix, tag, redelivered, message.route)
         header = _counted(entry) if entry is not None and entry.deliveries else message.header
-        data = method + content_frames(self.number, header, message.body, self._connection.frame_max)
+        data = b"".join((method, *content_frames(self.number, header, message.body, self._connection.frame_max)))
         faults = self._connection.state.faults
         if faults.duplicated_deliveries and faults.duplicates_delivery():
             data += data
@@ -196,7 +196,7 @@ class ChannelHandler:
         self._send_content(method, message.header, message.body)
 
     def _send_content(self, method: Method, header: bytes, body: bytes) -> None:
-        content = content_frames(self.number, header, body, self._connection.frame_max)
+        content = b"".join(content_frames(self.number, header, body, self._connection.frame_max))
         self._connection.write(_encode(self.number, method) + content)
 
     def confirm(self, tag: int, taken: bool) -> None:

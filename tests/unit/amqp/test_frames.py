@@ -174,13 +174,13 @@ def test_every_property_has_its_place() -> None:
 
 def test_an_empty_body_has_no_body_frame() -> None:
     properties = pika_frames.properties(spec.BasicProperties())
-    assert frames.content_frames(1, properties, b"", FRAME_MAX) == header(0)
+    assert b"".join(frames.content_frames(1, properties, b"", FRAME_MAX)) == header(0)
 
 
 def test_a_body_of_exactly_one_frame_is_not_cut() -> None:
     properties = pika_frames.properties(spec.BasicProperties())
     payload = bytes(FRAME_MAX - frames.OVERHEAD)
-    written = frames.content_frames(1, properties, payload, FRAME_MAX)
+    written = b"".join(frames.content_frames(1, properties, payload, FRAME_MAX))
     assert written == header(len(payload)) + body(payload)
 
 
@@ -338,6 +338,7 @@ def test_the_splitter_tells_whether_tapped_frames_came() -> None:
         (raw_frame(1, 1, b"\x00"), "shorter than what it should hold"),
         (raw_frame(1, 1, b"\x00\x3c\x00\x50\x00"), "shorter than what it should hold"),
         (raw_frame(1, 1, b"\x00\x3c\x00\x3c\xff"), "shorter than what it should hold"),
+        (raw_frame(1, 1, b"\x00\x3c\x00\x47" + bytes(14)), "shorter than what it should hold"),
         (deliver() + raw_frame(2, 1, b"\x00\x3c"), "shorter than what it should hold"),
         (deliver() + deliver(), "a method frame stands inside"),
         (deliver() + body(b"a"), "frame type 3 stands inside"),

@@ -203,7 +203,7 @@ async def test_pika_is_shown_a_heartbeat_while_only_hot_frames_arrive(both: Both
     envelope = b"\x01c" + (1).to_bytes(8, "big") + b"\x00\x00\x00"
     payload = (60 << 16 | 60).to_bytes(4, "big") + envelope
     frame = b"\x01\x00\x03" + len(payload).to_bytes(4, "big") + payload + b"\xce"
-    receive(both.stream, frame + content_frames(3, b"\x00\x00", b"body", 131_072))
+    receive(both.stream, frame + b"".join(content_frames(3, b"\x00\x00", b"body", 131_072)))
     assert tap.bodies == [b"body"]
     assert both.pika.received == []
     both.stream._tick()

@@ -1,0 +1,494 @@
+"""``warren dead``: what is shown, what is sent again or dropped, and that nothing is lost on the way."""
+
+import asyncio
+import json
+import os
+import pty
+import struct
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from rabbit import Node
+from tests.cli.conftest import Run
+from tests.cli.running import PATIENCE, WARREN, environment
+from tests.support.raw import depth, raw_channel, take
+from tests.support.serving import serving
+from tests.support.waiting import until
+from warren import AsyncClient, DeadlineExceeded, Service, current_call, wire
+from warren.dead import DeadQueueError, InDoubt, open_dead_queue
+from warren.settings import make_settings
+
+Done = subprocess.CompletedProcess[str]
+Dead = Callable[..., Awaitable[Done]]
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    """A plain Pika channel."""
+    with raw_channel(url) as channel:
+        yield channel
+
+
+@pytest.fixture
+def dead(run: Run, service_name: str) -> Dead:
+    """``warren dead COMMAND SERVICE …``."""
+
+    async def dead(command: str, *args: str, **env: str) -> Done:
+        return await asyncio.to_thread(run, "dead", command, service_name, *args, **env)
+
+    return dead
+
+
+@pytest.fixture
+def put(raw: Any, service_name: str) -> Callable[..., None]:
+    """Puts a message into the dead queue as anybody could."""
+    queue = wire.dead_queue(service_name)
+    raw.queue_declare(queue, durable=True, arguments=wire.DEAD_QUEUE_ARGUMENTS)
+
+    def put(body: bytes = b"[]", **properties: Any) -> None:
+        raw.basic_publish("", queue, body, pika.BasicProperties(**properties))
+
+    return put
+
+
+def make_service(name: str, runs: list[tuple[str, str | None]]) -> Service:
+    """A service whose `note` says what ran, and fails on the argument ``fail``."""
+    service = Service(name)
+
+    @service.method
+    async def note(text: str) -> None:
+        runs.append((text, current_call().call_id))
+        if text == "fail":
+            raise RuntimeError("not today")
+
+    return service
+
+
+async def listed(dead: Dead) -> list[dict[str, Any]]:
+    done = await dead("list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+async def test_list_shows_a_failed_cast_with_its_reason_method_size_and_caller(
+    dead: Dead, url: str, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url), AsyncClient(url, name="shop") as client:
+        await client.cast(f"{service_name}.note", "fail")
+        await until_async(lambda: listed(dead))
+    [one] = await listed(dead)
+    assert (one["reason"], one["method"], one["size"], one["caller"], one["call"]) == (
+        "HANDLER_EXCEPTION",
+        "note",
+        8,
+        "shop",
+        False,
+    )
+    table = (await dead("list")).stdout
+    assert all(word in table for word in (one["id"], "HANDLER_EXCEPTION", "note", "shop"))
+
+
+async def test_list_shows_since_when_an_expired_call_is_there(
+    dead: Dead, url: str, raw: Any, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    async with AsyncClient(url) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.options(timeout=0.2).call(f"{service_name}.note", "x")
+    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    [one] = await listed(dead)
+    assert (one["reason"], one["call"]) == ("expired", True)
+    assert one["since"].endswith("+00:00")
+    assert " s " in (await dead("list")).stdout
+
+
+async def test_looking_leaves_everything_there_in_its_order(
+    dead: Dead, put: Callable[..., None], raw: Any, service_name: str
+) -> None:
+    for number in range(5):
+        put(b"%d" % number, message_id=f"m{number}")
+    await dead("list")
+    await dead("show", "m3")
+    assert [one["id"] for one in await listed(dead)] == ["m0", "m1", "m2", "m3", "m4"]
+    bodies = [taken[1] for _ in range(5) if (taken := take(raw, wire.dead_queue(service_name)))]
+    assert bodies == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_messages_of_one_id_and_messages_without_one_can_be_told_apart(
+    dead: Dead, put: Callable[..., None]
+) -> None:
+    put(message_id="m")
+    put(message_id="m")
+    put(correlation_id="c")
+    put(app_id="x")
+    names = [one["id"] for one in await listed(dead)]
+    assert names[:3] == ["m", "m~2", "c"]
+    assert names[3].startswith("unnamed-")
+    assert (await dead("show", names[3])).returncode == 0
+
+
+async def test_list_says_that_there_is_more_than_it_shows(dead: Dead, put: Callable[..., None]) -> None:
+    for number in range(3):
+        put(message_id=f"m{number}")
+    done = await dead("list", "--limit", "2")
+    assert "the oldest 2 of 3" in done.stderr
+    assert "m2" not in done.stdout
+
+
+async def test_an_empty_queue_is_said_to_be_empty(dead: Dead, put: Callable[..., None], service_name: str) -> None:
+    assert (await dead("list")).stdout == f"{service_name}.dead is empty\n"
+    assert await listed(dead) == []
+
+
+async def test_show_prints_properties_headers_and_the_body(dead: Dead, put: Callable[..., None]) -> None:
+    put(
+        '["ä"]'.encode(),
+        message_id="m",
+        type="note",
+        reply_to="r",
+        headers={"rpc-dead-reason": "POISON", "tenant": "blue", "n": {"a": [1]}},
+    )
+    shown = json.loads((await dead("show", "m", "--json")).stdout)
+    assert shown["properties"] == {"message_id": "m", "type": "note", "reply_to": "r"}
+    assert shown["headers"] == {"rpc-dead-reason": "POISON", "tenant": "blue", "n": {"a": [1]}}
+    assert (shown["body"], shown["body_left_out"]) == ('["ä"]', 0)
+    text = (await dead("show", "m")).stdout
+    assert all(word in text for word in ("POISON", "tenant", "blue", '["ä"]'))
+
+
+async def test_nothing_in_a_message_reaches_the_terminal_as_a_control_character(
+    served_terminal: Callable[..., bytes], put: Callable[..., None]
+) -> None:
+    evil = "\x1b]0;owned\x07[bold]x[/bold]\r\n\x9b31m"
+    put(
+        evil.encode() + b"\xff",
+        message_id=evil,
+        type=evil,
+        app_id=evil,
+        headers={evil: evil, "rpc-dead-reason": evil},
+    )
+    table = await asyncio.to_thread(served_terminal, "list")
+    [one] = json.loads(await asyncio.to_thread(served_terminal, "list", "--json"))
+    shown = await asyncio.to_thread(served_terminal, "show", one["id"])
+    for output in (table, shown):
+        assert b"owned" in output
+        assert b"[bold]" in output
+        assert b"\x1b]" not in output
+        assert b"\x07" not in output
+        assert "\x9b".encode() not in output
+
+
+@pytest.fixture
+def served_terminal(url: str, service_name: str) -> Callable[..., bytes]:
+    """``warren dead`` as a terminal gets it."""
+
+    def show(command: str, *args: str) -> bytes:
+        ours, theirs = pty.openpty()
+        env = environment(WARREN_URL=url, COLUMNS="300", TERM="dumb")
+        command_line = [*WARREN, "dead", command, service_name, *args]
+        process = subprocess.Popen(command_line, env=env, stdin=subprocess.DEVNULL, stdout=theirs)
+        os.close(theirs)
+        output = b""
+        with open(ours, "rb", buffering=0) as terminal:
+            try:
+                while data := terminal.read(4096):
+                    output += data
+            except OSError:  # Linux: the other end is closed
+                pass
+        assert process.wait(PATIENCE) == 0
+        return output
+
+    return show
+
+
+async def test_a_large_body_is_shown_in_part(dead: Dead, put: Callable[..., None]) -> None:
+    put(b"x" * 100_000, message_id="m")
+    done = await dead("show", "m")
+    assert "95904 bytes more" in done.stdout
+    assert len(done.stdout) < 6000
+
+
+async def test_headers_that_cannot_be_read_are_no_obstacle(
+    dead: Dead, put: Callable[..., None], raw: Any, service_name: str
+) -> None:
+    put_unreadable(raw, wire.dead_queue(service_name))
+    put(message_id="m")
+    assert [one["id"] for one in await listed(dead)] == ["odd", "m"]
+    assert "cannot be read" in (await dead("show", "odd")).stdout
+
+
+def put_unreadable(raw: Any, queue: str) -> None:
+    """A message with the id ``odd`` and a date beyond Python's calendar."""
+    table = struct.pack(">B4scQ", 4, b"when", b"T", 2**60)
+    properties = pika.BasicProperties()
+    properties.encode = lambda: [struct.pack(">HI", 0x2080, len(table)), table, b"\x03odd"]
+    raw.basic_publish("", queue, b"[]", properties)
+
+
+# --- trying again -------------------------------------------------------------------------------------------------
+
+
+async def test_a_retried_cast_runs_with_the_same_id_and_leaves_the_dead_queue(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    runs: list[tuple[str, str | None]] = []
+    put(b'["again"]', message_id="m1", type="note", content_type="application/json", headers={"rpc-v": 1})
+    async with serving(make_service(service_name, runs), url=url):
+        done = await dead("retry", "m1")
+        assert (done.returncode, done.stdout) == (0, "m1 sent again\n")
+        await until(lambda: runs)
+    assert runs == [("again", "m1")]
+    assert depth(raw, wire.dead_queue(service_name)) == 0
+
+
+async def test_a_retried_call_runs_as_a_cast_and_that_is_said(
+    dead: Dead, url: str, raw: Any, service_name: str
+) -> None:
+    runs: list[tuple[str, str | None]] = []
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    async with AsyncClient(url) as client:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await client.options(timeout=0.2, headers={"tenant": "blue"}).call(f"{service_name}.note", "late")
+        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        async with serving(make_service(service_name, runs), url=url):
+            done = await dead("retry", str(caught.value.call_id))
+            assert "runs as a cast now" in done.stdout
+            await until(lambda: runs)
+        assert runs == [("late", caught.value.call_id)]
+        assert client.ignored_replies == 0
+
+
+async def test_a_retried_request_carries_nothing_of_its_past(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    past = {"x-death": [{"count": 1}], "x-first-death-reason": "expired", "rpc-dead-reason": "POISON"}
+    attempt = {"rpc-attempt": 3, "rpc-timeout-ms": 5, "rpc-deadline": 7, "CC": ["reply"], "rpc-user": "admin"}
+    put(
+        b"[1]",
+        message_id="m",
+        correlation_id="c",
+        type="note",
+        app_id="shop",
+        priority=3,
+        reply_to="gone",
+        headers={"rpc-v": 1, "tenant": "blue", **past, **attempt},
+    )
+    assert (await dead("retry", "m")).returncode == 0
+    taken = take(raw, service_name)
+    assert taken is not None
+    properties, body = taken
+    assert body == b"[1]"
+    assert properties.headers == {"rpc-v": 1, "tenant": "blue"}
+    assert (properties.reply_to, properties.expiration, properties.delivery_mode) == (None, None, 2)
+    assert (properties.message_id, properties.correlation_id, properties.type) == ("m", "c", "note")
+    assert (properties.app_id, properties.priority, properties.user_id) == ("shop", 3, "guest")
+
+
+async def test_retry_all_sends_each_once_in_order_even_if_some_come_back(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    runs: list[tuple[str, str | None]] = []
+    for number, text in enumerate(("a", "fail", "b", "fail", "c")):
+        put(f'["{text}"]'.encode(), message_id=f"m{number}", type="note", content_type="application/json")
+    async with serving(make_service(service_name, runs), url=url, concurrency=1):
+        done = await dead("retry", "--all")
+        assert done.returncode == 0, done.stderr
+        assert "5 messages sent again" in done.stdout
+        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 2)
+    assert [call_id for _text, call_id in runs] == ["m0", "m1", "m2", "m3", "m4"]
+    assert [one["id"] for one in await listed(dead)] == ["m1", "m3"]
+
+
+async def test_what_cannot_be_read_is_left_and_the_rest_is_retried(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    runs: list[tuple[str, str | None]] = []
+    put_unreadable(raw, wire.dead_queue(service_name))
+    put(b'["good"]', message_id="m", type="note", content_type="application/json")
+    async with serving(make_service(service_name, runs), url=url):
+        done = await dead("retry", "--all")
+        await until(lambda: runs)
+    assert done.returncode == 1
+    assert "1 message cannot be tried again" in done.stderr
+    assert [one["id"] for one in await listed(dead)] == ["odd"]
+
+
+async def test_a_request_whose_service_has_no_queue_stays_dead(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    raw.queue_delete(service_name)
+    put(message_id="m")
+    put(message_id="n")
+    done = await dead("retry", "--all")
+    assert done.returncode == 1
+    assert "m was not taken" in done.stderr
+    assert f"no queue for '{service_name}'" in done.stderr
+    assert [one["id"] for one in await listed(dead)] == ["m", "n"]
+
+
+async def test_a_request_that_a_full_queue_refuses_stays_dead(
+    dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
+) -> None:
+    raw.exchange_declare("warren", "direct", durable=True)
+    raw.queue_declare(service_name, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    raw.queue_bind(service_name, "warren", service_name)
+    raw.basic_publish("", service_name, b"")
+    await until(lambda: depth(raw, service_name) == 1)
+    put(message_id="m")
+    done = await dead("retry", "m")
+    assert "the queue is full" in done.stderr
+    assert (depth(raw, service_name), [one["id"] for one in await listed(dead)]) == (1, ["m"])
+
+
+# --- dropping -----------------------------------------------------------------------------------------------------
+
+
+async def test_drop_asks_first_and_takes_no_for_an_answer(
+    dead: Dead, put: Callable[..., None], url: str, service_name: str
+) -> None:
+    put(message_id="m")
+
+    def answer(text: str) -> Done:
+        command = [*WARREN, "dead", "drop", service_name, "m"]
+        env = environment(WARREN_URL=url)
+        return subprocess.run(command, env=env, input=text, capture_output=True, text=True, timeout=PATIENCE)
+
+    done = await asyncio.to_thread(answer, "n\n")
+    assert done.returncode == 1
+    assert "Drop m (not known, 2 bytes) for good?" in done.stdout
+    assert len(await listed(dead)) == 1
+    assert (await asyncio.to_thread(answer, "y\n")).stdout.endswith("1 message dropped\n")
+    assert await listed(dead) == []
+
+
+async def test_without_somebody_to_ask_nothing_is_dropped(dead: Dead, put: Callable[..., None]) -> None:
+    put(message_id="m")
+    assert (await dead("drop", "--all")).returncode == 1
+    assert len(await listed(dead)) == 1
+
+
+async def test_one_message_is_dropped_and_the_others_stay_in_order(dead: Dead, put: Callable[..., None]) -> None:
+    for number in range(3):
+        put(message_id=f"m{number}")
+    assert (await dead("drop", "m1", "--yes")).stdout == "1 message dropped\n"
+    assert [one["id"] for one in await listed(dead)] == ["m0", "m2"]
+
+
+async def test_all_are_dropped(dead: Dead, put: Callable[..., None], raw: Any, service_name: str) -> None:
+    for number in range(300):
+        put(message_id=f"m{number}")
+    assert (await dead("drop", "--all", "--yes")).stdout == "300 messages dropped\n"
+    assert depth(raw, wire.dead_queue(service_name)) == 0
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["list", "retry", "drop", "show"])
+async def test_a_service_that_never_ran_has_no_dead_queue(dead: Dead, service_name: str, command: str) -> None:
+    which = {"list": [], "show": ["m"], "retry": ["--all"], "drop": ["--all", "--yes"]}[command]
+    done = await dead(command, *which)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == (f"error: there is no queue '{service_name}.dead': no worker of '{service_name}' has ever run here\n")
+        or command == "retry"
+    )
+
+
+async def test_an_id_that_is_not_there_is_an_error(dead: Dead, put: Callable[..., None], service_name: str) -> None:
+    put(message_id="m")
+    for command in ("show", "retry", "drop"):
+        done = await dead(command, "other")
+        assert (done.returncode, done.stderr) == (1, f"error: there is no message 'other' in '{service_name}.dead'\n")
+    assert len(await listed(dead)) == 1
+
+
+@pytest.mark.parametrize("arguments", [["retry"], ["drop"], ["retry", "m", "--all"], ["drop", "m", "--all"]])
+async def test_one_or_all_has_to_be_said(dead: Dead, arguments: list[str]) -> None:
+    done = await dead(*arguments)
+    assert (done.returncode, done.stderr) == (2, "error: say which: one ID, or --all\n")
+
+
+async def test_a_broker_that_does_not_run_is_an_error(dead: Dead) -> None:
+    done = await dead("list", WARREN_URL="amqp://localhost:1")
+    assert done.returncode == 3
+    assert "connection refused: does RabbitMQ run there?" in done.stderr
+
+
+# --- interrupted --------------------------------------------------------------------------------------------------
+
+
+async def test_a_command_that_is_cut_off_puts_back_what_it_had_taken(
+    put: Callable[..., None], raw: Any, url: str, service_name: str
+) -> None:
+    queue_name = wire.dead_queue(service_name)
+    for number in range(4):
+        put(b"%d" % number)
+
+    async def look_and_fail() -> None:
+        async with _opened(url, service_name) as queue:
+            assert len([letter async for letter in queue.letters(3)]) == 3
+            assert depth(raw, queue_name) == 1
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await look_and_fail()
+    await until(lambda: depth(raw, queue_name) == 4)
+    assert [taken[1] for _ in range(4) if (taken := take(raw, queue_name))] == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_retry_cut_off_before_the_confirm_says_that_it_is_in_doubt_and_loses_nothing(
+    put: Callable[..., None], raw: Any, breakable_rabbit: Node, url: str, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    put(message_id="m")
+    async with _opened(url, service_name) as queue:
+        letter = await queue.find("m")
+        breakable_rabbit.freeze()
+        task = asyncio.create_task(queue.retry(letter))
+        await asyncio.sleep(0)  # published, and nobody to confirm it
+        task.cancel()
+        with pytest.raises(InDoubt, match=r"may be in .* too, not confirmed: interrupted"):
+            await task
+        breakable_rabbit.thaw()
+    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+
+
+async def test_a_message_that_was_retried_is_not_sent_a_second_time(
+    put: Callable[..., None], raw: Any, url: str, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    put(message_id="m")
+    async with _opened(url, service_name) as queue:
+        await queue.retry(await queue.find("m"))
+        with pytest.raises(DeadQueueError, match="there is no message"):
+            await queue.find("m")
+    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (1, 0)
+
+
+def _opened(url: str, service_name: str) -> Any:
+    return open_dead_queue(make_settings(url), service_name, bodies=True)
+
+
+async def until_async(condition: Callable[[], Awaitable[Any]]) -> None:
+    """Poll a condition that waits itself."""
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.05)

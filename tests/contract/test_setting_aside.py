@@ -1,0 +1,121 @@
+"""Setting aside: a request leaves its own queue only when its copy is safe, and is called lost only when it is."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pika
+import pytest
+
+from rabbit import Node
+from tests.support.raw import depth, raw_channel, take
+from tests.support.serving import serving
+from tests.support.waiting import until
+from warren import AsyncClient, Service, wire
+from warren.aside import Aside
+from warren.wire import Request
+
+
+def make_service(name: str) -> Service:
+    service = Service(name, concurrency=5)
+
+    @service.method(delivery="at-least-once", max_attempts=1)
+    async def fragile() -> None:
+        raise AssertionError("this request has used up its attempts")
+
+    @service.method
+    async def ping() -> str:
+        return "pong"
+
+    return service
+
+
+async def declared(service: Service, url: str) -> None:
+    """The service's queues, without anybody who serves them."""
+    async with serving(service, url=url):
+        pass
+
+
+def put_redelivered(raw: Any, queue: str, method: str, reply_to: str | None) -> None:
+    """A request that looks as after the death of a worker that held it."""
+    properties = pika.BasicProperties(
+        type=method, correlation_id="1", reply_to=reply_to, content_type="application/json", headers={"rpc-v": 1}
+    )
+    raw.basic_publish("warren", queue, b"[]", properties)
+    taken, _properties, _body = raw.basic_get(queue)
+    raw.basic_nack(taken.delivery_tag, requeue=True)
+
+
+async def test_a_poisonous_call_is_answered_and_let_go_only_when_its_copy_is_safe(
+    client: AsyncClient, url: str, raw: Any, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker may die before the broker has the copy: then the original must still be there."""
+    service = make_service(service_name)
+    await declared(service, url)
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    put_redelivered(raw, service_name, "fragile", replies)
+    confirms: list[Callable[[], None]] = []
+
+    def withheld(_aside: Aside, _request: Request, _reason: str, then: Callable[[], None]) -> None:
+        confirms.append(then)
+
+    monkeypatch.setattr(Aside, "put", withheld)
+    async with serving(service, url=url):
+        await client.call(f"{service_name}.ping")  # over the same channel, after the poison
+        assert len(confirms) == 1
+        assert take(raw, replies) is None
+    assert depth(raw, service_name) == 1  # the worker is gone, its original is not
+
+    monkeypatch.undo()
+    async with serving(service, url=url):
+        reply = await until(lambda: take(raw, replies))
+        assert reply[0].headers["rpc-reason"] == "POISON"
+        assert depth(raw, wire.dead_queue(service_name)) == 1
+    assert depth(raw, service_name) == 0
+
+
+async def test_what_waits_when_a_server_starts_can_be_set_aside_from_the_first_delivery(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service = make_service(service_name)
+    await declared(service, url)
+    await client.cast(f"{service_name}.no_such_method")
+    async with serving(service, url=url):
+        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    assert depth(raw, service_name) == 0
+
+
+async def test_a_cast_that_fails_after_its_connection_was_lost_is_delivered_again_and_not_called_lost(
+    rabbit: Node, url: str, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "warren.server")
+    service = Service(service_name)
+    began, release, failed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @service.method
+    async def fails() -> None:
+        began.set()
+        await release.wait()
+        failed.set()
+        raise RuntimeError("after the connection was lost")
+
+    async with AsyncClient(url) as client, serving(service, url=url) as server:
+        await client.cast(fails)
+        await began.wait()
+        await asyncio.to_thread(rabbit.ctl, "close_all_connections", "a test")
+        release.set()
+        await failed.wait()
+        dead = await until(lambda: _dead(url, service_name))
+        server.stop()
+    assert dead.headers["rpc-dead-reason"] == "WORKER_LOST"
+    assert _dead(url, service_name) is None
+    assert "is lost" not in caplog.text
+    assert "delivers it again" in caplog.text
+
+
+def _dead(url: str, service: str) -> Any:
+    """The properties of the next message in the dead queue, over a connection that nobody has closed yet."""
+    with raw_channel(url) as channel:
+        found = take(channel, wire.dead_queue(service))
+    return None if found is None else found[0]

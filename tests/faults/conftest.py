@@ -1,0 +1,68 @@
+"""What every fault test has: a proxy, a counting service, and a look at what is left behind."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from rabbit import Cluster, Node
+from tests.support.evidence import Counting, reply_queues, sockets, threads
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Faults make Warren log what it should; a test that fails shows it."""
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.CRITICAL, "pika")
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """When a test is over and its clients and servers are closed, no thread, socket or task of theirs is left."""
+    loop_tasks, open_sockets, running = asyncio.all_tasks(), sockets(), threads()
+    yield
+    try:
+        await until(lambda: sockets() <= open_sockets and threads() <= running, seconds=5)
+    except TimeoutError:
+        pytest.fail(f"left behind: {sockets() - open_sockets} sockets, threads {threads() - running}")
+    left = asyncio.all_tasks() - loop_tasks - {asyncio.current_task()}
+    assert not left
+
+
+@pytest.fixture(autouse=True)
+async def no_reply_queue_is_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """The same for reply queues, where the test uses the session's node."""
+    node: Node | None = request.getfixturevalue("rabbit") if "rabbit" in request.fixturenames else None
+    yield
+    if node is not None:
+        await until(lambda: reply_queues(node) == 0, seconds=10)
+
+
+@pytest.fixture
+def proxy(rabbit: Node) -> Iterator[Proxy]:
+    """A fault proxy in front of the session's node."""
+    with Proxy(rabbit.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def counting(service_name: str) -> Counting:
+    """A service of its own, not running yet."""
+    return Counting(service_name)
+
+
+@pytest.fixture(scope="session")
+def whole_cluster() -> Iterator[Cluster]:
+    """Three nodes, started by the first test that wants them."""
+    with Cluster(name="warren-faults") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
+    """The three nodes for a test that kills, freezes or restarts some of them; whole again afterwards."""
+    yield whole_cluster
+    whole_cluster.mend()

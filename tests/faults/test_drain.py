@@ -1,0 +1,140 @@
+"""Stopping workers on purpose: no caller notices, unless the time for it runs out, and that is said."""
+
+import asyncio
+import itertools
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.doomed import MODES
+from tests.support.raw import depth, raw_channel
+from tests.support.serving import Victim, doomed, lines, serving
+from tests.support.waiting import until
+from warren import AsyncClient, CallError, Service, WorkerLost, wire
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(url, timeout=60) as client:
+        await client.connect()
+        yield client
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    with raw_channel(url) as channel:
+        yield channel
+
+
+@pytest.mark.scenario(
+    38,
+    "SIGTERM with 10 calls running, 10 held and 40 in the queue: the 10 are answered, the others served elsewhere,"
+    " the worker exits with 0, all 60 callers get results and nothing runs twice",
+)
+async def test_a_worker_that_is_told_to_stop_fails_nobody(
+    client: AsyncClient, url: str, raw: Any, service_name: str, tmp_path: Path
+) -> None:
+    runs, gate = tmp_path / "runs", tmp_path / "gate"
+    with doomed(1, service_name, url, runs, CONCURRENCY="10") as (first,):
+        # At-most-once requests are acknowledged when they begin, so the worker holds ten more that have not begun.
+        call = client.options(timeout=60).call
+        calls = [asyncio.create_task(call(f"{service_name}.at-most-once", str(n), 0.0, str(gate))) for n in range(60)]
+        await until(lambda: len(lines(runs)) == 10)
+        await until(lambda: depth(raw, service_name) == 40)
+        first.process.send_signal(signal.SIGTERM)
+        await until(lambda: depth(raw, service_name) == 50)
+        with doomed(1, service_name, url, runs, CONCURRENCY="10"):
+            await until(lambda: len(lines(runs)) == 20)
+            gate.touch()
+            assert await asyncio.gather(*calls) == [f"{n} done" for n in range(60)]
+        assert await asyncio.to_thread(first.process.wait, 20) == 0
+    assert sorted(lines(runs), key=int) == [str(n) for n in range(60)]
+    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+
+
+@pytest.mark.scenario(
+    38, "All workers are restarted one after another under constant calls: no call fails, nothing runs twice"
+)
+@pytest.mark.parametrize("queue", ["classic", "quorum"])
+async def test_a_rolling_restart_under_constant_calls_is_noticed_by_nobody(
+    client: AsyncClient, url: str, raw: Any, service_name: str, queue: str, tmp_path: Path
+) -> None:
+    runs, keys = tmp_path / "runs", itertools.count()
+    restarted = asyncio.Event()
+
+    async def keep_calling(mode: str) -> list[str]:
+        mine = []
+        while not restarted.is_set():
+            mine.append(key := str(next(keys)))
+            assert await client.call(f"{service_name}.{mode}", key, 0.002) == f"{key} done"
+        return mine
+
+    def start(stack: ExitStack) -> Victim:
+        return stack.enter_context(doomed(1, service_name, url, runs, queue=queue, CONCURRENCY="4"))[0]
+
+    with ExitStack() as stack:
+        old = [await asyncio.to_thread(start, stack) for _ in range(3)]
+        callers = [asyncio.create_task(keep_calling(mode)) for mode in MODES * 5]
+        for worker in old:
+            await asyncio.to_thread(start, stack)
+            worker.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        restarted.set()
+        called = [key for mine in await asyncio.gather(*callers) for key in mine]
+    assert len(called) > 100
+    assert sorted(lines(runs)) == sorted(called)
+    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+
+
+@pytest.mark.scenario(
+    38,
+    "A drain that exceeds its limit names the calls that it abandons; an async handler's caller gets CANCELLED/DRAIN,"
+    " a thread's caller WorkerLost from the next worker; nothing runs twice",
+)
+async def test_a_drain_that_takes_too_long_says_what_it_abandons(
+    client: AsyncClient, url: str, raw: Any, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "warren.server")
+    began, release, ran = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+    service = Service(service_name, concurrency=2)
+
+    @service.method
+    async def awaits() -> None:
+        ran.append("awaits")
+        await asyncio.Event().wait()
+
+    @service.method
+    def computes() -> None:
+        ran.append("computes")
+        loop.call_soon_threadsafe(began.set)
+        release.wait(30)
+
+    async def error_of(method: str) -> CallError:
+        with pytest.raises(CallError) as caught:
+            await client.call(f"{service_name}.{method}")
+        return caught.value
+
+    try:
+        async with serving(service, url=url, drain_timeout=0.2) as server:
+            calls = [asyncio.create_task(error_of(method)) for method in ("awaits", "computes")]
+            await began.wait()
+        awaiting = await calls[0]
+        assert (awaiting.reason, awaiting.execution.value) == ("DRAIN", "EXECUTED")
+        await until(lambda: depth(raw, service_name) == 1)
+        async with serving(service, url=url):
+            computing = await calls[1]
+        assert isinstance(computing, WorkerLost)
+    finally:
+        release.set()
+    abandoned = {f"{error.method} (call {error.call_id})" for error in (awaiting, computing)}
+    assert set(server.abandoned) == abandoned
+    assert all(one in caplog.text for one in abandoned)
+    assert sorted(ran) == ["awaits", "computes"]
+    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)

@@ -1,0 +1,374 @@
+"""Peers that mean harm: servers and clients stay up, answer the next call, and say what they refused."""
+
+import asyncio
+import base64
+import logging
+import random
+import struct
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from tests.support.raw import depth, raw_channel, take
+from tests.support.serving import serving
+from tests.support.waiting import until
+from warren import AsyncClient, CallError, Execution, Service, wire
+from warren.dead import open_dead_queue
+from warren.settings import make_settings
+
+RANDOM_BODIES = 10_000
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    """A plain Pika channel."""
+    with raw_channel(url) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncClient]:
+    """A connected client."""
+    async with AsyncClient(url) as client:
+        await client.connect()
+        yield client
+
+
+class Echo:
+    """A service that counts the runs of its handler and can be held up in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.runs = 0
+        self.began = asyncio.Event()
+        self.release = asyncio.Event()
+        self.service = Service(name, concurrency=50)
+
+        @self.service.method(default=True)
+        async def echo(value: object) -> object:
+            self.runs += 1
+            return value
+
+        @self.service.method
+        async def hold() -> str:
+            self.began.set()
+            await self.release.wait()
+            return "held"
+
+    async def answers(self, client: AsyncClient) -> None:
+        """It still works."""
+        assert await client.call(f"{self.name}.echo", "still here") == "still here"
+
+
+@pytest.fixture
+async def echo(service_name: str) -> Echo:
+    """The service, not running yet."""
+    return Echo(service_name)
+
+
+def send(raw: Any, echo: Echo, body: bytes = b"[1]", **properties: Any) -> None:
+    """A request as anybody may write one."""
+    raw.basic_publish("", echo.name, body, pika.BasicProperties(**properties))
+
+
+def replies_of(raw: Any, queue: str, count: int) -> list[tuple[Any, bytes]]:
+    """So many messages of a queue, once they are there."""
+    return [taken for _ in range(count) if (taken := take(raw, queue)) is not None]
+
+
+# --- bodies -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_lives_through_ten_thousand_random_bodies_and_answers_each(
+    client: AsyncClient, url: str, raw: Any, echo: Echo
+) -> None:
+    """FAULTS 35."""
+    logging.getLogger("warren.server").setLevel(logging.CRITICAL)
+    rng = random.Random(35)
+    types = ["application/json", "application/msgpack", "text/plain", "application/octet-stream", "x/y", "ä", None]
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    async with serving(echo.service, url=url):
+        for number in range(RANDOM_BODIES):
+            body = rng.randbytes(rng.randrange(80))
+            send(raw, echo, body, content_type=rng.choice(types), reply_to=replies, correlation_id=str(number))
+        await until(lambda: depth(raw, replies) == RANDOM_BODIES, seconds=60)
+        await echo.answers(client)
+    answered = {properties.correlation_id for properties, _body in replies_of(raw, replies, RANDOM_BODIES)}
+    logging.getLogger("warren.server").setLevel(logging.NOTSET)
+    assert len(answered) == RANDOM_BODIES
+
+
+BOMBS = {
+    "json arrays in arrays": ("application/json", b"[" * 1_000_000),
+    "json objects in objects": ("application/json", b'{"a":' * 300_000),
+    "a json number of a million digits": ("application/json", b"[" + b"9" * 1_000_000 + b"]"),
+    "half a json string": ("application/json", b'["' + b"\\u0041" * 100_000),
+    "a lone json surrogate": ("application/json", b'["\\ud800"]'),
+    "msgpack arrays in arrays": ("application/msgpack", b"\x91" * 1_000_000),
+    "a msgpack array of four billion": ("application/msgpack", b"\xdd\xff\xff\xff\xff"),
+    "a msgpack map of four billion": ("application/msgpack", b"\xdf\xff\xff\xff\xff"),
+    "a msgpack text of four gigabytes": ("application/msgpack", b"\x91\xdb\xff\xff\xff\xffx"),
+    "msgpack arrays that promise much": ("application/msgpack", b"\xdd\x00\x10\x00\x00" * 2000),
+    "a msgpack extension": ("application/msgpack", b"\x91\xc7\x0c\xff" + b"\xff" * 12),
+    "text that is none": ("text/plain", b"\xff\xfe\x00"),
+    "a content type nobody knows": ("application/x-python-pickle", b"cos\nsystem\n(S'true'\ntR."),
+    "a content type that is no text": (b"\xff\xfe", b"x"),
+    "nothing at all": ("application/json", b""),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_a_bomb_is_refused_before_the_handler_and_the_next_call_is_served(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, bomb: str
+) -> None:
+    content_type, body = BOMBS[bomb]
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    async with serving(echo.service, url=url):
+        send(raw, echo, body, content_type=content_type, reply_to=replies, type="echo", headers={"rpc-v": 1})
+        await until(lambda: depth(raw, replies) == 1)
+        [(properties, _body)] = replies_of(raw, replies, 1)
+        assert properties.headers["rpc-reason"] in ("DECODE", "ENCODING", "VALIDATION")
+        assert properties.headers["rpc-executed"] == "NOT_EXECUTED"
+        assert echo.runs == 0
+        await echo.answers(client)
+
+
+async def test_a_body_over_the_limit_is_refused_and_not_kept(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service = Service(service_name, max_message_size=1000)
+
+    @service.method(default=True)
+    async def echo(text: str) -> str:
+        return text
+
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    async with serving(service, url=url):
+        raw.basic_publish("", service_name, bytes(5_000_000), pika.BasicProperties(reply_to=replies))
+        await until(lambda: depth(raw, replies) == 1)
+        [(properties, body)] = replies_of(raw, replies, 1)
+        assert properties.headers["rpc-reason"] == "TOO_LARGE"
+        assert b"5000000 bytes, the limit is 1000" in body
+        assert await client.call(f"{service_name}.echo", "small") == "small"
+
+
+# --- headers ------------------------------------------------------------------------------------------------------
+
+
+def entry(kind: bytes, value: bytes, name: bytes = b"h") -> bytes:
+    """One entry of a header table [AMQP 0-9-1, 4.2.5.5]."""
+    return bytes((len(name),)) + name + kind + value
+
+
+def table_in(depth: int) -> bytes:
+    """Tables in tables."""
+    inner = b""
+    for _ in range(depth):
+        inner = entry(b"F", struct.pack(">I", len(inner)) + inner)
+    return inner
+
+
+LATE = "timestamp after the year 9999"
+#: Every type of value that AMQP and RabbitMQ know, and what is wrong with some of them. True: Warren reads it. (NaN and
+#: infinity are not here: RabbitMQ itself closes the connection of whoever sends them.)
+TABLES = {
+    "bool": (entry(b"t", b"\x01"), True),
+    "signed byte": (entry(b"b", b"\xff"), True),
+    "unsigned byte": (entry(b"B", b"\xff"), True),
+    "signed short": (entry(b"s", b"\xff\xff"), True),
+    "unsigned short": (entry(b"u", b"\xff\xff"), True),
+    "signed int": (entry(b"I", b"\xff" * 4), True),
+    "unsigned int": (entry(b"i", b"\xff" * 4), True),
+    "signed long": (entry(b"l", b"\xff" * 8), True),
+    "float": (entry(b"f", struct.pack(">f", 1.5)), True),
+    "double": (entry(b"d", struct.pack(">d", 1.5)), True),
+    "decimal": (entry(b"D", b"\x02" + struct.pack(">i", 150)), True),
+    "decimal with 255 places": (entry(b"D", b"\xff" + struct.pack(">i", -1)), True),
+    "text": (entry(b"S", b"\x00\x00\x00\x02\xc3\xa4"), True),
+    "text that is not UTF-8": (entry(b"S", b"\x00\x00\x00\x02\xff\xfe"), True),
+    "bytes": (entry(b"x", b"\x00\x00\x00\x01\xff"), True),
+    "array": (entry(b"A", b"\x00\x00\x00\x04" + b"t\x01" + b"VV"), True),
+    "table": (table_in(3), True),
+    "tables in tables in tables": (table_in(500), True),
+    "timestamp": (entry(b"T", struct.pack(">Q", 1_700_000_000)), True),
+    LATE: (entry(b"T", struct.pack(">Q", 2**60)), False),
+    "nothing": (entry(b"V", b""), True),
+    "a name that is not UTF-8": (entry(b"t", b"\x01", name=b"\xff\xfe"), True),
+    "an empty name": (entry(b"t", b"\x01", name=b""), True),
+    "the same name twice": (entry(b"t", b"\x01") * 2, True),
+    "budget of another type": (entry(b"S", b"\x00\x00\x00\x01x", name=b"rpc-timeout-ms"), True),
+    "a version from the future": (entry(b"l", b"\x7f" + b"\xff" * 7, name=b"rpc-v"), True),
+    "an attempt below zero": (entry(b"l", b"\xff" * 8, name=b"rpc-attempt"), True),
+}
+
+
+def raw_properties(table: bytes, **shortstrings: bytes) -> pika.BasicProperties:
+    """Properties with a header table as it is, and short strings that need not be text."""
+    bits = {"correlation_id": 0x400, "reply_to": 0x200, "message_id": 0x80, "type": 0x20}
+    flags = 0x2000 + sum(bits[name] for name in shortstrings)
+    values = [bytes((len(shortstrings[name]),)) + shortstrings[name] for name in bits if name in shortstrings]
+    properties = pika.BasicProperties()
+    properties.encode = lambda: [struct.pack(">HI", flags, len(table)), table, *values]
+    return properties
+
+
+@pytest.mark.parametrize("what", TABLES)
+async def test_a_request_with_any_header_is_answered(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, what: str
+) -> None:
+    table, readable = TABLES[what]
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    async with serving(echo.service, url=url):
+        properties = raw_properties(table, correlation_id=b"1", reply_to=replies.encode())
+        raw.basic_publish("", echo.name, b"1", properties)
+        await until(lambda: depth(raw, replies) == 1)
+        [(answer, body)] = replies_of(raw, replies, 1)
+        assert answer.correlation_id == "1"
+        if not readable:
+            assert answer.headers["rpc-reason"] == "DECODE"
+            assert b"headers are not a valid AMQP table" in body
+        await echo.answers(client)
+
+
+async def test_a_cast_whose_headers_cannot_be_read_is_in_the_dead_queue_as_it_was(
+    url: str, raw: Any, echo: Echo, client: AsyncClient
+) -> None:
+    async with serving(echo.service, url=url):
+        raw.basic_publish("", echo.name, b"evidence", raw_properties(TABLES[LATE][0]))
+        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await echo.answers(client)
+    async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:  # plain Pika would not survive it
+        [letter] = [letter async for letter in queue.letters()]
+        assert (letter.body, letter.headers) == (b"evidence", None)
+
+
+@pytest.mark.parametrize("name", ["correlation_id", "message_id", "type", "reply_to"])
+async def test_ids_names_and_addresses_that_are_no_text_do_no_harm(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, name: str
+) -> None:
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    async with serving(echo.service, url=url):
+        strings = {"reply_to": replies.encode(), name: b"\xff\xfe\x00"}
+        raw.basic_publish("", echo.name, b"1", raw_properties(b"", **strings))
+        await until(lambda: depth(raw, echo.name) == 0)
+        await until(lambda: depth(raw, replies) == (0 if name == "reply_to" else 1))
+        await echo.answers(client)
+
+
+# --- forged reply addresses ---------------------------------------------------------------------------------------
+
+
+def forged(node: bytes = b"reply@99999999") -> str:
+    """The direct reply-to address of a caller on a node that does not exist [RabbitMQ 3.10 to 4.3]."""
+    pid = b"\x83Xv" + len(node).to_bytes(2, "big") + node + bytes(12)
+    return f"amq.rabbitmq.reply-to.{base64.b64encode(pid).decode()}.lexC4lanvK4Y6Ln9EVvVuQ=="
+
+
+FORGED = {
+    "a node that is gone": forged(),
+    "no node": "amq.rabbitmq.reply-to.AAAA.AAAA",
+    "no base64": "amq.rabbitmq.reply-to.!!.!!",
+    "no key": "amq.rabbitmq.reply-to.x",
+}
+
+
+@pytest.mark.parametrize("address", FORGED)
+async def test_a_forged_direct_reply_address_costs_a_worker_its_connection_once_at_most(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ 3.10 closes the connection of whoever replies there (541); the request must not come again."""
+    caplog.set_level("WARNING")
+    async with serving(echo.service, url=url), serving(echo.service, url=url):
+        send(raw, echo, b"1", reply_to=FORGED[address], correlation_id="1")
+        await until(lambda: echo.runs == 1)
+        for _ in range(20):  # over whatever connections there are
+            await asyncio.wait_for(echo.answers(client), 20)
+        await until(lambda: depth(raw, echo.name) == 0)
+    assert caplog.text.count("lost the connection") <= 1
+    assert echo.runs == 21
+
+
+async def test_a_forged_direct_reply_address_of_a_refused_request_costs_no_more(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    async with serving(echo.service, url=url), serving(echo.service, url=url):
+        send(raw, echo, b"1", reply_to=forged(), type="no-such-method")
+        for _ in range(20):
+            await asyncio.wait_for(echo.answers(client), 20)
+        await until(lambda: depth(raw, echo.name) == 0)
+    assert caplog.text.count("lost the connection") <= 1
+
+
+async def test_what_else_ran_when_a_forged_address_cost_the_connection_ends_in_a_typed_error(
+    client: AsyncClient, url: str, raw: Any, echo: Echo
+) -> None:
+    async with serving(echo.service, url=url):
+        held = asyncio.create_task(client.call(f"{echo.name}.hold"))
+        await echo.began.wait()
+        send(raw, echo, b"1", reply_to=forged())
+        await until(lambda: echo.runs == 1)
+        echo.began.clear()
+        await echo.answers(client)
+        echo.release.set()
+        [outcome] = await asyncio.wait_for(asyncio.gather(held, return_exceptions=True), 20)
+        if isinstance(outcome, CallError):
+            assert (outcome.reason, outcome.execution) == ("WORKER_LOST", Execution.UNKNOWN)
+        else:
+            assert outcome == "held"  # RabbitMQ 4: the connection stays
+
+
+# --- the reply queue ----------------------------------------------------------------------------------------------
+
+
+async def test_strangers_on_the_reply_queue_are_counted_and_end_no_call(
+    client: AsyncClient, url: str, raw: Any, echo: Echo
+) -> None:
+    """FAULTS 26: unknown, missing and unreadable correlation ids, and all kinds of headers."""
+    async with serving(echo.service, url=url):
+        call = asyncio.create_task(client.call(f"{echo.name}.hold"))
+        await echo.began.wait()
+        reply_to = await reply_queue_of(client, raw, echo)
+        before = client.ignored_replies
+        prefix = b"p"
+        for table, _readable in TABLES.values():
+            for correlation_id in (b"", b"\xff", prefix + b".1", b"x" * 255):
+                raw.basic_publish("", reply_to, b"{}", raw_properties(table, correlation_id=correlation_id))
+            raw.basic_publish("", reply_to, b"{}", raw_properties(table))
+        await until(lambda: client.ignored_replies == before + 5 * len(TABLES))
+        assert not call.done()
+        echo.release.set()
+        assert await call == "held"
+
+
+async def reply_queue_of(client: AsyncClient, raw: Any, echo: Echo) -> str:
+    """Where the client wants its replies, as anybody who may read a request can find out."""
+    spy = f"{echo.name}-spy"
+    raw.queue_declare(spy, exclusive=True)
+    raw.queue_bind(spy, "warren", echo.name)
+    await client.call(f"{echo.name}.echo", 1)
+    await until(lambda: depth(raw, spy) == 1)
+    taken = take(raw, spy)
+    assert taken is not None
+    return str(taken[0].reply_to)
+
+
+async def test_a_reply_with_headers_that_cannot_be_read_ends_that_call_only(
+    client: AsyncClient, raw: Any, service_name: str
+) -> None:
+    """FAULTS 27."""
+    raw.queue_declare(service_name, exclusive=True)
+    raw.queue_bind(service_name, "warren", service_name)
+    calls = [asyncio.create_task(client.call(f"{service_name}.x")) for _ in range(2)]
+    await until(lambda: depth(raw, service_name) == 2)
+    first, second = (request for _ in calls if (request := take(raw, service_name)) is not None)
+    evil = raw_properties(TABLES[LATE][0], correlation_id=first[0].correlation_id.encode())
+    raw.basic_publish("", first[0].reply_to, b"{}", evil)
+    good = pika.BasicProperties(correlation_id=second[0].correlation_id, content_type="application/json")
+    raw.basic_publish("", second[0].reply_to, b"2", good)
+    assert await asyncio.wait_for(calls[1], 20) == 2
+    with pytest.raises(CallError, match="the reply cannot be read") as caught:
+        await calls[0]
+    assert (caught.value.reason, caught.value.execution) == ("DECODE_REPLY", Execution.EXECUTED)

@@ -1,0 +1,345 @@
+"""The network and the broker fail: silence, restarts, loss of everything, alarms, and how all come back."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from rabbit import Node
+from tests.support.evidence import LATE, Counting, Ending, ending, endings, messages, works_again
+from tests.support.proxy import Proxy
+from tests.support.serving import serving
+from tests.support.waiting import until
+from warren import AsyncClient, Code, Execution
+
+#: Quick limits: silence is noticed within a second, by the broker within six.
+QUICK = {"heartbeat": 2, "liveness_timeout": 1.0}
+#: Seconds that noticing a silence of `QUICK` and coming back may take, on a busy machine.
+NOTICED = 1.0 + 2.0 + LATE
+
+#: What calls under way may end in while their broker goes and comes back; nothing else, and nothing late.
+TYPED = {None, "CONNECTION_LOST", "NOT_CONNECTED", "NO_ROUTE", "CLIENT_TIMER", "QUEUE_TTL", "WORKER_LOST"}
+
+
+@pytest.fixture
+async def served(rabbit: Node, counting: Counting) -> AsyncIterator[Counting]:
+    """The counting service, running on a connection that nothing happens to."""
+    async with serving(counting.service, url=rabbit.url):
+        yield counting
+        counting.release.set()
+
+
+# --- silence ------------------------------------------------------------------------------------------------------
+
+SILENCES: dict[str, Callable[[Proxy], None]] = {
+    "up": lambda proxy: proxy.abandon("up"),
+    "down": lambda proxy: proxy.abandon("down"),
+    "both": lambda proxy: proxy.abandon("up", "down"),
+    "half-open": Proxy.half_open,
+}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("up", marks=pytest.mark.scenario(41, "Nothing reaches the broker any more: noticed in time (*).")),
+        pytest.param("down", marks=pytest.mark.scenario(42, "Nothing comes from the broker any more: the same.")),
+        pytest.param("both", marks=pytest.mark.scenario(42, "Silence in both directions: the same.")),
+        pytest.param("half-open", marks=pytest.mark.scenario(43, "The broker's FIN or RST is lost: the same.")),
+    ],
+)
+async def test_a_client_notices_silence_and_moves_to_a_new_connection(proxy: Proxy, served: Counting, how: str) -> None:
+    """(*) within ``liveness_timeout``; calls that were written end UNKNOWN, new ones succeed on the next link."""
+    async with AsyncClient(proxy.url, **QUICK) as client:
+        calm = client.options(timeout=60)
+        held = asyncio.create_task(ending(calm.call(served.hold, "held"), within=60))
+        await until(lambda: served.runs["held"])
+        SILENCES[how](proxy)
+        begun = time.monotonic()
+        during = asyncio.create_task(ending(calm.options(resend=True).call(served.echo, "during"), within=60))
+        got = await asyncio.wait_for(held, NOTICED)
+        assert got.evidence == ("CONNECTION_LOST", Execution.UNKNOWN)
+        assert (await during).value == "during"
+        assert time.monotonic() - begun < NOTICED
+        await works_again(client, served.echo)
+    assert len(proxy.accepted) == 2
+    assert served.runs["held"] == 1
+
+
+@pytest.mark.scenario(43, "A server notices silence as a client does: it comes back by itself and serves on.")
+@pytest.mark.parametrize("how", sorted(SILENCES))
+async def test_a_server_notices_silence_and_serves_on(proxy: Proxy, rabbit: Node, counting: Counting, how: str) -> None:
+    async with serving(counting.service, url=proxy.url, **QUICK), AsyncClient(rabbit.url) as client:
+        await works_again(client, counting.echo)
+        SILENCES[how](proxy)
+        await until(lambda: len(proxy.accepted) == 2, seconds=NOTICED)
+        # The broker goes on giving requests to the dead connection until it misses its heartbeats.
+        await until(lambda: consumers(rabbit, counting.queue) == 1, seconds=20)
+        await works_again(client, counting.echo)
+    assert messages(rabbit, counting.queue) == 0
+
+
+def consumers(node: Node, queue: str) -> int:
+    """Consumers of a queue."""
+    return int(
+        node.eval(
+            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),'
+            " [{consumers, N}] = rabbit_amqqueue:info(Q, [consumers]), N"
+        )
+    )
+
+
+# --- the broker goes and comes back -------------------------------------------------------------------------------
+
+
+class Load:
+    """Calls without a pause from several lanes, until `stop`; all endings are kept."""
+
+    def __init__(self, client: AsyncClient, method: str, *, lanes: int = 10, timeout: float = 5.0) -> None:
+        self._client = client.options(timeout=timeout)
+        self._method = method
+        self._timeout = timeout
+        self._stopped = False
+        self.endings: list[Ending] = []
+        self._tasks = [asyncio.create_task(self._run(lane)) for lane in range(lanes)]
+
+    async def _run(self, lane: int) -> None:
+        number = 0
+        while not self._stopped:
+            text = f"{lane}-{number}"
+            got = await ending(self._client.call(self._method, text), within=self._timeout)
+            assert got.error is not None or got.value == text, "a result went to another call"
+            self.endings.append(got)
+            number += 1
+            await asyncio.sleep(0 if got.error is None else 0.05)
+
+    def results(self) -> int:
+        """Calls that have returned."""
+        return sum(1 for one in self.endings if one.error is None)
+
+    async def more(self, count: int = 50) -> None:
+        """Wait until so many more calls have returned."""
+        target = self.results() + count
+        await until(lambda: self.results() >= target, seconds=60)
+
+    async def stop(self) -> Counter[str | None]:
+        """End the load; how often calls ended in which reason."""
+        self._stopped = True
+        await asyncio.gather(*self._tasks)
+        return Counter(one.reason for one in self.endings)
+
+
+@pytest.mark.scenario(
+    44, "stop_app and start_app under load: every call ends in time, in a result or a typed error; all resume alone."
+)
+async def test_the_broker_application_restarts_under_load(breakable_rabbit: Node, served: Counting) -> None:
+    node = breakable_rabbit
+    async with AsyncClient(node.url) as client:
+        load = Load(client, served.echo)
+        await load.more()
+        await asyncio.to_thread(node.ctl, "stop_app")
+        await asyncio.to_thread(node.ctl, "start_app")
+        await load.more()
+        assert set(await load.stop()) <= TYPED
+        await works_again(client, served.echo)
+    assert max(served.runs[one.value] for one in load.endings if one.value) == 1
+
+
+@pytest.mark.scenario(
+    45, "kill -9 and restart: no confirmed cast is lost (at-least-once: each has run); replies find their new queue."
+)
+async def test_no_confirmed_cast_is_lost_when_the_broker_is_killed(breakable_rabbit: Node, served: Counting) -> None:
+    node = breakable_rabbit
+    confirmed: list[str] = []
+
+    async def cast_on(client: AsyncClient, lane: int) -> None:
+        for number in range(10_000):
+            text = f"{lane}-{number}"
+            if (await ending(client.cast(served.repeat, text), within=5)).error is not None:
+                return
+            confirmed.append(text)
+
+    async with AsyncClient(node.url, timeout=5) as client:
+        lanes = [asyncio.create_task(cast_on(client, lane)) for lane in range(20)]
+        await until(lambda: len(confirmed) > 200)
+        await asyncio.to_thread(node.kill)
+        await asyncio.gather(*lanes)
+        await asyncio.to_thread(node.start)
+        await works_again(client, served.echo)
+        await until(lambda: messages(node, served.queue) == 0)
+    lost = [text for text in confirmed if not served.runs[text]]
+    assert not lost
+
+
+@pytest.mark.scenario(
+    45, 'With reply="durable" an at-least-once call under way survives kill -9 and restart, and returns its result.'
+)
+async def test_a_durable_call_survives_the_death_of_the_broker(breakable_rabbit: Node, served: Counting) -> None:
+    node = breakable_rabbit
+    async with AsyncClient(node.url, reply="durable") as client:
+        call = asyncio.create_task(ending(client.options(timeout=60).call(served.keep, "x"), within=60))
+        await until(lambda: served.runs["x"])
+        await client.cast(served.echo, "by now the call is confirmed")
+        await asyncio.to_thread(node.kill)
+        await asyncio.to_thread(node.start)
+        served.release.set()
+        assert (await call).value == "x"
+        await works_again(client, served.echo)
+    assert 1 <= served.runs["x"] <= 3
+
+
+@pytest.fixture
+def vhost(rabbit: Node) -> Iterator[str]:
+    """A vhost that may be lost; its URL."""
+    make_vhost(rabbit)
+    yield f"{rabbit.url}faults"
+    rabbit.ctl("delete_vhost", "faults")
+
+
+def make_vhost(node: Node) -> None:
+    node.ctl("add_vhost", "faults")
+    node.ctl("set_permissions", "-p", "faults", "guest", ".*", ".*", ".*")
+
+
+@pytest.mark.scenario(
+    46, "The vhost is deleted with all queues and made again: server and client come back without a restart."
+)
+async def test_a_vhost_that_is_lost_and_made_again(rabbit: Node, vhost: str, counting: Counting) -> None:
+    async with serving(counting.service, url=vhost), AsyncClient(vhost) as client:
+        await works_again(client, counting.echo)
+        await asyncio.to_thread(rabbit.ctl, "delete_vhost", "faults")
+        got = await ending(client.options(timeout=1).call(counting.echo, "nowhere"), within=1)
+        assert got.error is not None
+        assert got.error.code in (Code.UNAVAILABLE, Code.PERMISSION_DENIED)
+        await asyncio.to_thread(make_vhost, rabbit)
+        await works_again(client, counting.echo, seconds=60)
+    assert counting.runs["nowhere"] == 0
+
+
+@pytest.fixture
+def user(rabbit: Node) -> Iterator[str]:
+    """A user of its own with all rights; its name, which is its password, too."""
+    rabbit.ctl("add_user", "mallory", "mallory")
+    rabbit.ctl("set_permissions", "mallory", ".*", ".*", ".*")
+    yield "mallory"
+    rabbit.ctl("delete_user", "mallory")
+
+
+@pytest.mark.scenario(
+    47,
+    "Permission revoked: from the next connection on calls end PERMISSION_DENIED, NOT_EXECUTED. "
+    "Granted again: they work, without a restart.",
+)
+async def test_a_permission_that_comes_and_goes(rabbit: Node, served: Counting, user: str) -> None:
+    async with AsyncClient(rabbit.url, username=user, password=user) as client:
+        await works_again(client, served.echo)
+        await asyncio.to_thread(rabbit.ctl, "set_permissions", user, ".*", "^amq[.]gen", ".*")
+        await asyncio.to_thread(rabbit.ctl, "close_all_user_connections", user, "a channel remembers what it may do")
+        got = await ending(client.options(timeout=5).call(served.echo, "denied"), within=5)
+        assert got.evidence == ("PERMISSION_DENIED", Execution.NOT_EXECUTED)
+        await asyncio.to_thread(rabbit.ctl, "set_permissions", user, ".*", ".*", ".*")
+        await works_again(client, served.echo)
+    assert served.runs["denied"] == 0
+
+
+@pytest.mark.scenario(
+    48, "The password changes and the connections are closed: the callable is asked again, and calls go on."
+)
+async def test_credentials_that_are_rotated(rabbit: Node, served: Counting, user: str) -> None:
+    passwords = [user]
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append(passwords[-1])
+        return passwords[-1]
+
+    async with AsyncClient(rabbit.url, username=user, password=password) as client:
+        await works_again(client, served.echo)
+        await asyncio.to_thread(rabbit.ctl, "change_password", user, "rotated")
+        passwords.append("rotated")
+        await asyncio.to_thread(rabbit.ctl, "close_all_user_connections", user, "rotated")
+        await works_again(client, served.echo)
+    assert asked == [user, "rotated"]
+
+
+@pytest.mark.scenario(
+    50, "100 clients lose their broker for 3 s: each tries at most 8 times a second, spread out; all are back in 30 s."
+)
+async def test_many_clients_come_back_without_a_stampede(breakable_rabbit: Node, counting: Counting) -> None:
+    node = breakable_rabbit
+    with Proxy(node.port) as proxy:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncClient(proxy.url, timeout=30)) for _ in range(100)]
+            await asyncio.gather(*(client.connect() for client in clients))
+            before = len(proxy.accepted)
+            assert before == 100
+            await asyncio.to_thread(node.kill)
+            await asyncio.to_thread(node.start)
+            async with serving(counting.service, url=node.url):
+                got = await endings(
+                    *(client.call(counting.echo, f"{n}") for n, client in enumerate(clients)), within=30
+                )
+                assert [one.value for one in got] == [f"{n}" for n in range(100)]
+            attempts = sorted(proxy.accepted[before:])
+    assert max(sum(start <= other < start + 1 for other in attempts) for start in attempts) <= 800
+    assert attempts[99] - attempts[0] > 0.02
+
+
+# --- alarms -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "disk"])
+def alarmed(request: pytest.FixtureRequest, rabbit: Node) -> Iterator[str]:
+    """A broker that is out of memory or disk, as far as it knows."""
+    if request.param == "memory":
+        rabbit.ctl("set_vm_memory_high_watermark", "0.000001")
+    else:
+        rabbit.ctl("set_disk_free_limit", "900000GB")
+    yield request.param
+    rabbit.ctl("set_vm_memory_high_watermark", "0.4")
+    rabbit.ctl("set_disk_free_limit", "50MB")
+
+
+@pytest.mark.scenario(
+    101,
+    "Out of memory or disk: calls and casts end at their deadline naming the cause; those not written say NOT_SENT. "
+    "When the alarm is over the same client works on.",
+)
+async def test_an_alarm_is_named(rabbit: Node, served: Counting, alarmed: str, request: pytest.FixtureRequest) -> None:
+    cause = f"low on {alarmed}"
+    async with AsyncClient(rabbit.url, **QUICK) as client:
+        hasty = client.options(timeout=1)
+        first = await ending(hasty.cast(served.echo, "first"), within=1)
+        # The publish that makes the broker block was written: whether it counts is not known, and it says so.
+        assert first.evidence == ("CLIENT_TIMER", Execution.UNKNOWN)
+        assert "not confirm" in str(first)
+        assert cause in str(first)
+        for request_ in (hasty.call(served.echo, "call"), hasty.cast(served.echo, "cast")):
+            got = await ending(request_, within=1)
+            assert got.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
+            assert cause in str(got)
+        await asyncio.to_thread(rabbit.ctl, "set_vm_memory_high_watermark", "0.4")
+        await asyncio.to_thread(rabbit.ctl, "set_disk_free_limit", "50MB")
+        await works_again(client, served.echo)
+    assert (served.runs["call"], served.runs["cast"]) == (0, 0)
+    assert served.runs["first"] <= 1
+
+
+@pytest.mark.scenario(102, "Replies that a worker cannot send during an alarm arrive when it is over.")
+async def test_a_reply_waits_for_the_end_of_an_alarm(rabbit: Node, served: Counting) -> None:
+    async with AsyncClient(rabbit.url) as client:
+        held = [asyncio.create_task(client.options(timeout=60).call(served.hold, f"{n}")) for n in range(20)]
+        await until(lambda: len(served.runs) == 20)
+        rabbit.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})")
+        try:
+            served.release.set()
+            done, _ = await asyncio.wait(held, timeout=0.5)
+            assert len(done) < 20
+        finally:
+            rabbit.eval("rabbit_alarm:clear_alarm({resource_limit, memory, node()})")
+        assert await asyncio.gather(*held) == [f"{n}" for n in range(20)]
+        await works_again(client, served.echo)
+    assert {served.runs[f"{n}"] for n in range(20)} == {1}
