@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import threading
 import time
@@ -248,15 +249,20 @@ class Broker:
         """Throw the next publishes on channels with confirms away, and nack them."""
         self._set_fault("nacked_publishes", count)
 
-    def duplicate_deliveries(self, count: int = 1) -> None:
-        """Send the next deliveries twice."""
+    def duplicate_deliveries(self, count: int = 1, *, queue: str = ".*") -> None:
+        """Send the next deliveries twice; `queue` is a regular expression for a whole queue name.
+
+        Direct replies come from ``amq.rabbitmq.reply-to``.
+        """
+        self._set_fault("duplicated_queues", re.compile(queue, re.DOTALL))
         self._set_fault("duplicated_deliveries", count)
 
-    def delay_deliveries(self, seconds: float) -> None:
-        """Send all deliveries so much later, until told otherwise; 0 ends it."""
+    def delay_deliveries(self, seconds: float, *, queue: str = ".*") -> None:
+        """Send all deliveries from some queues so much later, until told otherwise; 0 ends it."""
+        self._set_fault("delayed_queues", re.compile(queue, re.DOTALL))
         self._set_fault("delivery_delay", seconds)
 
-    def _set_fault(self, name: str, value: float) -> None:
+    def _set_fault(self, name: str, value: object) -> None:
         self._do(lambda: setattr(self._running().state.faults, name, value))
 
     def advance(self, seconds: float) -> None:

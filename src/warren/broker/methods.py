@@ -28,7 +28,7 @@ from warren.broker.frames import (
     read_ack,
 )
 from warren.broker.message import Message, encode_name
-from warren.broker.model import VirtualHost, end_consumers
+from warren.broker.model import REPLY_TO, VirtualHost, end_consumers
 from warren.broker.queues import Consumer, Entry, QueueOptions
 from warren.broker.state import State
 from warren.broker.tables import Value, as_long, encode_value, join_table, split_table, table_at
@@ -177,10 +177,18 @@ class ChannelHandler:
         header = _counted(entry) if entry is not None and entry.deliveries else message.header
         data = b"".join((method, *content_frames(self.number, header, message.body, self._connection.frame_max)))
         faults = self._connection.state.faults
-        if faults.duplicated_deliveries and faults.duplicates_delivery():
+        if faults.duplicated_deliveries or faults.delivery_delay:
+            self._deliver_badly(data, REPLY_TO if entry is None else entry.queue.name)
+        else:
+            self._connection.write(data)
+
+    def _deliver_badly(self, data: bytes, queue: str) -> None:
+        faults = self._connection.state.faults
+        if faults.duplicates_delivery(queue):
             data += data
-        if faults.delivery_delay:
-            self._later(faults.delivery_delay, lambda: self._connection.write(data))
+        delay = faults.delays_delivery(queue)
+        if delay:
+            self._later(delay, lambda: self._connection.write(data))
         else:
             self._connection.write(data)
 
