@@ -355,7 +355,7 @@ def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> N
         _answer_declare(handler, method, name, 0, 1)
         return
     if method.passive:
-        queue = channel.queue(name)
+        queue = channel.host.queue(name, channel.connection)  # here the empty name is a name
         queue.used()
     else:
         arguments = _raw_arguments(payload, _after_strings(payload, 1) + 1)
@@ -374,6 +374,7 @@ def _answer_declare(handler: ChannelHandler, method: Method, name: str, messages
 
 def _bind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     channel = handler.channel
+    channel.host.check_source(method.exchange)  # RabbitMQ complains of it first
     queue = channel.queue(method.queue)
     arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
     channel.host.bind(method.exchange, queue, _binding_key(method, queue.name), arguments)
@@ -389,6 +390,8 @@ def _binding_key(method: Method, queue: str) -> str:
 
 def _unbind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     channel, host = handler.channel, handler.channel.host
+    if method.exchange == "":
+        raise default_exchange()
     name = channel.queue_name(method.queue)
     queue, key = host.queues.get(name), _binding_key(method, name)
     arguments = _raw_arguments(payload, _after_strings(payload, 3))
