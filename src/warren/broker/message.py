@@ -131,12 +131,14 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     """
     entries = message.headers()
     properties = message.properties
+    first = b"x-death" not in entries
     deaths = _deaths(entries)
     recorded = _record(deaths, message, properties, queue, reason, time)
     entries[b"x-death"] = encode_value(recorded)
     names = (("reason", reason), ("queue", queue), ("exchange", message.exchange))
     for name, value in names:
-        entries.setdefault(f"x-first-death-{name}".encode(), encode_value(value))
+        if first:
+            entries[f"x-first-death-{name}".encode()] = encode_value(value)
         entries[f"x-last-death-{name}".encode()] = encode_value(value)
     if key is not None:
         entries.pop(b"CC", None)
