@@ -63,7 +63,7 @@ class VirtualHost:
         self._make_name = make_name
         self._epoch = epoch  # seconds between the timers' zero and 1970
         self._graves: deque[tuple[Entry, str]] = deque()
-        self._burying = False
+        self._holding = False  # dead letters wait
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
 
@@ -282,12 +282,21 @@ class VirtualHost:
                 return True, queue.publish(message)
             return self._deliver_reply(message), True
         queues = self._route(exchange, message)
-        taken = True
-        for queue in queues:
-            taken = queue.publish(message) and taken
+        taken = self._publish_to_all(queues, message)
         if exchange.name == "":
             return any([self._deliver_reply(message), queues]), taken
         return bool(queues), taken
+
+    def _publish_to_all(self, queues: Collection[Queue], message: Message) -> bool:
+        """What dies in one queue meanwhile waits, so that a copy does not overtake the message."""
+        holding, self._holding = self._holding, True
+        taken = True
+        for queue in queues:
+            taken = queue.publish(message) and taken
+        self._holding = holding
+        if self._graves and not holding:
+            self._bury_all()
+        return taken
 
     def _deliver_reply(self, message: Message) -> bool:
         receiver = self._replies.get(message.key)
@@ -322,18 +331,21 @@ class VirtualHost:
         return found
 
     def bury(self, entry: Entry, reason: str) -> None:
-        """Send a message to its queue's dead-letter exchange. The last caller on the stack does all that follows."""
+        """Send a message to its queue's dead-letter exchange, now or when what is under way is done."""
         if entry.queue.arguments.dead_letter_exchange is None:
             return
         self._graves.append((entry, reason))
-        if self._burying:
-            return
-        self._burying = True
+        if not self._holding:
+            self._bury_all()
+
+    def _bury_all(self) -> None:
+        """One after the other, those included that die of it."""
+        self._holding = True
         try:
             while self._graves:
                 self._dead_letter(*self._graves.popleft())
         finally:
-            self._burying = False
+            self._holding = False
 
     def _dead_letter(self, entry: Entry, reason: str) -> None:
         arguments = entry.queue.arguments
