@@ -161,12 +161,12 @@ def _deaths(entries: dict[bytes, bytes]) -> list[dict[str, Value]]:
 def _record(
     deaths: list[dict[str, Value]], message: Message, properties: Properties, queue: str, reason: str, time: int
 ) -> list[dict[str, Value]]:
-    """Count one more death; the latest comes first."""
+    """Count one more death; the latest comes first, the others in RabbitMQ 3.10's order."""
     same = next((d for d in deaths if d.get("queue") == queue and d.get("reason") == reason), None)
     if same is not None:
         count = same.get("count")
         same["count"] = as_long((count if isinstance(count, int) else 0) + 1)
-        return [same, *(d for d in deaths if d is not same)]
+        return [same, *(d for d in reversed(deaths) if d is not same)]
     death: dict[str, Value] = {
         "count": as_long(1),
         "reason": reason,
