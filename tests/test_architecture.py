@@ -48,7 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren"}),
     *BROKER,
     frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
-    frozenset({"warren.bench", "warren.cli_dead"}),
+    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead"}),
     frozenset({"warren.cli"}),
     frozenset({"warren.__main__"}),
 )
