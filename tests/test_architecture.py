@@ -47,8 +47,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren"}),
     *BROKER,
     frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
-    frozenset({"warren.bench", "warren.cli_dead"}),
-    frozenset({"warren.cli"}),
+    frozenset({"warren.bench", "warren.cli_dead", "warren.testing"}),
+    frozenset({"warren.cli", "warren.pytest_plugin", "warren.testing_worker"}),
     frozenset({"warren.__main__"}),
 )
 PLACED = {module: height for height, layer in enumerate(LAYERS) for module in layer}
