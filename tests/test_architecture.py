@@ -26,7 +26,8 @@ BROKER: tuple[frozenset[str], ...] = (
     frozenset({"warren.broker.methods"}),
     frozenset({"warren.broker.session"}),
     frozenset({"warren.broker.server", "warren.broker.status"}),
-    frozenset({"warren.broker.embedded"}),
+    frozenset({"warren.broker.embedded", "warren.broker.ask"}),
+    frozenset({"warren.broker.command"}),
     frozenset({"warren.broker"}),
 )
 
@@ -57,7 +58,9 @@ CLIENT_SIDE = frozenset({"warren.caller", "warren.client", "warren.blocking"})
 SERVER_SIDE = frozenset({"warren.aside", "warren.worker", "warren.server", "warren.service"})
 
 #: Values and tables only: time, chance and the outside world are passed in.
-BROKER_EDGES = frozenset({"warren.broker.server", "warren.broker.embedded", "warren.broker"})
+BROKER_EDGES = frozenset(
+    {"warren.broker.server", "warren.broker.embedded", "warren.broker.ask", "warren.broker.command", "warren.broker"}
+)
 PURE = LAYERS[0] | LAYERS[1] | frozenset({"warren.wire", "warren.calls", "warren.methods", "warren.middleware"})
 PURE |= frozenset().union(*BROKER) - BROKER_EDGES
 IMPURE = frozenset(

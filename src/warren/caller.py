@@ -117,7 +117,7 @@ class Caller:
     """Calls over one supervised connection."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._app_id = settings.name
         self._user_id = settings.username if limits.send_user else None
         self._limits = limits
@@ -342,7 +342,7 @@ class Caller:
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._expire)
+        self._timer = self.loop.call_later(max(0.0, when - time.monotonic()), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -503,7 +503,7 @@ class Caller:
         self._reply_to = queue.encode()
         self._link = link
         link.on_writable(self._write_line)
-        self._loop.call_soon(self._write_line)
+        self.loop.call_soon(self._write_line)
 
     async def _open_replies(self, channel: HotChannel) -> str:
         """Declare, bind and consume the reply queue; returns its name."""

@@ -67,7 +67,7 @@ class _Outcome(asyncio.Future[Any]):
     __slots__ = ("_caller", "call")
 
     def __init__(self, caller: Caller) -> None:
-        super().__init__()
+        super().__init__(loop=caller.loop)
         self._caller = caller
         self.call: PendingCall | None = None
 

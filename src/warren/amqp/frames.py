@@ -310,9 +310,10 @@ class Tap(Protocol):
 class _Content:
     """The deliveries of one tapped channel, put together from their frames [4.2.6]."""
 
-    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "tap")
+    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "_splitter", "tap")
 
-    def __init__(self, tap: Tap, limit: int) -> None:
+    def __init__(self, splitter: Splitter, tap: Tap, limit: int) -> None:
+        self._splitter = splitter
         self.tap = tap
         self._limit = limit
         self._delivery: Delivery | None = None
@@ -401,6 +402,7 @@ class _Content:
 
     def _finish(self, delivery: Delivery) -> None:
         self._delivery = None
+        self._splitter.delivered = True
         self.tap.delivered(delivery)
 
 
@@ -408,7 +410,7 @@ class Splitter:
     """Cuts the byte stream into frames: those of tapped channels go to their tap, all others to `other`.
 
     The result does not depend on how the bytes were cut up on their way. `hot` tells whether a tapped frame came
-    since it was last set to False.
+    since it was last set to False, `delivered` the same of a whole message.
     """
 
     def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
@@ -420,10 +422,11 @@ class Splitter:
         self._open: _Content | None = None  # whose body frame has come in part, and
         self._open_size = 0  # the bytes of it, without its end mark, that have not
         self.hot = False
+        self.delivered = False
 
     def tap(self, channel: int, tap: Tap, *, body_limit: int) -> None:
         """From now on `tap` gets the deliveries and confirms of `channel`."""
-        self._contents[channel] = _Content(tap, body_limit)
+        self._contents[channel] = _Content(self, tap, body_limit)
 
     def untap(self, channel: int) -> None:
         """Leave a channel to Pika; one that is not tapped is no error."""

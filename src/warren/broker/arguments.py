@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from warren.broker.errors import precondition
 from warren.broker.tables import Value, decode_value, type_name
 
-_MAX_TTL = 2**32 - 1
+MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
 _MAX_PRIORITY = 255
 #: What RabbitMQ writes for a value that is not a number.
 _INTEGERS = frozenset({"byte", "unsignedbyte", "short", "unsignedshort", "signedint", "unsignedint", "long"})
@@ -35,25 +35,32 @@ class QueueArguments:
 Raw = Mapping[str, bytes]  # the values encoded, with their type letter
 
 
-def _integer(raw: bytes, low: int = 0, high: int = 2**63) -> str | None:
-    kind = type_name(raw)
-    if kind not in _INTEGERS:
-        return f"{{unacceptable_type,{kind}}}"
-    value = decode_value(raw)
-    assert isinstance(value, int)
-    if value < 0:
-        return f"{{value_negative,{value}}}"
-    if value < low:
-        return f"{{value_zero,{value}}}"
-    return f"{{value_too_big,{value}}}" if value > high else None
+Check = Callable[[bytes], str | None]  # what is wrong with a value, in RabbitMQ's (Erlang's) words
 
 
-def _text(*allowed: str, otherwise: str = "") -> Callable[[bytes], str | None]:
+def _integer(low: int, high: int | None = None, too_large: str = "value_too_large") -> Check:
+    def check(raw: bytes) -> str | None:
+        kind = type_name(raw)
+        if kind not in _INTEGERS:
+            return f'"expected integer, got {kind}"'
+        value = decode_value(raw)
+        assert isinstance(value, int)
+        if value < 0:
+            return f"{{value_negative,{value}}}"
+        if value < low:
+            return f"{{value_zero,{value}}}"
+        return f"{{{too_large},{value}}}" if high is not None and value > high else None
+
+    return check
+
+
+def _text(*allowed: str, otherwise: str = "") -> Check:
     def check(raw: bytes) -> str | None:
         kind = type_name(raw)
         if kind != "longstr":
             return f"{{unacceptable_type,{kind}}}"
-        return otherwise if allowed and decode_value(raw) not in allowed else None
+        value = decode_value(raw)
+        return otherwise.format(value) if allowed and value not in allowed else None
 
     return check
 
@@ -63,20 +70,28 @@ def _boolean(raw: bytes) -> str | None:
     return None if kind == "bool" else f"{{unacceptable_type,{kind}}}"
 
 
+def _anything(_: bytes) -> str | None:
+    return None
+
+
 #: In RabbitMQ's order, which decides what is complained of first.
-_CHECKS: dict[str, Callable[[bytes], str | None]] = {
-    "x-expires": lambda raw: _integer(raw, 1, _MAX_TTL),
-    "x-message-ttl": lambda raw: _integer(raw, 0, _MAX_TTL),
-    "x-dead-letter-exchange": _text(),
+_CHECKS: dict[str, Check] = {
+    "x-expires": _integer(1, MAX_TTL),
+    "x-message-ttl": _integer(0, MAX_TTL),
+    "x-dead-letter-exchange": _anything,  # its type is checked before all others
     "x-dead-letter-routing-key": _text(),
-    "x-max-length": _integer,
-    "x-max-length-bytes": _integer,
-    "x-max-priority": lambda raw: _integer(raw, 0, _MAX_PRIORITY),
+    "x-max-length": _integer(0),
+    "x-max-length-bytes": _integer(0),
+    "x-max-priority": _integer(0, _MAX_PRIORITY, "max_value_exceeded"),
     "x-overflow": _text("drop-head", "reject-publish", "reject-publish-dlx", otherwise="invalid_overflow"),
-    "x-queue-mode": _text("default", "lazy", otherwise="invalid_queue_mode"),
+    "x-queue-mode": _text("default", "lazy", otherwise="\"unsupported queue mode '{}'\""),
     "x-single-active-consumer": _boolean,
-    "x-queue-type": _text("classic", "quorum", otherwise="unsupported_queue_type"),
-    "x-delivery-limit": _integer,
+    "x-queue-type": _text("classic", "quorum", otherwise="\"unsupported queue type '{}'\""),
+    "x-delivery-limit": _integer(0),
+}
+_NOT_FOR = {
+    "classic": ("x-delivery-limit", "x-dead-letter-strategy", "x-max-in-memory-length", "x-max-in-memory-bytes"),
+    "quorum": ("x-max-priority", "x-queue-mode"),
 }
 
 
@@ -86,6 +101,11 @@ def parse_arguments(raw: Raw, described: str) -> QueueArguments:
     Raises:
         AmqpError: 406.
     """
+    kind = _queue_type(raw.get("x-queue-type"))
+    for name in _NOT_FOR[kind]:
+        if name in raw:
+            raise precondition(f"invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue")
+    check_name_arguments(("x-dead-letter-exchange",), raw, described)
     for name, check in _CHECKS.items():
         if name in raw and (problem := check(raw[name])):
             raise precondition(f"invalid arg '{name}' for {described}: {problem}")
@@ -93,6 +113,36 @@ def parse_arguments(raw: Raw, described: str) -> QueueArguments:
         problem = "routing_key_but_no_dlx_defined"
         raise precondition(f"invalid arg 'x-dead-letter-routing-key' for {described}: {problem}")
     return _collect({name: decode_value(raw[name]) for name in _CHECKS if name in raw}, raw)
+
+
+def check_name_arguments(names: Iterable[str], raw: Raw, described: str) -> None:
+    """Arguments that hold the name of an exchange or a routing key must be text.
+
+    Raises:
+        AmqpError: 406.
+    """
+    for name in names:
+        if name in raw and type_name(raw[name]) != "longstr":
+            raise precondition(f"invalid type '{type_name(raw[name])}' for arg '{name}' in {described}")
+
+
+def check_priority(raw: Raw, described: str) -> int:
+    """The x-priority of a consumer.
+
+    Raises:
+        AmqpError: 406 if it is no integer.
+    """
+    encoded = raw.get("x-priority")
+    if encoded is None:
+        return 0
+    value = decode_value(encoded)
+    if type_name(encoded) not in _INTEGERS or not isinstance(value, int):
+        raise precondition(f"invalid arg 'x-priority' for {described}: \"expected integer, got {type_name(encoded)}\"")
+    return value
+
+
+def _queue_type(encoded: bytes | None) -> str:
+    return "quorum" if encoded is not None and decode_value(encoded) == "quorum" else "classic"
 
 
 def _collect(values: Mapping[str, Value], raw: Raw) -> QueueArguments:
@@ -129,20 +179,40 @@ def check_same_arguments(current: QueueArguments, raw: Raw, described: str) -> N
     present = dict(current.encoded)
     for name in _CHECKS:
         received, existing = raw.get(name), present.get(name)
-        if not _same(received, existing):
-            shown = f"received {_shown(received)} but current is {_shown(existing)}"
-            raise precondition(f"inequivalent arg '{name}' for {described}: {shown}")
+        if name == "x-queue-type" and _queue_type(received) == _queue_type(existing):
+            continue
+        check_same_argument(name, received, existing, described)
 
 
-def _same(one: bytes | None, other: bytes | None) -> bool:
-    if one is None or other is None:
-        return one is other
+def check_same_argument(name: str, received: bytes | None, existing: bytes | None, described: str) -> None:
+    """Compare one argument of a second declaration.
+
+    Raises:
+        AmqpError: 406.
+    """
+    if received is None and existing is None:
+        return
+    if received is None or existing is None:
+        shown = [_shown(received), _shown(existing)]
+    elif _same(received, existing):
+        return
+    else:
+        shown = [f"'{_value(received)}'", f"'{_value(existing)}'"]
+    raise precondition(f"inequivalent arg '{name}' for {described}: received {shown[0]} but current is {shown[1]}")
+
+
+def _same(one: bytes, other: bytes) -> bool:
     kinds = type_name(one), type_name(other)
     return (kinds[0] == kinds[1] or _INTEGERS.issuperset(kinds)) and decode_value(one) == decode_value(other)
 
 
 def _shown(raw: bytes | None) -> str:
-    return "none" if raw is None else f"the value '{decode_value(raw)!s}' of type '{type_name(raw)}'"
+    return "none" if raw is None else f"the value '{_value(raw)}' of type '{type_name(raw)}'"
+
+
+def _value(raw: bytes) -> str:
+    value = decode_value(raw)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_same_flag(name: str, received: bool | str, current: bool | str, described: str) -> None:

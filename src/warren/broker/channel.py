@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from warren.amqp.frames import decode_properties
 from warren.broker import errors
 from warren.broker.errors import AmqpError, precondition
 from warren.broker.exchanges import Exchange
 from warren.broker.message import Message
 from warren.broker.model import REPLY_TO, VirtualHost
 from warren.broker.queues import Consumer, Entry, Queue
-from warren.broker.tables import Value
 
 _ENCODED_REPLY_TO = REPLY_TO.encode()
+
+
+#: What answers the messages to a queue name that the broker keeps for itself.
+Service = Callable[[VirtualHost, Message], None]
 
 
 class Output(Protocol):
@@ -34,6 +36,9 @@ class Output(Protocol):
 
     def cancel(self, consumer: Consumer) -> None:
         """Basic.Cancel from the server."""
+
+    def service(self, name: str) -> Service | None:
+        """What stands behind a queue name, if the client may use it."""
 
     def has_room(self) -> bool:
         """Whether the client reads what it is sent."""
@@ -121,20 +126,28 @@ class Channel:
             raise errors.not_found("exchange", exchange_name, host.name)
         if exchange.options.internal:
             raise AmqpError(403, f"cannot publish to internal exchange '{exchange_name}' in vhost '{host.name}'")
-        if message.properties is not None:
+        if message.properties.user_id is not None or message.properties.reply_to is not None:
             self._check_properties(message)
         if self.transaction is not None:
             self.transaction.publishes.append((exchange, message, mandatory))
             return
-        routed, taken = host.publish(exchange, message)
+        routed, taken = self._route(exchange, message)
         if mandatory and not routed:
             self._output.give_back(message)
         if self.confirming:
             self.published += 1
             self._output.confirm(self.published, taken)
 
+    def _route(self, exchange: Exchange, message: Message) -> tuple[bool, bool]:
+        """Whether the message has found anybody, and whether all have taken it."""
+        service = self._output.service(message.key) if exchange.name == "" else None
+        if service is None:
+            return self.host.publish(exchange, message)
+        service(self.host, message)
+        return True, True
+
     def _check_properties(self, message: Message) -> None:
-        properties = message.properties or decode_properties(message.header)
+        properties = message.properties
         if properties.user_id is not None and properties.user_id != self.user:
             claimed, actual = properties.user_id.decode("utf-8", "replace"), self.user.decode()
             text = f"user_id property set to '{claimed}' but authenticated user was '{actual}'"
@@ -146,9 +159,7 @@ class Channel:
 
     # --- consuming ----------------------------------------------------------------------------------------------------
 
-    def consume(
-        self, queue_name: str, tag: str, *, no_ack: bool, exclusive: bool, priority: int, arguments: dict[str, Value]
-    ) -> Consumer:
+    def consume(self, queue_name: str, tag: str, *, no_ack: bool, exclusive: bool, priority: int) -> Consumer:
         """Register a consumer; it gets nothing before `begin`.
 
         Raises:
@@ -160,9 +171,11 @@ class Channel:
         if queue_name == REPLY_TO:
             return self._consume_replies(tag, no_ack)
         queue = self.queue(queue_name)
-        if queue.exclusive_consumer() or (exclusive and queue.consumers):
+        if queue.exclusive_consumer() or (exclusive and (queue.consumers or queue.arguments.single_active)):
             raise AmqpError(403, f"queue '{queue.name}' in vhost '{self.host.name}' in exclusive use")
-        consumer = Consumer(tag, self, queue, no_ack, exclusive, priority, self.prefetch, arguments)
+        if queue.arguments.quorum and self.shared_prefetch:
+            raise AmqpError(540, f"queue '{queue.name}' in vhost '{self.host.name}' does not support global qos")
+        consumer = Consumer(tag, self, queue, no_ack, exclusive, priority, self.prefetch)
         self.consumers[tag] = consumer
         queue.add_consumer(consumer)
         return consumer
@@ -173,7 +186,7 @@ class Channel:
         if self._reply_consumer is not None:
             raise precondition("reply consumer already set")
         self._reply_address = self.host.open_reply_address(self)
-        consumer = Consumer(tag, self, None, True, False, 0, 0, {})
+        consumer = Consumer(tag, self, None, True, False, 0, 0)
         self.consumers[tag] = self._reply_consumer = consumer
         return consumer
 
@@ -336,7 +349,7 @@ class Channel:
         """
         done, self.transaction = self._transaction(), Transaction()
         for exchange, message, mandatory in done.publishes:
-            routed, _ = self.host.publish(exchange, message)
+            routed, _ = self._route(exchange, message)
             if mandatory and not routed:
                 self._output.give_back(message)
         for _, held, how in done.settled:

@@ -64,6 +64,10 @@ class Exchange:
             binding = self.bindings[to, key, encoded] = Binding(to, key, arguments)
             self._changed(binding)
 
+    def has(self, to: Destination, key: str, encoded: bytes) -> bool:
+        """Whether there is such a binding."""
+        return (to, key, encoded) in self.bindings
+
     def unbind(self, to: Destination, key: str, encoded: bytes) -> bool:
         """Remove a binding; False if there was none."""
         binding = self.bindings.pop((to, key, encoded), None)
@@ -145,8 +149,8 @@ class Topic(Exchange):
         if found is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            words = key.split(".")
-            found = _distinct(b.to for b in self.bindings.values() if topic_matches(b.key.split("."), words))
+            words = split_words(key)
+            found = _distinct(b.to for b in self.bindings.values() if topic_matches(split_words(b.key), words))
             self._known[key] = found
         return found
 
@@ -154,8 +158,13 @@ class Topic(Exchange):
         self._known.clear()
 
 
+def split_words(key: str) -> list[str]:
+    """The words of a key; the empty one has none."""
+    return key.split(".") if key else []
+
+
 def topic_matches(pattern: list[str], words: list[str]) -> bool:
-    """Whether a binding key matches a routing key, both split at their dots."""
+    """Whether a binding key matches a routing key, both as their words."""
     reached = {0}  # how much of the pattern can be used up by the words so far
     for word in words:
         reached = _skip_hashes(pattern, reached)
@@ -171,6 +180,9 @@ def _skip_hashes(pattern: list[str], reached: set[int]) -> set[int]:
         if i in result and pattern[i] == "#":
             result.add(i + 1)
     return result
+
+
+MATCH_MODES = ("all", "any", "all-with-x", "any-with-x")
 
 
 class Headers(Exchange):

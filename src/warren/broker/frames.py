@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pika import frame as pika_frame
 from pika import spec
 
-from warren.amqp.frames import END, OVERHEAD, shortstr
+from warren.amqp.frames import END, METHOD, OVERHEAD, shortstr
 from warren.broker.errors import AmqpError
 from warren.broker.message import decode_name
 
@@ -45,10 +45,10 @@ def decode_method(payload: bytes) -> Method:
     """The method of a method frame, its names as text.
 
     Raises:
-        AmqpError: 502 if it does not add up, 503 if there is no such method.
+        AmqpError: 501 if it does not add up, 503 if there is no such method.
     """
     if len(payload) < 4:
-        raise AmqpError(501, "method frame too short")
+        raise AmqpError(501, describe_frame(METHOD, payload) + ": unknown_frame")
     kind = spec.methods.get(int.from_bytes(payload[:4]))
     if kind is None:
         raise AmqpError(503, f"unknown method {int.from_bytes(payload[:2])}, {int.from_bytes(payload[2:4])}")
@@ -56,7 +56,7 @@ def decode_method(payload: bytes) -> Method:
     try:
         method.decode(payload, 4)
     except Exception as error:  # Pika fails in many ways on bytes that are no method: struct, index, type, depth
-        raise AmqpError(502, f"{kind.NAME} cannot be decoded") from error
+        raise AmqpError(501, f"cannot decode {_octets(payload[4:])}") from error
     for name, value in vars(method).items():
         if isinstance(value, bytes):
             setattr(method, name, decode_name(value))
@@ -73,7 +73,7 @@ class PublishReader:
         """Decode a Basic.Publish.
 
         Raises:
-            AmqpError: 502 if it does not add up.
+            AmqpError: 501 if it does not add up.
         """
         known = self._known.get(payload)
         if known is None:
@@ -81,7 +81,7 @@ class PublishReader:
             route = payload[6:-1]
             known = Publish(method.exchange, method.routing_key, method.mandatory, method.immediate, route)
             if route != _route_of(route):
-                raise AmqpError(502, "Basic.Publish cannot be decoded")
+                raise AmqpError(501, f"cannot decode {_octets(payload[4:])}")
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[payload] = known
@@ -98,12 +98,24 @@ def read_ack(payload: bytes) -> tuple[int, bool]:
     """Delivery tag and `multiple` of a Basic.Ack.
 
     Raises:
-        AmqpError: 502 if it does not add up.
+        AmqpError: 501 if it does not add up.
     """
     if len(payload) != 13:
-        raise AmqpError(502, "Basic.Ack cannot be decoded")
+        raise AmqpError(501, f"cannot decode {_octets(payload[4:])}")
     tag, flags = _tag_and_flag.unpack_from(payload, 4)
     return tag, bool(flags & 1)
+
+
+def describe_frame(kind: int, payload: bytes) -> str:
+    """How RabbitMQ shows a frame it does not like."""
+    return f"type {kind}, all octets = {_octets(payload)}"
+
+
+def _octets(data: bytes) -> str:
+    """Bytes as Erlang shows them."""
+    if data and all(32 <= byte < 127 for byte in data):
+        return f'<<"{data.decode()}">>'
+    return f"<<{','.join(map(str, data[:64]))}>>"
 
 
 def encode_method(channel: int, method: Method) -> bytes:
@@ -170,11 +182,13 @@ class FrameReader:
         kind, channel, size = _head.unpack_from(data, position)
         stop = position + size + OVERHEAD
         if size > self.frame_max - OVERHEAD:
-            raise AmqpError(501, f"frame_too_large: {size} bytes, at most {self.frame_max - OVERHEAD} are allowed")
+            limit = self.frame_max - OVERHEAD
+            raise AmqpError(501, f"{describe_frame(kind, b'')}: {{frame_too_large,{size},{limit}}}")
         if stop > len(data):
             self._wanted = stop - position
             return None
         if data[stop - 1] != END:
-            raise AmqpError(501, f"invalid frame end marker: {data[stop - 1]}")
+            described = describe_frame(kind, data[position + 7 : stop - 1])
+            raise AmqpError(501, f"{described}: {{invalid_frame_end_marker,{data[stop - 1]}}}")
         self._position = stop
         return kind, channel, data[position + 7 : stop - 1]

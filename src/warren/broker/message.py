@@ -11,16 +11,20 @@ from datetime import UTC, datetime
 
 from warren.amqp.frames import Properties, decode_properties, encode_properties, shortstr
 from warren.broker.errors import precondition
-from warren.broker.tables import Value, as_long, decode_value, encode_value, join_table, split_table
+from warren.broker.tables import Value, as_long, decode_value, encode_value, join_table, split_table, type_name
 
 _HEADERS, _PRIORITY, _REPLY_TO, _EXPIRATION, _USER_ID = 0x2000, 0x800, 0x200, 0x100, 0x10
 _STEERING = _HEADERS | _PRIORITY | _REPLY_TO | _EXPIRATION | _USER_ID
-_MAX_TTL = 2**32 - 1  # RabbitMQ's limit of an Erlang timer, in milliseconds
+_MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
 _INTEGER = re.compile(r"[+-]?\d+")
 
 
 class Message:
     """One published message; the queues it is routed to share it.
+
+    Raises:
+        FrameError: the header does not add up.
+        AmqpError: 406 for a value that RabbitMQ refuses.
 
     `route` is the exchange and routing key as two short strings, just as they stood in Basic.Publish and will stand in
     Basic.Deliver. `keys` are all routing keys: the key itself, CC and BCC.
@@ -38,12 +42,11 @@ class Message:
         self.keys: tuple[str, ...] = (key,)
         self.ttl: int | None = None
         self.priority = 0
-        self.properties: Properties | None = None
-        if len(header) < 2 or (header[0] << 8 | header[1]) & _STEERING:
-            self._read(decode_properties(header))
+        self.properties = decode_properties(header)
+        if (header[0] << 8 | header[1]) & _STEERING:
+            self._steer(self.properties)
 
-    def _read(self, properties: Properties) -> None:
-        self.properties = properties
+    def _steer(self, properties: Properties) -> None:
         if properties.priority is not None:
             self.priority = properties.priority
         if properties.expiration is not None:
@@ -66,7 +69,7 @@ class Message:
 
     def headers(self) -> dict[bytes, bytes]:
         """The headers, undecoded; empty without any."""
-        table = self.properties.table if self.properties else None
+        table = self.properties.table
         return split_table(table) if table else {}
 
 
@@ -101,7 +104,7 @@ def parse_expiration(value: bytes) -> int:
     elif (milliseconds := int(number[0])) < 0:
         problem = f"{{value_negative,{milliseconds}}}"
     elif milliseconds > _MAX_TTL:
-        problem = f"{{value_too_big,{milliseconds}}}"
+        problem = f"{{value_too_large,{milliseconds}}}"
     else:
         return milliseconds
     raise precondition(f"invalid expiration '{text}': {problem}")
@@ -112,9 +115,10 @@ def _routing_keys(entries: dict[bytes, bytes], name: bytes) -> list[str]:
     if raw is None:
         return []
     keys = decode_value(raw)
-    if not isinstance(keys, list) or not all(isinstance(key, str | bytes) for key in keys):
-        raise precondition(f'invalid message: {{unacceptable_type_in_header,"{name.decode()}"}}')
-    return [decode_name(key) for key in keys]
+    if not isinstance(keys, list):
+        problem = f'{{unacceptable_type_in_header,"{name.decode()}",{type_name(raw)}}}'
+        raise precondition(f"invalid message: {problem}")
+    return [decode_name(key) for key in keys if isinstance(key, str | bytes)]
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     `key` replaces the routing keys, and CC with them; None keeps both. `time` is in seconds since 1970.
     """
     entries = message.headers()
-    properties = message.properties or decode_properties(message.header)
+    properties = message.properties
     deaths = _deaths(entries)
     recorded = _record(deaths, message, properties, queue, reason, time)
     entries[b"x-death"] = encode_value(recorded)

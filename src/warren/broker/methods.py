@@ -11,10 +11,9 @@ from typing import Protocol
 from pika import spec
 
 from warren.amqp.frames import BODY, HEADER, METHOD, content_frames
-from warren.broker.arguments import Raw
-from warren.broker.channel import Channel
-from warren.broker.errors import AmqpError
-from warren.broker.exchanges import ExchangeOptions
+from warren.broker.arguments import Raw, check_priority
+from warren.broker.channel import Channel, Service
+from warren.broker.errors import AmqpError, default_exchange
 from warren.broker.frames import (
     ACK,
     PUBLISH,
@@ -23,6 +22,7 @@ from warren.broker.frames import (
     PublishReader,
     decode_method,
     delivery_prefix,
+    describe_frame,
     encode_delivery,
     encode_method,
     read_ack,
@@ -31,8 +31,9 @@ from warren.broker.message import Message, encode_name
 from warren.broker.model import VirtualHost, end_consumers
 from warren.broker.queues import Consumer, Entry, QueueOptions
 from warren.broker.state import State
-from warren.broker.tables import Value, as_long, decode_value, encode_value, join_table, split_table, table_at
+from warren.broker.tables import Value, as_long, encode_value, join_table, split_table, table_at
 
+_NO_HEADER = "expected content header for class 60, got non content header frame instead"
 _QUORUM_COUNT = b"x-delivery-count"
 
 
@@ -54,7 +55,7 @@ class Connection(Protocol):
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Call `flush_confirms` when this turn's input is used up."""
 
-    def service(self, name: str) -> Callable[[VirtualHost, Message], None] | None:
+    def service(self, name: str) -> Service | None:
         """What answers messages to a reserved queue name, for clients on this machine."""
 
     def published(self) -> None:
@@ -96,21 +97,18 @@ class ChannelHandler:
             FrameError: content that does not add up.
         """
         content = self._content
-        if kind == METHOD:
-            if content is not None:
-                expected = "header" if content.header is None else "body"
-                text = f"expected content {expected} for class 60, got non content {expected} frame instead"
-                raise AmqpError(505, text)
+        if content is None:
+            if kind != METHOD:
+                raise AmqpError(505, "expected method frame, got non method frame instead")
             self._take_method(payload)
-        elif content is None:
-            raise AmqpError(505, "expected method frame, got non method frame instead")
-        elif kind == HEADER and content.header is None:
+        elif content.header is None:
+            if kind != HEADER:
+                raise AmqpError(505, _NO_HEADER)
             self._take_header(content, payload)
-        elif kind == BODY and content.header is not None:
+        elif kind == BODY:
             self._take_body(content, payload)
         else:
-            expected = "header" if content.header is None else "body"
-            raise AmqpError(505, f"expected content {expected} for class 60, got non content {expected} frame instead")
+            raise AmqpError(505, "expected content body, got non content body frame instead")
 
     def _take_method(self, payload: bytes) -> None:
         index = payload[:4]
@@ -125,12 +123,16 @@ class ChannelHandler:
             method = decode_method(payload)
             handle = HANDLERS.get(type(method))
             if handle is None:
-                raise AmqpError(503, f"unimplemented method {method.NAME}")
+                raise AmqpError(503, "unimplemented method")
             handle(self, method, payload)
 
     def _take_header(self, content: _Content, payload: bytes) -> None:
-        if len(payload) < 14 or payload[:2] != b"\x00\x3c":
-            raise AmqpError(505, "expected content header for class 60, got one for another class instead")
+        if len(payload) < 14:
+            raise AmqpError(501, describe_frame(HEADER, payload) + ": unknown_frame")
+        if payload[:2] != b"\x00\x3c":
+            other = int.from_bytes(payload[:2])
+            text = f"expected content header for class 60, got one for class {other} instead"
+            raise AmqpError(505, text)
         size = int.from_bytes(payload[4:12])
         limit = self._connection.state.settings.max_message_size
         if size > limit:
@@ -157,9 +159,6 @@ class ChannelHandler:
         self._content = None
         publish, header = content.publish, content.header or b""
         message = Message(publish.exchange, publish.key, publish.route, header, body)
-        service = self._connection.service(publish.key) if not publish.exchange else None
-        if service is not None:
-            service(self.channel.host, message)
         if self.channel.confirming and self._connection.state.faults.nacks_publish():
             self.channel.published += 1
             self.confirm(self.channel.published, False)
@@ -188,6 +187,9 @@ class ChannelHandler:
     def send_message(self, entry: Entry, method: Method) -> None:
         """Basic.GetOk and what was got."""
         self._send_content(method, _counted(entry) if entry.deliveries else entry.message.header, entry.message.body)
+
+    def service(self, name: str) -> Service | None:
+        return self._connection.service(name)
 
     def give_back(self, message: Message) -> None:
         method = spec.Basic.Return(312, "NO_ROUTE", message.exchange, message.key)
@@ -275,6 +277,11 @@ def _flow(handler: ChannelHandler, method: Method, _: bytes) -> None:
     handler.send(spec.Channel.FlowOk(True))
 
 
+def _request_access(handler: ChannelHandler, method: Method, _: bytes) -> None:
+    """A relic of AMQP 0-8 that RabbitMQ still answers."""
+    handler.send(spec.Access.RequestOk(1))
+
+
 def _ignore(handler: ChannelHandler, method: Method, _: bytes) -> None:
     """Flow-ok, and the answer to a server's Basic.Cancel."""
 
@@ -299,15 +306,13 @@ def _after_strings(payload: bytes, count: int) -> int:
 def _declare_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     host, name = handler.channel.host, _name(method.exchange)
     if method.passive:
+        if name == "":
+            raise default_exchange()
         host.exchange(name)
     else:
         arguments = _raw_arguments(payload, _after_strings(payload, 2) + 1)
-        alternate = arguments.get("alternate-exchange")
-        value = decode_value(alternate) if alternate else None
-        options = ExchangeOptions(
-            method.durable, method.auto_delete, method.internal, value if isinstance(value, str) else None
-        )
-        host.declare_exchange(name, method.type, options, arguments)
+        flags = {name: getattr(method, name) for name in ("durable", "auto_delete", "internal")}
+        host.declare_exchange(name, method.type, arguments, **flags)
     if not method.nowait:
         handler.send(spec.Exchange.DeclareOk())
 
@@ -321,15 +326,19 @@ def _delete_exchange(handler: ChannelHandler, method: Method, _: bytes) -> None:
 def _bind_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     host = handler.channel.host
     arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
-    destination = host.exchange(method.destination)
-    if isinstance(method, spec.Exchange.Bind):
-        host.bind(method.source, destination, method.routing_key, arguments)
-        answer = spec.Exchange.BindOk()
-    else:
-        host.unbind(method.source, destination, method.routing_key, arguments)
-        answer = spec.Exchange.UnbindOk()
+    host.bind(method.source, host.exchange(method.destination), method.routing_key, arguments)
     if not method.nowait:
-        handler.send(answer)
+        handler.send(spec.Exchange.BindOk())
+
+
+def _unbind_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+    host = handler.channel.host
+    arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
+    destination = host.exchanges.get(method.destination)
+    if destination is not None:  # what is not there is unbound already
+        host.unbind(method.source, destination, method.routing_key, arguments)
+    if not method.nowait:
+        handler.send(spec.Exchange.UnbindOk())
 
 
 def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
@@ -342,8 +351,9 @@ def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> N
         queue.used()
     else:
         arguments = _raw_arguments(payload, _after_strings(payload, 1) + 1)
-        owner = handler.channel.connection if method.exclusive else None
-        options = QueueOptions(method.durable, method.auto_delete, owner)
+        owner = channel.connection if method.exclusive else None
+        durable = method.durable and not method.exclusive  # exclusive queues never are
+        options = QueueOptions(durable, method.auto_delete, owner)
         queue = channel.host.declare_queue(name, options, arguments, channel.connection)
     channel.declared(queue)
     _answer_declare(handler, method, queue.name, queue.waiting.count, len(queue.consumers))
@@ -357,18 +367,26 @@ def _answer_declare(handler: ChannelHandler, method: Method, name: str, messages
 def _bind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     channel = handler.channel
     queue = channel.queue(method.queue)
-    key = method.routing_key
-    if not method.queue and not key:
-        key = queue.name  # both empty: the queue declared last, by its name [1.7.2.3.1]
-    if isinstance(method, spec.Queue.Bind):
-        arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
-        channel.host.bind(method.exchange, queue, key, arguments)
-        if not method.nowait:
-            handler.send(spec.Queue.BindOk())
-    else:
-        arguments = _raw_arguments(payload, _after_strings(payload, 3))
-        channel.host.unbind(method.exchange, queue, key, arguments)
-        handler.send(spec.Queue.UnbindOk())
+    arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
+    channel.host.bind(method.exchange, queue, _binding_key(method, queue.name), arguments)
+    if not method.nowait:
+        handler.send(spec.Queue.BindOk())
+
+
+def _binding_key(method: Method, queue: str) -> str:
+    """With neither queue nor key it is the queue declared last, by its name [1.7.2.3.1]."""
+    key: str = method.routing_key
+    return key or ("" if method.queue else queue)
+
+
+def _unbind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+    channel, host = handler.channel, handler.channel.host
+    name = channel.queue_name(method.queue)
+    queue, key = host.queues.get(name), _binding_key(method, name)
+    arguments = _raw_arguments(payload, _after_strings(payload, 3))
+    if queue is not None and host.is_bound(method.exchange, queue, key, arguments):
+        host.unbind(method.exchange, channel.queue(name), key, arguments)
+    handler.send(spec.Queue.UnbindOk())
 
 
 def _purge(handler: ChannelHandler, method: Method, _: bytes) -> None:
@@ -396,18 +414,11 @@ def _qos(handler: ChannelHandler, method: Method, _: bytes) -> None:
     handler.channel.use_credit()
 
 
-def _consume(handler: ChannelHandler, method: Method, _: bytes) -> None:
-    arguments: dict[str, Value] = method.arguments or {}
-    priority = arguments.get("x-priority", 0)
-    if not isinstance(priority, int):
-        raise AmqpError(406, "invalid arg 'x-priority' for consumer: unacceptable type")
+def _consume(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+    described = f"queue '{method.queue}' in vhost '{handler.channel.host.name}'"
+    priority = check_priority(_raw_arguments(payload, _after_strings(payload, 2) + 1), described)
     consumer = handler.channel.consume(
-        method.queue,
-        method.consumer_tag,
-        no_ack=method.no_ack,
-        exclusive=method.exclusive,
-        priority=priority,
-        arguments=arguments,
+        method.queue, method.consumer_tag, no_ack=method.no_ack, exclusive=method.exclusive, priority=priority
     )
     consumer.prefix = delivery_prefix(consumer.tag)
     if not method.nowait:
@@ -473,15 +484,16 @@ def _rollback(handler: ChannelHandler, method: Method, _: bytes) -> None:
 
 
 HANDLERS: dict[type, Callable[[ChannelHandler, Method, bytes], None]] = {
+    spec.Access.Request: _request_access,
     spec.Channel.Flow: _flow,
     spec.Channel.FlowOk: _ignore,
     spec.Exchange.Declare: _declare_exchange,
     spec.Exchange.Delete: _delete_exchange,
     spec.Exchange.Bind: _bind_exchange,
-    spec.Exchange.Unbind: _bind_exchange,
+    spec.Exchange.Unbind: _unbind_exchange,
     spec.Queue.Declare: _declare_queue,
     spec.Queue.Bind: _bind_queue,
-    spec.Queue.Unbind: _bind_queue,
+    spec.Queue.Unbind: _unbind_queue,
     spec.Queue.Purge: _purge,
     spec.Queue.Delete: _delete_queue,
     spec.Basic.Qos: _qos,

@@ -7,16 +7,23 @@ channels that consume. All of it lives in memory, as long as the object does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from warren.broker import errors
-from warren.broker.arguments import Raw, check_same_arguments, check_same_flag, parse_arguments
+from warren.broker.arguments import (
+    Raw,
+    check_name_arguments,
+    check_same_argument,
+    check_same_arguments,
+    check_same_flag,
+    parse_arguments,
+)
 from warren.broker.errors import AmqpError, precondition
-from warren.broker.exchanges import TYPES, Destination, Direct, Exchange, ExchangeOptions
+from warren.broker.exchanges import MATCH_MODES, TYPES, Destination, Direct, Exchange, ExchangeOptions, Headers
 from warren.broker.message import Message, dead_letter, goes_in_circles
 from warren.broker.queues import Entry, Queue, QueueOptions
-from warren.broker.tables import decode_value, join_table
+from warren.broker.tables import decode_value, encode_value, join_table, type_name
 from warren.broker.timers import Timers
 
 #: What every virtual host has from the beginning [RabbitMQ: 3.1.3 and its own amq.rabbitmq.trace].
@@ -27,6 +34,7 @@ _PREDECLARED = (
     ("amq.headers", "headers"),
     ("amq.match", "headers"),
 )
+_ALTERNATE = "alternate-exchange"
 REPLY_TO = "amq.rabbitmq.reply-to"
 _REPLY_ADDRESS = REPLY_TO + "."
 
@@ -69,7 +77,9 @@ class VirtualHost:
             raise errors.not_found("exchange", name, self.name)
         return found
 
-    def declare_exchange(self, name: str, kind: str, options: ExchangeOptions, arguments: Raw) -> None:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Raw, *, durable: bool, auto_delete: bool, internal: bool
+    ) -> None:
         """Make an exchange, or compare it with the one that is there.
 
         Raises:
@@ -78,7 +88,10 @@ class VirtualHost:
         if name == "":
             raise errors.default_exchange()
         if kind not in TYPES:
-            raise AmqpError(503, f"unknown exchange type '{kind}'")
+            raise AmqpError(503, f"invalid exchange type '{kind}'")
+        check_name_arguments((_ALTERNATE,), arguments, f"exchange '{name}' in vhost '{self.name}'")
+        alternate = decode_value(arguments[_ALTERNATE]) if _ALTERNATE in arguments else None
+        options = ExchangeOptions(durable, auto_delete, internal, alternate if isinstance(alternate, str) else None)
         existing = self.exchanges.get(name)
         if existing is not None:
             self._check_same_exchange(existing, kind, options, arguments)
@@ -93,14 +106,8 @@ class VirtualHost:
         check_same_flag("durable", options.durable, existing.options.durable, described)
         check_same_flag("auto_delete", options.auto_delete, existing.options.auto_delete, described)
         check_same_flag("internal", options.internal, existing.options.internal, described)
-        current = existing.options.alternate
-        if options.alternate != current:
-            received, there = (
-                "none" if name is None else f"the value '{name}' of type 'longstr'"
-                for name in (options.alternate, current)
-            )
-            text = f"inequivalent arg 'alternate-exchange' for {described}: received {received} but current is {there}"
-            raise precondition(text)
+        alternates = (arguments.get(_ALTERNATE), _encoded(existing.options.alternate))
+        check_same_argument(_ALTERNATE, *alternates, described)
 
     def delete_exchange(self, name: str, *, if_unused: bool) -> None:
         """Remove an exchange; one that is not there is no error.
@@ -110,11 +117,11 @@ class VirtualHost:
         """
         if name == "":
             raise errors.default_exchange()
-        if name.startswith("amq."):
-            raise errors.reserved("exchange", name)
         exchange = self.exchanges.get(name)
         if exchange is None:
             return
+        if name.startswith("amq."):
+            raise AmqpError(403, f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
         if if_unused and exchange.bindings:
             raise precondition(f"exchange '{name}' in vhost '{self.name}' in use")
         self._remove_exchange(exchange)
@@ -135,7 +142,11 @@ class VirtualHost:
         Raises:
             AmqpError: 403 for the default exchange, 404.
         """
-        exchange = self._bindable(source, to)
+        if to.name == "" or source == "":
+            raise errors.default_exchange()
+        exchange = self.exchange(source)
+        if isinstance(exchange, Headers):
+            check_match(arguments)
         values = {name: decode_value(raw) for name, raw in arguments.items()}
         exchange.bind(to, key, _as_bytes(arguments), values)
         if isinstance(to, Exchange):
@@ -145,18 +156,20 @@ class VirtualHost:
         """Remove a binding; one that is not there is no error.
 
         Raises:
-            AmqpError: 403 for the default exchange, 404.
+            AmqpError: 403 for the default exchange.
         """
-        exchange = self._bindable(source, to)
-        if exchange.unbind(to, key, _as_bytes(arguments)):
+        if to.name == "" or source == "":
+            raise errors.default_exchange()
+        exchange = self.exchanges.get(source)
+        if exchange is not None and exchange.unbind(to, key, _as_bytes(arguments)):
             if isinstance(to, Exchange) and all(binding.to is not to for binding in exchange.bindings.values()):
                 to.incoming.discard(exchange)
             self._end_if_unused(exchange)
 
-    def _bindable(self, source: str, to: Destination) -> Exchange:
-        if source == "" or to.name == "":
-            raise errors.default_exchange()
-        return self.exchange(source)
+    def is_bound(self, source: str, to: Destination, key: str, arguments: Raw) -> bool:
+        """Whether there is such a binding."""
+        exchange = self.exchanges.get(source)
+        return exchange is not None and exchange.has(to, key, _as_bytes(arguments))
 
     def _forget(self, source: Exchange, to: Destination) -> None:
         if source.forget(to):
@@ -194,11 +207,14 @@ class VirtualHost:
             return existing
         if name.startswith("amq."):
             raise errors.reserved("queue", name)
+        server_named = not name
         name = name or f"amq.gen-{self._make_name()}"
         described = f"queue '{name}' in vhost '{self.name}'"
         parsed = parse_arguments(arguments, described)
         if parsed.quorum:
-            _check_quorum(options, arguments, described)
+            if server_named:
+                raise precondition("Cannot declare a server-named queue for type rabbit_quorum_queue")
+            _check_quorum(options, described)
         queue = self.queues[name] = Queue(name, options, parsed, self)
         return queue
 
@@ -349,19 +365,38 @@ def end_consumers(queue: Queue) -> None:
         consumer.channel.lose_consumer(consumer)
 
 
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else encode_value(text)
+
+
 def _as_bytes(arguments: Raw) -> bytes:
     return join_table({name.encode(): arguments[name] for name in sorted(arguments)})
 
 
-def _check_quorum(options: QueueOptions, arguments: Mapping[str, bytes], described: str) -> None:
+def _check_quorum(options: QueueOptions, described: str) -> None:
     """Quorum queues must be durable and everybody's."""
-    flags = (("durable", options.durable, True), ("auto_delete", options.auto_delete, False))
-    for name, given, needed in flags:
-        if given != needed:
-            raise precondition(f"invalid property '{name.replace('_', '-')}' for {described}")
-    if options.owner is not None:
-        raise precondition(f"invalid property 'exclusive-owner' for {described}")
-    refused = ("x-max-priority", "x-queue-mode")
-    for name in refused:
-        if name in arguments:
-            raise precondition(f"invalid arg '{name}' for {described} of queue type rabbit_quorum_queue")
+    wrong = (
+        ("exclusive-owner", options.owner is not None),
+        ("non-durable", not options.durable),
+        ("auto-delete", options.auto_delete),
+    )
+    for name, is_so in wrong:
+        if is_so:
+            raise precondition(f"invalid property '{name}' for {described}")
+
+
+def check_match(arguments: Raw) -> None:
+    """The x-match of a binding to a headers exchange.
+
+    Raises:
+        AmqpError: 406.
+    """
+    raw = arguments.get("x-match")
+    if raw is None:
+        return
+    value = decode_value(raw)
+    if type_name(raw) != "longstr":
+        raise precondition(f"Invalid x-match field type {type_name(raw)} (value {value}); expected longstr")
+    if value not in MATCH_MODES:
+        expected = "all, any, all-with-x, or any-with-x"
+        raise precondition(f'Invalid x-match field value <<"{value}">>; expected {expected}')

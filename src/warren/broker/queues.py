@@ -13,7 +13,6 @@ from typing import Protocol
 
 from warren.broker.arguments import QueueArguments
 from warren.broker.message import Message
-from warren.broker.tables import Value
 from warren.broker.timers import Timers
 
 
@@ -70,7 +69,6 @@ class Consumer:
     exclusive: bool
     priority: int
     prefetch: int
-    arguments: dict[str, Value]
     prefix: bytes = b""  # of its deliveries, kept by the channel
     unacked: int = 0
     parked: bool = False

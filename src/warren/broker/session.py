@@ -12,10 +12,18 @@ from enum import Enum, auto
 
 from pika import spec
 
-from warren.amqp.frames import HEARTBEAT, HEARTBEAT_FRAME, METHOD, FrameError
+from warren.amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, FrameError
+from warren.broker.channel import Service
 from warren.broker.errors import AmqpError
-from warren.broker.frames import ACCEPTED_HEADERS, PROTOCOL_HEADER, FrameReader, Method, decode_method, encode_method
-from warren.broker.message import Message
+from warren.broker.frames import (
+    ACCEPTED_HEADERS,
+    PROTOCOL_HEADER,
+    FrameReader,
+    Method,
+    decode_method,
+    describe_frame,
+    encode_method,
+)
 from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
 from warren.broker.state import FRAME_MIN, State
@@ -24,6 +32,7 @@ from warren.broker.tables import Value, decode_value, split_table
 _CHANNEL_OPEN = (20 << 16 | 10).to_bytes(4)
 _CHANNEL_CLOSE = (20 << 16 | 40).to_bytes(4)
 _CHANNEL_CLOSE_OK = (20 << 16 | 41).to_bytes(4)
+_KINDS = frozenset({METHOD, HEADER, BODY, HEARTBEAT})
 _PATIENCE = 5.0  # seconds that a client has to answer Connection.Close
 
 
@@ -166,7 +175,7 @@ class Session:
                     channel.flush_confirms()
             self._to_confirm.clear()
 
-    def service(self, name: str) -> Callable[[VirtualHost, Message], None] | None:
+    def service(self, name: str) -> Service | None:
         """What answers messages to a reserved queue name; only clients on this machine may ask."""
         return self.state.services.get(name) if self.loopback else None
 
@@ -201,12 +210,14 @@ class Session:
 
     def _take_frame(self, kind: int, channel: int, payload: bytes) -> None:
         try:
+            if kind not in _KINDS or (kind == HEARTBEAT and payload):
+                raise AmqpError(501, f"{describe_frame(kind, payload)}: unknown_frame")
             if channel:
                 self._take_channel_frame(kind, channel, payload)
             elif kind == METHOD:
                 self._take_connection_method(payload)
             elif kind != HEARTBEAT and self.phase is not Phase.CLOSING:
-                raise AmqpError(505, f"frame type {kind} on channel 0")
+                raise AmqpError(505, describe_frame(kind, payload))
         except AmqpError as error:
             self._fail(error, channel, payload if kind == METHOD else b"")
         except FrameError as error:
@@ -219,7 +230,7 @@ class Session:
             raise AmqpError(503, f"frame on channel {number} before the connection is open")
         handler = self.channels.get(number)
         if kind == HEARTBEAT:
-            raise AmqpError(505, f"heartbeat on channel {number}")
+            raise AmqpError(505, describe_frame(kind, payload))
         index = payload[:4] if kind == METHOD else b""
         if handler is not None and not handler.closing:
             if index == _CHANNEL_CLOSE:
@@ -236,7 +247,7 @@ class Session:
             raise AmqpError(504, "expected 'channel.open'")
 
     def _open_channel(self, number: int) -> None:
-        if len(self.channels) >= self.channel_max or number > self.channel_max:
+        if len(self.channels) >= self.channel_max:
             count, limit = len(self.channels), self.channel_max
             text = f"number of channels opened ({count}) has reached the negotiated channel_max ({limit})"
             raise AmqpError(530, text)
@@ -264,7 +275,7 @@ class Session:
             handle(self, method)
         elif self.phase is not Phase.CLOSING:
             name = self.phase.name.lower()
-            raise AmqpError(503 if method.INDEX >> 16 == 10 else 504, f"unexpected method in connection state {name}")
+            raise AmqpError(504, f"unexpected method in connection state {name}")
 
     # --- handshake ----------------------------------------------------------------------------------------------------
 

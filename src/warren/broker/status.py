@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from warren.amqp.frames import Properties, encode_properties
 from warren.broker.message import Message, decode_name, make_route
@@ -80,6 +81,17 @@ def take_status(product: str, version: str, sessions: Iterable[Session], hosts: 
     )
 
 
+def parse_status(answer: dict[str, Any]) -> Status:
+    """The status out of what `answer_status` has sent."""
+    return Status(
+        answer["product"],
+        answer["version"],
+        tuple(ConnectionStatus(**fields) for fields in answer["connections"]),
+        tuple(QueueStatus(**fields) for fields in answer["queues"]),
+        tuple(ConsumerStatus(**fields) for fields in answer["consumers"]),
+    )
+
+
 def _connection(session: Session) -> ConnectionStatus:
     properties = session.client_properties
     name = properties.get("connection_name") or properties.get("product") or ""
@@ -109,7 +121,7 @@ def _consumer(host: VirtualHost, queue: Queue, consumer: Consumer) -> ConsumerSt
 def answer_status(status: Status, host: VirtualHost, question: Message) -> None:
     """Send the status to whoever asked; without an address to nobody."""
     properties = question.properties
-    if properties is None or properties.reply_to is None:
+    if properties.reply_to is None:
         return
     key = decode_name(properties.reply_to)
     header = encode_properties(Properties(content_type=b"application/json", correlation_id=properties.correlation_id))

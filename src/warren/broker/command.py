@@ -1,0 +1,91 @@
+"""What ``warren broker`` does: the embedded broker as a process, and a look into a running one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from urllib.parse import unquote, urlsplit
+
+from warren.broker.ask import AskError as AskError
+from warren.broker.ask import ask_status
+from warren.broker.embedded import Broker
+from warren.broker.status import Status
+
+_log = logging.getLogger("warren.broker")
+
+_PATIENCE = 5.0  # seconds that the answer may take
+
+
+async def run_broker(broker: Broker) -> None:
+    """Run until SIGINT or SIGTERM.
+
+    Raises:
+        OSError: the address is not to be had.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with broker:
+        _log.info("ready on %s (a development broker: all in memory, nothing on disk, no cluster)", broker.url)
+        await stop.wait()
+    _log.info("stopped; what was in the queues is gone")
+
+
+def fetch_status(url: str, path: str | None) -> Status:
+    """Ask the broker at an AMQP URL, or at a Unix socket.
+
+    Raises:
+        AskError: it refuses, or it is none of Warren's.
+        OSError: it cannot be reached.
+    """
+    parts = urlsplit(url)
+    user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
+    with _connect(parts.hostname or "localhost", parts.port or 5672, path) as sock:
+        return ask_status(sock, user, password, unquote(parts.path[1:]) or "/")
+
+
+def _connect(host: str, port: int, path: str | None) -> socket.socket:
+    if path is None:
+        return socket.create_connection((host, port), _PATIENCE)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(_PATIENCE)
+    try:
+        sock.connect(os.fspath(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def show_status(status: Status) -> str:
+    """The status in plain lines."""
+    lines = [f"{status.product} {status.version}: a development broker, all in memory"]
+    lines += _table(
+        "connections",
+        ("address", "name", "user", "vhost", "channels", ""),
+        [(c.address, c.name, c.user, c.vhost, c.channels, "blocked" if c.blocked else "") for c in status.connections],
+    )
+    lines += _table(
+        "queues",
+        ("name", "vhost", "ready", "unacked", "consumers"),
+        [(q.name, q.vhost, q.ready, q.unacked, q.consumers) for q in status.queues],
+    )
+    lines += _table(
+        "consumers",
+        ("queue", "tag", "prefetch", "unacked", ""),
+        [(c.queue, c.tag, c.prefetch, c.unacked, "no ack" if c.no_ack else "") for c in status.consumers],
+    )
+    return "\n".join(lines)
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
+    if not rows:
+        return ["", f"no {title}"]
+    texts = [heads, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts]
+    return ["", f"{title}: {len(rows)}", *(f"  {line}".rstrip() for line in lines)]

@@ -1,0 +1,1 @@
+"""The embedded broker beside RabbitMQ: the same operations on both, compared by what a client sees."""
