@@ -14,7 +14,8 @@ import pytest
 
 from warren import AsyncClient, Client
 from warren.broker import Broker
-from warren.testing import Serve, TestingError
+from warren.testing import Serve as Serve
+from warren.testing import TestingError
 from warren.testing import Workers as Workers
 
 try:
