@@ -25,8 +25,8 @@ endef
 help:  ## what there is to type
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-11s %s\n' "$$v" "$$t"; done
 
-demo: venv  ## every feature in one sitting, on a private RabbitMQ
-	@$(PY) tools/demo.py
+demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
+	@$(PY) -m warren demo $(ARGS)
 
 test: venv rabbit interop-js  ## all tests, on a real RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(ARGS)
