@@ -301,7 +301,7 @@ async def open_dead_queue(settings: Settings, service: str, *, bodies: bool) -> 
         if link.closed.done():
             raise link.closed.result()
     except (LinkLost, TimeoutError) as error:
-        message = f"the connection to {link.peer} was lost: {error or 'no answer'}"
+        message = f"the connection to {link.peer} was lost: {str(error) or 'no answer'}"
         raise Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN) from error
     finally:
         await link.close()

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from rabbit import Node
+from tests.contract.brokers import BrokerUnderTest, private_broker, tls_port
 from tests.support.serving import ROOT, serving
 from tests.support.tls import Certificates, make_certificates
 from warren import AsyncClient, CallError, Client, Execution, PermissionDenied, Server, Service, Unavailable
@@ -137,11 +138,11 @@ async def test_dead_and_unresolvable_hosts_are_skipped(url: str, echo: str) -> N
         assert await client.call(echo, "x") == "x"
 
 
-async def test_the_broker_lists_the_connections_name(rabbit: Node, url: str) -> None:
+async def test_the_broker_lists_the_connections_name(broker: BrokerUnderTest, url: str) -> None:
     async with AsyncClient(url, name="ledger") as client:
         await client.connect()
-        listed = await asyncio.to_thread(rabbit.ctl, "-q", "list_connections", "client_properties")
-    assert "ledger" in listed
+        names = await asyncio.to_thread(broker.connection_names)
+    assert any("ledger" in name for name in names)
 
 
 async def test_a_server_that_is_refused_ends_with_the_error(url: str, service_name: str) -> None:
@@ -158,17 +159,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def tls_rabbit(certificates: Certificates) -> Iterator[Node]:
-    """A node that demands a client certificate on its TLS port."""
-    with Node(name="warren-tls", tls=certificates.node_files(verify=True)) as node:
-        yield node
+def tls_url(broker_kind: str, certificates: Certificates) -> Iterator[str]:
+    """URL of a broker that demands a client certificate."""
+    with tls_port(broker_kind, certificates) as port:
+        yield f"amqps://localhost:{port}"
 
 
-async def test_mutual_tls_carries_calls(tls_rabbit: Node, certificates: Certificates) -> None:
-    url, context = f"amqps://localhost:{tls_rabbit.tls_port}", certificates.client_context()
+async def test_mutual_tls_carries_calls(tls_url: str, certificates: Certificates) -> None:
+    context = certificates.client_context()
     async with (
-        serving(make_echo("tls"), url=url, ssl=context),
-        AsyncClient(url, ssl=context) as client,
+        serving(make_echo("tls"), url=tls_url, ssl=context),
+        AsyncClient(tls_url, ssl=context) as client,
     ):
         text = "0123456789abcdef" * 65536
         assert await client.call("tls.echo", text) == text
@@ -177,21 +178,21 @@ async def test_mutual_tls_carries_calls(tls_rabbit: Node, certificates: Certific
         ]
 
 
-async def test_an_untrusted_certificate_is_one_clear_error_at_once(tls_rabbit: Node) -> None:
-    error = await failure(AsyncClient(f"amqps://localhost:{tls_rabbit.tls_port}"))
+async def test_an_untrusted_certificate_is_one_clear_error_at_once(tls_url: str) -> None:
+    error = await failure(AsyncClient(tls_url))
     assert error.reason == "TLS"
     assert "its certificate is not trusted" in str(error)
 
 
-async def test_a_certificate_for_another_host_is_refused(tls_rabbit: Node, certificates: Certificates) -> None:
-    url = f"amqps://127.0.0.2:{tls_rabbit.tls_port}"  # the certificate names localhost and 127.0.0.1
+async def test_a_certificate_for_another_host_is_refused(tls_url: str, certificates: Certificates) -> None:
+    url = tls_url.replace("localhost", "127.0.0.2")  # the certificate names localhost and 127.0.0.1
     error = await failure(AsyncClient(url, ssl=certificates.client_context(), timeout=3))
-    assert error.reason in ("TLS", "NOT_CONNECTED")  # the node listens on 127.0.0.1 only, where that is enforced
+    assert error.reason in ("TLS", "NOT_CONNECTED")  # the broker listens on 127.0.0.1 only, where that is enforced
 
 
-async def test_a_missing_client_certificate_is_reported(tls_rabbit: Node, certificates: Certificates) -> None:
+async def test_a_missing_client_certificate_is_reported(tls_url: str, certificates: Certificates) -> None:
     context: ssl.SSLContext = certificates.client_context(with_certificate=False)
-    error = await failure(AsyncClient(f"amqps://localhost:{tls_rabbit.tls_port}", ssl=context, timeout=2))
+    error = await failure(AsyncClient(tls_url, ssl=context, timeout=2))
     assert isinstance(error, Unavailable)
     assert error.execution is Execution.NOT_SENT
 
@@ -200,7 +201,7 @@ async def test_a_missing_client_certificate_is_reported(tls_rabbit: Node, certif
 
 
 async def test_a_lost_connection_ends_the_calls_in_flight_and_comes_back(
-    rabbit: Node, url: str, service_name: str, caplog: pytest.LogCaptureFixture
+    broker: BrokerUnderTest, url: str, service_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     service = make_echo(service_name)
@@ -211,10 +212,10 @@ async def test_a_lost_connection_ends_the_calls_in_flight_and_comes_back(
         started.set()
         await asyncio.Event().wait()
 
-    async with serving(service, url=url) as server, AsyncClient(url) as client:
+    async with serving(service, url=url, drain_timeout=0.2) as server, AsyncClient(url) as client:
         call = asyncio.create_task(client.call(hang))
         await started.wait()
-        await asyncio.to_thread(rabbit.ctl, "-q", "close_all_connections", "a test")
+        await asyncio.to_thread(broker.close_connections)
         with pytest.raises(Unavailable) as caught:
             await asyncio.wait_for(call, 10)
         assert (caught.value.reason, caught.value.execution) == ("CONNECTION_LOST", Execution.UNKNOWN)
@@ -223,46 +224,52 @@ async def test_a_lost_connection_ends_the_calls_in_flight_and_comes_back(
         server.stop()
 
 
-async def test_calls_made_while_the_broker_is_down_wait_for_it(service_name: str) -> None:
-    with Node(name="warren-late") as node:
-        url = node.url
-        async with serving(make_echo(service_name), url=url), AsyncClient(url) as client:
-            assert await client.call(f"{service_name}.echo", "before") == "before"
-            await asyncio.to_thread(node.shutdown)
-            waiting = asyncio.create_task(client.options(timeout=60).call(f"{service_name}.echo", "after"))
-            with pytest.raises(Unavailable) as caught:
-                await client.options(timeout=0.3).call(f"{service_name}.echo", "too early")
-            assert (caught.value.reason, caught.value.execution) == ("NOT_CONNECTED", Execution.NOT_SENT)
-            await asyncio.to_thread(node.start)
-            # The server may come back a moment after the client, so the queue may not have a consumer yet.
-            assert await waiting == "after"
+@pytest.fixture
+def own_broker(broker_kind: str) -> Iterator[BrokerUnderTest]:
+    """A broker that nobody else uses."""
+    with private_broker(broker_kind) as broker:
+        yield broker
 
 
-async def test_a_deleted_reply_queue_is_replaced(rabbit: Node, url: str, echo: str) -> None:
+async def test_calls_made_while_the_broker_is_down_wait_for_it(own_broker: BrokerUnderTest, service_name: str) -> None:
+    async with serving(make_echo(service_name), url=own_broker.url), AsyncClient(own_broker.url) as client:
+        assert await client.call(f"{service_name}.echo", "before") == "before"
+        await asyncio.to_thread(own_broker.go_away)
+        waiting = asyncio.create_task(client.options(timeout=60).call(f"{service_name}.echo", "after"))
+        with pytest.raises(Unavailable) as caught:
+            await client.options(timeout=0.3).call(f"{service_name}.echo", "too early")
+        assert (caught.value.reason, caught.value.execution) == ("NOT_CONNECTED", Execution.NOT_SENT)
+        await asyncio.to_thread(own_broker.come_back)
+        # The server may come back a moment after the client, so the queue may not have a consumer yet.
+        assert await waiting == "after"
+
+
+async def test_a_deleted_reply_queue_is_replaced(broker: BrokerUnderTest, url: str, echo: str) -> None:
     async with AsyncClient(url) as client:
         assert await client.call(echo, "x") == "x"
-        listed = await asyncio.to_thread(rabbit.ctl, "-q", "list_queues", "name")
-        for queue in [line for line in listed.splitlines() if line.startswith("amq.gen-")]:
+        queues = [name for name in await asyncio.to_thread(broker.queue_names) if name.startswith("amq.gen-")]
+        assert queues
+        for queue in queues:
             # Another connection may not touch an exclusive queue, so the broker's own console has to.
-            await asyncio.to_thread(_delete_queue, rabbit, queue)
+            await asyncio.to_thread(broker.delete_queue, queue)
         assert await _retry(lambda: client.options(timeout=5).call(echo, "y")) == "y"
 
 
 async def test_a_deleted_service_queue_is_declared_and_consumed_again(
-    rabbit: Node, url: str, echo: str, service_name: str
+    broker: BrokerUnderTest, url: str, echo: str, service_name: str
 ) -> None:
     async with AsyncClient(url) as client:
         assert await client.call(echo, "x") == "x"
-        await asyncio.to_thread(rabbit.ctl, "-q", "delete_queue", service_name)
+        await asyncio.to_thread(broker.delete_queue, service_name)
         assert await _retry(lambda: client.options(timeout=5).call(echo, "y")) == "y"
 
 
 async def test_a_deleted_exchange_ends_calls_with_typed_errors_and_is_declared_again(
-    rabbit: Node, url: str, echo: str, service_name: str
+    url: str, raw: Any, echo: str, service_name: str
 ) -> None:
     async with AsyncClient(url) as client:
         assert await client.call(echo, "x") == "x"
-        await asyncio.to_thread(_delete_exchange, rabbit, "warren")
+        raw.exchange_delete("warren")
         with pytest.raises(Unavailable) as caught:
             await client.options(timeout=5).call(echo, "y")
         assert caught.value.reason == "CHANNEL_CLOSED"
@@ -275,12 +282,12 @@ async def test_a_deleted_exchange_ends_calls_with_typed_errors_and_is_declared_a
 
 
 async def test_a_server_finds_out_that_the_exchange_was_deleted_and_binds_again(
-    rabbit: Node, url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+    url: str, raw: Any, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warren.server.TOPOLOGY_INTERVAL", 0.2)
     async with serving(make_echo(service_name), url=url), AsyncClient(url, timeout=5) as client:
         assert await client.call(f"{service_name}.echo", "x") == "x"
-        await asyncio.to_thread(_delete_exchange, rabbit, "warren")
+        raw.exchange_delete("warren")
         assert await _retry(lambda: client.call(f"{service_name}.echo", "y")) == "y"
 
 
@@ -334,16 +341,6 @@ async def test_a_handler_does_not_stop_heartbeats_however_long_it_runs(
         assert "the event loop has been blocked" in errors
     else:
         assert errors == ""
-
-
-def _delete_queue(rabbit: Node, queue: str) -> None:
-    rabbit.ctl("-q", "delete_queue", queue)
-
-
-def _delete_exchange(rabbit: Node, exchange: str) -> None:
-    rabbit.ctl(
-        "-q", "eval", f'rabbit_exchange:delete(rabbit_misc:r(<<"/">>, exchange, <<"{exchange}">>), false, <<"x">>).'
-    )
 
 
 async def _retry(call: Callable[[], object]) -> object:

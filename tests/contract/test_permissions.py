@@ -26,6 +26,9 @@ def documented(user: str, service: str) -> tuple[str, str, str]:
     return configure, write, read
 
 
+pytestmark = pytest.mark.rabbitmq_only("the embedded broker knows users and passwords, but no permissions")
+
+
 class Accounts:
     """Users of the node, made by `rabbitmqctl`."""
 

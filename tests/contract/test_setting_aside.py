@@ -8,7 +8,7 @@ from typing import Any
 import pika
 import pytest
 
-from rabbit import Node
+from tests.contract.brokers import BrokerUnderTest
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
@@ -87,7 +87,7 @@ async def test_what_waits_when_a_server_starts_can_be_set_aside_from_the_first_d
 
 
 async def test_a_cast_that_fails_after_its_connection_was_lost_is_delivered_again_and_not_called_lost(
-    rabbit: Node, url: str, service_name: str, caplog: pytest.LogCaptureFixture
+    broker: BrokerUnderTest, url: str, service_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "warren.server")
     service = Service(service_name)
@@ -103,7 +103,7 @@ async def test_a_cast_that_fails_after_its_connection_was_lost_is_delivered_agai
     async with AsyncClient(url) as client, serving(service, url=url) as server:
         await client.cast(fails)
         await began.wait()
-        await asyncio.to_thread(rabbit.ctl, "close_all_connections", "a test")
+        await asyncio.to_thread(broker.close_connections)
         release.set()
         await failed.wait()
         dead = await until(lambda: _dead(url, service_name))

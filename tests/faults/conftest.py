@@ -15,8 +15,8 @@ from tests.support.waiting import until
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Faults make Warren log what it should; a test that fails shows it."""
-    caplog.set_level(logging.INFO)
     caplog.set_level(logging.CRITICAL, "pika")
+    caplog.set_level(logging.INFO)  # last, as it is also what `caplog.text` gets
 
 
 @pytest.fixture(autouse=True)

@@ -2,26 +2,25 @@
 
 import asyncio
 import contextlib
+import re
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from rabbit import Node
-from tests.support.evidence import LATE, Counting, Ending, ending, endings, messages, works_again
+from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
+from tests.support.load import TYPED, Load
 from tests.support.proxy import Proxy
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Code, Execution
 
 #: Quick limits: silence is noticed within a second, by the broker within six.
-QUICK = {"heartbeat": 2, "liveness_timeout": 1.0}
+QUICK: dict[str, Any] = {"heartbeat": 2, "liveness_timeout": 1.0}
 #: Seconds that noticing a silence of `QUICK` and coming back may take, on a busy machine.
 NOTICED = 1.0 + 2.0 + LATE
-
-#: What calls under way may end in while their broker goes and comes back; nothing else, and nothing late.
-TYPED = {None, "CONNECTION_LOST", "NOT_CONNECTED", "NO_ROUTE", "CLIENT_TIMER", "QUEUE_TTL", "WORKER_LOST"}
 
 
 @pytest.fixture
@@ -59,77 +58,51 @@ async def test_a_client_notices_silence_and_moves_to_a_new_connection(proxy: Pro
         await until(lambda: served.runs["held"])
         SILENCES[how](proxy)
         begun = time.monotonic()
-        during = asyncio.create_task(ending(calm.options(resend=True).call(served.echo, "during"), within=60))
+        again = calm.options(resend=True)
+        during = asyncio.create_task(
+            endings(again.call(served.echo, "call"), again.cast(served.echo, "cast"), within=60)
+        )
         got = await asyncio.wait_for(held, NOTICED)
         assert got.evidence == ("CONNECTION_LOST", Execution.UNKNOWN)
-        assert (await during).value == "during"
+        call, cast = await during
+        assert (call.value, cast.error) == ("call", None)
         assert time.monotonic() - begun < NOTICED
         await works_again(client, served.echo)
     assert len(proxy.accepted) == 2
     assert served.runs["held"] == 1
 
 
-@pytest.mark.scenario(43, "A server notices silence as a client does: it comes back by itself and serves on.")
+@pytest.mark.scenario(
+    43,
+    "A server notices silence as a client does and serves on. What the broker gives to its dead connection meanwhile "
+    "ends as WORKER_LOST once the broker misses its heartbeats.",
+)
 @pytest.mark.parametrize("how", sorted(SILENCES))
 async def test_a_server_notices_silence_and_serves_on(proxy: Proxy, rabbit: Node, counting: Counting, how: str) -> None:
     async with serving(counting.service, url=proxy.url, **QUICK), AsyncClient(rabbit.url) as client:
         await works_again(client, counting.echo)
+        before = consumers(rabbit, counting.queue)
         SILENCES[how](proxy)
+        calls = [client.options(timeout=30).call(counting.echo, f"{number}") for number in range(20)]
+        during = asyncio.create_task(endings(*calls, within=30))
         await until(lambda: len(proxy.accepted) == 2, seconds=NOTICED)
-        # The broker goes on giving requests to the dead connection until it misses its heartbeats.
-        await until(lambda: consumers(rabbit, counting.queue) == 1, seconds=20)
+        await until(lambda: not before & (now := consumers(rabbit, counting.queue)) and now, seconds=20)
+        assert {one.reason for one in await during} <= {None, "WORKER_LOST"}
         await works_again(client, counting.echo)
+    assert all(counting.runs[f"{number}"] <= 1 for number in range(20))
     assert messages(rabbit, counting.queue) == 0
 
 
-def consumers(node: Node, queue: str) -> int:
-    """Consumers of a queue."""
-    return int(
-        node.eval(
-            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),'
-            " [{consumers, N}] = rabbit_amqqueue:info(Q, [consumers]), N"
-        )
+def consumers(node: Node, queue: str) -> set[str]:
+    """The tags of a queue's consumers."""
+    found = node.eval(
+        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),'
+        " [binary_to_list(element(2, C)) || C <- rabbit_amqqueue:consumers(Q)]"
     )
+    return set(re.findall(r"ctag[\w.-]+", found))
 
 
 # --- the broker goes and comes back -------------------------------------------------------------------------------
-
-
-class Load:
-    """Calls without a pause from several lanes, until `stop`; all endings are kept."""
-
-    def __init__(self, client: AsyncClient, method: str, *, lanes: int = 10, timeout: float = 5.0) -> None:
-        self._client = client.options(timeout=timeout)
-        self._method = method
-        self._timeout = timeout
-        self._stopped = False
-        self.endings: list[Ending] = []
-        self._tasks = [asyncio.create_task(self._run(lane)) for lane in range(lanes)]
-
-    async def _run(self, lane: int) -> None:
-        number = 0
-        while not self._stopped:
-            text = f"{lane}-{number}"
-            got = await ending(self._client.call(self._method, text), within=self._timeout)
-            assert got.error is not None or got.value == text, "a result went to another call"
-            self.endings.append(got)
-            number += 1
-            await asyncio.sleep(0 if got.error is None else 0.05)
-
-    def results(self) -> int:
-        """Calls that have returned."""
-        return sum(1 for one in self.endings if one.error is None)
-
-    async def more(self, count: int = 50) -> None:
-        """Wait until so many more calls have returned."""
-        target = self.results() + count
-        await until(lambda: self.results() >= target, seconds=60)
-
-    async def stop(self) -> Counter[str | None]:
-        """End the load; how often calls ended in which reason."""
-        self._stopped = True
-        await asyncio.gather(*self._tasks)
-        return Counter(one.reason for one in self.endings)
 
 
 @pytest.mark.scenario(

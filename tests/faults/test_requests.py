@@ -10,7 +10,7 @@ import pytest
 
 from rabbit import Node
 from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, Way
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, Execution, Overloaded
@@ -70,6 +70,27 @@ async def test_a_cut_after_the_publish_is_mended_by_sending_again(
     assert served.runs["x"] == 2
     assert len(served.ids["x"]) == 1
     await works_again(client, served.echo)
+    assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    8, "A cast that loses its link before the confirm ends UNKNOWN at once; with resend it is sent again."
+)
+@pytest.mark.parametrize("resend", [False, True])
+async def test_a_cut_before_the_confirm_of_a_cast(
+    client: AsyncClient, proxy: Proxy, served: Counting, rabbit: Node, resend: bool
+) -> None:
+    proxy.abandon_at("up", "Body", "down")
+    view = client.options(timeout=30)
+    cast = asyncio.create_task(
+        ending((view.options(resend=True) if resend else view).cast(served.echo, "x"), within=30)
+    )
+    await until(lambda: served.runs["x"])
+    proxy.cut()
+    got = await asyncio.wait_for(cast, LATE)
+    assert got.evidence == ((None, None) if resend else ("CONNECTION_LOST", Execution.UNKNOWN))
+    await works_again(client, served.echo)
+    assert (served.runs["x"], len(served.ids["x"])) == (2 if resend else 1, 1)
     assert messages(rabbit, served.queue) == 0
 
 
@@ -359,13 +380,15 @@ async def test_half_a_second_of_delay_each_way(proxy: Proxy, served: Counting) -
     assert len(proxy.accepted) == 1
 
 
-@pytest.mark.scenario(18, "A transfer at 10 kB/s that takes longer than the liveness limit is not taken for silence.")
-async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting) -> None:
+@pytest.mark.scenario(18, "A slow transfer that takes longer than the liveness limit is not taken for silence.")
+@pytest.mark.parametrize(("way", "rate", "size"), [("up", 4_000_000, 12_000_000), ("down", 10_000, 25_000)])
+async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting, way: Way, rate: int, size: int) -> None:
+    text = "x" * size
     async with AsyncClient(proxy.url, heartbeat=1, liveness_timeout=1) as client:
         await client.connect()
-        proxy.up.rate = proxy.down.rate = 10_000
-        assert await client.call(served.echo, MIB[:25_000]) == MIB[:25_000]
-        proxy.up.rate = proxy.down.rate = None
+        proxy.line(way).rate = rate
+        assert await client.call(served.echo, text) == text
+        proxy.line(way).rate = None
         await works_again(client, served.echo)
     assert len(proxy.accepted) == 1
 

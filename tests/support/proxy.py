@@ -25,9 +25,11 @@ from typing import Any, Literal, Self
 from pika import spec
 
 HOST = "127.0.0.1"
-_READ = 65536
-#: Chunks that may be on their way in one direction; beyond, the proxy stops reading and TCP pushes back.
-_IN_FLIGHT = 16
+#: Bytes that are read at a time, and how many such pieces may be on their way in one direction; beyond, the proxy stops
+#: reading and TCP pushes back. Little of both, and of what the kernel holds for it: a peer shall feel a slow line.
+_READ = 16384
+_IN_FLIGHT = 4
+_RECEIVE_BUFFER = 32768
 _FRAME_KINDS = {2: "Header", 3: "Body", 8: "Heartbeat"}
 
 Way = Literal["up", "down"]
@@ -451,6 +453,7 @@ class Proxy:
     async def _listen(self) -> None:
         if self._listener is None:
             self._listener = socket.create_server((HOST, self.port), backlog=500)
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)  # accepted ones inherit it
             self._listener.setblocking(False)
             self.port = int(self._listener.getsockname()[1])
             self._loop.add_reader(self._listener, self._accept, self._listener)

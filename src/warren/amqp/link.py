@@ -140,7 +140,7 @@ class Link:
             verdict = liveness.look(
                 time.monotonic(),
                 received=stream.received,
-                waiting=stream.get_write_buffer_size(),
+                waiting=stream.undelivered(),
                 blocked=self.blocked is not None,
             )
             if verdict is Verdict.PROBE:
@@ -510,7 +510,11 @@ class HotChannel(Channel):
             head = frames.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
             self._routes[key] = head
         # Together, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
-        self._stream.write(head, *frames.content_frames(self.number, properties, body, self._frame_max))
+        content = frames.content_frames(self.number, properties, body, self._frame_max)
+        if len(content) == 1:
+            self._stream.write(head + content[0])
+        else:
+            self._stream.write_pieces([head, *content])
 
     # --- the tap ------------------------------------------------------------------------------------------------
 

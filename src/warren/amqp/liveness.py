@@ -47,7 +47,7 @@ class Liveness:
         Args:
             now: seconds of a monotonic clock.
             received: bytes that ever came, without heartbeats, which come also from a peer that hears nothing.
-            waiting: bytes of output that the system has not taken yet.
+            waiting: bytes of output that have not reached the peer's system yet.
             blocked: the peer has said that it reads nothing (``connection.blocked``), so it cannot answer; then
                 only its heartbeats tell, and they are Pika's to watch.
         """

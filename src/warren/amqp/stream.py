@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import logging
 import os
 import select
 import socket
 import ssl
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -50,6 +53,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._error: BaseException | None = None
         self._input = memoryview(bytearray(READ_SIZE))
         self._output: list[bytes | memoryview] = []
+        self._unflushed = 0  # bytes in there
         self._flushing = False
         self._before_flush: list[Callable[[], None]] = []
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -108,6 +112,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         self._output.clear()
+        self._unflushed = 0
         if self._pika is not None:
             self._pika.connection_lost(self._error or exc)
 
@@ -121,12 +126,21 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     # --- Pika's side --------------------------------------------------------------------------------------------
 
-    def write(self, *data: bytes | memoryview) -> None:
-        """Send these bytes, together whole frames, at the end of this turn of the loop."""
-        self._output += data
-        if not self._flushing:
+    def write(self, data: bytes | memoryview) -> None:
+        """Send these bytes, whole frames only, at the end of this turn of the loop, or once they are many."""
+        self._output.append(data)
+        self._unflushed += len(data)
+        if self._unflushed > HIGH_WATER:
+            self.flush()  # so that who writes a lot in one turn hears of congestion in that turn
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
+
+    def write_pieces(self, pieces: list[bytes | memoryview]) -> None:
+        """Send these bytes, whole frames only when taken together."""
+        self._output += pieces[:-1]
+        self._unflushed += sum(map(len, pieces)) - len(pieces[-1])
+        self.write(pieces[-1])
 
     def abort(self) -> None:
         """Drop the connection; `connection_lost` follows."""
@@ -144,7 +158,13 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def get_write_buffer_size(self) -> int:
         waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return waiting + sum(map(len, self._output))
+        return waiting + self._unflushed
+
+    def undelivered(self) -> int:
+        """Bytes of output that have not reached the peer's system yet, those in our kernel's buffer included."""
+        transport = self._transport
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        return self.get_write_buffer_size() + (_unacknowledged(sock.fileno()) if sock is not None else 0)
 
     # --- both ---------------------------------------------------------------------------------------------------
 
@@ -165,6 +185,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def flush(self) -> None:
         """Hand everything written so far to the transport in one piece."""
+        self._unflushed = 0  # first: what the producers write must not flush again
         for produce in self._before_flush:
             produce()
         self._flushing = False
@@ -172,6 +193,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if not output:
             return
         self._output = []
+        self._unflushed = 0
         data = b"".join(output)
         with self._writing:
             if self._transport is not None:
@@ -214,6 +236,14 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             self.splitter.hot = False
             self._to_pika(HEARTBEAT_FRAME)
         self._tick_timer = self._loop.call_later(_TICK, self._tick)
+
+
+def _unacknowledged(fd: int) -> int:
+    """Bytes that the kernel has taken and the peer's has not acknowledged; 0 where it does not tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _write_whole(fd: int, data: bytes) -> None:

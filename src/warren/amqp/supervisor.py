@@ -228,7 +228,7 @@ class Supervisor:
 
 
 def _setup_failed(peer: str, error: Exception) -> ConnectFailed:
-    message = f"{peer}: setting up the connection failed: {error or 'no answer'}"
+    message = f"{peer}: setting up the connection failed: {str(error) or 'no answer'}"
     if isinstance(error, ChannelClosed) and error.code == ACCESS_REFUSED:
         denied = PermissionDenied(message, execution=Execution.NOT_SENT, origin=Origin.BROKER)
         return ConnectFailed(denied, permanent=True)

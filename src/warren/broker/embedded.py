@@ -194,22 +194,27 @@ class Broker:
         for connection in server.connections.values():
             connection.hold_back()
 
-    def block(self, reason: str = "low on memory") -> None:
-        """Block publishers, as RabbitMQ does under a memory alarm: who publishes is told so and not heard any more."""
-        self._do(partial(self._alarm, reason))
+    def block(self, reason: str = "low on memory", *, at_once: bool = False) -> None:
+        """Block publishers, as RabbitMQ does under a memory alarm: who publishes is told so and not heard any more.
+
+        As with RabbitMQ the first message is still taken, unless all connections are blocked `at_once`.
+        """
+        self._do(partial(self._alarm, reason, at_once))
 
     def unblock(self) -> None:
         """The end of `block`: what blocked clients have sent since is read now."""
-        self._do(partial(self._alarm, None))
+        self._do(partial(self._alarm, None, False))
 
-    def _alarm(self, reason: str | None) -> None:
+    def _alarm(self, reason: str | None, at_once: bool) -> None:
         server = self._running()
         server.state.alarm = reason
-        if reason is None:
-            for session in self._sessions():
+        for session in self._sessions():
+            if reason is None:
                 session.unblock()
-            for connection in server.connections.values():
-                connection.hold_back()
+            elif at_once:
+                session.block()
+        for connection in server.connections.values():
+            connection.hold_back()
 
     # --- channels, queues, messages -----------------------------------------------------------------------------------
 

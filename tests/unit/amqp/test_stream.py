@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from warren.amqp.frames import HEARTBEAT_FRAME, Delivery, ack_frame, content_frames
-from warren.amqp.stream import Stream
+from warren.amqp.stream import HIGH_WATER, Stream
 
 OTHER = ack_frame(9, 1, multiple=False)  # a frame of a channel that nobody tapped
 
@@ -174,6 +174,14 @@ async def test_back_pressure_follows_the_transport_and_its_end_is_told(both: Bot
     both.stream.resume_writing()
     assert not both.stream.congested
     assert relieved == [True]
+
+
+async def test_who_writes_a_lot_in_one_turn_hears_of_congestion_in_that_turn(both: Both) -> None:
+    both.stream.before_flush(lambda: both.stream.write(b"acks"))
+    both.stream.write(b"x" * HIGH_WATER)
+    assert both.transport.writes == []
+    both.stream.write(b"x")
+    assert both.transport.writes == [b"x" * (HIGH_WATER + 1) + b"acks"]
 
 
 async def test_the_buffer_size_counts_what_is_not_flushed_yet(both: Both) -> None:
