@@ -91,6 +91,11 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
 DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
+def dead_queue_arguments(*, quorum: bool) -> dict[str, Any]:
+    """The arguments of a service's dead queue, which lives on as many nodes as the service's own."""
+    return DEAD_QUEUE_ARGUMENTS | ({"x-queue-type": "quorum"} if quorum else {})
+
+
 #: A durable reply queue goes when its client has been away for so long (milliseconds).
 DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000}
 

@@ -53,6 +53,13 @@ def test_a_services_queue_is_called_after_it() -> None:
     assert (wire.service_queue("calc"), wire.dead_queue("calc")) == ("calc", "calc.dead")
 
 
+@pytest.mark.parametrize(("quorum", "kind"), [(True, "quorum"), (False, None)])
+def test_a_dead_queue_lives_on_as_many_nodes_as_its_service_and_is_bounded(quorum: bool, kind: str | None) -> None:
+    arguments = wire.dead_queue_arguments(quorum=quorum)
+    assert arguments.get("x-queue-type") == kind
+    assert arguments["x-max-length"] == 10_000
+
+
 @pytest.mark.parametrize(
     ("quorum", "max_length", "more"),
     [
