@@ -217,6 +217,25 @@ async def test_a_nack_is_an_error_at_once(
 
 
 @pytest.mark.scenario(
+    12, "With resend a refused request is sent again until the queue has room, or ends QUEUE_FULL at its deadline."
+)
+async def test_a_refused_request_is_sent_again(
+    client: AsyncClient, served: Counting, full_queue: Counting, rabbit: Node
+) -> None:
+    async with serving(full_queue.service, url=rabbit.url):
+        pass
+    await client.cast(full_queue.echo, "first")
+    again = client.options(resend=True)
+    patient = asyncio.create_task(ending(again.call(full_queue.echo, "patient"), within=30))
+    hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
+    assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)
+    async with serving(full_queue.service, url=rabbit.url):
+        assert (await patient).value == "patient"
+    assert dict(full_queue.runs) == {"first": 1, "patient": 1}
+    await works_again(client, served.echo)
+
+
+@pytest.mark.scenario(
     16, "Confirms that are coalesced, out of order and mixed with refusals: each cast ends as its own."
 )
 async def test_confirms_of_all_kinds_find_their_casts(
