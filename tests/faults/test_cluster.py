@@ -32,7 +32,7 @@ async def served(cluster: Cluster, counting: Counting) -> AsyncIterator[Counting
 
 @pytest.mark.scenario(
     49,
-    "The node in use is killed: calls under way end UNKNOWN at once, with resend they return; clients of both kinds, and "
+    "The node in use is killed: calls under way end UNKNOWN at once, with resend they return; the clients and "
     "the worker move to another node by themselves.",
 )
 async def test_the_node_in_use_is_killed(cluster: Cluster, served: Counting) -> None:
