@@ -262,8 +262,11 @@ class Server:
 
     async def _reopen_aside(self, link: Link, worker: Worker) -> None:
         await asyncio.sleep(self._backoff.next(time.monotonic()))
+        old = worker.aside
         with contextlib.suppress(ChannelClosed, LinkLost):
             await self._open_aside(link, worker)
+            if old is not None:
+                await old.close()
 
     def _on_lost(self, _reason: CallError) -> None:
         self._link = None

@@ -190,7 +190,7 @@ def full_queue(rabbit: Node, service_name: str) -> Iterator[Counting]:
     rabbit.ctl(
         "set_policy",
         "full",
-        f"^{service_name}-full$",
+        f"^{service_name}-full([.]dead)?$",
         '{"max-length": 1, "overflow": "reject-publish"}',
         "--apply-to",
         "queues",
@@ -258,6 +258,26 @@ async def test_confirms_of_all_kinds_find_their_casts(
     assert full_queue.runs == {}
     await works_again(client, served.echo)
     await asyncio.to_thread(rabbit.ctl, "delete_queue", quorum.queue)
+
+
+@pytest.mark.scenario(
+    107, "A dead queue that refuses: what is lost is logged, the worker takes another channel, and serves on."
+)
+async def test_a_dead_queue_that_refuses(
+    proxy: Proxy, rabbit: Node, full_queue: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = f"{full_queue.queue}.dead"
+    async with serving(full_queue.service, url=proxy.url), AsyncClient(rabbit.url) as client:
+        await client.cast(full_queue.echo, 1)  # no text, so it is set aside, and the dead queue is full
+        await until(lambda: messages(rabbit, dead) == 1)
+        opened = proxy.seen["up", "Channel.Open"]
+        await client.cast(full_queue.echo, 2)
+        await until(lambda: proxy.seen["up", "Channel.Open"] == opened + 1)
+        assert "is lost: the broker refuses it" in caplog.text
+        await asyncio.to_thread(rabbit.ctl, "purge_queue", dead)
+        await client.cast(full_queue.echo, 3)
+        await until(lambda: messages(rabbit, dead) == 1)
+    assert full_queue.runs == {}
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
