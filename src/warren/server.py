@@ -213,12 +213,14 @@ class Server:
 
     async def _declare(self, link: Link, service: Served) -> None:
         queue, dead = wire.service_queue(service.name), wire.dead_queue(service.name)
-        arguments = wire.queue_arguments(quorum=service.queue == "quorum", max_length=service.max_length)
+        quorum = service.queue == "quorum"
+        arguments = wire.queue_arguments(quorum=quorum, max_length=service.max_length)
+        dead_arguments = wire.dead_queue_arguments(quorum=quorum)
         steps: list[tuple[Callable[[Channel], Awaitable[None]], str]] = []
         if service.declare:
             steps += [
                 (lambda channel: channel.declare_queue(queue, arguments=arguments), queue),
-                (lambda channel: channel.declare_queue(dead, arguments=wire.DEAD_QUEUE_ARGUMENTS), dead),
+                (lambda channel: channel.declare_queue(dead, arguments=dead_arguments), dead),
                 (lambda channel: channel.bind(dead, wire.BOUNCE_EXCHANGE, service.name), dead),
             ]
         steps.append((lambda channel: channel.bind(queue, wire.EXCHANGE, service.name), queue))
@@ -228,9 +230,9 @@ class Server:
                 await step(channel)
                 await channel.close()
             except ChannelClosed as error:
-                if error.code == NOT_FOUND and about == dead:
-                    # A classic queue lives on one node of a cluster. Without it the service can still be served.
-                    log.warning("%s: the dead queue is not available: %s", service.name, error.text)
+                if error.code in (NOT_FOUND, PRECONDITION_FAILED) and about == dead:
+                    # On a node that is down, or made by somebody else: the service can be served all the same.
+                    log.warning("%s: the dead queue is not as it should be: %s", service.name, error.text)
                     continue
                 if error.code != ACCESS_REFUSED:
                     raise ConnectFailed(_topology_error(service, queue, error), permanent=True) from error
