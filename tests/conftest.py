@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.broker", "tests.support.scenarios"]
+pytest_plugins = ["pytester", "tests.support.broker", "tests.support.scenarios"]
 
 # No deadline per example and no complaint about slow ones: the machine may be busy, that is not what is tested.
 # `pytest --hypothesis-profile=thorough` searches for minutes instead of seconds.

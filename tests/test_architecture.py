@@ -48,12 +48,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren"}),
     *BROKER,
     frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
-    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead"}),
-    frozenset({"warren.cli"}),
+    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead", "warren.demo", "warren.testing"}),
+    frozenset({"warren.cli", "warren.pytest_plugin", "warren.testing_worker"}),
     frozenset({"warren.__main__"}),
 )
 PLACED = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 
+EDGES = frozenset({"warren.cli", "warren.pytest_plugin", "warren.testing_worker"})
 CLIENT_SIDE = frozenset({"warren.caller", "warren.client", "warren.blocking"})
 SERVER_SIDE = frozenset({"warren.aside", "warren.worker", "warren.server", "warren.service"})
 
@@ -180,8 +181,18 @@ def test_the_server_does_not_know_the_clients(module: str) -> None:
     assert everything_below(module) & CLIENT_SIDE == set()
 
 
-def test_importing_warren_does_not_import_the_command_line() -> None:
-    program = "import sys, warren; print(sorted({'typer', 'click', 'rich', 'warren.cli'} & set(sys.modules)))"
+@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.__main__"])
+def test_nothing_imports_an_edge(module: str) -> None:
+    assert imports(module) & EDGES == set()
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.pytest_plugin"])
+def test_pytest_is_known_to_its_plugin_only(module: str) -> None:
+    assert roots(imports(module)) & {"pytest", "_pytest", "pytest_asyncio"} == set()
+
+
+def test_importing_warren_does_not_import_its_edges() -> None:
+    program = "import sys, warren; print(sorted({'typer', 'rich', 'pytest', 'warren.cli'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "[]"
 

@@ -30,6 +30,7 @@ _OTHER_WORDS = {
     "CC",
     "ID",
     "PATH",
+    "PYTHONPATH",
     "SECONDS",
     "SERVICE",
     "URL",

@@ -25,12 +25,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from warren import AsyncClient, Server, Service, wire
-from warren.amqp.link import ChannelClosed, ConnectFailed, LinkLost, open_link
+from warren import AsyncClient, Server, Service
 from warren.client import DEFAULT_MAX_IN_FLIGHT, Encoding
 from warren.errors import CallError, InvalidArgument, MethodNotFound
 from warren.processes import work
 from warren.settings import make_settings
+from warren.topology import remove_queues
 
 Handler = Literal["async", "thread"]
 
@@ -407,7 +407,7 @@ async def serve_echo(name: str, handler: Handler, url: str) -> None:
     try:
         await work(server, _DRAIN)
     finally:
-        await _remove_queues(name, url)
+        await remove_queues(make_settings(url, name="warren bench: removing its queues"), name)
 
 
 _DRAIN = 1.0
@@ -425,20 +425,6 @@ def _echo(name: str, handler: Handler) -> Service:
 
     service.method(name="echo")(on_the_loop if handler == "async" else in_a_thread)
     return service
-
-
-async def _remove_queues(name: str, url: str) -> None:
-    settings = make_settings(url, name="warren bench: removing its queues")
-    for host, port in settings.hosts:
-        with contextlib.suppress(ConnectFailed, ChannelClosed, LinkLost):
-            link = await open_link(settings, host, port)
-            try:
-                channel = await link.channel()
-                for queue in (wire.service_queue(name), wire.dead_queue(name)):
-                    await channel.delete_queue(queue)
-            finally:
-                await link.close()
-            return
 
 
 @contextlib.asynccontextmanager

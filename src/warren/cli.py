@@ -20,14 +20,14 @@ import msgspec
 import typer
 
 import warren
-from warren import Client, Server, bench, cli_broker, cli_dead
+from warren import Client, Server, bench, cli_broker, cli_dead, demo
 from warren.client import DEFAULT_TIMEOUT, Options
 from warren.errors import CallError
 from warren.loading import ImportFailed, LoadError, load_services
 from warren.processes import CANNOT_SERVE, WRONG_USAGE, Manager, work
 from warren.server import DEFAULT_DRAIN_TIMEOUT
 from warren.settings import DEFAULT_URL, make_settings
-from warren.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call
+from warren.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call, offer_broker
 
 # Lines that fit into 80 columns: Typer keeps them as they are.
 _CALL_EPILOG = """\
@@ -103,6 +103,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_dead.app, name="dead")
 app.add_typer(cli_broker.app, name="broker")
+app.command("demo")(demo.main)
 
 
 class Encoding(StrEnum):
@@ -176,6 +177,8 @@ def serve(
     """Serve services, in one worker process or several, until told to stop."""
     _configure_logging("main", log_level)
     _check_url(url)
+    if offer := offer_broker(url):  # the workers go on trying
+        logging.getLogger("warren.cli").warning(offer)
     changes = _changes() if reload else None
     options = [f"--drain-timeout={drain_timeout}", f"--log-level={log_level.value}"]
     if concurrency is not None:
@@ -268,7 +271,7 @@ def call(
         run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
         result = _connect_and_run(url, options, run)
     except CallError as error:
-        fail_call(error, as_json)
+        fail_call(error, as_json, url)
     except ValueError as error:
         fail(str(error), USAGE)
     except KeyboardInterrupt:
@@ -397,7 +400,7 @@ def run_bench(
         kind = handler or Handler.ASYNC
         name, record = bench.run(url, bench.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
     except CallError as error:
-        fail_call(error, as_json)
+        fail_call(error, as_json, url)
     except ValueError as error:
         fail(str(error), USAGE)
     except bench.EchoFailed as failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ from warren.errors import (
     RemoteError,
     Unavailable,
 )
+from warren.settings import DEFAULT_URL, make_settings
 
 USAGE, OTHER, INTERRUPTED = 2, 6, 130
 _EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
@@ -39,12 +41,36 @@ Url = Annotated[
 ]
 
 
-def fail_call(error: CallError, as_json: bool) -> NoReturn:
-    """Say what a call ended in, and end with its exit code."""
+def fail_call(error: CallError, as_json: bool, url: str | None = None) -> NoReturn:
+    """Say what a call to the broker at `url` ended in, and end with its exit code."""
     if as_json:
         typer.echo(json.dumps({"error": _as_dict(error)}, default=str))
-    trace = error.traceback if isinstance(error, RemoteError) else None
-    fail(f"{error}\n{trace}" if trace else str(error), exit_code(error))
+    more = error.traceback if isinstance(error, RemoteError) else None
+    if error.reason == "NOT_CONNECTED" and url is not None:
+        more = offer_broker(url)
+    fail(f"{error}\n{more}" if more else str(error), exit_code(error))
+
+
+def offer_broker(url: str) -> str | None:
+    """What to tell somebody who said nothing of a broker and has none: nobody listens on the default port. Else None.
+
+    It is only offered. A broker that forgets everything must never be taken silently in place of a real one.
+    """
+    hosts = make_settings(url).hosts
+    if hosts != make_settings(DEFAULT_URL).hosts or not _refuses(*hosts[0]):
+        return None
+    host, port = hosts[0]
+    return f"nothing listens on {host}:{port}: start RabbitMQ, or for development, in another terminal: warren broker"
+
+
+def _refuses(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def exit_code(error: CallError) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from warren import wire
-from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link
+from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
 from warren.errors import Code, Execution, Origin, make_error
+from warren.settings import Settings
 
 
 async def declare_exchanges(link: Link) -> None:
@@ -26,3 +29,17 @@ async def declare_exchanges(link: Link) -> None:
                     ),
                     permanent=True,
                 ) from error
+
+
+async def remove_queues(settings: Settings, service: str) -> None:
+    """Delete a service's queues with all that is in them, over a connection of its own, if a broker can be reached."""
+    for host, port in settings.hosts:
+        with contextlib.suppress(ConnectFailed, ChannelClosed, LinkLost):
+            link = await open_link(settings, host, port)
+            try:
+                channel = await link.channel()
+                for queue in (wire.service_queue(service), wire.dead_queue(service)):
+                    await channel.delete_queue(queue)
+            finally:
+                await link.close()
+            return

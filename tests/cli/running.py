@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,9 +97,9 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 class Running:
     """A ``warren`` process, or another one that says something; its stdout and stderr are read together."""
 
-    def __init__(self, *args: str, cwd: Path, env: dict[str, str]) -> None:
+    def __init__(self, *args: str, cwd: Path, env: dict[str, str], program: Sequence[str] = WARREN) -> None:
         self._process = subprocess.Popen(
-            [*WARREN, *args],
+            [*program, *args],
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,

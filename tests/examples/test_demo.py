@@ -1,17 +1,49 @@
-"""``make demo``'s script does what the README promises."""
+"""``warren demo``, which is ``make demo``, does what the README promises; on the embedded broker and on RabbitMQ."""
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from tests.support.raw import depth, raw_channel
 from tests.support.serving import ROOT
+from warren.demo import service
 
 
-def test_the_demo_shows_a_result_a_mistake_and_a_killed_worker() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "demo.py")], capture_output=True, text=True, timeout=100, check=False
-    )
+def _demo(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "warren", "demo", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def _check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fib(30) = 832040\n" in done.stdout
-    assert "InvalidArgument: calc.fib: Expected `int` <= 90 - at `n`" in done.stdout
-    assert "WorkerLost: calc.slow_fib: a worker was lost" in done.stdout
+    assert "tutorial six: 832040\n" in done.stdout
+    assert "InvalidArgument: warren-demo.fib: Expected `int` <= 90 - at `n`" in done.stdout
+    assert done.stdout.count("result: 832040\n") == 1
+    assert "WorkerLost: warren-demo.slow_fib: a worker was lost" in done.stdout
+    assert "fib(10) = 55\n" in done.stdout
     assert done.stdout.endswith("done, nothing is left behind\n")
+
+
+def test_the_demo_shows_a_result_a_mistake_and_a_killed_worker_with_nothing_installed() -> None:
+    done = _demo()
+    _check(done)
+    assert "an embedded broker listens on amqp://guest:guest@127.0.0.1:" in done.stdout
+
+
+def test_the_demo_shows_the_same_on_rabbitmq_and_leaves_nothing_there(url: str) -> None:
+    _check(_demo("--url", url))
+    with raw_channel(url) as channel, pytest.raises(Exception, match="NOT_FOUND"):
+        depth(channel, service.name)
+
+
+def test_a_demo_without_its_broker_says_so_at_once() -> None:
+    done = _demo("--url", "amqp://127.0.0.1:1")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: cannot connect to 127.0.0.1:1: connection refused")
+
+
+def test_make_demo_is_the_same_command() -> None:
+    assert "$(PY) -m warren demo $(ARGS)" in Path(ROOT / "Makefile").read_text()
