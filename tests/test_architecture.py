@@ -48,7 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren"}),
     *BROKER,
     frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
-    frozenset({"warren.bench", "warren.cli_dead", "warren.demo", "warren.testing"}),
+    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead", "warren.demo", "warren.testing"}),
     frozenset({"warren.cli", "warren.pytest_plugin", "warren.testing_worker"}),
     frozenset({"warren.__main__"}),
 )

@@ -24,7 +24,20 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 #: Words in capitals in the source that are not the reason of an error.
-_OTHER_WORDS = {"ARGS", "BCC", "CC", "ID", "SECONDS", "SERVICE", "URL", "WARREN_URL", *Code, *Execution}
+_OTHER_WORDS = {
+    "ARGS",
+    "BCC",
+    "CC",
+    "ID",
+    "PATH",
+    "SECONDS",
+    "SERVICE",
+    "URL",
+    "WARREN_BROKER_USER",
+    "WARREN_URL",
+    *Code,
+    *Execution,
+}
 #: ... except these, which are both: what an error is called when nobody gave a finer reason.
 _BOTH = {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"}
 
@@ -101,6 +114,8 @@ def _reasons() -> set[str]:
     """The words in capitals of the source that can be an error's reason."""
     words = set()
     for source in SOURCES:
+        if source.parent.name == "broker":  # reply codes of AMQP, which reach a caller as text only
+            continue
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words |= set(re.findall(r"\A[A-Z][A-Z0-9_]+\Z", node.value))

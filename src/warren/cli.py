@@ -20,9 +20,7 @@ import msgspec
 import typer
 
 import warren
-from warren import Client, Server, bench, cli_dead, demo
-from warren.broker import Broker
-from warren.broker.command import AskError, fetch_status, run_broker, show_status
+from warren import Client, Server, bench, cli_broker, cli_dead, demo
 from warren.client import DEFAULT_TIMEOUT, Options
 from warren.errors import CallError
 from warren.loading import ImportFailed, LoadError, load_services
@@ -94,16 +92,6 @@ shows that there is no such method or service, or that the arguments are wrong.
   else as for warren call: not even a first call could be made
 """
 
-_BROKER_EPILOG = """\
-It speaks AMQP 0-9-1 as RabbitMQ does, for every client. When it ends, queues
-and messages are gone. The user guest is let in from this machine only.
-
-[bold]Examples[/bold]
-  warren broker
-  warren broker --port 0
-  warren broker status
-"""
-
 app = typer.Typer(
     name="warren",
     help="RPC over RabbitMQ: serve Python functions, and call them.",
@@ -114,6 +102,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_dead.app, name="dead")
+app.add_typer(cli_broker.app, name="broker")
 app.command("demo")(demo.main)
 
 
@@ -439,49 +428,6 @@ def echo(name: str, handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL) ->
         asyncio.run(bench.serve_echo(name, handler.value, url))
     except CallError as error:
         fail(f"the echo service: {error.message}", exit_code(error))
-
-
-# --- broker -----------------------------------------------------------------------------------------------------------
-
-broker_app = typer.Typer(help="A small broker for development, in memory: no disk, no cluster.", add_completion=False)
-app.add_typer(broker_app, name="broker")
-SocketPath = Annotated[str | None, typer.Option(metavar="PATH", help="A Unix socket, instead of host and port.")]
-
-
-@broker_app.callback(invoke_without_command=True, epilog=_BROKER_EPILOG)
-def broker(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The TCP port; 0 takes a free one.")] = 5672,
-    socket: SocketPath = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    user: Annotated[
-        str, typer.Option(metavar="NAME:PASSWORD", envvar="WARREN_BROKER_USER", help="Who may log in.")
-    ] = "guest:guest",
-    log_level: Level = LogLevel.INFO,
-) -> None:
-    """Run a small broker for development until Ctrl-C: all in memory, no disk, no cluster."""
-    if context.invoked_subcommand is not None:
-        return
-    _configure_logging("broker", log_level)
-    name, _, password = user.partition(":")
-    try:
-        asyncio.run(run_broker(Broker(host=host, port=port, socket=socket, users={name: password})))
-    except OSError as error:
-        fail(f"cannot listen: {error}", 1)
-
-
-@broker_app.command("status")
-def broker_status(
-    url: Url = DEFAULT_URL,
-    socket: SocketPath = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List connections, queues and consumers of a running `warren broker` on this machine."""
-    try:
-        status = fetch_status(url, socket)
-    except (AskError, OSError, ValueError) as error:
-        fail(str(error), 3)
-    typer.echo(json.dumps(asdict(status)) if as_json else show_status(status))
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Brokers:
 
 def describe(expected: Any, actual: Any) -> str:
     """Where two records differ."""
-    shown = [pprint.pformat(record, width=150, sort_dicts=False).splitlines() for record in (expected, actual)]
+    shown = [pprint.pformat(record, width=150).splitlines() for record in (expected, actual)]
     diff = list(difflib.unified_diff(*shown, "RabbitMQ", "the embedded broker", lineterm="", n=2))
     return "\n".join(diff[:_LINES] + ["..."] * (len(diff) > _LINES))
 

@@ -17,6 +17,7 @@ def test_a_queue_is_declared_again_and_deleted(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q")
     channel.publish("q", "one")
+    peer.wait_for("q", 1)
     channel.queue("q")
     channel.queue("q", passive=True)
     channel.delete("q")

@@ -90,7 +90,13 @@ _CHECKS: dict[str, Check] = {
     "x-delivery-limit": _integer(0),
 }
 _NOT_FOR = {
-    "classic": ("x-delivery-limit", "x-dead-letter-strategy", "x-max-in-memory-length", "x-max-in-memory-bytes"),
+    "classic": (
+        "x-delivery-limit",
+        "x-dead-letter-strategy",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-max-age",
+    ),
     "quorum": ("x-max-priority", "x-queue-mode"),
 }
 
@@ -197,7 +203,7 @@ def check_same_argument(name: str, received: bytes | None, existing: bytes | Non
     elif _same(received, existing):
         return
     else:
-        shown = [f"'{_value(received)}'", f"'{_value(existing)}'"]
+        shown = [f"'{show_value(received)}'", f"'{show_value(existing)}'"]
     raise precondition(f"inequivalent arg '{name}' for {described}: received {shown[0]} but current is {shown[1]}")
 
 
@@ -207,10 +213,11 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def _shown(raw: bytes | None) -> str:
-    return "none" if raw is None else f"the value '{_value(raw)}' of type '{type_name(raw)}'"
+    return "none" if raw is None else f"the value '{show_value(raw)}' of type '{type_name(raw)}'"
 
 
-def _value(raw: bytes) -> str:
+def show_value(raw: bytes) -> str:
+    """A value as RabbitMQ (Erlang) writes it."""
     value = decode_value(raw)
     return str(value).lower() if isinstance(value, bool) else str(value)
 

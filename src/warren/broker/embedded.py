@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,6 +22,7 @@ from warren.broker.tables import Value
 T = TypeVar("T")
 
 VERSION = "0.1.0"
+_PATIENCE = 30.0  # seconds that the broker's own thread may take for anything
 
 
 class Broker:
@@ -192,22 +194,27 @@ class Broker:
         for connection in server.connections.values():
             connection.hold_back()
 
-    def block(self, reason: str = "low on memory") -> None:
-        """Block publishers, as RabbitMQ does under a memory alarm: who publishes is told so and not heard any more."""
-        self._do(partial(self._alarm, reason))
+    def block(self, reason: str = "low on memory", *, at_once: bool = False) -> None:
+        """Block publishers, as RabbitMQ does under a memory alarm: who publishes is told so and not heard any more.
+
+        As with RabbitMQ the first message is still taken, unless all connections are blocked `at_once`.
+        """
+        self._do(partial(self._alarm, reason, at_once))
 
     def unblock(self) -> None:
         """The end of `block`: what blocked clients have sent since is read now."""
-        self._do(partial(self._alarm, None))
+        self._do(partial(self._alarm, None, False))
 
-    def _alarm(self, reason: str | None) -> None:
+    def _alarm(self, reason: str | None, at_once: bool) -> None:
         server = self._running()
         server.state.alarm = reason
-        if reason is None:
-            for session in self._sessions():
+        for session in self._sessions():
+            if reason is None:
                 session.unblock()
-            for connection in server.connections.values():
-                connection.hold_back()
+            elif at_once:
+                session.block()
+        for connection in server.connections.values():
+            connection.hold_back()
 
     # --- channels, queues, messages -----------------------------------------------------------------------------------
 
@@ -247,15 +254,20 @@ class Broker:
         """Throw the next publishes on channels with confirms away, and nack them."""
         self._set_fault("nacked_publishes", count)
 
-    def duplicate_deliveries(self, count: int = 1) -> None:
-        """Send the next deliveries twice."""
+    def duplicate_deliveries(self, count: int = 1, *, queue: str = ".*") -> None:
+        """Send the next deliveries twice; `queue` is a regular expression for a whole queue name.
+
+        Direct replies come from ``amq.rabbitmq.reply-to``.
+        """
+        self._set_fault("duplicated_queues", re.compile(queue, re.DOTALL))
         self._set_fault("duplicated_deliveries", count)
 
-    def delay_deliveries(self, seconds: float) -> None:
-        """Send all deliveries so much later, until told otherwise; 0 ends it."""
+    def delay_deliveries(self, seconds: float, *, queue: str = ".*") -> None:
+        """Send all deliveries from some queues so much later, until told otherwise; 0 ends it."""
+        self._set_fault("delayed_queues", re.compile(queue, re.DOTALL))
         self._set_fault("delivery_delay", seconds)
 
-    def _set_fault(self, name: str, value: float) -> None:
+    def _set_fault(self, name: str, value: object) -> None:
         self._do(lambda: setattr(self._running().state.faults, name, value))
 
     def advance(self, seconds: float) -> None:
@@ -287,7 +299,7 @@ class Broker:
         async def run() -> T:
             return _and_flush(action, server)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_PATIENCE)
 
 
 def _and_flush(action: Callable[[], T], server: Server) -> T:
@@ -302,22 +314,24 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="warren-broker", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="warren-broker", daemon=True)
         self._thread.start()
 
-    def run(self, function: Callable[[], object]) -> None:
-        """Run a coroutine function to its end."""
+    def _main(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
-        async def call() -> None:
-            result = function()
-            assert asyncio.iscoroutine(result)
-            await result
+    def run(self, function: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a coroutine function to its end.
 
-        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        Raises:
+            TimeoutError: the thread does not answer.
+        """
+        asyncio.run_coroutine_threadsafe(function(), self._loop).result(_PATIENCE)
 
     def end(self) -> None:
         """Stop the loop, and wait for the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
+        self._thread.join(_PATIENCE)

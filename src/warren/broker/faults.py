@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+ALL = re.compile(".*", re.DOTALL)  # queues, by their names
 
 
 @dataclass(slots=True)
@@ -12,8 +15,10 @@ class Faults:
     withheld_confirms: int = 0
     nacked_publishes: int = 0
     duplicated_deliveries: int = 0
+    duplicated_queues: re.Pattern[str] = ALL
     confirm_delay: float = 0.0
     delivery_delay: float = 0.0
+    delayed_queues: re.Pattern[str] = ALL
     refusing: bool = False  # new connections
     frozen: bool = False  # all connections, those to come included
 
@@ -31,9 +36,13 @@ class Faults:
             return True
         return False
 
-    def duplicates_delivery(self) -> bool:
+    def duplicates_delivery(self, queue: str) -> bool:
         """Whether this delivery is sent twice."""
-        if self.duplicated_deliveries:
+        if self.duplicated_deliveries and self.duplicated_queues.fullmatch(queue):
             self.duplicated_deliveries -= 1
             return True
         return False
+
+    def delays_delivery(self, queue: str) -> float:
+        """How many seconds later this delivery is sent."""
+        return self.delivery_delay if self.delivery_delay and self.delayed_queues.fullmatch(queue) else 0.0

@@ -131,12 +131,14 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     """
     entries = message.headers()
     properties = message.properties
+    first = b"x-death" not in entries
     deaths = _deaths(entries)
     recorded = _record(deaths, message, properties, queue, reason, time)
     entries[b"x-death"] = encode_value(recorded)
     names = (("reason", reason), ("queue", queue), ("exchange", message.exchange))
     for name, value in names:
-        entries.setdefault(f"x-first-death-{name}".encode(), encode_value(value))
+        if first:
+            entries[f"x-first-death-{name}".encode()] = encode_value(value)
         entries[f"x-last-death-{name}".encode()] = encode_value(value)
     if key is not None:
         entries.pop(b"CC", None)
@@ -159,12 +161,12 @@ def _deaths(entries: dict[bytes, bytes]) -> list[dict[str, Value]]:
 def _record(
     deaths: list[dict[str, Value]], message: Message, properties: Properties, queue: str, reason: str, time: int
 ) -> list[dict[str, Value]]:
-    """Count one more death; the latest comes first."""
+    """Count one more death; the latest comes first, the others in RabbitMQ 3.10's order."""
     same = next((d for d in deaths if d.get("queue") == queue and d.get("reason") == reason), None)
     if same is not None:
         count = same.get("count")
         same["count"] = as_long((count if isinstance(count, int) else 0) + 1)
-        return [same, *(d for d in deaths if d is not same)]
+        return [same, *(d for d in reversed(deaths) if d is not same)]
     death: dict[str, Value] = {
         "count": as_long(1),
         "reason": reason,

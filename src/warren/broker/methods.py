@@ -28,7 +28,7 @@ from warren.broker.frames import (
     read_ack,
 )
 from warren.broker.message import Message, encode_name
-from warren.broker.model import VirtualHost, end_consumers
+from warren.broker.model import REPLY_TO, VirtualHost, end_consumers
 from warren.broker.queues import Consumer, Entry, QueueOptions
 from warren.broker.state import State
 from warren.broker.tables import Value, as_long, encode_value, join_table, split_table, table_at
@@ -177,10 +177,18 @@ class ChannelHandler:
         header = _counted(entry) if entry is not None and entry.deliveries else message.header
         data = b"".join((method, *content_frames(self.number, header, message.body, self._connection.frame_max)))
         faults = self._connection.state.faults
-        if faults.duplicated_deliveries and faults.duplicates_delivery():
+        if faults.duplicated_deliveries or faults.delivery_delay:
+            self._deliver_badly(data, REPLY_TO if entry is None else entry.queue.name)
+        else:
+            self._connection.write(data)
+
+    def _deliver_badly(self, data: bytes, queue: str) -> None:
+        faults = self._connection.state.faults
+        if faults.duplicates_delivery(queue):
             data += data
-        if faults.delivery_delay:
-            self._later(faults.delivery_delay, lambda: self._connection.write(data))
+        delay = faults.delays_delivery(queue)
+        if delay:
+            self._later(delay, lambda: self._connection.write(data))
         else:
             self._connection.write(data)
 
@@ -347,7 +355,7 @@ def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> N
         _answer_declare(handler, method, name, 0, 1)
         return
     if method.passive:
-        queue = channel.queue(name)
+        queue = channel.host.queue(name, channel.connection)  # here the empty name is a name
         queue.used()
     else:
         arguments = _raw_arguments(payload, _after_strings(payload, 1) + 1)
@@ -366,6 +374,7 @@ def _answer_declare(handler: ChannelHandler, method: Method, name: str, messages
 
 def _bind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     channel = handler.channel
+    channel.host.check_source(method.exchange)  # RabbitMQ complains of it first
     queue = channel.queue(method.queue)
     arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
     channel.host.bind(method.exchange, queue, _binding_key(method, queue.name), arguments)
@@ -381,6 +390,8 @@ def _binding_key(method: Method, queue: str) -> str:
 
 def _unbind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     channel, host = handler.channel, handler.channel.host
+    if method.exchange == "":
+        raise default_exchange()
     name = channel.queue_name(method.queue)
     queue, key = host.queues.get(name), _binding_key(method, name)
     arguments = _raw_arguments(payload, _after_strings(payload, 3))

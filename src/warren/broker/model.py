@@ -18,6 +18,7 @@ from warren.broker.arguments import (
     check_same_arguments,
     check_same_flag,
     parse_arguments,
+    show_value,
 )
 from warren.broker.errors import AmqpError, precondition
 from warren.broker.exchanges import MATCH_MODES, TYPES, Destination, Direct, Exchange, ExchangeOptions, Headers
@@ -62,7 +63,7 @@ class VirtualHost:
         self._make_name = make_name
         self._epoch = epoch  # seconds between the timers' zero and 1970
         self._graves: deque[tuple[Entry, str]] = deque()
-        self._burying = False
+        self._holding = False  # dead letters wait
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
 
@@ -88,7 +89,7 @@ class VirtualHost:
         if name == "":
             raise errors.default_exchange()
         if kind not in TYPES:
-            raise AmqpError(503, f"invalid exchange type '{kind}'")
+            raise AmqpError(503, f"unknown exchange type '{kind}'")
         check_name_arguments((_ALTERNATE,), arguments, f"exchange '{name}' in vhost '{self.name}'")
         alternate = decode_value(arguments[_ALTERNATE]) if _ALTERNATE in arguments else None
         options = ExchangeOptions(durable, auto_delete, internal, alternate if isinstance(alternate, str) else None)
@@ -117,11 +118,11 @@ class VirtualHost:
         """
         if name == "":
             raise errors.default_exchange()
+        if name.startswith("amq."):
+            raise AmqpError(403, f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
         exchange = self.exchanges.get(name)
         if exchange is None:
             return
-        if name.startswith("amq."):
-            raise AmqpError(403, f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed")
         if if_unused and exchange.bindings:
             raise precondition(f"exchange '{name}' in vhost '{self.name}' in use")
         self._remove_exchange(exchange)
@@ -142,9 +143,9 @@ class VirtualHost:
         Raises:
             AmqpError: 403 for the default exchange, 404.
         """
-        if to.name == "" or source == "":
+        if to.name == "":
             raise errors.default_exchange()
-        exchange = self.exchange(source)
+        exchange = self.check_source(source)
         if isinstance(exchange, Headers):
             check_match(arguments)
         values = {name: decode_value(raw) for name, raw in arguments.items()}
@@ -165,6 +166,16 @@ class VirtualHost:
             if isinstance(to, Exchange) and all(binding.to is not to for binding in exchange.bindings.values()):
                 to.incoming.discard(exchange)
             self._end_if_unused(exchange)
+
+    def check_source(self, name: str) -> Exchange:
+        """An exchange that something is to be bound to.
+
+        Raises:
+            AmqpError: 403 for the default exchange, 404.
+        """
+        if name == "":
+            raise errors.default_exchange()
+        return self.exchange(name)
 
     def is_bound(self, source: str, to: Destination, key: str, arguments: Raw) -> bool:
         """Whether there is such a binding."""
@@ -271,12 +282,21 @@ class VirtualHost:
                 return True, queue.publish(message)
             return self._deliver_reply(message), True
         queues = self._route(exchange, message)
-        taken = True
-        for queue in queues:
-            taken = queue.publish(message) and taken
+        taken = self._publish_to_all(queues, message)
         if exchange.name == "":
             return any([self._deliver_reply(message), queues]), taken
         return bool(queues), taken
+
+    def _publish_to_all(self, queues: Collection[Queue], message: Message) -> bool:
+        """What dies in one queue meanwhile waits, so that a copy does not overtake the message."""
+        holding, self._holding = self._holding, True
+        taken = True
+        for queue in queues:
+            taken = queue.publish(message) and taken
+        self._holding = holding
+        if self._graves and not holding:
+            self._bury_all()
+        return taken
 
     def _deliver_reply(self, message: Message) -> bool:
         receiver = self._replies.get(message.key)
@@ -311,18 +331,21 @@ class VirtualHost:
         return found
 
     def bury(self, entry: Entry, reason: str) -> None:
-        """Send a message to its queue's dead-letter exchange. The last caller on the stack does all that follows."""
+        """Send a message to its queue's dead-letter exchange, now or when what is under way is done."""
         if entry.queue.arguments.dead_letter_exchange is None:
             return
         self._graves.append((entry, reason))
-        if self._burying:
-            return
-        self._burying = True
+        if not self._holding:
+            self._bury_all()
+
+    def _bury_all(self) -> None:
+        """One after the other, those included that die of it."""
+        self._holding = True
         try:
             while self._graves:
                 self._dead_letter(*self._graves.popleft())
         finally:
-            self._burying = False
+            self._holding = False
 
     def _dead_letter(self, entry: Entry, reason: str) -> None:
         arguments = entry.queue.arguments
@@ -396,7 +419,7 @@ def check_match(arguments: Raw) -> None:
         return
     value = decode_value(raw)
     if type_name(raw) != "longstr":
-        raise precondition(f"Invalid x-match field type {type_name(raw)} (value {value}); expected longstr")
+        raise precondition(f"Invalid x-match field type {type_name(raw)} (value {show_value(raw)}); expected longstr")
     if value not in MATCH_MODES:
         expected = "all, any, all-with-x, or any-with-x"
         raise precondition(f'Invalid x-match field value <<"{value}">>; expected {expected}')

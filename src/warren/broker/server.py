@@ -162,6 +162,7 @@ class Server:
         now = clock()
         self.state = State(settings, lambda: secrets.token_urlsafe(16), now, time.time() - now)
         self.state.on_dirty = self._flush_soon
+        self.state.timers.on_earlier = self.set_timer
         self.connections: dict[Session, _Connection] = {}
         self._listener: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -239,12 +240,11 @@ class Server:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what has come together, and see when to wake up next."""
+        """Write what has come together."""
         for session in self.state.take_dirty():
             connection = self.connections.get(session) if isinstance(session, Session) else None
             if connection is not None:
                 connection.flush()
-        self.set_timer()
 
     def set_timer(self) -> None:
         """Wake up when something is due."""

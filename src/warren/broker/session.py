@@ -182,6 +182,11 @@ class Session:
     def published(self) -> None:
         """Under an alarm a client that publishes is told so, and not heard until it is over."""
         if self.state.alarm is not None:
+            self.block()
+
+    def block(self) -> None:
+        """Tell the client of the alarm, and hear nothing more from it."""
+        if self.phase is Phase.RUNNING and not self.blocked:
             self.blocked = True
             if self.capabilities.get("connection.blocked"):
                 self._send(0, spec.Connection.Blocked(self.state.alarm))

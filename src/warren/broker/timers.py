@@ -14,10 +14,14 @@ class Timers:
         self.now = now
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+        self.on_earlier: Callable[[], None] = lambda: None  # something is due before all else
 
     def at(self, when: float, callback: Callable[[], None]) -> None:
         """Call back once it is `when` or later."""
-        heapq.heappush(self._heap, (when, next(self._order), callback))
+        entry = (when, next(self._order), callback)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            self.on_earlier()
 
     def run(self, now: float) -> None:
         """Make it `now`, and call what is due by then. Time never goes back."""
