@@ -30,6 +30,7 @@ _OTHER_WORDS = {
     "BCC",
     "CC",
     "ID",
+    "PYTHONPATH",
     "PATH",
     "SECONDS",
     "SERVICE",
