@@ -1,6 +1,6 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint types bench bench-micro venv rabbit interop-js clean
+.PHONY: help demo test faults soak fuzz lint types bench bench-micro venv rabbit interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -31,8 +31,14 @@ demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ:
 test: venv rabbit interop-js  ## all tests, on a real RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(ARGS)
 
+soak: venv rabbit  ## ten minutes of calls under random faults, all accounted for; make soak ARGS="--minutes 60 --seed 7"
+	@PYTHONPATH=.:tools $(PY) -m tests.faults.soak $(ARGS)
+
 faults: venv rabbit  ## the fault scenarios only; writes docs/reliability-scenarios.md
 	@$(PY) -m pytest tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
+
+fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fuzz ARGS=600
+	@$(PY) -m tests.fuzz $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)

@@ -77,17 +77,23 @@ class Aside:
             then,
             keeps=False,
         )
-        self._send(sent, _EXCHANGE, self._key, request.dead(reason, server_user=self._user), request)
+        properties = request.dead(reason, server_user=self._user, room=self._channel.room)
+        self._send(sent, _EXCHANGE, self._key, properties, request)
 
     def hand_back(self, request: Request, left: float | None, attempt: int, then: LetGo) -> None:
         """Publish a request again, with the seconds that it has left; `then` is called when the broker has it.
 
         Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
+
+        Raises:
+            ValueError: its headers cannot be written again, or do not fit into a frame with what is added.
         """
         exchange, routing_key = request.delivery.route()
         what = f"a request (id {request.call_id}) cannot be handed back"
         sent = _Sent(what, request.properties.correlation_id, then, keeps=True)
         properties = request.again(budget=left, attempt=attempt, server_user=self._user)
+        if len(properties) > self._channel.room:
+            raise ValueError("its headers fill a frame already")
         self._send(sent, exchange, routing_key, properties, request)
 
     def _send(self, sent: _Sent, exchange: bytes, routing_key: bytes, properties: bytes, request: Request) -> None:

@@ -206,6 +206,8 @@ class DeadQueue:
             properties = request.fresh(user=self._user)
         except (FrameError, ValueError) as error:
             raise Unfit(f"{letter.id} cannot be tried again: {error}") from error
+        if len(properties) > self._channel.room:
+            raise Unfit(f"{letter.id} cannot be tried again: its headers are larger than a frame")
         refusal = await self._publish(letter, properties, body)
         if refusal is not None:
             raise DeadQueueError(f"{letter.id} was not taken and stays in {self._queue!r}: {refusal}")

@@ -16,6 +16,7 @@ from typing import Any, Self
 from warren import wire
 from warren.amqp.link import (
     ACCESS_REFUSED,
+    NOT_FOUND,
     PRECONDITION_FAILED,
     Channel,
     ChannelClosed,
@@ -209,21 +210,27 @@ class Server:
 
     async def _declare(self, link: Link, service: Served) -> None:
         queue, dead = wire.service_queue(service.name), wire.dead_queue(service.name)
-        arguments = wire.queue_arguments(quorum=service.queue == "quorum", max_length=service.max_length)
-        steps: list[Callable[[Channel], Awaitable[None]]] = []
+        quorum = service.queue == "quorum"
+        arguments = wire.queue_arguments(quorum=quorum, max_length=service.max_length)
+        dead_arguments = wire.dead_queue_arguments(quorum=quorum)
+        steps: list[tuple[Callable[[Channel], Awaitable[None]], str]] = []
         if service.declare:
             steps += [
-                lambda channel: channel.declare_queue(queue, arguments=arguments),
-                lambda channel: channel.declare_queue(dead, arguments=wire.DEAD_QUEUE_ARGUMENTS),
-                lambda channel: channel.bind(dead, wire.BOUNCE_EXCHANGE, service.name),
+                (lambda channel: channel.declare_queue(queue, arguments=arguments), queue),
+                (lambda channel: channel.declare_queue(dead, arguments=dead_arguments), dead),
+                (lambda channel: channel.bind(dead, wire.BOUNCE_EXCHANGE, service.name), dead),
             ]
-        steps.append(lambda channel: channel.bind(queue, wire.EXCHANGE, service.name))
-        for step in steps:
+        steps.append((lambda channel: channel.bind(queue, wire.EXCHANGE, service.name), queue))
+        for step, about in steps:
             channel = await link.channel()  # one for each step, as a refusal closes it
             try:
                 await step(channel)
                 await channel.close()
             except ChannelClosed as error:
+                if error.code in (NOT_FOUND, PRECONDITION_FAILED) and about == dead:
+                    # On a node that is down, or made by somebody else: the service can be served all the same.
+                    log.warning("%s: the dead queue is not as it should be: %s", service.name, error.text)
+                    continue
                 if error.code != ACCESS_REFUSED:
                     raise ConnectFailed(_topology_error(service, queue, error), permanent=True) from error
                 # Least privilege: somebody with the permission has done it before.

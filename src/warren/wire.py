@@ -91,6 +91,11 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
 DEAD_QUEUE_ARGUMENTS = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
+def dead_queue_arguments(*, quorum: bool) -> dict[str, Any]:
+    """The arguments of a service's dead queue, which lives on as many nodes as the service's own."""
+    return DEAD_QUEUE_ARGUMENTS | ({"x-queue-type": "quorum"} if quorum else {})
+
+
 #: A durable reply queue goes when its client has been away for so long (milliseconds).
 DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000}
 
@@ -315,18 +320,26 @@ class Request:
         p.reply_to, p.expiration, p.delivery_mode = None, None, 2
         return encode_properties(p)
 
-    def dead(self, reason: str, *, server_user: str) -> bytes:
-        """The property bytes under which this request is set aside in the dead queue, without a time limit."""
+    def dead(self, reason: str, *, server_user: str, room: int) -> bytes:
+        """The property bytes under which this request is set aside in the dead queue, without a time limit.
+
+        Headers that with the reason take more than `room` bytes, or that cannot be written, are left out.
+        """
         p = self.properties
         table = {k: v for k, v in decode_table(p.table or b"").items() if k not in ("CC", "BCC")}
-        table["rpc-dead-reason"] = reason
+        why: dict[str, Any] = {"rpc-dead-reason": reason}
         if p.user_id is not None:
-            table["rpc-user"], p.user_id = (
-                self.verified_user(server_user),
-                None,
-            )  # the broker would refuse another's name
-        p.table, p.expiration, p.delivery_mode = encode_table(table), None, _PERSISTENT
-        return encode_properties(p)
+            why["rpc-user"], p.user_id = self.verified_user(server_user), None  # the broker would refuse another's name
+        p.expiration, p.delivery_mode = None, _PERSISTENT
+        try:
+            p.table = encode_table(table | why)
+        except ValueError:
+            p.table = encode_table(why)
+        encoded = encode_properties(p)
+        if len(encoded) > room:
+            p.table = encode_table(why)
+            encoded = encode_properties(p)
+        return encoded
 
 
 def _integer(table: Mapping[str, Any], name: str) -> int | None:

@@ -458,9 +458,14 @@ class Worker:
             self.aside.put(request, reason, let_go)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
-        """Publish a request again and then let the delivered one go."""
-        if self.aside is not None:
+        """Publish a request again, then let the delivered one go; if that cannot be, the broker sets it aside."""
+        if self.aside is None:
+            return
+        try:
             self.aside.hand_back(request, left, attempt, partial(channel.ack, request.delivery.tag))
+        except ValueError as error:
+            log.error("%s: a request cannot be handed back and is dead-lettered: %s", self._service.name, error)
+            channel.reject(request.delivery.tag)
 
     # --- ending -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Without a broker on the default port, a free one here: that is said, and the embedded one offered, not taken."""
+"""Without a broker on the default port, a free one here: it is said, and the embedded one offered, not taken."""
 
 import signal
 import socket

@@ -32,7 +32,53 @@ def _without_headers(pattern: str) -> Callable[[Any], Any]:
     return drop
 
 
+def _without_closes(of: Callable[[dict[str, Any]], bool]) -> Callable[[Any], Any]:
+    """Drop the Connection.Close methods of this kind; that the connection ended stays."""
+
+    def drop(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: drop(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [drop(item) for item in value if not (_is_close(item) and of(item))]
+        return value
+
+    return drop
+
+
+def _is_close(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("method") == "Connection.Close"
+
+
+def _of_handshake(close: dict[str, Any]) -> bool:
+    """Of StartOk or TuneOk, but not for a wrong password."""
+    method = close["class_id"][1], close["method_id"][1]
+    return method in ((10, 11), (10, 31)) and close["reply_code"][1] != 403
+
+
 DIFFERENCES: tuple[Difference, ...] = (
+    Difference(
+        "What is wrong with a client's StartOk or TuneOk (mechanism, frame_max, channel_max) is told in"
+        " Connection.Close.",
+        "RabbitMQ writes it in its log and closes the socket; the client would have to guess.",
+        _without_closes(_of_handshake),
+    ),
+    Difference(
+        "An unknown method is answered with 503 before the connection is closed.",
+        "RabbitMQ closes the socket without a word.",
+        _without_closes(lambda close: "unknown method" in close["reply_text"]),
+    ),
+    Difference(
+        "Body frames that are longer than their header says cost the connection at once (501).",
+        "RabbitMQ goes on waiting for the rest, of which there is less than nothing.",
+    ),
+    Difference(
+        "A direct reply that is published with mandatory does not come back.",
+        "RabbitMQ returns it although it has arrived, up to 4.1; from 4.2 on it does not.",
+    ),
+    Difference(
+        "The protocol header AMQP 1-1-9-1 is taken for 0-9-1.",
+        "RabbitMQ speaks AMQP 0-8 after it, which nobody does any more.",
+    ),
     Difference(
         "A dead letter has x-last-death-reason, -queue and -exchange beside x-first-death-*.",
         "RabbitMQ has them from 3.13 on; this suite compares with an older one.",

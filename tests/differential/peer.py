@@ -169,13 +169,17 @@ class Connection:
 
     def close(self) -> None:
         """Close it as AMQP has it, if it is still open."""
-        if self.open and self.seen:
-            self.call(spec.Connection.Close(200, "bye", 0, 0))
-        self.wire.close()
+        try:
+            if self.open and self.seen:
+                self.call(spec.Connection.Close(200, "bye", 0, 0))
+        finally:
+            self.wire.close()
 
     def record(self, names: Names) -> Record:
         """What the broker said, by channel."""
         self.drain()
+        if [seen.name for seen in self.seen[-2:]] == ["Connection.CloseOk", "End"]:
+            self.seen.pop()  # who closes the socket first is free
         channels = sorted({seen.channel for seen in self.seen})
         return {f"channel {n}": _record([s for s in self.seen if s.channel == n], names) for n in channels}
 

@@ -57,7 +57,7 @@ async def counting(service_name: str) -> Counting:
 @pytest.fixture(scope="session")
 def whole_cluster() -> Iterator[Cluster]:
     """Three nodes, started by the first test that wants them."""
-    with Cluster(name="warren-faults") as cluster:
+    with Cluster(name="warren-faults", extra_conf="net_ticktime = 5") as cluster:
         yield cluster
 
 

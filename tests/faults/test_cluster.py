@@ -13,7 +13,7 @@ from tests.support.serving import serving
 from warren import AsyncClient, Client, Execution
 
 #: The cluster may be electing leaders: seconds that calls which shall succeed may take.
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ async def served(cluster: Cluster, counting: Counting) -> AsyncIterator[Counting
 
 @pytest.mark.scenario(
     49,
-    "The node in use is killed: calls under way end UNKNOWN at once, with resend they return; both kinds of clients and "
-    "the worker move to another node by themselves.",
+    "The node in use is killed: calls under way end UNKNOWN at once, at-least-once ones return, or are refused, "
+    "NOT_EXECUTED, while the queue has no leader; clients of both kinds and the worker move to another node.",
 )
 async def test_the_node_in_use_is_killed(cluster: Cluster, served: Counting) -> None:
     async with AsyncClient(cluster.url, timeout=PATIENCE) as client:
@@ -47,7 +47,8 @@ async def test_the_node_in_use_is_killed(cluster: Cluster, served: Counting) -> 
             await asyncio.to_thread(cluster.nodes[0].kill)
             assert (await asyncio.wait_for(lost, 10)).evidence == ("CONNECTION_LOST", Execution.UNKNOWN)
             served.release.set()
-            assert (await kept).value == "kept"
+            again = await kept
+            assert again.value == "kept" or again.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)
             await works_again(client, served.echo, seconds=PATIENCE)
             assert await asyncio.to_thread(blocking.call, served.echo, "moved") == "moved"
         finally:
@@ -56,15 +57,20 @@ async def test_the_node_in_use_is_killed(cluster: Cluster, served: Counting) -> 
 
 
 @pytest.mark.scenario(
-    49, "The node in use freezes: it is noticed within liveness_timeout, and client and worker move to another node."
+    49,
+    "The node in use freezes: it is noticed within liveness_timeout, and client and worker move on as soon as the rest "
+    "of the cluster has noticed it, too (RabbitMQ's net_ticktime).",
 )
 async def test_the_node_in_use_freezes(cluster: Cluster, served: Counting) -> None:
     async with AsyncClient(cluster.url, timeout=PATIENCE, liveness_timeout=2.0) as client:
         await works_again(client, served.echo)
         cluster.nodes[0].freeze()
-        got = await ending(client.call(served.repeat, "x"), within=PATIENCE)
-        assert got.value == "x"
-        await works_again(client, served.echo, seconds=PATIENCE)
+        try:
+            got = await ending(client.call(served.repeat, "x"), within=PATIENCE)
+            assert got.value == "x"
+            await works_again(client, served.echo, seconds=PATIENCE)
+        finally:
+            cluster.nodes[0].kill()  # thawed, it would stay apart from the others
 
 
 @pytest.mark.scenario(
@@ -82,7 +88,7 @@ async def test_a_rolling_restart_under_load(cluster: Cluster, served: Counting) 
             await asyncio.to_thread(cluster.mend)
             await load.more()
         assert set(await load.stop()) <= TYPED
-        assert set(await sure.stop()) == {None}
+        assert set(await sure.stop()) <= {None, "QUEUE_FULL"}
         await works_again(client, served.echo)
     assert max(served.runs[one.value] for one in load.endings if one.value) == 1
 

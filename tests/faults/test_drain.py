@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.doomed import MODES
+from tests.support.evidence import Counting, ending
+from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
 from tests.support.waiting import until
@@ -138,3 +140,35 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
     assert all(one in caplog.text for one in abandoned)
     assert sorted(ran) == ["awaits", "computes"]
     assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+
+
+@pytest.mark.scenario(
+    38,
+    "A worker loses its connection while it drains: it takes no new calls on the next one, so others serve them;"
+    " the caller of what ran gets WorkerLost; nothing runs twice.",
+)
+async def test_a_worker_that_reconnects_while_it_drains_takes_nothing(
+    client: AsyncClient, url: str, raw: Any, proxy: Proxy, service_name: str
+) -> None:
+    draining, other = Counting(service_name), Counting(service_name)
+    other.release.set()
+    async with serving(draining.service, url=proxy.url, drain_timeout=20) as server:
+        running = asyncio.create_task(ending(client.call(draining.hold, "running"), within=60))
+        await until(lambda: draining.runs["running"])
+        server.stop()
+        await until(lambda: _consumers(raw, service_name) == 0)
+        proxy.cut()
+        await until(lambda: len(proxy.accepted) == 2)
+        await until(lambda: proxy.seen["down", "Channel.OpenOk"] >= 2)
+        async with serving(other.service, url=url):
+            calls = [ending(client.call(other.echo, f"{n}"), within=60) for n in range(50)]
+            assert [got.value for got in await asyncio.gather(*calls)] == [f"{n}" for n in range(50)]
+            assert (await running).reason == "WORKER_LOST"
+        assert _consumers(raw, service_name) == 0
+        draining.release.set()
+    assert draining.runs == {"running": 1}
+    assert depth(raw, service_name) == 0
+
+
+def _consumers(channel: Any, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).method.consumer_count)

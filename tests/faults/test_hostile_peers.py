@@ -184,6 +184,7 @@ TABLES = {
     "signed long": (entry(b"l", b"\xff" * 8), True),
     "float": (entry(b"f", struct.pack(">f", 1.5)), True),
     "double": (entry(b"d", struct.pack(">d", 1.5)), True),
+    "a large double": (entry(b"d", struct.pack(">d", 1e300)), True),
     "decimal": (entry(b"D", b"\x02" + struct.pack(">i", 150)), True),
     "decimal with 255 places": (entry(b"D", b"\xff" + struct.pack(">i", -1)), True),
     "text": (entry(b"S", b"\x00\x00\x00\x02\xc3\xa4"), True),
@@ -230,6 +231,17 @@ async def test_a_request_with_any_header_is_answered(
             assert answer.headers["rpc-reason"] == "DECODE"
             assert b"headers are not a valid AMQP table" in body
         await echo.answers(client)
+
+
+@pytest.mark.parametrize("what", TABLES)
+async def test_a_refused_cast_with_any_header_is_set_aside(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo.service, url=url):
+        raw.basic_publish("", echo.name, b"1", raw_properties(TABLES[what][0], type=b"no-such-method"))
+        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await echo.answers(client)
+    assert "lost the connection" not in caplog.text
 
 
 async def test_a_cast_whose_headers_cannot_be_read_is_in_the_dead_queue_as_it_was(
@@ -372,3 +384,44 @@ async def test_a_reply_with_headers_that_cannot_be_read_ends_that_call_only(
     with pytest.raises(CallError, match="the reply cannot be read") as caught:
         await calls[0]
     assert (caught.value.reason, caught.value.execution) == ("DECODE_REPLY", Execution.EXECUTED)
+
+
+# --- headers as large as a frame ----------------------------------------------------------------------------------
+
+
+def large_table(size: int) -> bytes:
+    """A table of so many bytes, in one entry."""
+    return entry(b"S", struct.pack(">I", size - 7) + b"x" * (size - 7))
+
+
+#: The most that fits into one header frame of 131,072 bytes with nothing beside it, and a little less.
+LARGE = [131_072 - 8 - 14 - 4 - less for less in (0, 10, 30, 200)]
+
+
+@pytest.mark.parametrize("size", LARGE)
+async def test_a_refused_cast_whose_headers_fill_a_frame_is_set_aside_and_does_no_harm(
+    client: AsyncClient, url: str, raw: Any, echo: Echo, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo.service, url=url):
+        raw.basic_publish("", echo.name, b'{"no": "value"}', raw_properties(large_table(size)))
+        raw.basic_publish("", echo.name, b"\xff", raw_properties(large_table(size)))
+        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await echo.answers(client)
+        await until(lambda: depth(raw, echo.name) == 0)
+    assert "lost the connection" not in caplog.text
+
+
+async def test_a_dead_letter_whose_headers_fill_more_than_a_frame_can_be_looked_at(
+    url: str, raw: Any, echo: Echo
+) -> None:
+    async with serving(echo.service, url=url):
+        pass
+    properties = raw_properties(large_table(LARGE[2]))
+    raw.basic_publish("", echo.name, b"1", properties)
+    raw.basic_publish("", echo.name, b"2")
+    method, _properties, _body = raw.basic_get(echo.name)
+    raw.basic_reject(method.delivery_tag, requeue=False)
+    await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+    async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:
+        [letter] = [letter async for letter in queue.letters()]
+        assert (letter.reason, letter.body) == ("rejected", b"1")

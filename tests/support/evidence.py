@@ -121,9 +121,10 @@ async def works_again(client: AsyncClient, echo: str, *, seconds: float = 20.0) 
 
     Until both sides have noticed a fault and come back, calls may end in any typed error; nothing else is an error.
     """
-    async with asyncio.timeout(seconds):
-        while (await ending(client.options(timeout=2).call(echo, "again"), within=2)).error is not None:
-            await asyncio.sleep(0.05)
+    give_up = time.monotonic() + seconds
+    while (probe := await ending(client.options(timeout=2).call(echo, "again"), within=2)).error is not None:
+        assert time.monotonic() < give_up, f"it does not work again after {seconds} s: {probe}"
+        await asyncio.sleep(0.05)
     texts = [f"after {number}" for number in range(100)]
     calm = client.options(timeout=20)
     assert await asyncio.gather(*(calm.call(echo, text) for text in texts)) == texts

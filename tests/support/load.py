@@ -6,11 +6,20 @@ import asyncio
 from collections import Counter
 
 from tests.support.evidence import Ending, ending
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from warren import AsyncClient
 
 #: What calls under way may end in while their broker goes and comes back; nothing else, and nothing late.
 TYPED = {None, "CONNECTION_LOST", "NOT_CONNECTED", "NO_ROUTE", "CLIENT_TIMER", "QUEUE_TTL", "WORKER_LOST"}
+
+
+async def until_blocked(client: AsyncClient, proxy: Proxy, method: str) -> Ending:
+    """Cast until an alarm blocks the client's connection, as it does at the next publish; how that cast ended."""
+    while True:
+        got = await ending(client.options(timeout=0.5).cast(method, "blocks"), within=0.5)
+        if proxy.seen["down", "Connection.Blocked"]:
+            return got
 
 
 class Load:
@@ -29,7 +38,7 @@ class Load:
     async def _run(self, lane: int) -> None:
         number = 0
         while not self._stopped:
-            text = f"{lane}-{number}"
+            text = f"{self._method} {lane}-{number}"
             got = await ending(self._client.call(self._method, text), within=self._timeout)
             assert got.error is not None or got.value == text, "a result went to another call"
             self.endings.append(got)

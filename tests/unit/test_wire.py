@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +51,13 @@ def properties_of(encoded: bytes) -> spec.BasicProperties:
 
 def test_a_services_queue_is_called_after_it() -> None:
     assert (wire.service_queue("calc"), wire.dead_queue("calc")) == ("calc", "calc.dead")
+
+
+@pytest.mark.parametrize(("quorum", "kind"), [(True, "quorum"), (False, None)])
+def test_a_dead_queue_lives_on_as_many_nodes_as_its_service_and_is_bounded(quorum: bool, kind: str | None) -> None:
+    arguments = wire.dead_queue_arguments(quorum=quorum)
+    assert arguments.get("x-queue-type") == kind
+    assert arguments["x-max-length"] == 10_000
 
 
 @pytest.mark.parametrize(
@@ -275,23 +283,37 @@ def test_a_request_without_a_user_is_published_again_without_one() -> None:
 
 
 def test_a_request_set_aside_says_in_a_header_whose_it_was() -> None:
-    p = properties_of(warren_request(user_id="bob").dead("POISON", server_user="server"))
+    p = properties_of(warren_request(user_id="bob").dead("POISON", server_user="server", room=1000))
     assert (p.user_id, p.headers["rpc-user"]) == (None, "bob")
 
 
 def test_a_request_published_again_and_then_set_aside_still_says_whose_it_was() -> None:
     again = read_again(warren_request(user_id="bob").again(budget=None, attempt=2, server_user="server"))
-    assert properties_of(again.dead("POISON", server_user="server")).headers["rpc-user"] == "bob"
+    assert properties_of(again.dead("POISON", server_user="server", room=1000)).headers["rpc-user"] == "bob"
 
 
 def test_a_request_set_aside_keeps_its_reason_and_waits_without_limit() -> None:
-    p = properties_of(warren_request(headers={"tenant": "a"}).dead("POISON", server_user="server"))
+    p = properties_of(warren_request(headers={"tenant": "a"}).dead("POISON", server_user="server", room=1000))
     assert (p.expiration, p.delivery_mode, p.correlation_id) == (None, 2, "p.1")
     assert (p.headers["rpc-dead-reason"], p.headers["tenant"], "CC" in p.headers) == ("POISON", "a", False)
 
 
 def test_a_bare_request_can_be_set_aside() -> None:
-    assert properties_of(request_with().dead("DECODE", server_user="server")).headers == {"rpc-dead-reason": "DECODE"}
+    assert properties_of(request_with().dead("DECODE", server_user="server", room=1000)).headers == {
+        "rpc-dead-reason": "DECODE"
+    }
+
+
+#: Pika reads a double as an integer, and then cannot write one that large.
+LARGE_DOUBLE = b"\x03oddd" + struct.pack(">d", 1e300)
+
+
+@pytest.mark.parametrize("table", [encode_table({"tenant": "a" * 1000}), LARGE_DOUBLE])
+def test_headers_that_cannot_be_written_with_the_reason_are_left_out_in_the_dead_queue(table: bytes) -> None:
+    request = request_with(message_id="m")
+    request.properties.table = table
+    p = properties_of(request.dead("POISON", server_user="server", room=1000))
+    assert (p.headers, p.message_id) == ({"rpc-dead-reason": "POISON"}, "m")
 
 
 # --- what is dead -------------------------------------------------------------------------------------------------

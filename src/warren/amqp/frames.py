@@ -20,6 +20,7 @@ METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8  # frame types [4.2.3]
 END = 0xCE
 END_BYTE = b"\xce"
 OVERHEAD = 8  # type, channel, size, end
+CONTENT_HEAD = 12  # of a header frame, before the properties [4.2.6.1]
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
@@ -416,6 +417,8 @@ class Splitter:
     def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
         self._other = other
         self._size_max = frame_max - OVERHEAD  # frame_max counts the whole frame [4.2.3]
+        # RabbitMQ sends a message on whose headers it has added to (x-death), whatever their size has become.
+        self._header_max = 4 * frame_max
         self._contents: dict[int, _Content] = {}
         self._rest = bytearray()
         self._wanted = OVERHEAD
@@ -457,7 +460,7 @@ class Splitter:
         self._wanted = OVERHEAD
         while end - pos >= OVERHEAD:
             kind, channel, size = _read_frame_head(data, pos)
-            if size > self._size_max:
+            if size > self._size_max and (kind != HEADER or size > self._header_max):
                 raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._size_max}")
             stop = pos + size + OVERHEAD
             content = contents.get(channel)

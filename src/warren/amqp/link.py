@@ -484,6 +484,11 @@ class HotChannel(Channel):
         """Call back when there was no message to `get`."""
         self._raw.add_callback(lambda _frame: callback(), [spec.Basic.GetEmpty], one_shot=False)
 
+    @property
+    def room(self) -> int:
+        """Bytes that the properties of a message may take: they have to fit into one frame [AMQP 0-9-1, 4.2.6]."""
+        return self._frame_max - frames.OVERHEAD - frames.CONTENT_HEAD
+
     def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """Publish to a queue, without hearing of it if there is none."""
         self._send(b"", routing_key, properties, body, mandatory=False)

@@ -356,6 +356,16 @@ def test_the_beginning_of_a_frame_is_no_error() -> None:
     assert Receiving().feed(deliver()[:-1]).passed_on == []
 
 
+def test_a_header_that_the_broker_has_added_to_may_be_larger_than_agreed() -> None:
+    [delivery] = Receiving().feed(deliver() + raw_frame(2, 1, bytes(12 + 2 * FRAME_MAX))).log.deliveries
+    assert len(delivery.properties) == 2 * FRAME_MAX
+
+
+def test_a_header_beyond_all_measure_is_refused() -> None:
+    with pytest.raises(FrameError, match="exceeds the limit"):
+        Receiving().feed(deliver() + b"\x02\x00\x01" + (4 * FRAME_MAX + 1).to_bytes(4, "big") + b"!")
+
+
 def test_a_frame_larger_than_agreed_is_refused_before_it_is_collected() -> None:
     too_large = b"\x03\x00\x01" + (FRAME_MAX + 1).to_bytes(4, "big") + b"!"
     with pytest.raises(FrameError, match="4097 bytes exceeds the limit of 4088"):

@@ -1,0 +1,68 @@
+"""Fuzz the frame splitter and the property and table codecs: ``python -m tests.fuzz.fuzz_frames [options]``."""
+
+import contextlib
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["warren", "pika.data"]):
+    from warren.amqp.frames import (
+        Delivery,
+        FrameError,
+        Splitter,
+        decode_properties,
+        decode_table,
+        encode_properties,
+    )
+
+FRAME_MAX = 4096
+
+
+class Log:
+    """A tap that writes down what it gets."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def delivered(self, d: Delivery) -> None:
+        self.events.append((d.tag, d.redelivered, d.route(), d.properties, d.body, d.body_size))
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        self.events.append((tag, multiple))
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        self.events.append((multiple, tag))
+
+
+def outcome(chunks: list[bytes]) -> tuple[list[object], list[bytes], bool]:
+    """What the splitter makes of a stream that arrives in these pieces."""
+    log, others = Log(), list[bytes]()
+    splitter = Splitter(others.append, FRAME_MAX)
+    splitter.tap(1, log, body_limit=100)
+    try:
+        for chunk in chunks:
+            splitter.feed(chunk)
+    except FrameError:
+        return log.events, others, True
+    return log.events, others, False
+
+
+def check(data: bytes) -> None:
+    """Nothing but `FrameError`, and the same whichever way the stream is cut; what was read reads again."""
+    cut = data[0] if data else 0
+    stream = data[1:]
+    assert outcome([stream]) == outcome([stream[:cut], stream[cut:]])
+    try:
+        p = decode_properties(stream)
+        again = decode_properties(encode_properties(p))
+        assert vars(again) == vars(p)
+        decode_table(p.table or b"")
+    except FrameError:
+        pass
+    with contextlib.suppress(FrameError):
+        decode_table(stream)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
