@@ -299,7 +299,7 @@ class Caller:
             message = f"the reply has {delivery.body_size} bytes, the limit is {self._limits.max_message_size}"
             self._end(call, Overloaded(message, reason="TOO_LARGE", execution=Execution.EXECUTED))
         else:
-            call.waiter.finish((p, delivery.body))
+            call.waiter.finish((wire.doubted(p) if call.again else p, delivery.body))
 
     def _on_bounce(self, call: PendingCall, error: CallError) -> None:
         target: Target = call.context
@@ -393,14 +393,14 @@ class Caller:
             elif call.written:
                 timed_out.setdefault(call.context.queue, []).append(call)
             else:
-                self._end(call, self._never_sent())
+                self._end(call, self._never_sent(call))
         for queue, calls in timed_out.items():
             self._explain_and_end(calls, queue, None)
         due = self._pending.next_expiry()
         if due is not None and self._timer is None:
             self._wake_at(due)
 
-    def _never_sent(self) -> CallError:
+    def _never_sent(self, call: PendingCall) -> CallError:
         link = self._link
         if link is None:
             why = self._supervisor.failure
@@ -408,7 +408,10 @@ class Caller:
         elif link.blocked is not None:
             message = f"the broker takes no publishes: {link.blocked}"
         else:
-            message = "the broker does not read fast enough; the request was never sent"
+            message = "the broker does not read fast enough"
+        if call.again:
+            message = f"the connection was lost after the request was sent, and it could not be sent again: {message}"
+            return Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN)
         return Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT)
 
     def _on_lost(self, reason: CallError) -> None:
@@ -473,6 +476,8 @@ class Caller:
             self._spawn(link.close())
 
     def _end(self, call: PendingCall, error: CallError) -> None:
+        if call.again and error.safe_to_retry:  # true of this attempt, but an earlier one may have run
+            error.execution = Execution.UNKNOWN
         call.waiter.finish(_located(error, call.context, call.first_id.decode()))
 
     # --- saying why ---------------------------------------------------------------------------------------------

@@ -47,8 +47,13 @@ class PendingCall:
 
     @property
     def written(self) -> bool:
-        """Whether the broker may have it."""
+        """Whether the broker may have its present attempt."""
         return self.tag is not None
+
+    @property
+    def again(self) -> bool:
+        """Whether an earlier attempt was written: what is known of the present one is not known of the call."""
+        return self.id is not self.first_id
 
 
 class PendingCalls:

@@ -16,7 +16,8 @@ from tests.differential.peer import Channel, Connection, Names, Peer, confirms
 from tests.differential.wire import Seen
 
 #: Seconds in which the two must come to agree; RabbitMQ's queues are processes of their own.
-_PATIENCE = 3.0
+PATIENCE = 3.0
+_SHORTER = 0.5  # once they have failed to: Hypothesis then looks for a shorter sequence, which takes many tries
 _LOOKING = 9  # the channel on which queues are looked at
 
 Operation = Callable[[Channel], object]
@@ -122,8 +123,7 @@ class Side:
             self._queues.add(seen.fields["queue"])
 
     def _look_at_queues(self) -> dict[str, object]:
-        found = {queue: self._look_at(queue) for queue in sorted(self.peer.queues)}
-        return found
+        return {queue: self._look_at(queue) for queue in sorted(self.peer.queues)}
 
     def _look_at(self, queue: str) -> object:
         """Its messages and consumers, or the code of the error."""
@@ -160,6 +160,8 @@ class Side:
 class Twins:
     """Both sides."""
 
+    patience = PATIENCE
+
     def __init__(self, rabbit: int, embedded: int) -> None:
         self.sides = (Side(rabbit), Side(embedded))
 
@@ -171,12 +173,13 @@ class Twins:
 
     def settle(self) -> None:
         """Wait until both have told the same."""
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self.patience
         while True:
             expected, actual = (forgive(side.look()) for side in self.sides)
             if expected == actual:
                 break
             if time.monotonic() > until:
+                Twins.patience = _SHORTER
                 pytest.fail(describe(expected, actual), pytrace=False)
             time.sleep(0.005)
         for side in self.sides:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from pika import spec
 
 from tests.differential.both import Brokers
-from tests.differential.machine import Twins, Where
+from tests.differential.machine import PATIENCE, Twins, Where
 from tests.differential.peer import Channel
 from tests.differential.wire import Seen
 
@@ -89,6 +89,9 @@ _queue = st.sampled_from(_QUEUES)
 _exchange = st.sampled_from(tuple(_EXCHANGES))
 _key = st.sampled_from(_KEYS)
 _number = st.integers(0, 5)
+_binding_key = _some("a", "a.*", "#", "a.b")
+_arguments = st.sampled_from(_BINDING_ARGUMENTS)
+_options = st.sampled_from(_EXCHANGE_OPTIONS)
 _seldom = _some(False, False, False, True)
 
 
@@ -134,9 +137,7 @@ class Machine(RuleBasedStateMachine):
     def purge(self, where: Where, queue: str) -> None:
         self.twins.perform(where, lambda channel: channel.purge(queue))
 
-    @rule(
-        where=_where, name=_exchange, kind=_some(None, None, None, "fanout", "topic"), options=_some(*_EXCHANGE_OPTIONS)
-    )
+    @rule(where=_where, name=_exchange, kind=_some(None, None, None, "fanout", "topic"), options=_options)
     def declare_exchange(self, where: Where, name: str, kind: str | None, options: dict[str, Any]) -> None:
         self.twins.perform(where, lambda channel: channel.exchange(name, kind or _EXCHANGES[name], **options))
 
@@ -297,7 +298,9 @@ def _close(channel: Channel) -> None:
 
 def test_generated_sequences_of_operations(brokers: Brokers) -> None:
     Machine.brokers = brokers
-    some = settings(max_examples=40, stateful_step_count=30, derandomize=True)
-    many = settings(max_examples=3000, stateful_step_count=50)
+    Twins.patience = PATIENCE
+    phases = [Phase.generate, Phase.shrink]
+    some = settings(max_examples=40, stateful_step_count=30, derandomize=True, phases=phases)
+    many = settings(max_examples=3000, stateful_step_count=50, phases=phases)
     run_state_machine_as_test(Machine, settings=many if _THOROUGH else some)
     assert not brokers.embedded.status().queues

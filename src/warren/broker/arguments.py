@@ -87,7 +87,7 @@ _CHECKS: dict[str, Check] = {
     "x-queue-mode": _text("default", "lazy", otherwise="\"unsupported queue mode '{}'\""),
     "x-single-active-consumer": _boolean,
     "x-queue-type": _text("classic", "quorum", otherwise="\"unsupported queue type '{}'\""),
-    "x-delivery-limit": _integer(0),
+    "x-delivery-limit": _anything,  # what is no limit means that there is none
 }
 _NOT_FOR = {
     "classic": (
@@ -160,6 +160,7 @@ def _collect(values: Mapping[str, Value], raw: Raw) -> QueueArguments:
         value = values.get(name)
         return value if isinstance(value, str) else None
 
+    limit = integer("x-delivery-limit")
     return QueueArguments(
         expires=integer("x-expires"),
         message_ttl=integer("x-message-ttl"),
@@ -171,7 +172,7 @@ def _collect(values: Mapping[str, Value], raw: Raw) -> QueueArguments:
         max_priority=integer("x-max-priority"),
         single_active=values.get("x-single-active-consumer") is True,
         quorum=values.get("x-queue-type") == "quorum",
-        delivery_limit=integer("x-delivery-limit"),
+        delivery_limit=limit if limit is not None and limit >= 0 else None,
         encoded=tuple((name, raw[name]) for name in _CHECKS if name in raw),
     )
 

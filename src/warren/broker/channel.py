@@ -181,14 +181,14 @@ class Channel:
         return consumer
 
     def _consume_replies(self, tag: str, no_ack: bool) -> Consumer:
-        if not no_ack:
-            raise precondition("reply consumer cannot acknowledge")
+        """It stands apart from the others, as with RabbitMQ: one of them may have its tag."""
         if self._reply_consumer is not None:
             raise precondition("reply consumer already set")
+        if not no_ack:
+            raise precondition("reply consumer cannot acknowledge")
         self._reply_address = self.host.open_reply_address(self)
-        consumer = Consumer(tag, self, None, True, False, 0, 0)
-        self.consumers[tag] = self._reply_consumer = consumer
-        return consumer
+        self._reply_consumer = Consumer(tag, self, None, True, False, 0, 0)
+        return self._reply_consumer
 
     def begin(self, consumer: Consumer) -> None:
         """The client knows its consumer: deliveries may come."""
@@ -198,11 +198,9 @@ class Channel:
     def cancel(self, tag: str) -> None:
         """End a consumer; what it holds stays unacknowledged. An unknown tag is no error."""
         consumer = self.consumers.pop(tag, None)
-        if consumer is None:
-            return
-        if consumer.queue is not None:
+        if consumer is not None and consumer.queue is not None:
             consumer.queue.remove_consumer(consumer)
-        else:
+        elif self._reply_consumer is not None and self._reply_consumer.tag == tag:
             self._close_reply_address()
 
     def _close_reply_address(self) -> None:
@@ -245,9 +243,9 @@ class Channel:
         self._output.deliver(consumer, self._tag, entry.message, entry)
 
     def deliver_reply(self, message: Message) -> None:
+        """Replies do not count the delivery tags up."""
         if self._reply_consumer is not None:
-            self._tag += 1
-            self._output.deliver(self._reply_consumer, self._tag, message, None)
+            self._output.deliver(self._reply_consumer, self._tag + 1, message, None)
 
     def lose_consumer(self, consumer: Consumer) -> None:
         if self.consumers.pop(consumer.tag, None) is not None:
@@ -375,6 +373,8 @@ class Channel:
         """End the consumers, and put back what was unacknowledged."""
         for consumer in list(self.consumers.values()):
             self.cancel(consumer.tag)
+        if self._reply_consumer is not None:
+            self._close_reply_address()
         held = list(self.unacked.values())
         if self.transaction is not None:
             held += [held for _, held, _ in self.transaction.settled]

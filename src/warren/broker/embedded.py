@@ -271,9 +271,11 @@ class Broker:
         self._do(lambda: setattr(self._running().state.faults, name, value))
 
     def advance(self, seconds: float) -> None:
-        """Set the broker's clock forward: messages and idle queues expire, silent clients are dropped."""
+        """Set the broker's clock forward: messages and idle queues expire. Clients do not count as silent meanwhile."""
 
         def advance() -> None:
+            for session in self._sessions():
+                session.skip(seconds)
             self._ahead += seconds
             self._running().tick()
 

@@ -26,11 +26,12 @@ _OF_THE_CHANNEL = frozenset({311, 403, 404, 405, 406})
 
 
 class AmqpError(Exception):
-    """A request that ends its channel, or its connection."""
+    """A request that ends its channel, or its connection; `of_no_method` if the close names none as its cause."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, *, of_no_method: bool = False) -> None:
         super().__init__(code, text)
         self.code = code
+        self.of_no_method = of_no_method
         self.text = f"{NAMES.get(code, 'ERROR')} - {text}"
 
     @property

@@ -79,6 +79,7 @@ class ChannelHandler:
 
     def __init__(self, number: int, connection: Connection) -> None:
         self.number = number
+        self.publishing = False  # from Basic.Publish to the end of its content
         self.closing = False  # Channel.Close has been sent: all but the answer is ignored
         self.channel = Channel(connection.host, connection, connection.user, self, connection.state.make_name)
         self._connection = connection
@@ -114,9 +115,8 @@ class ChannelHandler:
         index = payload[:4]
         if index == PUBLISH:
             publish = self._publishes.read(payload)
-            if publish.immediate:
-                raise AmqpError(540, "immediate=true")
             self._content = _Content(publish)
+            self.publishing = True
         elif index == ACK:
             self.channel.ack(*read_ack(payload))
         else:
@@ -158,12 +158,15 @@ class ChannelHandler:
     def _publish(self, content: _Content, body: bytes) -> None:
         self._content = None
         publish, header = content.publish, content.header or b""
+        if publish.immediate:
+            raise AmqpError(540, "immediate=true")
         message = Message(publish.exchange, publish.key, publish.route, header, body)
         if self.channel.confirming and self._connection.state.faults.nacks_publish():
             self.channel.published += 1
             self.confirm(self.channel.published, False)
         else:
             self.channel.publish(publish.exchange, message, publish.mandatory)
+        self.publishing = False
         self._connection.published()
 
     # --- the channel's output -----------------------------------------------------------------------------------------

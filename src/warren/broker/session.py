@@ -75,7 +75,7 @@ class Session:
         self._congested = False  # the socket takes no more
         self._to_confirm: list[ChannelHandler] = []
         self._received_at = self._sent_at = state.timers.now
-        state.timers.at(state.timers.now + state.settings.handshake_timeout, self._handshake_is_late)
+        state.timers.at(self._handshake_until(), self._check_handshake)
 
     # --- for the server -----------------------------------------------------------------------------------------------
 
@@ -109,8 +109,9 @@ class Session:
                 if frame is None:
                     break
                 self._take_frame(*frame)
-        except AmqpError as error:  # of a frame as such: no channel to blame
-            self._fail(error)
+        except AmqpError as error:  # of a frame as such: where the next one begins is unknown, an answer too
+            self.close(error)
+            self.end(error.text)
         self._flush_confirms()
 
     def take_output(self) -> bytes:
@@ -143,6 +144,12 @@ class Session:
             self.state.mark(self)
             self.relieve()
             self.proceed()
+
+    def skip(self, seconds: float) -> None:
+        """The clock is about to be set forward: for the client no time passes, it has not been silent."""
+        self.connected_at += seconds
+        self._received_at += seconds
+        self._sent_at += seconds
 
     def lost(self) -> None:
         """The connection is gone: put back what was unacknowledged, delete what was the connection's own."""
@@ -255,7 +262,7 @@ class Session:
         if len(self.channels) >= self.channel_max:
             count, limit = len(self.channels), self.channel_max
             text = f"number of channels opened ({count}) has reached the negotiated channel_max ({limit})"
-            raise AmqpError(530, text)
+            raise AmqpError(530, text, of_no_method=True)
         self.channels[number] = ChannelHandler(number, self)
         self._send(number, spec.Channel.OpenOk())
 
@@ -338,9 +345,16 @@ class Session:
     def _update_secret(self, method: Method) -> None:
         self._send(0, spec.Connection.UpdateSecretOk())
 
-    def _handshake_is_late(self) -> None:
-        if self.phase in (Phase.HEADER, Phase.START, Phase.TUNE, Phase.OPEN):
+    def _handshake_until(self) -> float:
+        return self.connected_at + self.state.settings.handshake_timeout
+
+    def _check_handshake(self) -> None:
+        if self.phase not in (Phase.HEADER, Phase.START, Phase.TUNE, Phase.OPEN):
+            return
+        if self._handshake_until() <= self.state.timers.now:
             self.end("handshake timeout")
+        else:
+            self.state.timers.at(self._handshake_until(), self._check_handshake)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -354,10 +368,12 @@ class Session:
 
     def _fail(self, error: AmqpError, channel: int = 0, payload: bytes = b"") -> None:
         """Close the channel, or the connection, with the error's code."""
-        class_id, method_id = (int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])) if payload else (0, 0)
         handler = self.channels.get(channel)
-        if handler is not None and not payload and not error.closes_connection:
-            class_id, method_id = 60, 40  # content: what failed is the publish
+        class_id, method_id = 0, 0
+        if handler is not None and handler.publishing:
+            class_id, method_id = 60, 40  # whatever the frame: what failed is the publish
+        elif len(payload) >= 4 and not error.of_no_method:
+            class_id, method_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])
         if handler is None or error.closes_connection:
             self.close(error, class_id, method_id)
         else:

@@ -107,7 +107,7 @@ _PUBLISH = method(1, spec.Basic.Publish(routing_key="q"))
         (_PUBLISH + raw(2, 1, b"\x00\x3c" + bytes(10) + b"\x00\x00junk"), 502),
         (_PUBLISH + raw(2, 1, b"\x00\x3c" + bytes(9) + b"\x01\x00\x00") * 2, 505),
         (_PUBLISH + raw(2, 1, b"\x00\x3c" + bytes(9) + b"\x01\x00\x00") + raw(3, 1, b"xx"), 501),
-        (method(1, spec.Basic.Publish(routing_key="q", immediate=True)), 540),
+        (method(1, spec.Basic.Publish(routing_key="q", immediate=True)) + message(1, b""), 540),
         (method(1, spec.Basic.Qos(prefetch_size=1)), 540),
         (method(1, spec.Basic.Recover(False)), 540),
     ],

@@ -1,0 +1,27 @@
+"""Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with.
+
+This file tells type checkers and readers what there is; `__init__.py` loads it when it is asked for.
+"""
+
+from warren.blocking import Client as Client
+from warren.client import AsyncClient as AsyncClient
+from warren.context import CurrentCall as CurrentCall
+from warren.context import current_call as current_call
+from warren.errors import CallError as CallError
+from warren.errors import Cancelled as Cancelled
+from warren.errors import Code as Code
+from warren.errors import DeadlineExceeded as DeadlineExceeded
+from warren.errors import Execution as Execution
+from warren.errors import InvalidArgument as InvalidArgument
+from warren.errors import MethodNotFound as MethodNotFound
+from warren.errors import Origin as Origin
+from warren.errors import Overloaded as Overloaded
+from warren.errors import PermissionDenied as PermissionDenied
+from warren.errors import RemoteError as RemoteError
+from warren.errors import Unavailable as Unavailable
+from warren.errors import WorkerLost as WorkerLost
+from warren.server import Server as Server
+from warren.service import Service as Service
+
+__version__: str
+__all__: list[str]
