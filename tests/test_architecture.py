@@ -47,9 +47,12 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.blocking", "warren.service"}),
     frozenset({"warren"}),
     *BROKER,
-    frozenset({"warren.loading", "warren.processes", "warren.dead", "warren.terminal"}),
-    frozenset({"warren.bench", "warren.cli_broker", "warren.cli_dead", "warren.demo", "warren.testing"}),
-    frozenset({"warren.cli", "warren.pytest_plugin", "warren.testing_worker"}),
+    frozenset({"warren.loading", "warren.processes", "warren.dead"}),
+    frozenset({"warren.bench", "warren.testing"}),
+    frozenset({"warren.cli.terminal", "warren.cli.arguments"}),
+    frozenset({f"warren.cli.{command}" for command in ("serve", "call", "bench", "broker", "dead", "demo")}),
+    frozenset({"warren.cli"}),
+    frozenset({"warren.pytest_plugin", "warren.testing_worker"}),
     frozenset({"warren.__main__"}),
 )
 PLACED = {module: height for height, layer in enumerate(LAYERS) for module in layer}
