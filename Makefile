@@ -1,6 +1,6 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak fuzz lint types bench bench-micro venv rabbit interop-js clean
+.PHONY: help demo test faults soak fuzz test-matrix lint types bench bench-micro venv rabbit interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -36,6 +36,9 @@ soak: venv rabbit  ## ten minutes of calls under random faults, all accounted fo
 
 faults: venv rabbit  ## the fault scenarios only; writes docs/reliability-scenarios.md
 	@$(PY) -m pytest tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
+
+test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, in chroots (root); one: ARGS="--only sid"
+	@$(PY) tools/matrix.py $(ARGS)
 
 fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fuzz ARGS=600
 	@$(PY) -m tests.fuzz $(ARGS)

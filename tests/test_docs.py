@@ -17,6 +17,7 @@ import pytest
 import warren
 from rabbit import Node
 from warren import Code, Execution
+from warren.broker import Broker
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src" / "warren").rglob("*.py"))
@@ -29,8 +30,8 @@ _OTHER_WORDS = {
     "BCC",
     "CC",
     "ID",
-    "PATH",
     "PYTHONPATH",
+    "PATH",
     "SECONDS",
     "SERVICE",
     "URL",
@@ -175,9 +176,17 @@ def _resolve(path: str) -> Any:
 # --- the tutorial and the guides, run -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def docs_url(rabbit: Node) -> Iterator[str]:
-    """A vhost of their own: the documentation's services have fixed names."""
+@pytest.fixture(scope="module", params=["embedded", "rabbitmq"])
+def docs_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A broker or vhost of their own: the documentation's services have fixed names."""
+    if request.param == "embedded":
+        with Broker() as broker:
+            yield broker.url
+    else:
+        yield from _vhost(request.getfixturevalue("rabbit"))
+
+
+def _vhost(rabbit: Node) -> Iterator[str]:
     rabbit.ctl("add_vhost", "docs")
     rabbit.ctl("set_permissions", "-p", "docs", "guest", ".*", ".*", ".*")
     yield f"{rabbit.url}docs"

@@ -1,4 +1,4 @@
-"""A private RabbitMQ node for the demo, the tests and CI.
+"""A private RabbitMQ node for the tests, the benchmarks and CI.
 
     python tools/rabbit.py install      make sure the rabbitmq-server package is there
     python tools/rabbit.py run          start a node, print its URL, stop it on Ctrl-C or SIGTERM

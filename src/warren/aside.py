@@ -48,7 +48,7 @@ class Aside:
     """The way to the dead queue and back to the queue of one service; the receiver of its channel."""
 
     def __init__(self, channel: HotChannel, service: str, user: str, on_broken: Callable[[], None]) -> None:
-        """`on_broken` is called when the broker has closed the channel, opened as `user`, and another is needed."""
+        """`on_broken` is called once, when the channel, opened as `user`, is of no more use and another is needed."""
         self._channel = channel
         self._service = service
         self._key = service.encode()
@@ -56,7 +56,7 @@ class Aside:
         self._settled = asyncio.Event()
         self._settled.set()
         self._user = user
-        self._on_broken = on_broken
+        self._on_broken: Callable[[], None] | None = on_broken
         channel.attach(self, body_limit=0)
         channel.on_closed = self._on_closed
 
@@ -68,6 +68,11 @@ class Aside:
     async def settled(self) -> None:
         """Wait until nothing is on its way."""
         await self._settled.wait()
+
+    async def close(self) -> None:
+        """Close the channel once nothing is on its way; for one that has been replaced."""
+        await self.settled()
+        await self._channel.close()
 
     def put(self, request: Request, reason: str, then: LetGo) -> None:
         """Set a request aside; `then` is called when it is safe there, or is known not to be."""
@@ -117,6 +122,7 @@ class Aside:
         for known in self._up_to(tag, multiple):
             self._failed(self._unconfirmed[known], "the broker refuses it")
         self.confirmed(tag, multiple)
+        self._break()  # a channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8)
 
     def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
         """Nothing took a copy; its confirm follows."""
@@ -138,9 +144,14 @@ class Aside:
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._settled.set()
         if isinstance(reason, ChannelClosed):
-            self._on_broken()
+            self._break()
         for sent in unconfirmed.values():
             self._gone(sent, reason)
+
+    def _break(self) -> None:
+        on_broken, self._on_broken = self._on_broken, None
+        if on_broken is not None:
+            on_broken()
 
     def _gone(self, sent: _Sent, reason: Exception) -> None:
         """There is no channel for it: the broker closed it, or the connection is gone, and with it every delivery."""

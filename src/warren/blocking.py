@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import os
 import ssl as tls
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -52,7 +54,7 @@ class Client:
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with
     the first use and goes on in the background: calls wait for the connection within their own timeout, and a lost
-    one is re-established.
+    one is re-established. After a fork the child's client connects anew; the parent's calls stay the parent's.
     """
 
     def __init__(
@@ -269,13 +271,21 @@ class _IOThread:
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
         self._limits = limits
+        self._caller: Caller | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._of_the_parent: list[object] = []
+        self.begin_anew()
+        _io_threads.add(self)
+
+    def begin_anew(self) -> None:
+        """Forget thread and connection: those of a process that was forked are its parent's."""
+        self._of_the_parent += [self._loop, self._caller]  # kept, as to finalise them would disturb the parent's
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._caller: Caller | None = None
+        self._loop = self._caller = None
         self._inbox: deque[_Request] = deque()
         self._woken = False
-        self._closed = False
 
     @property
     def ignored_replies(self) -> int:
@@ -288,8 +298,9 @@ class _IOThread:
                 raise _closed()
             if self._thread is None:
                 ready = threading.Event()
-                self._thread = threading.Thread(target=self._main, args=(ready,), name="warren-client", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._main, args=(ready,), name="warren-client", daemon=True)
+                thread.start()  # raises at the end of the interpreter (3.12)
+                self._thread = thread
                 ready.wait()
         assert self._loop is not None
         return self._loop
@@ -398,6 +409,17 @@ class _IOThread:
         self._caller = Caller(self._settings, self._limits)
         self._caller.open()
         self._loop = loop
+
+
+_io_threads: weakref.WeakSet[_IOThread] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for io in list(_io_threads):
+        io.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _closed() -> Cancelled:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from warren.amqp.link import (
     Link,
     LinkLost,
 )
-from warren.amqp.supervisor import State, Supervisor, closed_error, copy_of
+from warren.amqp.supervisor import Backoff, State, Supervisor, closed_error, copy_of
 from warren.calls import PendingCall, PendingCalls, Waiter
 from warren.errors import (
     CallError,
@@ -127,6 +128,9 @@ class Caller:
         self._reply_name = wire.reply_queue(token)
         self._epoch = 0
         self._line: deque[PendingCall] = deque()
+        self._refused: dict[PendingCall, None] = {}  # by the broker; to be sent again on another channel
+        self._changing: asyncio.Task[None] | None = None
+        self._doubt = Backoff(random.Random())
         self._timer: asyncio.TimerHandle | None = None
         self._explaining: dict[str, asyncio.Task[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -295,7 +299,7 @@ class Caller:
             message = f"the reply has {delivery.body_size} bytes, the limit is {self._limits.max_message_size}"
             self._end(call, Overloaded(message, reason="TOO_LARGE", execution=Execution.EXECUTED))
         else:
-            call.waiter.finish((p, delivery.body))
+            call.waiter.finish((wire.doubted(p) if call.again else p, delivery.body))
 
     def _on_bounce(self, call: PendingCall, error: CallError) -> None:
         target: Target = call.context
@@ -316,12 +320,47 @@ class Caller:
             call.waiter.finish(None)
 
     def refused(self, tag: int, multiple: bool) -> None:
-        for call in self._pending.refused(tag, multiple):
-            message = "the queue is full and the broker refuses the request: add workers or slow down"
-            self._end(
-                call,
-                Overloaded(message, reason="QUEUE_FULL", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
-            )
+        for call in self._pending.refused(tag, multiple, self._try_again):
+            self._end(call, _refused_by_queue())
+        if self._changing is None and self._link is not None:
+            self._changing = self._spawn(self._change_channel(self._link))
+            self._changing.add_done_callback(self._changed)
+
+    def _try_again(self, call: PendingCall) -> bool:
+        """Keep a refused call that is to be sent again: the queue does not have it, so that runs nothing twice."""
+        if call.context.resend:
+            self._pending.again(call)
+            self._refused[call] = None
+        return bool(call.context.resend)
+
+    async def _change_channel(self, link: Link) -> None:
+        """Publish on another channel after a refusal, and send again what shall be.
+
+        A channel whose first publish to a quorum queue meets no leader refuses all that follow, for ever
+        (RabbitMQ 3.10.8). It looks the same as a full queue; hence the growing pauses.
+        """
+        await asyncio.sleep(self._doubt.next(time.monotonic()))
+        old = self._calls
+        if old is None or link is not self._link:
+            return
+        self._calls = None  # calls wait in line, and the numbers that confirms refer to begin anew
+        for _ in range(100):
+            if self._pending.settled:
+                break
+            await asyncio.sleep(0.01)
+        else:
+            self._calls = self._calls or (old if link is self._link else None)
+            self._write_line()
+            return
+        if old.closed is None:  # else it is being replaced already
+            await self._reopen(link)
+            await old.close()
+
+    def _changed(self, _task: object) -> None:
+        self._changing = None
+        self._line.extend(self._refused)
+        self._refused.clear()
+        self._write_line()
 
     def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
         call = self._pending.take(correlation_id)
@@ -348,17 +387,20 @@ class Caller:
         self._timer = None
         timed_out: dict[str, list[PendingCall]] = {}
         for call in self._pending.expire(time.monotonic()):
-            if call.written:
+            if call in self._refused:
+                del self._refused[call]
+                self._end(call, _refused_by_queue())
+            elif call.written:
                 timed_out.setdefault(call.context.queue, []).append(call)
             else:
-                self._end(call, self._never_sent())
+                self._end(call, self._never_sent(call))
         for queue, calls in timed_out.items():
             self._explain_and_end(calls, queue, None)
         due = self._pending.next_expiry()
         if due is not None and self._timer is None:
             self._wake_at(due)
 
-    def _never_sent(self) -> CallError:
+    def _never_sent(self, call: PendingCall) -> CallError:
         link = self._link
         if link is None:
             why = self._supervisor.failure
@@ -366,7 +408,10 @@ class Caller:
         elif link.blocked is not None:
             message = f"the broker takes no publishes: {link.blocked}"
         else:
-            message = "the broker does not read fast enough; the request was never sent"
+            message = "the broker does not read fast enough"
+        if call.again:
+            message = f"the connection was lost after the request was sent, and it could not be sent again: {message}"
+            return Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN)
         return Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT)
 
     def _on_lost(self, reason: CallError) -> None:
@@ -405,10 +450,10 @@ class Caller:
         if not isinstance(reason, ChannelClosed):
             return  # the link is going: `_on_lost` follows
         log.warning("the broker closed a publishing channel: %s", reason)
-        if channel is self._calls:
-            self._calls, lost = None, self._pending.unconfirmed_lost()
-        else:
+        if channel is self._bare:
             self._bare, lost = None, self._pending.written_lost(lambda call: call.context.kind == "bare")
+        else:
+            self._calls, lost = None, self._pending.unconfirmed_lost()
         for call in lost:
             self._end(call, _refused_publish(reason))
         if self._link is not None:
@@ -431,6 +476,8 @@ class Caller:
             self._spawn(link.close())
 
     def _end(self, call: PendingCall, error: CallError) -> None:
+        if call.again and error.safe_to_retry:  # true of this attempt, but an earlier one may have run
+            error.execution = Execution.UNKNOWN
         call.waiter.finish(_located(error, call.context, call.first_id.decode()))
 
     # --- saying why ---------------------------------------------------------------------------------------------
@@ -485,10 +532,11 @@ class Caller:
         state = f"; queue {queue!r} has {_count(messages, 'message')} waiting and {_count(consumers, 'consumer')}"
         return state if consumers else f"{state}: is a worker running?"
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- a new link ---------------------------------------------------------------------------------------------
 
@@ -558,6 +606,11 @@ def _count(number: int, what: str) -> str:
 
 def _located(error: CallError, target: Target, call_id: str | None = None) -> CallError:
     return error.locate(method=target.name, queue=target.queue, call_id=call_id)
+
+
+def _refused_by_queue() -> CallError:
+    message = "the broker refuses the request: its queue is full, or has no leader now; add workers or slow down"
+    return Overloaded(message, reason="QUEUE_FULL", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER)
 
 
 def _refused_publish(reason: ChannelClosed) -> CallError:

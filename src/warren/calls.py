@@ -47,8 +47,13 @@ class PendingCall:
 
     @property
     def written(self) -> bool:
-        """Whether the broker may have it."""
+        """Whether the broker may have its present attempt."""
         return self.tag is not None
+
+    @property
+    def again(self) -> bool:
+        """Whether an earlier attempt was written: what is known of the present one is not known of the call."""
+        return self.id is not self.first_id
 
 
 class PendingCalls:
@@ -147,9 +152,12 @@ class PendingCalls:
         """The broker has these publishes; returns the casts that end with that."""
         return [call for call in self._settled(tag, multiple) if not call.awaits_reply and self.remove(call)]
 
-    def refused(self, tag: int, multiple: bool) -> list[PendingCall]:
-        """The broker refuses these publishes; returns the calls that end with that."""
-        return [call for call in self._settled(tag, multiple) if self.remove(call)]
+    def refused(
+        self, tag: int, multiple: bool, carries_on: Callable[[PendingCall], bool] = lambda _call: False
+    ) -> list[PendingCall]:
+        """The broker refuses these publishes; returns the calls that end with that: those that do not carry on."""
+        refused = [call for call in self._settled(tag, multiple) if call in self]
+        return [call for call in refused if not carries_on(call) and self.remove(call)]
 
     def _settled(self, tag: int, multiple: bool) -> list[PendingCall]:
         unconfirmed = self._unconfirmed
@@ -162,6 +170,11 @@ class PendingCalls:
                 break
             tags.append(known)
         return [unconfirmed.pop(known) for known in tags]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the broker has confirmed or refused all that was published."""
+        return not self._unconfirmed
 
     def expire(self, now: float) -> list[PendingCall]:
         """Take out the calls whose time is up."""

@@ -178,8 +178,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End all calls under way with `Cancelled` and close the connection. Closing twice is no error."""
-        if self._shared:
-            await self._shared[0].close()
+        if self._shared and not self._shared[0].loop.is_closed():  # a connection ends with its loop
+            await self._caller().close()
 
     def options(
         self,
@@ -276,11 +276,22 @@ class AsyncClient:
         return future
 
     def _caller(self) -> Caller:
+        """The calls of this client's connection.
+
+        Raises:
+            RuntimeError: it was opened on another event loop.
+        """
         if not self._shared:
             caller = Caller(self._settings, self._limits)
             caller.open()
             self._shared.append(caller)
-        return self._shared[0]
+        caller = self._shared[0]
+        if caller.loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "this AsyncClient was opened on another event loop, and works there only: make one in each"
+                " asyncio.run() and in each forked process; for several threads use Client"
+            )
+        return caller
 
 
 #: The targets that a client knows already, by what makes them differ; views with other options share them.

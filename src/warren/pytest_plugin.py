@@ -167,7 +167,7 @@ class Faults:
     def block(self) -> Fault:
         """Take no more requests or replies, as RabbitMQ does when it is low on memory or disk."""
         broker = self._embedded("block")
-        broker.block()
+        broker.block(at_once=True)
         return self._lasting(broker.unblock)
 
     def stall(self) -> Fault:

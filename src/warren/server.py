@@ -200,7 +200,10 @@ class Server:
         for worker in self._workers:
             await self._declare(link, worker.service)
         for worker in self._workers:
-            await self._consume(link, worker)
+            if worker.draining:  # it may still have to set something aside
+                await self._open_aside(link, worker)
+            else:
+                await self._consume(link, worker)
         self._link = link
         for worker in self._workers:
             methods = ", ".join(sorted(worker.service.methods))
@@ -249,6 +252,9 @@ class Server:
         except ChannelClosed as error:
             raise ConnectFailed(_topology_error(worker.service, queue, error), permanent=True) from error
         self._channels[worker] = channel
+        if worker.draining:  # it was told to stop meanwhile
+            await self._stop_consuming(worker, channel)
+            worker.hand_back()
 
     async def _open_aside(self, link: Link, worker: Worker) -> None:
         channel = await link.hot_channel()
@@ -262,8 +268,11 @@ class Server:
 
     async def _reopen_aside(self, link: Link, worker: Worker) -> None:
         await asyncio.sleep(self._backoff.next(time.monotonic()))
+        old = worker.aside
         with contextlib.suppress(ChannelClosed, LinkLost):
             await self._open_aside(link, worker)
+            if old is not None:
+                await old.close()
 
     def _on_lost(self, _reason: CallError) -> None:
         self._link = None
@@ -290,7 +299,7 @@ class Server:
     async def _resume(self, worker: Worker, *, same_channel: bool) -> None:
         """Declare and consume again on the link that is open; if that fails, on a new one."""
         link = self._link
-        if link is None:
+        if link is None or worker.draining:
             return
         try:
             await asyncio.sleep(self._backoff.next(time.monotonic()))  # what closed the channel may do so again
@@ -333,7 +342,7 @@ class Server:
         """Stop intake, hand back what has not started, finish the rest, and let the replies leave."""
         for worker in self._workers:
             worker.stop_taking()
-        await asyncio.gather(*(self._cancel(worker, channel) for worker, channel in self._channels.items()))
+        await asyncio.gather(*(self._stop_consuming(worker, channel) for worker, channel in self._channels.items()))
         for worker in self._workers:
             worker.hand_back()
         for worker in self._workers:
@@ -348,7 +357,7 @@ class Server:
                 )
 
     @staticmethod
-    async def _cancel(worker: Worker, channel: HotChannel) -> None:
+    async def _stop_consuming(worker: Worker, channel: HotChannel) -> None:
         classic = worker.service.queue == "classic" and worker.service.declare
         try:
             async with asyncio.timeout(5.0):

@@ -114,10 +114,11 @@ class Serve:
 
     def close(self) -> None:
         """Stop all workers and delete their services' queues."""
-        with contextlib.ExitStack() as stack:  # each step is taken, whatever the others raise
-            stack.callback(self._end_thread)
+        with contextlib.ExitStack() as stack:  # each step is taken, whatever the others raise; the last one first
             for name in self._names:
-                stack.callback(self._remove, name)
+                stack.callback(_run_apart, remove_queues(make_settings(self._url), name))
+            if self._loop is not None:
+                stack.callback(self._loop.close)
             for workers in self._workers:
                 stack.callback(workers.stop)
 
@@ -126,21 +127,13 @@ class Serve:
         if service.name in self._names or not service.declare:
             return
         if self._shared:
-            self._thread().run(_refuse_used_queue(make_settings(self._url), service.name), START_TIMEOUT)
+            _run_apart(_refuse_used_queue(make_settings(self._url), service.name))
         self._names.add(service.name)
-
-    def _remove(self, name: str) -> None:
-        self._thread().run(remove_queues(make_settings(self._url), name), START_TIMEOUT)
 
     def _thread(self) -> LoopThread:
         if self._loop is None:
             self._loop = LoopThread("warren-serve")
         return self._loop
-
-    def _end_thread(self) -> None:
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.close()
 
 
 async def _refuse_used_queue(settings: Settings, name: str) -> None:
@@ -174,7 +167,7 @@ class LoopThread:
         # A daemon: the interpreter must not wait for a handler that does not end.
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live(started)), name=name, daemon=True)
         self._thread.start()
-        self._loop = started.result()
+        self._loop = started.result(START_TIMEOUT)
 
     async def _live(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         started.set_result(asyncio.get_running_loop())
@@ -205,6 +198,15 @@ class LoopThread:
             raise TestingError(f"the thread {self._thread.name} does not end: an async handler blocks its event loop")
 
 
+def _run_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a loop of its own: whether or not this thread has one, or the handlers block theirs."""
+    loop = LoopThread("warren-apart")
+    try:
+        loop.run(work, START_TIMEOUT)
+    finally:
+        loop.close()
+
+
 class ThreadWorkers:
     """Workers of one service on a `LoopThread`, each with its own connection."""
 
@@ -217,17 +219,18 @@ class ThreadWorkers:
         try:
             loop.run(self._start(servers), START_TIMEOUT)
         except TimeoutError as error:
-            self.stop()
             raise TestingError(f"{service.name} does not serve after {START_TIMEOUT:g} s; the log says why") from error
 
     async def _start(self, servers: list[Server]) -> None:
-        for server in servers:
-            await self._running.enter_async_context(server)
+        async with contextlib.AsyncExitStack() as stack:  # if one cannot serve, none does
+            for server in servers:
+                await stack.enter_async_context(server)
+            self._running = stack.pop_all()
 
     def stop(self) -> None:
         if not self._stopped:
             self._stopped = True
-            self._loop.run(self._running.aclose(), DRAIN_TIMEOUT + START_TIMEOUT)
+            self._loop.run(self._running.aclose(), DRAIN_TIMEOUT + _GRACE)
 
 
 # --- in processes -----------------------------------------------------------------------------------------------------
@@ -367,10 +370,12 @@ def locate(service: Service) -> tuple[str, str, str]:
     Raises:
         TestingError: it is no variable of a module.
     """
-    for module in (*_modules_of_handlers(service), *sys.modules.copy().values()):
+    everything = (module for module in sys.modules.copy().values() if isinstance(module, ModuleType))
+    for module in (*_modules_of_handlers(service), *everything):
+        file = getattr(module, "__file__", None)
         for variable, value in vars(module).copy().items():
-            if value is service and getattr(module, "__file__", None):
-                return module.__name__, variable, str(module.__file__)
+            if value is service and file is not None:
+                return module.__name__, variable, str(file)
     raise TestingError(
         f"service {service.name!r} is no variable of a module, so a worker process cannot import it: define it at the"
         " top of a module (the test's own will do), or serve it without processes=True"

@@ -52,6 +52,7 @@ def _import(name: str, file: str) -> ModuleType:
     """Import a module by its name, or from its file where the name leads elsewhere: pytest has ways of its own."""
     if _leads_to(name, file):
         return importlib.import_module(name)
+    name = "__mp_main__" if name == "__main__" else name  # as multiprocessing does: what is for a script is not for us
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

@@ -497,6 +497,14 @@ def _read_problem(p: Properties, body: bytes) -> Problem:
     return problem
 
 
+def doubted(p: Properties) -> Properties:
+    """A reply's properties, where its claim that nothing was executed covers only the last of several attempts."""
+    table = _reply_table(p.table or b"")
+    if table.get("rpc-executed") in (Execution.NOT_SENT, Execution.NOT_EXECUTED):
+        p.table = encode_table({**table, "rpc-executed": Execution.UNKNOWN.value})
+    return p
+
+
 def _member(kind: Any, value: Any, default: Any) -> Any:
     try:
         return kind(value)

@@ -132,6 +132,11 @@ class Worker:
     def concurrency(self) -> int:
         return self._concurrency
 
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no work any more."""
+        return self._draining
+
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:

@@ -54,9 +54,9 @@ async def counting(service_name: str) -> Counting:
     return Counting(service_name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_cluster() -> Iterator[Cluster]:
-    """Three nodes, started by the first test that wants them."""
+    """Three nodes for the tests of one file; three VMs are too many to keep beside the other tests."""
     with Cluster(name="warren-faults", extra_conf="net_ticktime = 5") as cluster:
         yield cluster
 

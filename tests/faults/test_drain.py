@@ -144,7 +144,7 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
 
 @pytest.mark.scenario(
     38,
-    "A worker loses its connection while it drains: it takes no new calls on the next one, so others serve them;"
+    "A worker loses its connection while it drains: it takes no new calls on the next one, others serve them at once;"
     " the caller of what ran gets WorkerLost; nothing runs twice.",
 )
 async def test_a_worker_that_reconnects_while_it_drains_takes_nothing(

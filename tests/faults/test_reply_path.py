@@ -60,6 +60,9 @@ class RawServer:
         properties = {"content_type": "application/json", **properties}
         self._channel.basic_publish("", address, body, pika.BasicProperties(**properties))
 
+    def delete(self) -> None:
+        self._channel.queue_delete(self.queue)
+
     def depth(self) -> int:
         return int(self._channel.queue_declare(self.queue, passive=True).method.message_count)
 
@@ -201,6 +204,36 @@ async def test_a_cut_while_an_at_least_once_handler_runs_is_mended_by_sending_ag
     await works_again(client, served.echo)
     assert (served.runs["x"], len(served.ids["x"])) == (2, 1)
     assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    20,
+    "What is known of a second attempt is not known of the call: no error after a resend says that it did not run.",
+)
+@pytest.mark.parametrize("how", ["expires", "closed", "no route", "refused"])
+async def test_an_error_after_a_resend_does_not_claim_that_nothing_ran(
+    client: AsyncClient, proxy: Proxy, server: RawServer, how: str
+) -> None:
+    view = client.options(timeout=1.5 if how == "expires" else 30, resend=True)
+    call = asyncio.create_task(ending(view.call(f"{server.queue}.x"), within=30))
+    await server.request()  # taken: for all that the client can know, it runs
+    proxy.refuse()
+    proxy.cut()
+    await until(lambda: proxy.open == 0)
+    if how == "no route":
+        server.delete()
+    if how != "expires":
+        await ending(client.options(timeout=0.3).call(f"{server.queue}.x"), within=0.3)  # the client has noticed
+    if how == "closed":
+        await client.close()
+    if how in ("no route", "refused"):
+        proxy.accept()
+    if how == "refused":
+        request = await server.request()
+        evidence = {"rpc-status": "UNAVAILABLE", "rpc-reason": "BUSY", "rpc-executed": "NOT_EXECUTED"}
+        server.reply(request.reply_to, b"{}", correlation_id=request.correlation_id, type="error", headers=evidence)
+    reason = {"expires": "CONNECTION_LOST", "closed": "CLOSED", "no route": "NO_ROUTE", "refused": "BUSY"}[how]
+    assert (await call).evidence == (reason, Execution.UNKNOWN)
 
 
 @pytest.mark.scenario(21, "After a reconnect requests name the new reply queue, and 100 calls return.")

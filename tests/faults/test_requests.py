@@ -190,7 +190,7 @@ def full_queue(rabbit: Node, service_name: str) -> Iterator[Counting]:
     rabbit.ctl(
         "set_policy",
         "full",
-        f"^{service_name}-full$",
+        f"^{service_name}-full([.]dead)?$",
         '{"max-length": 1, "overflow": "reject-publish"}',
         "--apply-to",
         "queues",
@@ -217,6 +217,25 @@ async def test_a_nack_is_an_error_at_once(
 
 
 @pytest.mark.scenario(
+    12, "With resend a refused request is sent again until the queue has room, or ends QUEUE_FULL at its deadline."
+)
+async def test_a_refused_request_is_sent_again(
+    client: AsyncClient, served: Counting, full_queue: Counting, rabbit: Node
+) -> None:
+    async with serving(full_queue.service, url=rabbit.url):
+        pass
+    await client.cast(full_queue.echo, "first")
+    again = client.options(resend=True)
+    patient = asyncio.create_task(ending(again.call(full_queue.echo, "patient"), within=30))
+    hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
+    assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)
+    async with serving(full_queue.service, url=rabbit.url):
+        assert (await patient).value == "patient"
+    assert dict(full_queue.runs) == {"first": 1, "patient": 1}
+    await works_again(client, served.echo)
+
+
+@pytest.mark.scenario(
     16, "Confirms that are coalesced, out of order and mixed with refusals: each cast ends as its own."
 )
 async def test_confirms_of_all_kinds_find_their_casts(
@@ -239,6 +258,26 @@ async def test_confirms_of_all_kinds_find_their_casts(
     assert full_queue.runs == {}
     await works_again(client, served.echo)
     await asyncio.to_thread(rabbit.ctl, "delete_queue", quorum.queue)
+
+
+@pytest.mark.scenario(
+    107, "A dead queue that refuses: what is lost is logged, the worker takes another channel, and serves on."
+)
+async def test_a_dead_queue_that_refuses(
+    proxy: Proxy, rabbit: Node, full_queue: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = f"{full_queue.queue}.dead"
+    async with serving(full_queue.service, url=proxy.url), AsyncClient(rabbit.url) as client:
+        await client.cast(full_queue.echo, 1)  # no text, so it is set aside, and the dead queue is full
+        await until(lambda: messages(rabbit, dead) == 1)
+        opened = proxy.seen["up", "Channel.Open"]
+        await client.cast(full_queue.echo, 2)
+        await until(lambda: proxy.seen["up", "Channel.Open"] == opened + 1)
+        assert "is lost: the broker refuses it" in caplog.text
+        await asyncio.to_thread(rabbit.ctl, "purge_queue", dead)
+        await client.cast(full_queue.echo, 3)
+        await until(lambda: messages(rabbit, dead) == 1)
+    assert full_queue.runs == {}
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
@@ -396,25 +435,44 @@ async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting, w
     assert len(proxy.accepted) == 1
 
 
-@pytest.mark.scenario(
-    19,
-    "A flipped bit outside of a body is never a wrong result: the right one, or a typed error. "
-    "(AMQP has no checksum, so in a body only TCP's protects it.)",
-)
+FRAMES = range(35)  # the method frame that begins a request, or a reply
+CONTENT = range(35, 150)  # what follows: properties and body
+
+
 @pytest.mark.parametrize("way", ["up", "down"])
-async def test_a_flipped_bit_is_never_a_wrong_result(proxy: Proxy, served: Counting, way: str) -> None:
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(
+            FRAMES,
+            id="frames",
+            marks=pytest.mark.scenario(
+                19, "A flipped bit in AMQP's frames: the right result or a typed error, in time."
+            ),
+        ),
+        pytest.param(
+            CONTENT,
+            id="content",
+            marks=pytest.mark.scenario(
+                19,
+                "A flipped bit in properties or body can change what a message means, as AMQP has no checksum: that "
+                "call ends in time, and no other is harmed.",
+            ),
+        ),
+    ],
+)
+async def test_a_flipped_bit_harms_no_other_call(proxy: Proxy, served: Counting, part: range, way: Way) -> None:
     seed = random.randrange(1_000_000)
     print("seed", seed)
     rng = random.Random(seed)
-    line = proxy.up if way == "up" else proxy.down
-    for number in range(15):
+    for number in range(12):
         # A client of its own each time, so that the pauses between its attempts stay short.
         async with AsyncClient(proxy.url, heartbeat=2, liveness_timeout=1) as client:
             await client.connect()
-            line.corrupt(rng.randrange(100))  # of a request or a reply; what comes before the body is longer than that
+            proxy.line(way).corrupt(rng.choice(part))
             got = await ending(client.options(timeout=0.5).call(served.echo, f"{number}"), within=0.5)
-            assert got.error is not None or got.value == f"{number}"
-            assert line.corrupted
+            assert part is CONTENT or got.error is not None or got.value == f"{number}"
+            await until(lambda: proxy.line(way).corrupted)
             await works_again(client, served.echo)
 
 

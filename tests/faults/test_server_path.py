@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 
 from rabbit import Node
@@ -271,6 +272,57 @@ async def test_a_slow_server_starves_nobody(
             slow.release.set()
             assert [got.value for got in await asyncio.gather(*calls)] == [f"{n}" for n in range(40)]
     assert depth(raw, service_name) == 0  # both servers are gone: what they had not acknowledged would be back
+
+
+# --- what it cannot serve -------------------------------------------------------------------------------------------
+
+#: name: (body, properties, reason)
+MALFORMED: dict[str, tuple[bytes, dict[str, Any], str]] = {
+    "bad JSON": (b'["a"', {}, "DECODE"),
+    "empty": (b"", {}, "DECODE"),
+    "nesting": (b"[" * 100_000, {}, "VALIDATION"),  # it is read no further than the first wrong type
+    "not UTF-8": (b'["\xff"]', {}, "DECODE"),
+    "bad msgpack": (b"\xc1", {"content_type": "application/msgpack"}, "DECODE"),
+    "no arguments": (b"7", {}, "VALIDATION"),
+    "too many": (b'["a", "b"]', {}, "VALIDATION"),
+    "of a wrong type": (b"[7]", {}, "VALIDATION"),
+    "unknown name": (b'{"txet": "a"}', {}, "VALIDATION"),
+    "unknown method": (b'["a"]', {"type": "no_such"}, "METHOD"),
+    "no method": (b'["a"]', {"type": None}, "METHOD"),
+    "unknown content type": (b'["a"]', {"content_type": "application/x-unknown"}, "ENCODING"),
+    "unknown version": (b'["a"]', {"headers": {"rpc-v": 9}}, "VERSION"),
+}
+
+
+@pytest.mark.scenario(
+    35,
+    "Requests that are malformed in 13 ways: with reply_to each is answered with its reason, NOT_EXECUTED; without it"
+    " each is in the dead queue with the reason; no handler runs, and the server serves on.",
+)
+@pytest.mark.parametrize("answered", [True, False], ids=["calls", "casts"])
+async def test_malformed_requests_are_answered_or_set_aside(
+    client: AsyncClient, raw: Any, rabbit: Node, service_name: str, answered: bool
+) -> None:
+    counting = Counting(service_name)
+    replies = raw.queue_declare("", exclusive=True).method.queue
+    usual = {"type": "echo", "content_type": "application/json", "headers": {"rpc-v": 1}}
+    async with serving(counting.service, url=rabbit.url):
+        for name, (body, properties, _reason) in MALFORMED.items():
+            ids = {"correlation_id": name, "message_id": name, "reply_to": replies if answered else None}
+            raw.basic_publish("", service_name, body, pika.BasicProperties(**{**usual, **ids, **properties}))
+        await until(lambda: messages(rabbit, replies if answered else wire.dead_queue(service_name)) == len(MALFORMED))
+        await works_again(client, counting.echo)
+    assert counting.runs.total() == 101
+    for name, (body, _properties, reason) in MALFORMED.items():
+        got = take(raw, replies if answered else wire.dead_queue(service_name))
+        assert got is not None
+        properties, content = got
+        assert properties.correlation_id == name
+        if answered:
+            assert (properties.headers["rpc-reason"], properties.headers["rpc-executed"]) == (reason, "NOT_EXECUTED")
+        else:
+            assert (properties.headers["rpc-dead-reason"], content) == (reason, body)
+    assert messages(rabbit, service_name) == 0
 
 
 # --- its handlers -----------------------------------------------------------------------------------------------------

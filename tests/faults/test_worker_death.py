@@ -78,7 +78,7 @@ async def outcome_of(call: asyncio.Task[str], result: str) -> str:
 @pytest.mark.scenario(
     28,
     "A worker dies at any point of a call's life: report tells the caller at once and runs nothing twice,"
-    " at-least-once runs again, at-most-once never does; nothing stays at the broker",
+    " at-least-once runs again, at-most-once never does; nothing stays at the broker.",
 )
 @both_queues
 @pytest.mark.parametrize("mode", MODES)
@@ -110,7 +110,7 @@ async def test_the_death_of_a_worker_leads_to_what_the_delivery_mode_promises(
 @pytest.mark.scenario(
     34,
     "A request that kills its workers kills max_attempts of them and not one more, is answered POISON and found in"
-    " the dead queue with the reason; other requests are served throughout",
+    " the dead queue with the reason; other requests are served throughout.",
 )
 @both_queues
 @pytest.mark.parametrize("point", [BEFORE_DECODING, RUNNING, BEFORE_REPLY])
@@ -143,7 +143,7 @@ CASTS = {"report": (1, "WORKER_LOST"), "at-least-once": (2, None), "at-most-once
 
 
 @pytest.mark.scenario(
-    28, "A worker dies over a cast: report sets it aside, at-least-once runs it again, at-most-once loses it"
+    28, "A worker dies over a cast: report sets it aside, at-least-once runs it again, at-most-once loses it."
 )
 @both_queues
 @pytest.mark.parametrize("mode", MODES)

@@ -1,6 +1,7 @@
 """A user's test project, and its pytest sessions."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,4 +106,7 @@ def no_thread_is_left() -> Iterator[None]:
     """Every session ends with the threads that it began with."""
     before = set(threading.enumerate())
     yield
+    end = time.monotonic() + 10
+    while set(threading.enumerate()) - before and time.monotonic() < end:
+        time.sleep(0.01)
     assert set(threading.enumerate()) - before == set()

@@ -277,6 +277,40 @@ async def test_two(warren_serve, warren_async_client):
     project.run().assert_outcomes(failed=1, passed=1)
 
 
+def test_a_handler_that_blocks_the_event_loop_is_an_error_and_not_a_hang(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warren.testing._GRACE", 0.3)
+    project.write("""
+@service.method
+async def block() -> None:
+    began.set()
+    time.sleep(4)
+
+def test_one(warren_serve, warren_client):
+    warren_serve(service)
+    warren_client.submit(block)
+    assert began.wait(10)
+
+def test_two(warren_serve, warren_client):
+    warren_serve(service)
+    assert warren_client.call(double, 4) == 8
+""")
+    result = project.run()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*an async handler blocks its event loop*"])
+
+
+def test_a_service_that_the_broker_refuses_is_an_error_of_the_test(project: Project, url: str, raw: Any) -> None:
+    raw.queue_declare(project.name, durable=True, arguments={"x-max-length": 3})
+    project.write("""
+def test_it(warren_serve):
+    with pytest.raises(CallError, match="exists with other arguments"):
+        warren_serve(service, workers=2)
+""")
+    project.run(f"--warren-url={url}").assert_outcomes(passed=1)
+
+
 def test_a_service_that_cannot_be_imported_in_a_process_says_so(project: Project) -> None:
     project.write("""
 def test_local(warren_serve):

@@ -137,6 +137,13 @@ def test_a_refusal_ends_calls_and_casts(table: Table) -> None:
     assert table.calls.refused(2, True) == both
 
 
+def test_a_refusal_leaves_the_calls_that_carry_on_in_the_table(table: Table) -> None:
+    staying, ending = table.start(tag=1), table.start(tag=2)
+    assert not table.calls.settled
+    assert table.calls.refused(2, True, lambda call: call is staying) == [ending]
+    assert (staying in table.calls, ending in table.calls, table.calls.settled) == (True, False, True)
+
+
 def test_publishes_without_a_number_are_never_confirmed(table: Table) -> None:
     call = table.start(tag=0)
     assert table.calls.refused(0, True) == []

@@ -24,6 +24,7 @@ import sys
 import termios
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -75,11 +76,24 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._transport = transport
+        _streams.add(self)
         self._tick()
         if self._pika is not None and self._on_made is not None:
             self._pika.connection_made(self)
             # At once, as in Pika's own adapters: a peer that hangs up in the next turn must find Pika listening.
             self._on_made()
+
+    def disown(self) -> None:
+        """Let go of a parent's connection after a fork, without a word to the broker and without closing the parent's.
+
+        The descriptor stays, on another file, so that whoever closes it later closes no newer one of that number.
+        """
+        transport, self._transport = self._transport, None
+        descriptor = transport.get_extra_info("socket").fileno() if transport is not None else -1
+        if descriptor >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor, inheritable=False)
+            os.close(nothing)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         # A buffer of our own: for a plain Protocol asyncio allocates 256 KiB for each read, however little comes,
@@ -437,3 +451,14 @@ class Guard:
 
 
 guard = Guard()
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: what is open belongs to the parent, and its locks may be held by threads that are not here."""
+    guard.__init__()  # type: ignore[misc]
+    for stream in list(_streams):
+        stream.disown()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -336,6 +336,7 @@ def _delete_exchange(handler: ChannelHandler, method: Method, _: bytes) -> None:
 
 def _bind_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
     host = handler.channel.host
+    host.check_source(method.source)  # RabbitMQ complains of it first
     arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
     host.bind(method.source, host.exchange(method.destination), method.routing_key, arguments)
     if not method.nowait:

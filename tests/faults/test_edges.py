@@ -1,0 +1,590 @@
+"""The edges of a process: fork, exit, signals, threads, event loops, clocks. Clear errors or right work, never a hang.
+
+What may not happen to the test process itself happens to a program of its own, which gets the broker's URL and the
+service's name as its arguments.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from rabbit import Node
+from tests.support.serving import ROOT, serving
+from tests.support.waiting import until
+from warren import AsyncClient, CallError, Client, DeadlineExceeded, Service
+
+#: Seconds for a program that does its work in one.
+PATIENCE = 30.0
+
+PREAMBLE = """
+import asyncio, atexit, logging, os, signal, sys, threading, time
+from warren import AsyncClient, CallError, Client
+url, name = sys.argv[1:3]
+echo, hold = f"{name}.echo", f"{name}.hold"
+"""
+
+
+class Edge:
+    """A service whose `hold` begins and waits for `release`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = asyncio.Event()
+        self.release = asyncio.Event()
+        self.held = 0
+        self.service = Service(name, concurrency=200)
+
+        @self.service.method
+        async def echo(value: object) -> object:
+            return value
+
+        @self.service.method
+        async def hold() -> str:
+            self.held += 1
+            self.began.set()
+            await self.release.wait()
+            return "held"
+
+
+@pytest.fixture
+async def edge(service_name: str) -> Edge:
+    """The service, not running yet."""
+    return Edge(service_name)
+
+
+@contextmanager
+def program(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program, killed at the end if it still runs."""
+    command = [sys.executable, "-c", PREAMBLE + dedent(code), *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def output(process: subprocess.Popen[str]) -> str:
+    """What a program prints; it must end by itself, well, and without a word on stderr."""
+    out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    return out
+
+
+async def run(code: str, *args: str) -> str:
+    with program(code, *args) as process:
+        return await output(process)
+
+
+# --- fork ---------------------------------------------------------------------------------------------------------
+
+
+async def test_after_a_fork_both_processes_call_over_connections_of_their_own(url: str, edge: Edge) -> None:
+    """FAULTS 53."""
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            with Client(url, timeout=10) as client:
+                assert client.call(echo, "before") == "before"
+                child = os.fork()
+                mine = "child" if child == 0 else "parent"
+                for n in range(50):
+                    assert client.call(echo, [mine, n]) == [mine, n]
+                if child == 0:
+                    sys.exit(0)  # through the block, which closes the child's connection
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                assert client.call(echo, "after") == "after"
+                print(client.ignored_replies)
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "0\n"
+
+
+async def test_a_fork_during_calls_leaves_them_to_the_parent(url: str, edge: Edge, tmp_path: Path) -> None:
+    all_begun = tmp_path / "begun"
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        with program(
+            """
+            with Client(url, timeout=20) as client:
+                futures = [client.submit(hold) for _ in range(10)]
+                while not os.path.exists(sys.argv[3]):
+                    time.sleep(0.01)
+                child = os.fork()
+                if child == 0:
+                    client.close()  # at once, and it ends nothing of the parent's
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                print("forked", flush=True)
+                print({future.result() for future in futures})
+            """,
+            url,
+            edge.name,
+            str(all_begun),
+        ) as process:
+            await until(lambda: edge.held == 10)
+            all_begun.touch()
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "forked\n"
+            edge.release.set()
+            assert await output(process) == "{'held'}\n"
+
+
+async def test_a_child_that_does_not_use_its_client_keeps_no_connection_of_the_parent_open(
+    rabbit: Node, url: str, edge: Edge
+) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        others = connections(rabbit)
+        with program(
+            """
+            client = Client(url, heartbeat=0)  # no heartbeats, by which the broker could tell
+            client.call(echo, 1)
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            print(child, flush=True)
+            os._exit(0)  # without closing: the kernel does it, if nobody else holds the socket
+            """,
+            url,
+            edge.name,
+        ) as process:
+            assert process.stdout is not None
+            child = int(await asyncio.to_thread(process.stdout.readline))
+            try:
+                await until(lambda: connections(rabbit) == others)
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+
+# --- the end of the interpreter -----------------------------------------------------------------------------------
+
+
+async def test_a_program_that_forgets_to_close_ends_at_once_and_in_silence(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            client = Client(url)
+            future = client.submit(hold)
+            print(client.call(echo, "done"))
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "done\n"
+
+
+async def test_an_asyncio_program_that_forgets_to_close_ends_at_once_and_in_silence(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            async def main():
+                client = AsyncClient(url)
+                task = asyncio.create_task(client.call(hold))
+                print(await client.call(echo, "done"))
+
+            asyncio.run(main())
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "done\n"
+
+
+async def test_a_client_works_and_can_be_closed_at_exit(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            client = Client(url)
+            client.connect()
+            atexit.register(client.close)
+            atexit.register(lambda: print(client.call(echo, "at exit"), flush=True))
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "at exit\n"
+
+
+async def test_a_client_first_used_at_exit_ends_its_call_in_time(url: str, edge: Edge) -> None:
+    with program(
+        """
+        logging.disable()
+        client = Client(url, timeout=1)
+
+        def call():
+            try:
+                client.call(echo, "too late")
+            except (CallError, RuntimeError) as error:  # Python 3.12 starts no thread any more
+                print("ended")
+
+        atexit.register(call)
+        """,
+        url,
+        edge.name,
+    ) as process:
+        assert await output(process) == "ended\n"
+
+
+async def test_a_daemon_thread_that_calls_for_ever_does_not_keep_the_program(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            client = Client(url)
+            busy = threading.Event()
+
+            def call_for_ever():
+                while True:
+                    client.call(echo, 1)
+                    busy.set()
+
+            for _ in range(4):
+                threading.Thread(target=call_for_ever, daemon=True).start()
+            assert busy.wait(10)
+            print("end")
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "end\n"
+
+
+# --- threads and loops --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["call", "cast", "connect", "close"])
+async def test_waiting_in_the_clients_own_thread_is_a_clear_error(url: str, edge: Edge, what: str) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        errors: list[BaseException] = []
+        done = threading.Event()
+
+        def wait_in_a_callback(_future: object) -> None:
+            method = getattr(client, what)
+            try:
+                method(*([f"{edge.name}.echo", 1] if what in ("call", "cast") else []))
+            except RuntimeError as error:
+                errors.append(error)
+            done.set()
+
+        client = Client(url)
+        try:
+            future = await asyncio.to_thread(client.submit, f"{edge.name}.hold")
+            await until(lambda: edge.held == 1)
+            future.add_done_callback(wait_in_a_callback)
+            edge.release.set()
+            assert await asyncio.to_thread(done.wait, PATIENCE)
+            assert await asyncio.to_thread(client.call, f"{edge.name}.echo", "still here") == "still here"
+        finally:
+            await asyncio.to_thread(client.close)
+    [error] = errors
+    assert "own I/O thread" in str(error)
+
+
+async def test_calls_may_be_submitted_from_a_callback(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        with Client(url) as client:
+            second: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+            def go_on(first: object) -> None:
+                future = client.submit(f"{edge.name}.echo", "second")
+                future.add_done_callback(lambda done: second.get_loop().call_soon_threadsafe(second.set_result, done))
+
+            client.submit(f"{edge.name}.echo", "first").add_done_callback(go_on)
+            done = await asyncio.wait_for(second, PATIENCE)
+            assert done.result() == "second"  # type: ignore[attr-defined]
+            await asyncio.to_thread(client.close)
+
+
+async def test_a_blocking_client_inside_a_coroutine_works_and_blocks_that_loop_only(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            async def main():
+                with Client(url) as client:
+                    print(client.call(echo, "blocking"))
+                async with AsyncClient(url) as client:
+                    print(await client.call(echo, "not blocking"))
+
+            asyncio.run(main())
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "blocking\nnot blocking\n"
+
+
+async def test_two_clients_of_one_process_do_not_know_each_other(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5), AsyncClient(url) as one, AsyncClient(url) as two:
+        calls = [asyncio.create_task(client.call(f"{edge.name}.hold")) for client in (one, two)]
+        await until(lambda: edge.held == 2)
+        await one.close()
+        with pytest.raises(CallError, match="closed"):
+            await calls[0]
+        edge.release.set()
+        assert await calls[1] == "held"
+        numbers = await asyncio.gather(*(two.call(f"{edge.name}.echo", n) for n in range(100)))
+        assert numbers == list(range(100))
+
+
+async def test_an_async_client_on_another_loop_is_a_clear_error_and_nothing_is_sent(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            client = AsyncClient(url)
+
+            async def main(text):
+                return await client.call(hold if text == "second" else echo, text)
+
+            async def close():
+                await client.close()
+
+            print(asyncio.run(main("first")))
+            try:
+                asyncio.run(main("second"))
+            except RuntimeError as error:
+                print(error)
+            asyncio.run(close())  # nothing is open any more
+            """,
+            url,
+            edge.name,
+        )
+        assert edge.held == 0
+    first, error = out.splitlines()
+    assert first == "first"
+    assert "opened on another event loop" in error
+
+
+async def test_an_async_client_in_a_forked_child_is_a_clear_error_and_the_parents_works_on(
+    url: str, edge: Edge
+) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            async def main():
+                async with AsyncClient(url) as client:
+                    await client.call(echo, 1)
+                    child = os.fork()
+                    if child == 0:
+                        try:
+                            asyncio.set_event_loop(None)
+                            asyncio._set_running_loop(None)
+                            asyncio.run(client.call(echo, 2))
+                        except RuntimeError as error:
+                            os.write(1, f"{error}\\n".encode())
+                        os._exit(0)
+                    await asyncio.to_thread(os.waitpid, child, 0)
+                    for n in range(50):
+                        assert await client.call(echo, n) == n
+
+            asyncio.run(main())
+            """,
+            url,
+            edge.name,
+        )
+    assert "opened on another event loop" in out
+    assert "each forked process" in out
+
+
+async def test_a_loop_closed_under_a_client_leaves_no_noise(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            loop = asyncio.new_event_loop()
+            client = AsyncClient(url)
+            print(loop.run_until_complete(client.call(echo, "one")))
+            loop.close()
+            del client, loop
+
+            async def main():
+                async with AsyncClient(url) as client:
+                    print(await client.call(echo, "two"))
+
+            asyncio.run(main())
+            os._exit(0)  # what Python itself says of tasks whose loop was closed under them comes later
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+async def test_handlers_may_call_each_other_to_depth_ten_over_one_connection(
+    url: str, service_name: str, kind: str
+) -> None:
+    """FAULTS 54."""
+    service = Service(service_name, concurrency=12)
+    target = f"{service_name}.down"
+    async with AsyncClient(url, timeout=10) as client:
+        with Client(url, timeout=10) as blocking:
+            if kind == "async":
+
+                @service.method
+                async def down(n: int) -> int:
+                    return 0 if n == 0 else 1 + await client.call(target, n - 1)
+            else:
+
+                @service.method(name="down")
+                def go_down(n: int) -> int:
+                    return 0 if n == 0 else 1 + int(blocking.call(target, n - 1))
+
+            async with serving(service, url=url):
+                assert await client.call(target, 10) == 10
+            await asyncio.to_thread(blocking.close)
+
+
+async def test_nested_calls_that_need_more_workers_than_there_are_end_at_their_deadline(
+    url: str, service_name: str
+) -> None:
+    service = Service(service_name, concurrency=2)
+    target = f"{service_name}.down"
+    async with AsyncClient(url) as client:
+
+        @service.method
+        async def down(n: int) -> int:
+            return 0 if n == 0 else 1 + await client.call(target, n - 1)
+
+        async with serving(service, url=url):
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await client.options(timeout=1).call(target, 5)
+            assert time.monotonic() - began < 4
+            assert await client.call(target, 1) == 1
+
+
+# --- interruptions ------------------------------------------------------------------------------------------------
+
+
+async def test_ctrl_c_ends_a_waiting_call_at_once_and_the_client_works_on(url: str, edge: Edge) -> None:
+    """FAULTS 55."""
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        with program(
+            """
+            with Client(url, timeout=60) as client:
+                client.call(echo, 1)
+                try:
+                    client.call(hold)
+                except KeyboardInterrupt:
+                    print("interrupted", flush=True)
+                while not client.ignored_replies:  # the late reply
+                    assert client.call(echo, 2) == 2
+                print("works on")
+            """,
+            url,
+            edge.name,
+        ) as process:
+            await until(lambda: edge.held == 1)
+            process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "interrupted\n"
+            edge.release.set()
+            assert await output(process) == "works on\n"
+
+
+async def test_ctrl_c_ends_a_program_that_waits_for_an_asyncio_call(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        with program(
+            """
+            async def main():
+                async with AsyncClient(url, timeout=60) as client:
+                    await client.call(hold)
+
+            try:
+                asyncio.run(main())
+            except KeyboardInterrupt:
+                print("interrupted")
+            """,
+            url,
+            edge.name,
+        ) as process:
+            await until(lambda: edge.held == 1)
+            process.send_signal(signal.SIGINT)
+            assert await output(process) == "interrupted\n"
+
+
+async def test_a_cancelled_call_is_forgotten_and_its_late_reply_dropped(url: str, edge: Edge) -> None:
+    """FAULTS 55."""
+    async with serving(edge.service, url=url, drain_timeout=0.5), AsyncClient(url, max_in_flight=1) as client:
+        call = asyncio.create_task(client.call(f"{edge.name}.hold"))
+        await until(lambda: edge.held == 1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await client.call(f"{edge.name}.echo", 1) == 1  # the one place is free again
+        edge.release.set()
+        await until(lambda: client.ignored_replies == 1)
+
+
+# --- clocks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_deadlines_do_not_follow_the_wall_clock(
+    url: str, edge: Edge, jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 56: the clock of callers and workers jumps while calls are under way."""
+    async with serving(edge.service, url=url, drain_timeout=0.5), AsyncClient(url) as client:
+        held = asyncio.create_task(client.call(f"{edge.name}.hold"))
+        late = asyncio.create_task(client.options(timeout=1).call(f"{edge.name}.hold"))
+        await until(lambda: edge.held == 2)
+        began = time.monotonic()
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + jump)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert 0.2 < time.monotonic() - began < 4
+        assert await client.call(f"{edge.name}.echo", 1) == 1
+        monkeypatch.undo()
+        assert await client.call(f"{edge.name}.echo", 2) == 2
+        edge.release.set()
+        assert await held == "held"
+
+
+async def test_a_client_that_slept_too_long_connects_again(url: str, edge: Edge, rabbit: Node, tmp_path: Path) -> None:
+    """FAULTS 56: a suspended machine, as far as its processes and the broker can tell."""
+    awake = tmp_path / "awake"
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        others = connections(rabbit)
+        with program(
+            """
+            with Client(url, timeout=10, heartbeat=1) as client:
+                print(client.call(echo, "before"), flush=True)
+                while not os.path.exists(sys.argv[3]):
+                    time.sleep(0.01)
+                while True:
+                    try:
+                        print(client.call(echo, "after"))
+                        break
+                    except CallError as error:
+                        assert error.reason == "CONNECTION_LOST", error
+            """,
+            url,
+            edge.name,
+            str(awake),
+        ) as process:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "before\n"
+            process.send_signal(signal.SIGSTOP)
+            await until(lambda: connections(rabbit) == others)  # the broker has given it up
+            process.send_signal(signal.SIGCONT)
+            awake.touch()
+            out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    assert (process.returncode, out) == (0, "after\n"), err
+
+
+def connections(rabbit: Node) -> int:
+    """How many connections the broker has."""
+    return int(rabbit.eval("length(rabbit_networking:connections())"))
