@@ -65,7 +65,9 @@ async def edge(service_name: str) -> Edge:
 @contextmanager
 def program(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A Python program, killed at the end if it still runs."""
-    command = [sys.executable, "-c", PREAMBLE + dedent(code), *args]
+    # Python 3.12 warns of any fork of a process that has threads; what comes of it is what is tested here.
+    quiet = "ignore:This process:DeprecationWarning"
+    command = [sys.executable, "-W", quiet, "-c", PREAMBLE + dedent(code), *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
