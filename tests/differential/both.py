@@ -11,11 +11,13 @@ import pytest
 
 from tests.differential.differences import forgive
 from tests.differential.peer import Peer
+from tests.differential.wire import Seen
 from warren.broker import Broker
 
 _LINES = 60  # of a difference; what follows is mostly its consequence
 
 Script = Callable[[Peer], None]
+Operation = Callable[[], Seen]
 
 
 class Brokers:
@@ -36,8 +38,8 @@ class Brokers:
 
 def describe(expected: Any, actual: Any) -> str:
     """Where two records differ."""
-    shown = [pprint.pformat(record, width=150).splitlines() for record in (expected, actual)]
-    diff = list(difflib.unified_diff(*shown, "RabbitMQ", "the embedded broker", lineterm="", n=2))
+    one, other = (pprint.pformat(record, width=150).splitlines() for record in (expected, actual))
+    diff = list(difflib.unified_diff(one, other, "RabbitMQ", "the embedded broker", lineterm="", n=2))
     return "\n".join(diff[:_LINES] + ["..."] * (len(diff) > _LINES))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pytest
 from pika import spec
 
 from tests.differential.both import describe
@@ -21,6 +20,10 @@ _SHORTER = 0.5  # once they have failed to: Hypothesis then looks for a shorter 
 _LOOKING = 9  # the channel on which queues are looked at
 
 Operation = Callable[[Channel], object]
+
+
+class Disagreement(AssertionError):
+    """The two brokers have told different things."""
 
 
 class Where(NamedTuple):
@@ -180,7 +183,7 @@ class Twins:
                 break
             if time.monotonic() > until:
                 Twins.patience = _SHORTER
-                pytest.fail(describe(expected, actual), pytrace=False)
+                raise Disagreement(describe(expected, actual))
             time.sleep(0.005)
         for side in self.sides:
             side.agree()

@@ -78,14 +78,18 @@ class Peer:
             connection.close()
         if self._observer is not None:
             self._observer.close()
-        connection = Connection(self)
-        connection.shake_hands(Login())
-        sweeper = connection.channel()
+        sweeper = Connection(self)
+        try:
+            sweeper.shake_hands(Login())
+            self._sweep(sweeper.channel())
+        finally:
+            sweeper.close()
+
+    def _sweep(self, channel: Channel) -> None:
         for queue in self.queues:
-            assert sweeper.call(spec.Queue.Delete(queue=queue)).name == "Queue.DeleteOk"
+            assert channel.call(spec.Queue.Delete(queue=queue)).name == "Queue.DeleteOk"
         for exchange in self.exchanges:
-            assert sweeper.call(spec.Exchange.Delete(exchange=exchange)).name == "Exchange.DeleteOk"
-        connection.close()
+            assert channel.call(spec.Exchange.Delete(exchange=exchange)).name == "Exchange.DeleteOk"
 
     def record(self) -> Record:
         """All that the broker said, so that two brokers can be compared."""
@@ -122,7 +126,8 @@ class Connection:
     @property
     def open(self) -> bool:
         """Whether the broker has not closed it."""
-        return not any(seen.name in ("Connection.Close", "End") for seen in self.seen)
+        ends = ("Connection.Close", "Connection.CloseOk", "End")
+        return not any(seen.name in ends for seen in self.seen)
 
     def call(self, method: Any) -> Seen:
         """A method of channel 0, and the answer."""

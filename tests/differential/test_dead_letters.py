@@ -199,7 +199,9 @@ def test_a_full_queue_that_buries_in_itself_loses_the_message(peer: Peer) -> Non
 @on_both
 def test_dead_letters_with_headers_that_look_like_the_brokers(peer: Peer) -> None:
     channel = _queues(peer)
-    for headers in ({"x-death": "nonsense"}, {"x-death": []}, {"x-death": [{}]}, {"x-first-death-queue": "mine"}):
+    looks: list[dict[str, Any]]
+    looks = [{"x-death": "nonsense"}, {"x-death": []}, {"x-death": [{}]}, {"x-first-death-queue": "mine"}]
+    for headers in looks:
         channel.publish("q", "hello", headers=headers)
         channel.reject(channel.get("q").tag, requeue=False)
         _buried(peer, channel)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.differential.both import Brokers, on_both
+from tests.differential.both import Brokers, Operation, on_both
 from tests.differential.peer import Peer
 
 # --- queues -----------------------------------------------------------------------------------------------------------
@@ -35,7 +35,12 @@ def test_the_broker_names_a_queue_and_remembers_it_for_the_channel(peer: Peer) -
     channel.publish(name, "directly")
     peer.note([seen.body for seen in channel.take("")])
     channel.consume("", "c")
-    for operation in (lambda: channel.queue("", passive=True), lambda: channel.purge(""), lambda: channel.delete("")):
+    operations: tuple[Operation, ...] = (
+        lambda: channel.queue("", passive=True),
+        lambda: channel.purge(""),
+        lambda: channel.delete(""),
+    )
+    for operation in operations:
         if operation().code:
             channel.reopen()
 
@@ -65,7 +70,7 @@ def test_an_exclusive_queue_is_its_connections_own(peer: Peer) -> None:
     owner, other = peer.channel(), peer.channel()
     owner.queue("mine", exclusive=True)
     owner.publish("mine", "hello")
-    for operation in (
+    operations: tuple[Operation, ...] = (
         lambda: other.queue("mine", passive=True),
         lambda: other.queue("mine"),
         lambda: other.queue("mine", exclusive=True),
@@ -75,7 +80,8 @@ def test_an_exclusive_queue_is_its_connections_own(peer: Peer) -> None:
         lambda: other.delete("mine"),
         lambda: other.bind("mine", "amq.fanout"),
         lambda: other.unbind("mine", "amq.fanout"),
-    ):
+    )
+    for operation in operations:
         if operation().code:
             other.reopen()
     other.publish("mine", "anybody may publish", mandatory=True)
@@ -374,13 +380,14 @@ def test_the_brokers_own_exchanges(peer: Peer) -> None:
     ):
         channel.exchange(name, kind, durable=True)
         channel.exchange(name, passive=True)
-    for operation in (
+    operations: tuple[Operation, ...] = (
         lambda: channel.exchange("amq.mine"),
         lambda: channel.exchange("amq.mine", passive=True),
         lambda: channel.exchange("amq.direct", "topic", durable=True),
         lambda: channel.delete_exchange("amq.direct"),
         lambda: channel.delete_exchange("amq.mine"),
-    ):
+    )
+    for operation in operations:
         operation()
         channel.reopen()
 
@@ -389,7 +396,7 @@ def test_the_brokers_own_exchanges(peer: Peer) -> None:
 def test_the_default_exchange_cannot_be_touched(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q")
-    for operation in (
+    operations: tuple[Operation, ...] = (
         lambda: channel.exchange(""),
         lambda: channel.exchange("", passive=True),
         lambda: channel.delete_exchange(""),
@@ -397,7 +404,8 @@ def test_the_default_exchange_cannot_be_touched(peer: Peer) -> None:
         lambda: channel.unbind("q", "", "q"),
         lambda: channel.bind_exchange("", "amq.direct"),
         lambda: channel.bind_exchange("amq.direct", ""),
-    ):
+    )
+    for operation in operations:
         if operation().code:
             channel.reopen()
 
@@ -450,7 +458,7 @@ def test_auto_delete_exchanges_go_one_after_the_other(peer: Peer) -> None:
 def test_bindings_to_what_is_not_there(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q")
-    for operation in (
+    operations: tuple[Operation, ...] = (
         lambda: channel.bind("q", "nowhere"),
         lambda: channel.unbind("q", "nowhere"),
         lambda: channel.unbind("q", "amq.direct", "never bound"),
@@ -459,7 +467,8 @@ def test_bindings_to_what_is_not_there(peer: Peer) -> None:
         lambda: channel.bind_exchange("amq.direct", "nowhere"),
         lambda: channel.unbind_exchange("nowhere", "amq.direct"),
         lambda: channel.unbind_exchange("amq.fanout", "amq.direct"),
-    ):
+    )
+    for operation in operations:
         if operation().code:
             channel.reopen()
 

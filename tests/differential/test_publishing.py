@@ -448,7 +448,7 @@ def test_properties_and_headers_pass_unchanged(peer: Peer) -> None:
 def test_unusual_properties_pass_byte_for_byte(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q")
-    values = (
+    values: tuple[bytes, ...] = (
         b"B\x07",
         b"b\xff",
         b"s\xff\xff",

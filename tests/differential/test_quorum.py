@@ -156,23 +156,10 @@ def test_rejected_by_a_quorum_queue(peer: Peer) -> None:
 
 
 @on_both
-def test_a_message_put_back_in_a_quorum_queue_keeps_its_place(peer: Peer) -> None:
-    channel = _queue(peer)
-    _publish(peer, channel, "abc")
-    first, second = channel.get("q"), channel.get("q")
-    channel.reject(second.tag)
-    channel.reject(first.tag)
-    peer.wait_for("q", 3)
-    for _ in range(3):
-        channel.get("q")
-
-
-@on_both
 def test_global_prefetch_is_not_for_quorum_queues(peer: Peer) -> None:
     channel = _queue(peer)
     channel.qos(5, shared=True)
     channel.consume("q", "c")
-    channel.end() if not channel.open else channel.sync()
 
 
 @on_both

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.differential.both import on_both
+from tests.differential.both import Operation, on_both
 from tests.differential.peer import Peer
 
 _REPLIES = "amq.rabbitmq.reply-to"
@@ -84,14 +84,15 @@ def test_a_server_can_see_whether_its_client_is_there(peer: Peer) -> None:
 @on_both
 def test_the_pseudo_queue_is_no_queue(peer: Peer) -> None:
     channel = peer.channel()
-    for operation in (
+    operations: tuple[Operation, ...] = (
         lambda: channel.queue(_REPLIES),
         lambda: channel.queue(_REPLIES, passive=True),
         lambda: channel.get(_REPLIES),
         lambda: channel.delete(_REPLIES),
         lambda: channel.purge(_REPLIES),
         lambda: channel.bind(_REPLIES, "amq.direct", "k"),
-    ):
+    )
+    for operation in operations:
         if operation().code:
             channel.reopen()
 

@@ -203,7 +203,7 @@ class Wire:
             said.append(seen)
             if seen.name in ("End", "Protocol", "Connection.OpenOk"):
                 break
-            for answer in answers.get(seen.name, lambda _: ())(seen):
+            for answer in answers[seen.name](seen) if seen.name in answers else ():
                 if isinstance(answer, spec.Connection.TuneOk):
                     self.frame_max = answer.frame_max or self.frame_max
                 self.send(0, answer)

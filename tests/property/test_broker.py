@@ -77,6 +77,8 @@ def test_no_frames_make_a_session_raise_and_the_broker_survives_them(pieces: lis
     state.advance(1001.0)
     peer.frames()
     peer.session.lost()
+    for queue in state.hosts["/"].queues.values():  # what it held is back
+        assert (queue.consumers, queue.unacked) == ([], 0)
     assert other.call(spec.Queue.Declare(queue="another")).NAME == "Queue.DeclareOk"
 
 

@@ -6,6 +6,7 @@ Pure: what is to be sent goes to an `Output`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Protocol
 
 from warren.broker import errors
@@ -72,7 +73,7 @@ class Channel:
         self.connection = connection
         self.user = user.encode()
         self.consumers: dict[str, Consumer] = {}
-        self.unacked: dict[int, Held] = {}
+        self.unacked: dict[int, Held] = {}  # by delivery tag, in their order
         self.prefetch = 0  # of consumers to come
         self.shared_prefetch = 0  # of all consumers together
         self.confirming = False
@@ -126,8 +127,8 @@ class Channel:
             raise errors.not_found("exchange", exchange_name, host.name)
         if exchange.options.internal:
             raise AmqpError(403, f"cannot publish to internal exchange '{exchange_name}' in vhost '{host.name}'")
-        if message.properties.user_id is not None or message.properties.reply_to is not None:
-            self._check_properties(message)
+        if message.steers:
+            self._read_properties(message)
         if self.transaction is not None:
             self.transaction.publishes.append((exchange, message, mandatory))
             return
@@ -146,16 +147,19 @@ class Channel:
         service(self.host, message)
         return True, True
 
-    def _check_properties(self, message: Message) -> None:
+    def _read_properties(self, message: Message) -> None:
+        """Those that tell the broker something, in RabbitMQ's order, which decides what is complained of first."""
         properties = message.properties
         if properties.user_id is not None and properties.user_id != self.user:
             claimed, actual = properties.user_id.decode("utf-8", "replace"), self.user.decode()
             text = f"user_id property set to '{claimed}' but authenticated user was '{actual}'"
             raise precondition(text)
+        message.read_expiration()
         if properties.reply_to == _ENCODED_REPLY_TO:
             if self._reply_consumer is None:
                 raise precondition("fast reply consumer does not exist")
             message.rewrite(reply_to=self._reply_address.encode())
+        message.read_copies()
 
     # --- consuming ----------------------------------------------------------------------------------------------------
 
@@ -181,14 +185,14 @@ class Channel:
         return consumer
 
     def _consume_replies(self, tag: str, no_ack: bool) -> Consumer:
+        """It stands apart from the others, as with RabbitMQ: one of them may have its tag."""
         if not no_ack:
             raise precondition("reply consumer cannot acknowledge")
         if self._reply_consumer is not None:
             raise precondition("reply consumer already set")
         self._reply_address = self.host.open_reply_address(self)
-        consumer = Consumer(tag, self, None, True, False, 0, 0)
-        self.consumers[tag] = self._reply_consumer = consumer
-        return consumer
+        self._reply_consumer = Consumer(tag, self, None, True, False, 0, 0)
+        return self._reply_consumer
 
     def begin(self, consumer: Consumer) -> None:
         """The client knows its consumer: deliveries may come."""
@@ -198,11 +202,9 @@ class Channel:
     def cancel(self, tag: str) -> None:
         """End a consumer; what it holds stays unacknowledged. An unknown tag is no error."""
         consumer = self.consumers.pop(tag, None)
-        if consumer is None:
-            return
-        if consumer.queue is not None:
+        if consumer is not None and consumer.queue is not None:
             consumer.queue.remove_consumer(consumer)
-        else:
+        elif self._reply_consumer is not None and self._reply_consumer.tag == tag:
             self._close_reply_address()
 
     def _close_reply_address(self) -> None:
@@ -245,9 +247,9 @@ class Channel:
         self._output.deliver(consumer, self._tag, entry.message, entry)
 
     def deliver_reply(self, message: Message) -> None:
+        """Replies do not count the delivery tags up."""
         if self._reply_consumer is not None:
-            self._tag += 1
-            self._output.deliver(self._reply_consumer, self._tag, message, None)
+            self._output.deliver(self._reply_consumer, self._tag + 1, message, None)
 
     def lose_consumer(self, consumer: Consumer) -> None:
         if self.consumers.pop(consumer.tag, None) is not None:
@@ -283,7 +285,7 @@ class Channel:
             return list(self.unacked)
         if tag not in self.unacked:
             raise precondition(f"unknown delivery tag {tag}")
-        return [number for number in self.unacked if number <= tag] if multiple else [tag]
+        return list(takewhile(lambda number: number <= tag, self.unacked)) if multiple else [tag]
 
     def _finish(self, chosen: list[Held], how: Callable[[Entry], None] | None) -> None:
         """Settle deliveries and use the credit that comes free; without `how` they are put back."""
@@ -375,6 +377,8 @@ class Channel:
         """End the consumers, and put back what was unacknowledged."""
         for consumer in list(self.consumers.values()):
             self.cancel(consumer.tag)
+        if self._reply_consumer is not None:
+            self._close_reply_address()
         held = list(self.unacked.values())
         if self.transaction is not None:
             held += [held for _, held, _ in self.transaction.settled]

@@ -13,8 +13,7 @@ from warren.amqp.frames import Properties, decode_properties, encode_properties,
 from warren.broker.errors import precondition
 from warren.broker.tables import Value, as_long, decode_value, encode_value, join_table, split_table, type_name
 
-_HEADERS, _PRIORITY, _REPLY_TO, _EXPIRATION, _USER_ID = 0x2000, 0x800, 0x200, 0x100, 0x10
-_STEERING = _HEADERS | _PRIORITY | _REPLY_TO | _EXPIRATION | _USER_ID
+_STEERING = 0x2310  # headers, reply_to, expiration, user_id: see `Message.steers`
 _MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
 _INTEGER = re.compile(r"[+-]?\d+")
 
@@ -24,13 +23,25 @@ class Message:
 
     Raises:
         FrameError: the header does not add up.
-        AmqpError: 406 for a value that RabbitMQ refuses.
 
+    `steers` tells that properties may mean something to the broker; whoever publishes reads them then.
     `route` is the exchange and routing key as two short strings, just as they stood in Basic.Publish and will stand in
     Basic.Deliver. `keys` are all routing keys: the key itself, CC and BCC.
     """
 
-    __slots__ = ("body", "exchange", "header", "key", "keys", "priority", "properties", "route", "size", "ttl")
+    __slots__ = (
+        "body",
+        "exchange",
+        "header",
+        "key",
+        "keys",
+        "priority",
+        "properties",
+        "route",
+        "size",
+        "steers",
+        "ttl",
+    )
 
     def __init__(self, exchange: str, key: str, route: bytes, header: bytes, body: bytes) -> None:
         self.exchange = exchange
@@ -43,20 +54,32 @@ class Message:
         self.ttl: int | None = None
         self.priority = 0
         self.properties = decode_properties(header)
-        if (header[0] << 8 | header[1]) & _STEERING:
-            self._steer(self.properties)
+        self.steers = (header[0] << 8 | header[1]) & _STEERING != 0
+        if self.properties.priority is not None:
+            self.priority = self.properties.priority
 
-    def _steer(self, properties: Properties) -> None:
-        if properties.priority is not None:
-            self.priority = properties.priority
-        if properties.expiration is not None:
-            self.ttl = parse_expiration(properties.expiration)
-        table = properties.table
+    def read_expiration(self) -> None:
+        """Take notice of the expiration.
+
+        Raises:
+            AmqpError: 406.
+        """
+        if self.properties.expiration is not None:
+            self.ttl = parse_expiration(self.properties.expiration)
+
+    def read_copies(self) -> None:
+        """Take notice of CC and BCC, and take BCC away: nobody is to see it.
+
+        Raises:
+            FrameError: the headers do not add up.
+            AmqpError: 406.
+        """
+        table = self.properties.table
         if table and b"CC" in table:
             entries = split_table(table)
             copies = _routing_keys(entries, b"CC")
             self.keys = (self.key, *copies, *_routing_keys(entries, b"BCC"))
-            if b"BCC" in entries:  # nobody is to see it
+            if b"BCC" in entries:
                 del entries[b"BCC"]
                 self.rewrite(table=join_table(entries))
 
@@ -147,7 +170,7 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     copy.route = make_route(copy.exchange, copy.key)
     copy.header, copy.body, copy.size = message.header, message.body, message.size
     copy.keys = (copy.key, *(_routing_keys(entries, b"CC")))
-    copy.priority, copy.ttl = message.priority, None
+    copy.priority, copy.ttl, copy.steers = message.priority, None, False
     copy.rewrite(table=join_table(entries), expiration=None)
     return copy
 

@@ -1,0 +1,1 @@
+"""Other people's clients, with their default options, on the embedded broker."""
