@@ -228,8 +228,7 @@ async def test_a_refused_request_is_sent_again(
     again = client.options(resend=True)
     patient = asyncio.create_task(ending(again.call(full_queue.echo, "patient"), within=30))
     hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
-    assert hasty.reason == "QUEUE_FULL"
-    assert hasty.execution in (Execution.NOT_EXECUTED, Execution.UNKNOWN)  # careful once it was sent a second time
+    assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)  # however often it was sent
     async with serving(full_queue.service, url=rabbit.url):
         assert (await patient).value == "patient"
     assert dict(full_queue.runs) == {"first": 1, "patient": 1}
