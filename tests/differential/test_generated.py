@@ -301,6 +301,6 @@ def test_generated_sequences_of_operations(brokers: Brokers) -> None:
     Twins.patience = PATIENCE
     phases = [Phase.generate, Phase.shrink]
     some = settings(max_examples=40, stateful_step_count=30, derandomize=True, phases=phases)
-    many = settings(max_examples=3000, stateful_step_count=50, phases=phases)
+    many = settings(max_examples=1500, stateful_step_count=50, phases=phases)
     run_state_machine_as_test(Machine, settings=many if _THOROUGH else some)
     assert not brokers.embedded.status().queues
