@@ -1,46 +1,23 @@
-"""Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with.
+"""Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with."""
 
-The names below are loaded when they are asked for: ``warren broker`` and the embedded broker need nothing of the
-client, which takes three times as long to load as they do. `__init__.pyi` has the same names for type checkers; a
-test compares the two.
-"""
-
-from importlib import import_module
+from warren.blocking import Client as Client
+from warren.client import AsyncClient as AsyncClient
+from warren.context import CurrentCall as CurrentCall
+from warren.context import current_call as current_call
+from warren.errors import CallError as CallError
+from warren.errors import Cancelled as Cancelled
+from warren.errors import Code as Code
+from warren.errors import DeadlineExceeded as DeadlineExceeded
+from warren.errors import Execution as Execution
+from warren.errors import InvalidArgument as InvalidArgument
+from warren.errors import MethodNotFound as MethodNotFound
+from warren.errors import Origin as Origin
+from warren.errors import Overloaded as Overloaded
+from warren.errors import PermissionDenied as PermissionDenied
+from warren.errors import RemoteError as RemoteError
+from warren.errors import Unavailable as Unavailable
+from warren.errors import WorkerLost as WorkerLost
+from warren.server import Server as Server
+from warren.service import Service as Service
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "Client": "blocking",
-    "AsyncClient": "client",
-    "CurrentCall": "context",
-    "current_call": "context",
-    "CallError": "errors",
-    "Cancelled": "errors",
-    "Code": "errors",
-    "DeadlineExceeded": "errors",
-    "Execution": "errors",
-    "InvalidArgument": "errors",
-    "MethodNotFound": "errors",
-    "Origin": "errors",
-    "Overloaded": "errors",
-    "PermissionDenied": "errors",
-    "RemoteError": "errors",
-    "Unavailable": "errors",
-    "WorkerLost": "errors",
-    "Server": "server",
-    "Service": "service",
-}
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'warren' has no attribute {name!r}")
-    value: object = getattr(import_module(f"warren.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})

@@ -17,7 +17,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -128,15 +127,10 @@ class Client:
         headers: Mapping[str, Any] | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it; see `AsyncClient.options`."""
-        given = {
-            "timeout": timeout,
-            "fail_fast": fail_fast,
-            "resend": resend,
-            "encoding": encoding,
-            "headers": headers,
-        }
         view = copy.copy(self)
-        view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        view._options = self._options.with_given(
+            timeout=timeout, fail_fast=fail_fast, resend=resend, encoding=encoding, headers=headers
+        )
         return view
 
     @overload

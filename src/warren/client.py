@@ -52,6 +52,10 @@ class Options:
         if self.headers is not None:
             wire.check_headers(self.headers)
 
+    def with_given(self, **given: Any) -> Options:
+        """These options, but for those that are given: None stands for one that is not."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
     def deadline(self) -> float:
         """When a call that begins now ends at the latest: inside a handler, no later than the handler's own call."""
         deadline = time.monotonic() + self.timeout
@@ -204,15 +208,10 @@ class AsyncClient:
         Raises:
             ValueError: an option that makes no sense, or a header that AMQP cannot carry.
         """
-        given = {
-            "timeout": timeout,
-            "fail_fast": fail_fast,
-            "resend": resend,
-            "encoding": encoding,
-            "headers": headers,
-        }
         view = copy.copy(self)
-        view._options = replace(self._options, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        view._options = self._options.with_given(
+            timeout=timeout, fail_fast=fail_fast, resend=resend, encoding=encoding, headers=headers
+        )
         return view
 
     @overload

@@ -21,6 +21,7 @@ from tests.support.sessions import HEADER, method, publish
 from tests.support.tls import make_certificates
 from warren.broker import Broker
 from warren.broker.command import fetch_status
+from warren.broker.session import Session
 
 PATIENCE = 20.0
 
@@ -187,6 +188,19 @@ def test_garbage_costs_its_connection_only(broker: Broker) -> None:
         sock.sendall(b"\xff" * 1000)
         assert b"FRAME_ERROR" in read_to_end(sock)
         assert channel.queue_declare("q").method.queue == "q"
+
+
+def test_a_defect_of_the_brokers_costs_one_connection_only(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(session: Session, data: bytes) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with blocking(broker.url) as channel:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "receive", fail)
+            with pytest.raises(exceptions.ConnectionClosedByBroker, match="INTERNAL_ERROR"):
+                channel.queue_declare("q")
+        with blocking(broker.url) as other:
+            assert other.queue_declare("q").method.queue == "q"
 
 
 def test_a_client_that_does_not_read_does_not_fill_the_broker(broker: Broker) -> None:

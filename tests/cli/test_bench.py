@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
 from warren.bench import PERCENTILES, Histogram, Load, Plan, Record, check_local, draw
-from warren.cli import app
+from warren.cli import make_app
 from warren.errors import Unavailable
 
 NAME = f"svc-{os.getpid()}-bench"
@@ -202,14 +202,16 @@ def test_this_machine_may_be_loaded(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["rabbit", "10.0.0.1", "localhost.example.org", "localhost,rabbit"])
 def test_another_machine_is_refused_without_showing_the_password(host: str) -> None:
-    done = CliRunner().invoke(app, ["bench", "--url", f"amqp://user:secret@{host}/"])
+    done = CliRunner().invoke(make_app(), ["bench", "--url", f"amqp://user:secret@{host}/"])
     assert done.exit_code == 2
     assert "--allow-remote" in done.stderr
     assert "secret" not in done.stderr
 
 
 def test_another_machine_is_loaded_if_it_is_meant() -> None:
-    done = CliRunner().invoke(app, ["bench", "--url", "amqp://nosuch.invalid", "--allow-remote", "--timeout", "5"])
+    done = CliRunner().invoke(
+        make_app(), ["bench", "--url", "amqp://nosuch.invalid", "--allow-remote", "--timeout", "5"]
+    )
     assert done.exit_code == 3
     assert "cannot connect to nosuch.invalid" in done.stderr
 
@@ -235,7 +237,7 @@ def bench(served: None, url: str) -> Bench:
 
     def bench(method: str, *args: str, url: str = url) -> Result:
         command = ["bench", f"{NAME}.{method}", *args, "--warmup", "0"]
-        return CliRunner().invoke(app, command, env={"WARREN_URL": url})
+        return CliRunner().invoke(make_app(), command, env={"WARREN_URL": url})
 
     return bench
 
@@ -348,7 +350,7 @@ def test_what_cannot_work_ends_with_the_exit_code_of_call(bench: Bench, args: li
 
 
 def test_a_service_that_does_not_exist_exits_3(url: str) -> None:
-    done = CliRunner().invoke(app, ["bench", "nosuch.fib", "--json", "--url", url])
+    done = CliRunner().invoke(make_app(), ["bench", "nosuch.fib", "--json", "--url", url])
     assert done.exit_code == 3
     assert json.loads(done.stdout)["error"]["reason"] == "NO_ROUTE"
 
@@ -376,7 +378,7 @@ def test_a_wrong_password_exits_5(bench: Bench, url: str) -> None:
     ],
 )
 def test_wrong_usage_exits_2(args: list[str], words: str, url: str) -> None:
-    done = CliRunner().invoke(app, ["bench", *args], env={"WARREN_URL": url})
+    done = CliRunner().invoke(make_app(), ["bench", *args], env={"WARREN_URL": url})
     assert done.exit_code == 2
     assert words in done.stderr
 
@@ -391,7 +393,7 @@ def left_behind(rabbit: Node) -> bool:
 @pytest.mark.parametrize("handler", ["async", "thread"])
 def test_without_a_service_it_has_its_own_and_leaves_no_queue(rabbit: Node, handler: str) -> None:
     command = ["bench", "--handler", handler, "--calls", "100", "--warmup", "0", "--json"]
-    done = CliRunner().invoke(app, command, env={"WARREN_URL": rabbit.url})
+    done = CliRunner().invoke(make_app(), command, env={"WARREN_URL": rabbit.url})
     told = json.loads(done.stdout)
     assert told["target"].startswith("warren-bench-")
     assert told["results"] == 100

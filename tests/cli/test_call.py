@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.cli import _as_text, _print_result, app
+from warren.cli import make_app
+from warren.cli.call import _as_text, _print_result
+from warren.cli.terminal import exit_code
 from warren.errors import CallError, Cancelled, Code, Overloaded, WorkerLost, make_error
-from warren.terminal import exit_code
 
 NAME = f"svc-{os.getpid()}-call"
 Call = Callable[..., Result]
@@ -40,7 +41,7 @@ def call(served: Path, url: str) -> Call:
 
     def call(method: str, *args: str, url: str = url) -> Result:
         target = f"{NAME}.{method}" if method else NAME
-        return CliRunner().invoke(app, ["call", target, *args], env={"WARREN_URL": url})
+        return CliRunner().invoke(make_app(), ["call", target, *args], env={"WARREN_URL": url})
 
     return call
 
@@ -227,12 +228,12 @@ def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_opened(args: list[str], words: str) -> None:
-    result = CliRunner().invoke(app, ["call", *args], env={"WARREN_URL": "amqp://127.0.0.1:1"})
+    result = CliRunner().invoke(make_app(), ["call", *args], env={"WARREN_URL": "amqp://127.0.0.1:1"})
     assert result.exit_code == 2
     assert words in result.stderr
 
 
 def test_a_name_without_a_service_is_wrong_usage(url: str) -> None:
-    result = CliRunner().invoke(app, ["call", "fib", "30", "--url", url])
+    result = CliRunner().invoke(make_app(), ["call", "fib", "30", "--url", url])
     assert result.exit_code == 2
     assert "say 'service.method', for example 'calc.fib'" in result.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import PATIENCE, Running, environment
-from warren.terminal import offer_broker
+from warren.cli.terminal import offer_broker
 
 #: ``warren`` with another default URL.
 _PROGRAM = """

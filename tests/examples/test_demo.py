@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import ROOT
-from warren.demo import service
+from warren.cli.demo import service
 
 
 def _demo(*options: str) -> subprocess.CompletedProcess[str]:

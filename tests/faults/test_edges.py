@@ -94,8 +94,8 @@ async def run(code: str, *args: str) -> str:
 # --- fork ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(53, "After a fork parent and child call over connections of their own.")
 async def test_after_a_fork_both_processes_call_over_connections_of_their_own(url: str, edge: Edge) -> None:
-    """FAULTS 53."""
     async with serving(edge.service, url=url, drain_timeout=0.5):
         out = await run(
             """
@@ -117,6 +117,7 @@ async def test_after_a_fork_both_processes_call_over_connections_of_their_own(ur
     assert out == "0\n"
 
 
+@pytest.mark.scenario(53, "A fork during calls: the child ends none of them, the parent gets all results.")
 async def test_a_fork_during_calls_leaves_them_to_the_parent(url: str, edge: Edge, tmp_path: Path) -> None:
     all_begun = tmp_path / "begun"
     async with serving(edge.service, url=url, drain_timeout=0.5):
@@ -146,6 +147,7 @@ async def test_a_fork_during_calls_leaves_them_to_the_parent(url: str, edge: Edg
             assert await output(process) == "{'held'}\n"
 
 
+@pytest.mark.scenario(53, "A child that does not use its client does not hold the parent's connection open.")
 async def test_a_child_that_does_not_use_its_client_keeps_no_connection_of_the_parent_open(
     rabbit: Node, url: str, edge: Edge
 ) -> None:
@@ -175,6 +177,7 @@ async def test_a_child_that_does_not_use_its_client_keeps_no_connection_of_the_p
 # --- the end of the interpreter -----------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(130, "A program that forgets to close its client ends at once, without a word.")
 async def test_a_program_that_forgets_to_close_ends_at_once_and_in_silence(url: str, edge: Edge) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
         out = await run(
@@ -267,6 +270,7 @@ async def test_a_daemon_thread_that_calls_for_ever_does_not_keep_the_program(url
 # --- threads and loops --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(131, "Waiting in a client's own I/O thread: RuntimeError; the client works on.")
 @pytest.mark.parametrize("what", ["call", "cast", "connect", "close"])
 async def test_waiting_in_the_clients_own_thread_is_a_clear_error(url: str, edge: Edge, what: str) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
@@ -341,6 +345,7 @@ async def test_two_clients_of_one_process_do_not_know_each_other(url: str, edge:
         assert numbers == list(range(100))
 
 
+@pytest.mark.scenario(132, "An AsyncClient on another event loop: RuntimeError; nothing is sent.")
 async def test_an_async_client_on_another_loop_is_a_clear_error_and_nothing_is_sent(url: str, edge: Edge) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
         out = await run(
@@ -369,6 +374,7 @@ async def test_an_async_client_on_another_loop_is_a_clear_error_and_nothing_is_s
     assert "opened on another event loop" in error
 
 
+@pytest.mark.scenario(53, "An AsyncClient in a forked child: RuntimeError that says what to do; the parent's works on.")
 async def test_an_async_client_in_a_forked_child_is_a_clear_error_and_the_parents_works_on(
     url: str, edge: Edge
 ) -> None:
@@ -423,11 +429,11 @@ async def test_a_loop_closed_under_a_client_leaves_no_noise(url: str, edge: Edge
     assert out == "one\ntwo\n"
 
 
+@pytest.mark.scenario(54, "Handlers that call each other to depth 10 over one connection: no deadlock.")
 @pytest.mark.parametrize("kind", ["async", "def"])
 async def test_handlers_may_call_each_other_to_depth_ten_over_one_connection(
     url: str, service_name: str, kind: str
 ) -> None:
-    """FAULTS 54."""
     service = Service(service_name, concurrency=12)
     target = f"{service_name}.down"
     async with AsyncClient(url, timeout=10) as client:
@@ -470,8 +476,10 @@ async def test_nested_calls_that_need_more_workers_than_there_are_end_at_their_d
 # --- interruptions ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(
+    55, "Ctrl-C during a call: KeyboardInterrupt at once; the late reply is dropped, the client works on."
+)
 async def test_ctrl_c_ends_a_waiting_call_at_once_and_the_client_works_on(url: str, edge: Edge) -> None:
-    """FAULTS 55."""
     async with serving(edge.service, url=url, drain_timeout=0.5):
         with program(
             """
@@ -517,8 +525,8 @@ async def test_ctrl_c_ends_a_program_that_waits_for_an_asyncio_call(url: str, ed
             assert await output(process) == "interrupted\n"
 
 
+@pytest.mark.scenario(55, "A cancelled call is forgotten and its late reply dropped.")
 async def test_a_cancelled_call_is_forgotten_and_its_late_reply_dropped(url: str, edge: Edge) -> None:
-    """FAULTS 55."""
     async with serving(edge.service, url=url, drain_timeout=0.5), AsyncClient(url, max_in_flight=1) as client:
         call = asyncio.create_task(client.call(f"{edge.name}.hold"))
         await until(lambda: edge.held == 1)
@@ -533,11 +541,12 @@ async def test_a_cancelled_call_is_forgotten_and_its_late_reply_dropped(url: str
 # --- clocks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(56, "The wall clock jumps by an hour: deadlines hold, calls are served.")
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 async def test_deadlines_do_not_follow_the_wall_clock(
     url: str, edge: Edge, jump: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAULTS 56: the clock of callers and workers jumps while calls are under way."""
+    """The clock of callers and workers jumps while calls are under way."""
     async with serving(edge.service, url=url, drain_timeout=0.5), AsyncClient(url) as client:
         held = asyncio.create_task(client.call(f"{edge.name}.hold"))
         late = asyncio.create_task(client.options(timeout=1).call(f"{edge.name}.hold"))
@@ -555,8 +564,9 @@ async def test_deadlines_do_not_follow_the_wall_clock(
         assert await held == "held"
 
 
+@pytest.mark.scenario(56, "A client that was suspended until the broker gave it up connects again.")
 async def test_a_client_that_slept_too_long_connects_again(url: str, edge: Edge, rabbit: Node, tmp_path: Path) -> None:
-    """FAULTS 56: a suspended machine, as far as its processes and the broker can tell."""
+    """A suspended machine, as far as its processes and the broker can tell."""
     awake = tmp_path / "awake"
     async with serving(edge.service, url=url, drain_timeout=0.5):
         others = connections(rabbit)

@@ -18,7 +18,7 @@ from tests.support.rogue import Rogue
 from warren import AsyncClient, CallError, Client, Execution, Server, Service
 
 #: Seconds that each call may take, and that all around it may take on a busy machine.
-TIMEOUT, PATIENCE = 0.5, 20.0
+TIMEOUT, PATIENCE = 1.0, 20.0
 
 #: The moments: the protocol header, the handshake, the set-up, and the call itself.
 MOMENTS: dict[str, type | None] = {
@@ -100,6 +100,10 @@ async def by_blocking(url: str) -> Ending:
         return await asyncio.get_running_loop().run_in_executor(thread, call)
 
 
+@pytest.mark.scenario(
+    123,
+    "A broker that says one of 27 wrong things at one of 9 moments of a connection: a typed error in time.",
+)
 @pytest.mark.parametrize("make_call", [by_async, by_blocking])
 @pytest.mark.parametrize("hang_up", [False, True], ids=["and waits", "and hangs up"])
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -142,6 +146,7 @@ async def test_the_error_says_what_was_wrong(what: str, said: str) -> None:
         assert re.search(said, error.message), error.message
 
 
+@pytest.mark.scenario(123, "A server that hears such things stops when it is told to.")
 async def test_a_server_hears_it_goes_on_trying_and_stops_when_told() -> None:
     await asyncio.gather(*(_serve_and_stop(words) for words in WORDS.values()))
 

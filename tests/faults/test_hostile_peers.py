@@ -81,10 +81,12 @@ def replies_of(raw: Any, queue: str, count: int) -> list[tuple[Any, bytes]]:
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(
+    35, "10,000 random bodies under known and unknown content types: each is answered, and the server serves on."
+)
 async def test_a_server_lives_through_ten_thousand_random_bodies_and_answers_each(
     client: AsyncClient, url: str, raw: Any, echo: Echo
 ) -> None:
-    """FAULTS 35."""
     logging.getLogger("warren.server").setLevel(logging.CRITICAL)
     rng = random.Random(35)
     types = ["application/json", "application/msgpack", "text/plain", "application/octet-stream", "x/y", "ä", None]
@@ -119,6 +121,10 @@ BOMBS = {
 }
 
 
+@pytest.mark.scenario(
+    120,
+    "Bombs of nesting or size in JSON and msgpack, unknown encodings: refused with a reason, NOT_EXECUTED; served on.",
+)
 @pytest.mark.parametrize("bomb", BOMBS)
 async def test_a_bomb_is_refused_before_the_handler_and_the_next_call_is_served(
     client: AsyncClient, url: str, raw: Any, echo: Echo, bomb: str
@@ -215,6 +221,9 @@ def raw_properties(table: bytes, **shortstrings: bytes) -> pika.BasicProperties:
     return properties
 
 
+@pytest.mark.scenario(
+    121, "Headers of every AMQP type, nested, damaged or beyond Python's range: the request is answered."
+)
 @pytest.mark.parametrize("what", TABLES)
 async def test_a_request_with_any_header_is_answered(
     client: AsyncClient, url: str, raw: Any, echo: Echo, what: str
@@ -233,6 +242,7 @@ async def test_a_request_with_any_header_is_answered(
         await echo.answers(client)
 
 
+@pytest.mark.scenario(121, "A refused cast with such headers is in the dead queue; no connection is lost.")
 @pytest.mark.parametrize("what", TABLES)
 async def test_a_refused_cast_with_any_header_is_set_aside(
     client: AsyncClient, url: str, raw: Any, echo: Echo, what: str, caplog: pytest.LogCaptureFixture
@@ -286,6 +296,10 @@ FORGED = {
 }
 
 
+@pytest.mark.scenario(
+    122,
+    "A forged direct reply-to address (541 on RabbitMQ 3.10): the reply is dropped; one reconnect at most.",
+)
 @pytest.mark.parametrize("address", FORGED)
 async def test_a_forged_direct_reply_address_costs_a_worker_its_connection_once_at_most(
     client: AsyncClient, url: str, raw: Any, echo: Echo, address: str, caplog: pytest.LogCaptureFixture
@@ -314,6 +328,7 @@ async def test_a_forged_direct_reply_address_of_a_refused_request_costs_no_more(
     assert caplog.text.count("lost the connection") <= 1
 
 
+@pytest.mark.scenario(122, "What else ran on that connection ends as WORKER_LOST, UNKNOWN, or in its result.")
 async def test_what_else_ran_when_a_forged_address_cost_the_connection_ends_in_a_typed_error(
     client: AsyncClient, url: str, raw: Any, echo: Echo
 ) -> None:
@@ -335,10 +350,11 @@ async def test_what_else_ran_when_a_forged_address_cost_the_connection_ends_in_a
 # --- the reply queue ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(26, "Foreign messages with headers of every type on the reply queue are counted and end no call.")
 async def test_strangers_on_the_reply_queue_are_counted_and_end_no_call(
     client: AsyncClient, url: str, raw: Any, echo: Echo
 ) -> None:
-    """FAULTS 26: unknown, missing and unreadable correlation ids, and all kinds of headers."""
+    """Unknown, missing and unreadable correlation ids, and all kinds of headers."""
     async with serving(echo.service, url=url):
         call = asyncio.create_task(client.call(f"{echo.name}.hold"))
         await echo.began.wait()
@@ -367,10 +383,10 @@ async def reply_queue_of(client: AsyncClient, raw: Any, echo: Echo) -> str:
     return str(taken[0].reply_to)
 
 
+@pytest.mark.scenario(27, "A reply whose headers cannot be read: DECODE_REPLY, EXECUTED, for that call only.")
 async def test_a_reply_with_headers_that_cannot_be_read_ends_that_call_only(
     client: AsyncClient, raw: Any, service_name: str
 ) -> None:
-    """FAULTS 27."""
     raw.queue_declare(service_name, exclusive=True)
     raw.queue_bind(service_name, "warren", service_name)
     calls = [asyncio.create_task(client.call(f"{service_name}.x")) for _ in range(2)]
@@ -398,6 +414,7 @@ def large_table(size: int) -> bytes:
 LARGE = [131_072 - 8 - 14 - 4 - less for less in (0, 10, 30, 200)]
 
 
+@pytest.mark.scenario(121, "Headers that fill a frame: the refused cast is in the dead queue; no connection is lost.")
 @pytest.mark.parametrize("size", LARGE)
 async def test_a_refused_cast_whose_headers_fill_a_frame_is_set_aside_and_does_no_harm(
     client: AsyncClient, url: str, raw: Any, echo: Echo, size: int, caplog: pytest.LogCaptureFixture

@@ -111,8 +111,7 @@ def consumers(node: Node, queue: str) -> set[str]:
 )
 async def test_the_broker_application_restarts_under_load(breakable_rabbit: Node, served: Counting) -> None:
     node = breakable_rabbit
-    async with AsyncClient(node.url) as client:
-        load = Load(client, served.echo)
+    async with AsyncClient(node.url) as client, Load(client, served.echo) as load:
         await load.more()
         await asyncio.to_thread(node.ctl, "stop_app")
         await asyncio.to_thread(node.ctl, "start_app")

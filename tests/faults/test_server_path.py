@@ -242,8 +242,11 @@ async def test_a_queue_with_other_arguments_is_a_clear_error(
     assert (caught.value.reason, caught.value.execution) == ("QUEUE_ARGUMENTS", Execution.NOT_SENT)
     assert repr(service_name) in str(caught.value)
     assert "x-dead-letter-exchange" in str(caught.value)
-    as_before = '[{<<"x-max-length">>, signedint, 7}] =:= amqqueue:get_arguments(Q)'
-    assert eval_queue(rabbit, service_name, as_before) == "true"
+    unchanged = (
+        '[{<<"x-max-length">>, signedint, 7}]'
+        ' =:= lists:keydelete(<<"x-queue-type">>, 1, amqqueue:get_arguments(Q))'  # which RabbitMQ 4 adds itself
+    )
+    assert eval_queue(rabbit, service_name, unchanged) == "true"
     as_it_is = Counting(service_name, declare=False)
     async with serving(as_it_is.service, url=rabbit.url):
         await works_again(client, as_it_is.echo)

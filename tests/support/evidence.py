@@ -143,11 +143,11 @@ def messages(node: Node, queue: str) -> int:
 
 
 def reply_queues(node: Node) -> int:
-    """Queues that the broker has named."""
+    """Reply queues of clients: those that the broker has named, and durable ones."""
     return int(
         node.eval(
-            'length([Q || Q <- rabbit_amqqueue:list(<<"/">>),'
-            ' binary:match(element(4, amqqueue:get_name(Q)), <<"amq.gen">>) =/= nomatch])'
+            'length([Q || Q <- rabbit_amqqueue:list(<<"/">>), binary:match(element(4, amqqueue:get_name(Q)),'
+            ' [<<"amq.gen">>, <<"warren.reply">>]) =/= nomatch])'
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Self
 
 from tests.support.evidence import Ending, ending
 from tests.support.proxy import Proxy
@@ -23,7 +24,7 @@ async def until_blocked(client: AsyncClient, proxy: Proxy, method: str) -> Endin
 
 
 class Load:
-    """Calls without a pause from several lanes, until `stop`; all endings are kept."""
+    """Calls without a pause from several lanes, for ``async with``, until `stop`; all endings are kept."""
 
     def __init__(
         self, client: AsyncClient, method: str, *, lanes: int = 10, timeout: float = 5.0, resend: bool = False
@@ -34,6 +35,14 @@ class Load:
         self._stopped = False
         self.endings: list[Ending] = []
         self._tasks = [asyncio.create_task(self._run(lane)) for lane in range(lanes)]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        for task in self._tasks:  # of a test that has failed
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, lane: int) -> None:
         number = 0

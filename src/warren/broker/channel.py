@@ -6,6 +6,7 @@ Pure: what is to be sent goes to an `Output`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Protocol
 
 from warren.broker import errors
@@ -72,7 +73,7 @@ class Channel:
         self.connection = connection
         self.user = user.encode()
         self.consumers: dict[str, Consumer] = {}
-        self.unacked: dict[int, Held] = {}
+        self.unacked: dict[int, Held] = {}  # by delivery tag, in their order
         self.prefetch = 0  # of consumers to come
         self.shared_prefetch = 0  # of all consumers together
         self.confirming = False
@@ -284,7 +285,7 @@ class Channel:
             return list(self.unacked)
         if tag not in self.unacked:
             raise precondition(f"unknown delivery tag {tag}")
-        return [number for number in self.unacked if number <= tag] if multiple else [tag]
+        return list(takewhile(lambda number: number <= tag, self.unacked)) if multiple else [tag]
 
     def _finish(self, chosen: list[Held], how: Callable[[Entry], None] | None) -> None:
         """Settle deliveries and use the credit that comes free; without `how` they are put back."""

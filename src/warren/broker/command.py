@@ -79,7 +79,7 @@ def show_status(status: Status) -> str:
         ("queue", "tag", "prefetch", "unacked", ""),
         [(c.queue, c.tag, c.prefetch, c.unacked, "no ack" if c.no_ack else "") for c in status.consumers],
     )
-    return "\n".join(lines)
+    return "\n".join(lines).encode("utf-8", "replace").decode()  # names may be any bytes
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:

@@ -457,10 +457,6 @@ def _get(handler: ChannelHandler, method: Method, _: bytes) -> None:
     handler.send_message(entry, spec.Basic.GetOk(tag, entry.redelivered, message.exchange, message.key, left))
 
 
-def _ack(handler: ChannelHandler, method: Method, _: bytes) -> None:
-    handler.channel.ack(method.delivery_tag, method.multiple)
-
-
 def _nack(handler: ChannelHandler, method: Method, _: bytes) -> None:
     handler.channel.reject(method.delivery_tag, method.multiple, method.requeue)
 
@@ -498,6 +494,7 @@ def _rollback(handler: ChannelHandler, method: Method, _: bytes) -> None:
     handler.send(spec.Tx.RollbackOk())
 
 
+#: All but Basic.Publish and Basic.Ack, which `ChannelHandler` takes itself.
 HANDLERS: dict[type, Callable[[ChannelHandler, Method, bytes], None]] = {
     spec.Access.Request: _request_access,
     spec.Channel.Flow: _flow,
@@ -516,7 +513,6 @@ HANDLERS: dict[type, Callable[[ChannelHandler, Method, bytes], None]] = {
     spec.Basic.Cancel: _cancel,
     spec.Basic.CancelOk: _ignore,
     spec.Basic.Get: _get,
-    spec.Basic.Ack: _ack,
     spec.Basic.Nack: _nack,
     spec.Basic.Reject: _reject,
     spec.Basic.Recover: _recover,

@@ -113,14 +113,15 @@ class Waiting:
 
     def head(self) -> Entry | None:
         """The next message, left where it is."""
-        if not self.count:
-            return None
-        return next(level[0] for level in reversed(self._levels) if level)
+        return self._first()[0] if self.count else None
+
+    def _first(self) -> deque[Entry]:
+        """The highest level that holds any."""
+        return next(level for level in reversed(self._levels) if level) if self._top else self._levels[0]
 
     def pop(self) -> Entry:
         """Take the next message; there must be one."""
-        level = next(level for level in reversed(self._levels) if level)
-        entry = level.popleft()
+        entry = self._first().popleft()
         self.count -= 1
         self.bytes -= entry.message.size
         return entry

@@ -258,8 +258,10 @@ class Server:
 
     def _on_timer(self) -> None:
         self._timer_due = self._timer = None
-        self.tick()
-        self.set_timer()
+        try:
+            self.tick()
+        finally:
+            self.set_timer()
 
 
 def _remove_stale(path: str) -> None:

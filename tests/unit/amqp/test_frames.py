@@ -199,6 +199,17 @@ def test_a_delivery_knows_where_it_was_published() -> None:
     assert delivery.route() == (b"warren", b"calc")
 
 
+def test_a_message_that_was_asked_for_is_a_delivery_too() -> None:
+    answer = pika_frames.method(1, spec.Basic.GetOk(7, True, "warren", "calc", 3))
+    [delivery] = Receiving().feed(answer + header(2) + body(b"he")).log.deliveries
+    assert (delivery.tag, delivery.redelivered, delivery.body) == (7, True, b"he")
+    assert delivery.route() == (b"warren", b"calc")
+
+
+def test_asking_for_a_message_is_what_pika_writes() -> None:
+    assert frames.get_frame(3, b"calc.dead") == pika_frames.method(3, spec.Basic.Get(queue="calc.dead"))
+
+
 def test_a_delivery_without_body_ends_with_its_header() -> None:
     [delivery] = Receiving().feed(deliver() + header(0)).log.deliveries
     assert (delivery.body, delivery.body_size) == (b"", 0)

@@ -12,8 +12,8 @@ import typer
 
 from warren.broker import Broker
 from warren.broker.command import AskError, fetch_status, run_broker, show_status
+from warren.cli.terminal import USAGE, Url, fail
 from warren.settings import DEFAULT_URL
-from warren.terminal import USAGE, Url, fail
 
 CANNOT_LISTEN, NO_ANSWER = 1, 3
 
@@ -39,6 +39,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="broker")
+
 
 SocketPath = Annotated[str | None, typer.Option(metavar="PATH", help="A Unix socket, instead of host and port.")]
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from warren import wire
+from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
 from warren.dead import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue, printable
 from warren.errors import CallError
 from warren.settings import DEFAULT_URL, make_settings
-from warren.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
 
 NOT_DONE = 1
 #: Bytes of a body and levels of nested headers that `show` prints.
@@ -42,6 +42,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="dead")
+
 
 Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose dead queue.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A message, as `list` names it.")]

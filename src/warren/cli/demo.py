@@ -22,9 +22,9 @@ from msgspec import Meta
 
 from warren import Client, Service
 from warren.broker import Broker
+from warren.cli.terminal import OTHER, USAGE, fail, fail_call
 from warren.errors import CallError
 from warren.settings import make_settings
-from warren.terminal import OTHER, USAGE, fail, fail_call
 from warren.topology import remove_queues
 
 service = Service("warren-demo")
@@ -46,7 +46,12 @@ def slow_fib(n: Annotated[int, Meta(ge=0, le=90)]) -> int:
     return fib(n)
 
 
-def main(
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="RabbitMQ's AMQP URL.", show_default="an embedded broker")
     ] = None,
@@ -82,7 +87,7 @@ def _broker(url: str | None) -> Iterator[str]:
 def _run(url: str) -> None:
     with Client(url, name="warren demo") as client:
         client.connect()  # a broker out of reach is told here, and once
-        _say("warren serve warren.demo:service --workers 2")
+        _say("warren serve warren.cli.demo:service --workers 2")
         with _Workers(url) as workers:
             _show(client, workers)
     _say("the workers have drained")
@@ -119,7 +124,7 @@ class _Workers:
     """``warren serve`` with two worker processes; their log goes to our terminal."""
 
     def __init__(self, url: str) -> None:
-        self._command = [sys.executable, "-m", "warren", "serve", "warren.demo:service", "--workers", "2"]
+        self._command = [sys.executable, "-m", "warren", "serve", "warren.cli.demo:service", "--workers", "2"]
         self._environment = os.environ | {"WARREN_URL": url}  # it may hold a password
         self._pids: list[int] = []
 
