@@ -103,6 +103,25 @@ def test_unacknowledged_messages_take_no_room(peer: Peer) -> None:
 
 
 @on_both
+def test_what_goes_back_needs_room(peer: Peer) -> None:
+    channel = peer.channel()
+    channel.confirms()
+    channel.queue("q", {"x-max-length": 2})
+    channel.queue("r", {"x-max-length": 2, "x-overflow": "reject-publish"})
+    for queue in "qr":
+        channel.publish(queue, "a")
+        held = channel.get(queue)
+        for body in "bc":
+            channel.publish(queue, body)
+        channel.nack(held.tag)
+    channel.confirmed(6)
+    channel.sync()
+    peer.wait_for("q", 2)
+    peer.wait_for("r", 3)
+    peer.note(_bodies(channel, "q"), _bodies(channel, "r"))
+
+
+@on_both
 def test_a_length_of_zero_is_a_queue_for_who_waits(peer: Peer) -> None:
     channel = peer.channel()
     channel.confirms()
