@@ -41,6 +41,12 @@ class _History:
     confirms: list[Seen] = field(default_factory=list)
 
 
+def _confirms(history: _History, seen: list[Seen]) -> tuple[set[int], set[int]]:
+    """All confirms of a channel, of its last incarnation."""
+    opened = [index for index, one in enumerate(seen) if one.name == "Channel.OpenOk"]
+    return confirms(iter(seen[opened[-1] :] if opened else [*history.confirms, *seen]))
+
+
 class Side:
     """One of the two brokers."""
 
@@ -90,6 +96,7 @@ class Side:
     def _summary(self, where: Where, seen: list[Seen]) -> dict[str, object]:
         """What a channel was told; only orders that are fixed are kept."""
         history = self.histories.setdefault(where, _History())
+        closed = any(one.name == "Channel.Close" for one in seen)
         deliveries: dict[str, list[object]] = {}
         for one in seen:
             if one.name == "Basic.Deliver":
@@ -99,7 +106,8 @@ class Side:
             "answers": [self._plain(one) for one in seen if one.name not in told],
             "deliveries": deliveries,
             "returns": [self._plain(one) for one in seen if one.name == "Basic.Return"],
-            "confirms": confirms(iter([*history.confirms, *seen])),
+            # what is confirmed before an error in the same packet may be told or not
+            "confirms": None if closed else _confirms(history, seen),
         }
 
     def _plain(self, seen: Seen) -> object:
