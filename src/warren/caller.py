@@ -51,6 +51,8 @@ log = logging.getLogger("warren.client")
 
 #: Seconds that an error may take longer to find out why a call timed out.
 _EXPLAIN_TIME = 0.25
+#: Seconds that a silent broker gets to answer a client's good-bye: nothing is lost with it, as all calls have ended.
+_CLOSE_PATIENCE = 0.8
 #: Replies from a durable queue that may be under way to us unacknowledged; acks are coalesced, so few would do.
 _REPLY_PREFETCH = 1000
 _EXCHANGE = wire.EXCHANGE.encode()
@@ -188,7 +190,7 @@ class Caller:
             self._end(call, Cancelled("the client was closed", reason="CLOSED", execution=execution))
         self._line.clear()
         await self._delete_replies()
-        await self._supervisor.close()
+        await self._supervisor.close(_CLOSE_PATIENCE)
         if self._timer is not None:
             self._timer.cancel()
         for task in (*self._tasks, *self._explaining.values()):
@@ -329,7 +331,7 @@ class Caller:
     def _try_again(self, call: PendingCall) -> bool:
         """Keep a refused call that is to be sent again: the queue does not have it, so that runs nothing twice."""
         if call.context.resend:
-            self._pending.again(call)
+            self._pending.again(call, refused=True)
             self._refused[call] = None
         return bool(call.context.resend)
 

@@ -116,11 +116,14 @@ class PendingCalls:
         if tag:
             self._unconfirmed[tag] = call
 
-    def again(self, call: PendingCall) -> None:
-        """The call will be written once more: a new attempt, with an id of its own."""
+    def again(self, call: PendingCall, *, refused: bool = False) -> None:
+        """The call will be written once more, with another id; an attempt that was refused counts as none at all."""
+        first = refused and not call.again
         del self._calls[call.id]
         self._last += 1
         call.id = self._prefix + b"%d" % self._last
+        if first:
+            call.first_id = call.id
         call.tag = None
         self._calls[call.id] = call
 

@@ -22,7 +22,7 @@ from hashlib import blake2s
 from typing import Any
 
 from warren import wire
-from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, decode_table
+from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.amqp.link import (
     ACCESS_REFUSED,
     NOT_FOUND,
@@ -33,6 +33,7 @@ from warren.amqp.link import (
     LinkLost,
     open_link,
 )
+from warren.amqp.tables import decode_table
 from warren.errors import CallError, Execution, Origin, PermissionDenied, Unavailable
 from warren.settings import Settings
 

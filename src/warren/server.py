@@ -286,7 +286,9 @@ class Server:
             self.stop()
 
     def _on_queue_deleted(self, worker: Worker) -> None:
-        log.warning("%s: the queue was deleted; declaring it again", worker.service.name)
+        log.warning(
+            "%s: the broker ended the consumer: the queue is gone, or a handler took too long", worker.service.name
+        )
         self._spawn(self._resume(worker, same_channel=True))
 
     def _on_channel_closed(self, worker: Worker, reason: Exception) -> None:

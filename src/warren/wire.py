@@ -20,11 +20,10 @@ from warren.amqp.frames import (
     FrameError,
     Properties,
     decode_properties,
-    decode_table,
     encode_properties,
-    encode_table,
     shortstr,
 )
+from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
 
 VERSION = 1
@@ -41,7 +40,9 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
 #: Headers of one attempt at a request, which mean nothing for another.
-_OF_ITS_PAST = frozenset({"CC", "BCC", "rpc-attempt", "rpc-dead-reason", "rpc-deadline", "rpc-timeout-ms", "rpc-user"})
+_OF_ITS_PAST = frozenset(
+    {b"CC", b"BCC", b"rpc-attempt", b"rpc-dead-reason", b"rpc-deadline", b"rpc-timeout-ms", b"rpc-user"}
+)
 _ERROR_TYPE = b"error"
 _DEAD_REASON = "x-first-death-reason"
 
@@ -290,17 +291,17 @@ class Request:
             server_user: the AMQP user that publishes it.
         """
         p = self.properties
-        table = decode_table(p.table or b"")
+        table = {name: value for name, value in split_table(p.table or b"").items() if not name.startswith(b"x-")}
         if p.user_id is not None:
-            table["rpc-user"] = self.verified_user(server_user)
+            table[b"rpc-user"] = encode_value(self.verified_user(server_user))
             p.user_id = server_user.encode()
         if attempt > 1:
-            table["rpc-attempt"] = attempt
+            table[b"rpc-attempt"] = encode_value(attempt)
         if budget is not None:
             left = max(0, int(budget * 1000))
-            table["rpc-timeout-ms"] = left
+            table[b"rpc-timeout-ms"] = encode_value(left)
             p.expiration = b"%d" % left
-        p.table = encode_table({k: v for k, v in table.items() if not k.startswith("x-")}) if table else None
+        p.table = join_table(table) if table else None
         return encode_properties(p)
 
     def fresh(self, *, user: str) -> bytes:
@@ -312,32 +313,29 @@ class Request:
         is anybody's claim.
         """
         p = self.properties
-        table = decode_table(p.table or b"")
-        if p.user_id is not None or "rpc-user" in table:
+        table = split_table(p.table or b"")
+        if p.user_id is not None or b"rpc-user" in table:
             p.user_id = user.encode()
-        table = {k: v for k, v in table.items() if k not in _OF_ITS_PAST and not k.startswith("x-")}
-        p.table = encode_table(table) if table else None
-        p.reply_to, p.expiration, p.delivery_mode = None, None, 2
+        table = {k: v for k, v in table.items() if k not in _OF_ITS_PAST and not k.startswith(b"x-")}
+        p.table = join_table(table) if table else None
+        p.reply_to, p.expiration, p.delivery_mode = None, None, _PERSISTENT
         return encode_properties(p)
 
     def dead(self, reason: str, *, server_user: str, room: int) -> bytes:
         """The property bytes under which this request is set aside in the dead queue, without a time limit.
 
-        Headers that with the reason take more than `room` bytes, or that cannot be written, are left out.
+        Headers that with the reason take more than `room` bytes are left out.
         """
         p = self.properties
-        table = {k: v for k, v in decode_table(p.table or b"").items() if k not in ("CC", "BCC")}
-        why: dict[str, Any] = {"rpc-dead-reason": reason}
-        if p.user_id is not None:
-            why["rpc-user"], p.user_id = self.verified_user(server_user), None  # the broker would refuse another's name
+        table = {k: v for k, v in split_table(p.table or b"").items() if k not in (b"CC", b"BCC")}
+        why = {b"rpc-dead-reason": encode_value(reason)}
+        if p.user_id is not None:  # the broker would refuse another's name
+            why[b"rpc-user"], p.user_id = encode_value(self.verified_user(server_user)), None
         p.expiration, p.delivery_mode = None, _PERSISTENT
-        try:
-            p.table = encode_table(table | why)
-        except ValueError:
-            p.table = encode_table(why)
+        p.table = join_table(table | why)
         encoded = encode_properties(p)
         if len(encoded) > room:
-            p.table = encode_table(why)
+            p.table = join_table(why)
             encoded = encode_properties(p)
         return encoded
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from rabbit import Node
+from rabbit import Node, version
 from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
 from tests.support.load import until_blocked
 from tests.support.proxy import Proxy, Way
@@ -228,7 +228,7 @@ async def test_a_refused_request_is_sent_again(
     again = client.options(resend=True)
     patient = asyncio.create_task(ending(again.call(full_queue.echo, "patient"), within=30))
     hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
-    assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)
+    assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)  # however often it was sent
     async with serving(full_queue.service, url=rabbit.url):
         assert (await patient).value == "patient"
     assert dict(full_queue.runs) == {"first": 1, "patient": 1}
@@ -384,9 +384,10 @@ async def test_a_blocked_connection_is_waited_for(proxy: Proxy, served: Counting
 
 @pytest.fixture
 def small_frames(rabbit: Node) -> Iterator[None]:
-    """Connections made from now on have the smallest frames that AMQP allows."""
+    """Connections made from now on have the smallest frames that the broker allows: AMQP's 4096, from 4.1 on 8192."""
     before = rabbit.eval("element(2, application:get_env(rabbit, frame_max))")
-    rabbit.eval("application:set_env(rabbit, frame_max, 4096)")
+    smallest = 8192 if tuple(map(int, version().split(".")[:2])) >= (4, 1) else 4096
+    rabbit.eval(f"application:set_env(rabbit, frame_max, {smallest})")
     yield
     rabbit.eval(f"application:set_env(rabbit, frame_max, {before})")
 
@@ -394,12 +395,12 @@ def small_frames(rabbit: Node) -> Iterator[None]:
 MIB = "0123456789abcdef" * 65_536
 
 
-@pytest.mark.scenario(18, "Frames of 4 KiB carry 1 MiB each way.")
+@pytest.mark.scenario(18, "The smallest frames that the broker allows carry 1 MiB each way.")
 async def test_small_frames_carry_large_bodies(
     small_frames: None, client: AsyncClient, proxy: Proxy, served: Counting
 ) -> None:
     assert await client.call(served.echo, MIB) == MIB
-    assert proxy.seen["up", "Body"] >= 256
+    assert proxy.seen["up", "Body"] >= 128
     await works_again(client, served.echo)
 
 

@@ -11,9 +11,9 @@ with atheris.instrument_imports(include=["warren", "pika.data"]):
         FrameError,
         Splitter,
         decode_properties,
-        decode_table,
         encode_properties,
     )
+    from warren.amqp.tables import decode_table
 
 FRAME_MAX = 4096
 

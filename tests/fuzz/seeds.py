@@ -2,7 +2,8 @@
 
 from warren import codecs, wire
 from warren.amqp import frames
-from warren.amqp.frames import Properties, encode_properties, encode_table, shortstr
+from warren.amqp.frames import Properties, encode_properties, shortstr
+from warren.amqp.tables import encode_table
 
 _TAG = b"\x00\x00\x00\x00\x00\x00\x00\x01"
 

@@ -13,8 +13,8 @@ from pika import spec
 
 from tests.support.sessions import HEADER, Peer, connect, make_state, method, publish
 from warren.amqp.frames import FrameError
+from warren.amqp.tables import decode_value, encode_value, join_table, split_table
 from warren.broker.exchanges import split_words, topic_matches
-from warren.broker.tables import decode_value, encode_value, join_table, split_table
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from tests.property import strategies as some
 from tests.support import pika_frames
 from warren.amqp import frames
 from warren.amqp.frames import FrameError, Properties
+from warren.amqp.tables import decode_table, encode_table
 
 PROPERTY_NAMES = list(Properties.__annotations__)
 
@@ -22,7 +23,7 @@ def as_warren_has_it(given_set: dict[str, Any]) -> Properties:
     values: dict[str, Any] = {}
     for name, value in given_set.items():
         if name == "headers":
-            values["table"] = frames.encode_table(value)
+            values["table"] = encode_table(value)
         else:
             values[name] = value.encode() if isinstance(value, str) else value
     return Properties(**values)
@@ -32,7 +33,7 @@ def as_pika_has_it(p: Properties) -> dict[str, Any]:
     """What Warren read, in Pika's terms; absent ones left out."""
     values: dict[str, Any] = {name: getattr(p, name) for name in PROPERTY_NAMES if name != "table"}
     values = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-    values["headers"] = None if p.table is None else frames.decode_table(p.table)
+    values["headers"] = None if p.table is None else decode_table(p.table)
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -103,9 +104,9 @@ def test_properties_survive_encoding_and_decoding(given_set: dict[str, Any]) -> 
 
 @given(some.tables)
 def test_a_table_is_encoded_as_pika_encodes_it_and_reads_back_the_same(headers: dict[str, Any]) -> None:
-    encoded = frames.encode_table(headers)
+    encoded = encode_table(headers)
     assert encoded == pika_frames.table(headers)
-    assert frames.decode_table(encoded) == headers
+    assert decode_table(encoded) == headers
 
 
 @given(st.binary(max_size=300))
@@ -152,7 +153,7 @@ table_like = st.builds(
 @example(b"\x01aF\x00\x00\x00\x0a" * 3000)  # tables in tables
 def test_random_bytes_read_as_a_table_of_text_keys_or_raise_frame_error(data: bytes) -> None:
     try:
-        table = frames.decode_table(data)
+        table = decode_table(data)
     except FrameError:
         return
     assert all(isinstance(key, str) for key in table)

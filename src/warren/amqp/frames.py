@@ -14,8 +14,6 @@ import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pika import data as pika_data
-
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8  # frame types [4.2.3]
 END = 0xCE
 END_BYTE = b"\xce"
@@ -114,20 +112,6 @@ def shortstr(value: bytes) -> bytes:
     if len(value) > 255:
         raise ValueError(f"{value[:20]!r}… has {len(value)} bytes; AMQP allows 255 for names, ids and addresses")
     return bytes((len(value),)) + value
-
-
-def encode_table(table: dict[str, Any]) -> bytes:
-    """A field table without its length, by Pika's codec.
-
-    Raises:
-        ValueError: a key or value that AMQP tables cannot carry.
-    """
-    pieces: list[bytes] = []
-    try:
-        pika_data.encode_table(pieces, table)
-    except Exception as error:  # Pika fails in many ways on what it cannot write: type, range, depth, decimals
-        raise ValueError(f"headers cannot be encoded as an AMQP table: {error!r}") from error
-    return b"".join(pieces[1:])
 
 
 def encode_properties(p: Properties) -> bytes:
@@ -279,21 +263,6 @@ def _read_properties(data: bytes) -> tuple[Properties, int]:  # noqa: C901 - one
         i, start = i + 1 + data[i], i + 1
         p.cluster_id = data[start:i]
     return p, i
-
-
-def decode_table(table: bytes) -> dict[str, Any]:
-    """A field table without its length, by Pika's codec; keys that are not UTF-8 are left out.
-
-    Raises:
-        FrameError: it does not add up, or holds values Python cannot represent.
-    """
-    try:
-        decoded, end = pika_data.decode_table(_u32.pack(len(table)) + table, 0)
-    except Exception as error:  # a foreign table fails in many ways: struct, index, type, range of dates, depth
-        raise FrameError(f"headers are not a valid AMQP table: {error!r}") from error
-    if end != len(table) + 4:
-        raise FrameError("headers are not a valid AMQP table: it runs over its end")
-    return {key: value for key, value in decoded.items() if isinstance(key, str)}
 
 
 _SHORT = "a frame is shorter than what it should hold"

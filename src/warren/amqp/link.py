@@ -109,12 +109,12 @@ class Link:
         """Open a channel whose messages and confirms go past Pika."""
         return await self._open(HotChannel)
 
-    async def close(self) -> None:
-        """Close the connection and wait until it is closed; a silent broker gets a few seconds."""
+    async def close(self, patience: float = 3.0) -> None:
+        """Close the connection and wait until it is closed; a silent broker gets so many seconds."""
         if self._connection.is_open:
             self._connection.close()
         if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=3.0)
+            await asyncio.wait([self.closed], timeout=patience)
         if not self.closed.done():
             self.stream.abort()
             await self.closed
@@ -169,7 +169,10 @@ class Link:
         if self.closed.done():
             raise self.closed.result()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        raw = self._connection.channel(on_open_callback=lambda _channel: _resolve(opened, None))
+        try:
+            raw = self._connection.channel(on_open_callback=lambda _channel: _resolve(opened, None))
+        except AMQPError as error:  # it is closing
+            raise LinkLost(describe(error)) from error
         channel = kind(self, raw)
         channel.pending.add(opened)
         await opened
@@ -373,6 +376,8 @@ class Channel:
         try:
             operation(*args, callback=functools.partial(_resolve, answer), **kwargs)
             return await answer
+        except AMQPError as error:  # the channel or its connection is closing
+            raise LinkLost(describe(error)) from error
         finally:
             self.pending.discard(answer)
 

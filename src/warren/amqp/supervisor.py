@@ -90,6 +90,7 @@ class Supervisor:
         self.link: Link | None = None
         self.failure: CallError | None = None
         self._was_open = False
+        self._patience = 3.0  # seconds that a silent broker gets to close a link
 
     def start(self) -> None:
         """Begin connecting, in a task of its own; once."""
@@ -113,13 +114,14 @@ class Supervisor:
         finally:
             self._waiters.discard(waiter)
 
-    async def close(self) -> None:
-        """Close the link and stop; returns within a few seconds whatever the broker does."""
+    async def close(self, patience: float = 3.0) -> None:
+        """Close the link and stop; returns after so many seconds, whatever the broker does."""
         if self._task is None:
             return
+        self._patience = patience
         if self.state is State.OPEN and self.link is not None:
             self._move(State.DRAINING)
-            await self.link.close()
+            await self.link.close(patience)
         else:
             self._task.cancel()
         await asyncio.wait([self._task])
@@ -183,7 +185,7 @@ class Supervisor:
             await link.close()
             raise _setup_failed(link.peer, error) from error
         except BaseException:
-            await link.close()
+            await link.close(self._patience)
             raise
 
     async def _while_open(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from warren.amqp.tables import decode_value
 from warren.broker.errors import precondition
-from warren.broker.tables import Value, decode_value, type_name
+from warren.broker.tables import Value, type_name
 
 MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
 _MAX_PRIORITY = 255

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from warren.amqp.frames import FrameError
+from warren.amqp.tables import decode_value
 from warren.broker.message import Message
-from warren.broker.tables import Value, decode_value
+from warren.broker.tables import Value
 
 Arguments = Mapping[str, Value]
 BindingKey = tuple["Destination", str, bytes]  # to, routing key, the arguments as they were encoded

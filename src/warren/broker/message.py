@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from warren.amqp.frames import Properties, decode_properties, encode_properties, shortstr
+from warren.amqp.tables import decode_value, encode_value, join_table, split_table
 from warren.broker.errors import precondition
-from warren.broker.tables import Value, as_long, decode_value, encode_value, join_table, split_table, type_name
+from warren.broker.tables import Value, as_long, type_name
 
 _STEERING = 0x2310  # headers, reply_to, expiration, user_id: see `Message.steers`
 _MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time

@@ -11,6 +11,7 @@ from typing import Protocol
 from pika import spec
 
 from warren.amqp.frames import BODY, HEADER, METHOD, content_frames
+from warren.amqp.tables import encode_value, join_table, split_table
 from warren.broker.arguments import Raw, check_priority
 from warren.broker.channel import Channel, Service
 from warren.broker.errors import AmqpError, default_exchange
@@ -31,7 +32,7 @@ from warren.broker.message import Message, encode_name
 from warren.broker.model import REPLY_TO, VirtualHost, end_consumers
 from warren.broker.queues import Consumer, Entry, QueueOptions
 from warren.broker.state import State
-from warren.broker.tables import Value, as_long, encode_value, join_table, split_table, table_at
+from warren.broker.tables import Value, as_long, table_at
 
 _NO_HEADER = "expected content header for class 60, got non content header frame instead"
 _QUORUM_COUNT = b"x-delivery-count"

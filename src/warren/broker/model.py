@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from warren.amqp.tables import decode_value, encode_value, join_table
 from warren.broker import errors
 from warren.broker.arguments import (
     Raw,
@@ -24,7 +25,7 @@ from warren.broker.errors import AmqpError, precondition
 from warren.broker.exchanges import MATCH_MODES, TYPES, Destination, Direct, Exchange, ExchangeOptions, Headers
 from warren.broker.message import Message, dead_letter, goes_in_circles
 from warren.broker.queues import Entry, Queue, QueueOptions
-from warren.broker.tables import decode_value, encode_value, join_table, type_name
+from warren.broker.tables import type_name
 from warren.broker.timers import Timers
 
 #: What every virtual host has from the beginning [RabbitMQ: 3.1.3 and its own amq.rabbitmq.trace].

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from pika import spec
 
 from warren.amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, FrameError
+from warren.amqp.tables import decode_value, split_table
 from warren.broker.channel import Service
 from warren.broker.errors import AmqpError
 from warren.broker.frames import (
@@ -27,7 +28,7 @@ from warren.broker.frames import (
 from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
 from warren.broker.state import FRAME_MIN, State
-from warren.broker.tables import Value, decode_value, split_table
+from warren.broker.tables import Value
 
 _CHANNEL_OPEN = (20 << 16 | 10).to_bytes(4)
 _CHANNEL_CLOSE = (20 << 16 | 40).to_bytes(4)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -73,70 +71,6 @@ def test_a_short_string_has_at_most_255_bytes() -> None:
     assert frames.shortstr(b"a" * 255) == b"\xff" + b"a" * 255
     with pytest.raises(ValueError, match="256 bytes; AMQP allows 255"):
         frames.shortstr(b"a" * 256)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        1.5,
-        2**63,
-        object(),
-        (1, 2),
-        Decimal("NaN"),
-        datetime(1969, 12, 31, tzinfo=UTC),
-        "\ud800",
-        {"k" * 256: 1},
-    ],
-)
-def test_a_value_that_tables_cannot_carry_is_a_value_error(value: Any) -> None:
-    with pytest.raises(ValueError):
-        frames.encode_table({"name": value})
-
-
-@pytest.mark.parametrize("value", [{1: "a"}, {None: "a"}, Decimal("sNaN")])
-def test_a_nested_key_that_is_no_text_and_a_signalling_nan_are_value_errors(value: Any) -> None:
-    with pytest.raises(ValueError):
-        frames.encode_table({"name": value})
-
-
-def test_a_table_that_contains_itself_is_a_value_error() -> None:
-    table: dict[str, Any] = {}
-    table["self"] = table
-    with pytest.raises(ValueError, match="cannot be encoded"):
-        frames.encode_table(table)
-
-
-def test_an_empty_table_is_no_bytes() -> None:
-    assert frames.encode_table({}) == b""
-    assert frames.decode_table(b"") == {}
-
-
-def test_a_table_leaves_out_keys_that_are_not_text() -> None:
-    assert frames.decode_table(b"\x01\xfft\x01\x01at\x01") == {"a": True}
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        b"\x05ab",  # a key that is cut off
-        b"\x01a",  # a key without a value
-        b"\x01a?",  # an unknown type
-        b"\x01aI\x00",  # half an integer
-        b"\x01aS\x00\x00\x00\x09abc",  # a string that runs over the end
-        b"\x01aT\xff\xff\xff\xff\xff\xff\xff\xff",  # a moment after the year 9999
-        b"\x01ad\x7f\xf0\x00\x00\x00\x00\x00\x00",  # infinity
-    ],
-)
-def test_a_damaged_table_is_a_frame_error(table: bytes) -> None:
-    with pytest.raises(FrameError, match="headers are not a valid AMQP table"):
-        frames.decode_table(table)
-
-
-def test_tables_nested_without_end_are_a_frame_error() -> None:
-    depth = 50_000  # far beyond any recursion limit that test tools may set
-    bomb = b"".join(b"\x01aF" + (7 * left).to_bytes(4, "big") for left in reversed(range(depth)))
-    with pytest.raises(FrameError):
-        frames.decode_table(bomb)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x00", b"\x10\x00", b"\x20\x00\x00", b"\x00\x40\x00"])
