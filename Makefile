@@ -43,7 +43,7 @@ test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, 
 fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fuzz ARGS=600
 	@$(PY) -m tests.fuzz $(ARGS)
 
-differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some ten minutes
+differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some minutes
 	@$(PY) -m pytest tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
