@@ -56,7 +56,6 @@ class Side:
         self._connections: list[Connection] = []
         self._read: dict[Connection, int] = {}  # how much of what it has seen is agreed upon
         self.histories: dict[Where, _History] = {}
-        self._queues: set[str] = set()  # those that may be there
 
     def channel(self, where: Where) -> Channel:
         """The channel, opened if necessary."""
@@ -130,8 +129,6 @@ class Side:
             history.tags[seen.tag] = seen
         elif seen.name in ("Basic.Ack", "Basic.Nack"):
             history.confirms.append(seen)
-        elif seen.name == "Queue.DeclareOk":
-            self._queues.add(seen.fields["queue"])
 
     def _look_at_queues(self) -> dict[str, object]:
         return {queue: self._look_at(queue) for queue in sorted(self.peer.queues)}
