@@ -1,6 +1,6 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak fuzz test-matrix lint types bench bench-micro venv rabbit interop-js clean
+.PHONY: help demo test faults soak fuzz test-matrix differential lint types bench bench-micro venv rabbit interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -23,7 +23,7 @@ define need
 endef
 
 help:  ## what there is to type
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-11s %s\n' "$$v" "$$t"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-12s %s\n' "$$v" "$$t"; done
 
 demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
 	@$(PY) -m warren demo $(ARGS)
@@ -42,6 +42,9 @@ test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, 
 
 fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fuzz ARGS=600
 	@$(PY) -m tests.fuzz $(ARGS)
+
+differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some minutes
+	@$(PY) -m pytest tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)

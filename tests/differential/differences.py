@@ -86,6 +86,18 @@ DIFFERENCES: tuple[Difference, ...] = (
         "RabbitMQ goes on waiting for the rest, of which there is less than nothing.",
     ),
     Difference(
+        "A content header that does not add up is answered with 502.",
+        "RabbitMQ closes the connection with 541 and an empty text.",
+    ),
+    Difference(
+        "A message that is too large is refused when its header comes.",
+        "RabbitMQ takes all of it first; the code and the text are the same.",
+    ),
+    Difference(
+        "After bytes that are no frame the broker sends Connection.Close and reads no more, not even the answer to it.",
+        "What follows such bytes cannot be read with certainty; RabbitMQ waits for the answer.",
+    ),
+    Difference(
         "A direct reply that is published with mandatory does not come back.",
         "RabbitMQ returns it although it has arrived, up to 4.1; from 4.2 on it does not.",
     ),

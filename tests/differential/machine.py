@@ -41,6 +41,12 @@ class _History:
     confirms: list[Seen] = field(default_factory=list)
 
 
+def _confirms(history: _History, seen: list[Seen]) -> tuple[set[int], set[int]]:
+    """All confirms of a channel, of its last incarnation."""
+    opened = [index for index, one in enumerate(seen) if one.name == "Channel.OpenOk"]
+    return confirms(iter(seen[opened[-1] :] if opened else [*history.confirms, *seen]))
+
+
 class Side:
     """One of the two brokers."""
 
@@ -50,7 +56,6 @@ class Side:
         self._connections: list[Connection] = []
         self._read: dict[Connection, int] = {}  # how much of what it has seen is agreed upon
         self.histories: dict[Where, _History] = {}
-        self._queues: set[str] = set()  # those that may be there
 
     def channel(self, where: Where) -> Channel:
         """The channel, opened if necessary."""
@@ -90,6 +95,7 @@ class Side:
     def _summary(self, where: Where, seen: list[Seen]) -> dict[str, object]:
         """What a channel was told; only orders that are fixed are kept."""
         history = self.histories.setdefault(where, _History())
+        closed = any(one.name == "Channel.Close" for one in seen)
         deliveries: dict[str, list[object]] = {}
         for one in seen:
             if one.name == "Basic.Deliver":
@@ -99,7 +105,8 @@ class Side:
             "answers": [self._plain(one) for one in seen if one.name not in told],
             "deliveries": deliveries,
             "returns": [self._plain(one) for one in seen if one.name == "Basic.Return"],
-            "confirms": confirms(iter([*history.confirms, *seen])),
+            # what is confirmed before an error in the same packet may be told or not
+            "confirms": None if closed else _confirms(history, seen),
         }
 
     def _plain(self, seen: Seen) -> object:
@@ -122,8 +129,6 @@ class Side:
             history.tags[seen.tag] = seen
         elif seen.name in ("Basic.Ack", "Basic.Nack"):
             history.confirms.append(seen)
-        elif seen.name == "Queue.DeclareOk":
-            self._queues.add(seen.fields["queue"])
 
     def _look_at_queues(self) -> dict[str, object]:
         return {queue: self._look_at(queue) for queue in sorted(self.peer.queues)}

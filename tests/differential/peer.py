@@ -10,7 +10,7 @@ from typing import Any
 
 from pika import spec
 
-from tests.differential.wire import PATIENCE, Login, Seen, Wire
+from tests.differential.wire import PATIENCE, Login, Seen, Wire, content_frames, method_frame
 
 #: The answer that is awaited is called <method>Ok, but for this one.
 _ANSWERS = {"Basic.Get": ("Basic.GetOk", "Basic.GetEmpty")}
@@ -19,6 +19,7 @@ _ENDS = ("Channel.Close", "Connection.Close", "End")
 _DELIVERIES, _RETURNS, _CONFIRMS = "Basic.Deliver", "Basic.Return", ("Basic.Ack", "Basic.Nack")
 
 Record = dict[str, Any]
+Message = tuple[str, str, str, bool, dict[str, Any]]  # exchange, routing key, body, mandatory, properties
 
 
 class Peer:
@@ -282,6 +283,16 @@ class Channel:
         method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
         data = body.encode() if isinstance(body, str) else body
         self.connection.wire.publish(self.number, method, spec.BasicProperties(**properties), data)
+
+    def publish_many(self, messages: list[Message]) -> None:
+        """Several Basic.Publish in one packet."""
+        wire = self.connection.wire
+        frames = []
+        for exchange, key, body, mandatory, properties in messages:
+            method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
+            content = content_frames(self.number, spec.BasicProperties(**properties), body.encode(), wire.frame_max)
+            frames += [method_frame(self.number, method), content]
+        wire.send_bytes(b"".join(frames))
 
     def confirms(self) -> Seen:
         """Confirm.Select."""

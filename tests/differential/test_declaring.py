@@ -298,9 +298,9 @@ def test_an_auto_delete_queue_that_nobody_consumed_stays(peer: Peer) -> None:
 
 
 @on_both
-def test_an_idle_queue_expires(peer: Peer) -> None:
+def test_a_queue_that_may_expire_is_there_meanwhile(peer: Peer) -> None:
     channel = peer.channel()
-    channel.queue("q", {"x-expires": 300})
+    channel.queue("q", {"x-expires": 5000})
     channel.consume("q", "c")
     channel.cancel("c")
     peer.channel().queue("q", passive=True)

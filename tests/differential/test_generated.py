@@ -93,6 +93,10 @@ _binding_key = _some("a", "a.*", "#", "a.b")
 _arguments = st.sampled_from(_BINDING_ARGUMENTS)
 _options = st.sampled_from(_EXCHANGE_OPTIONS)
 _seldom = _some(False, False, False, True)
+_burst_properties = st.sampled_from(({}, {}, {}, {}, {}, {"expiration": "soon"}, {"priority": 1}, {"expiration": "0"}))
+
+
+_burst = st.lists(st.tuples(st.booleans(), _burst_properties), min_size=2, max_size=6)
 
 
 class Machine(RuleBasedStateMachine):
@@ -193,6 +197,21 @@ class Machine(RuleBasedStateMachine):
     @rule(where=_where, name=_exchange, key=_key, properties=st.sampled_from(_PROPERTIES), mandatory=st.booleans())
     def publish_by(self, where: Where, name: str, key: str, properties: dict[str, Any], mandatory: bool) -> None:
         self._publish(where, name, key, properties, mandatory)
+
+    @rule(
+        where=_where, queue=_queue, many=st.lists(st.tuples(st.booleans(), _burst_properties), min_size=2, max_size=6)
+    )
+    def publish_many(self, where: Where, queue: str, many: list[tuple[bool, dict[str, Any]]]) -> None:
+        """Without waiting in between, in one packet.
+
+        To one queue: dead letters go from queue to queue in their own time, so that their place among messages that
+        are published meanwhile is free.
+        """
+        messages = []
+        for mandatory, properties in many:
+            self._bodies += 1
+            messages.append(("", queue, f"m{self._bodies}", mandatory, properties))
+        self.twins.perform(where, lambda channel: channel.publish_many(messages))
 
     @rule(where=_where)
     def confirm(self, where: Where) -> None:
@@ -300,7 +319,7 @@ def test_generated_sequences_of_operations(brokers: Brokers) -> None:
     Machine.brokers = brokers
     Twins.patience = PATIENCE
     phases = [Phase.generate, Phase.shrink]
-    some = settings(max_examples=40, stateful_step_count=30, derandomize=True, phases=phases)
-    many = settings(max_examples=3000, stateful_step_count=50, phases=phases)
+    some = settings(max_examples=150, stateful_step_count=40, derandomize=True, phases=phases)
+    many = settings(max_examples=1500, stateful_step_count=50, phases=phases)
     run_state_machine_as_test(Machine, settings=many if _THOROUGH else some)
     assert not brokers.embedded.status().queues

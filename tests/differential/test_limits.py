@@ -10,6 +10,15 @@ def _bodies(channel: Channel, queue: str) -> list[str]:
     return [seen.text for seen in channel.take(queue)]
 
 
+def _let_time_pass(peer: Peer) -> None:
+    """A tenth of a second by the broker's own clock."""
+    channel = peer.channel()
+    channel.queue("timer", {"x-message-ttl": 100, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "rang"})
+    channel.queue("rang")
+    channel.publish("timer", "tick")
+    peer.wait_for("rang", 1)
+
+
 @on_both
 def test_a_message_expires_only_at_the_head(peer: Peer) -> None:
     channel = peer.channel()
@@ -17,9 +26,7 @@ def test_a_message_expires_only_at_the_head(peer: Peer) -> None:
     channel.publish("q", "stays")
     channel.publish("q", "gone", expiration="20")
     channel.publish("q", "stays too")
-    peer.channel().queue("timer", {"x-message-ttl": 100})
-    channel.publish("timer", "tick")
-    peer.wait_for("timer", 0)
+    _let_time_pass(peer)
     peer.note(peer.count("q"))
     peer.note(_bodies(channel, "q"))
 
@@ -51,17 +58,19 @@ def test_an_expiration_of_zero_and_a_consumer_without_credit(peer: Peer) -> None
 
 
 @on_both
-def test_an_unacknowledged_message_does_not_expire(peer: Peer) -> None:
+def test_an_unacknowledged_message_expires_when_it_goes_back(peer: Peer) -> None:
     channel = peer.channel()
-    channel.queue("q", {"x-message-ttl": 30})
-    channel.queue("timer", {"x-message-ttl": 100})
+    channel.queue("dead")
+    channel.queue("q", {"x-message-ttl": 30, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+    channel.consume("q", "c")
     channel.publish("q", "hello")
-    held = channel.get("q")
-    channel.publish("timer", "tick")
-    peer.wait_for("timer", 0)
+    held = channel.delivery()
+    channel.cancel("c")
+    _let_time_pass(peer)
+    peer.note(peer.count("dead"))
     channel.nack(held.tag)
-    channel.sync()
-    peer.wait_for("q", 0)
+    peer.wait_for("dead", 1)
+    channel.get("dead")
 
 
 @on_both
@@ -100,6 +109,25 @@ def test_unacknowledged_messages_take_no_room(peer: Peer) -> None:
     channel.sync()
     peer.wait_for("q", 2)
     peer.note(_bodies(channel, "q"))
+
+
+@on_both
+def test_what_goes_back_needs_room(peer: Peer) -> None:
+    channel = peer.channel()
+    channel.confirms()
+    channel.queue("q", {"x-max-length": 2})
+    channel.queue("r", {"x-max-length": 2, "x-overflow": "reject-publish"})
+    for queue in "qr":
+        channel.publish(queue, "a")
+        held = channel.get(queue)
+        for body in "bc":
+            channel.publish(queue, body)
+        channel.nack(held.tag)
+    channel.confirmed(6)
+    channel.sync()
+    peer.wait_for("q", 2)
+    peer.wait_for("r", 3)
+    peer.note(_bodies(channel, "q"), _bodies(channel, "r"))
 
 
 @on_both
@@ -186,12 +214,10 @@ def test_the_lowest_priority_makes_room(peer: Peer) -> None:
 def test_expiry_by_priority(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q", {"x-max-priority": 3})
-    channel.queue("timer", {"x-message-ttl": 100})
     channel.publish("q", "high, gone", priority=3, expiration="20")
     channel.publish("q", "low, stays", priority=0)
     channel.publish("q", "low, behind it", priority=0, expiration="20")
-    channel.publish("timer", "tick")
-    peer.wait_for("timer", 0)
+    _let_time_pass(peer)
     peer.note(_bodies(channel, "q"))
 
 
