@@ -192,7 +192,9 @@ async def test_a_handler_that_outlasts_the_consumer_timeout(
         release.set()
         await works_again(client, f"{service_name}.echo")
     if tuple(map(int, version().split(".")[:2])) >= (4, 3):  # has no such limit on classic queues
-        assert (got.evidence, len(runs)) == (("CLIENT_TIMER", Execution.UNKNOWN), 1)
+        # Whose timer ends it first, the client's or the server's, is chance.
+        assert got.evidence in (("CLIENT_TIMER", Execution.UNKNOWN), ("HANDLER", Execution.EXECUTED))
+        assert len(runs) == 1
         return
     assert got.evidence == ("WORKER_LOST" if delivery == "report" else "POISON", Execution.UNKNOWN)
     assert len(runs) == (1 if delivery == "report" else 2)
