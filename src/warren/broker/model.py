@@ -245,7 +245,7 @@ class VirtualHost:
         """Remove a queue; returns how many messages waited, and the queue for `end_consumers`.
 
         Raises:
-            AmqpError: 405, or 406 if it is used or not empty and must not be; 540 for such conditions on a quorum queue.
+            AmqpError: 405; 406 if it is used or not empty and must not be; 540 for such conditions on a quorum queue.
         """
         if name not in self.queues:
             return 0, None
