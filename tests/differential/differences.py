@@ -120,6 +120,10 @@ DIFFERENCES: tuple[Difference, ...] = (
         "RabbitMQ 3.10 puts it at the end; later versions do as classic queues do.",
     ),
     Difference(
+        "An exclusive consumer is alone on a quorum queue, too.",
+        "RabbitMQ 3.10 lets others in, although it promised not to.",
+    ),
+    Difference(
         "A message with an expiration that overtakes others by its priority expires in time.",
         "RabbitMQ looks at a new message's time only if it is the only one in the queue, or the first was dropped;"
         " classic queues deliver it long after its time.",

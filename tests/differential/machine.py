@@ -135,15 +135,14 @@ class Side:
 
     def _look_at(self, queue: str) -> object:
         """Its messages and consumers, or the code of the error."""
-        code = 404
-        for number in range(len(self._connections)):
-            seen = self.channel(Where(number, _LOOKING)).queue(queue, passive=True)
-            code = seen.code
-            if not code:
-                return seen.fields["message_count"], seen.fields["consumer_count"]
-            if code != 405:  # else it may be the other connection's
-                break
-        return code
+        for number, connection in enumerate(self._connections):
+            if connection.open:  # one that has been closed stays as it is until that is agreed upon
+                seen = self.channel(Where(number, _LOOKING)).queue(queue, passive=True)
+                if not seen.code:
+                    return seen.fields["message_count"], seen.fields["consumer_count"]
+                if seen.code != 405:  # else it may be the other connection's
+                    return seen.code
+        return self.peer.count(queue)
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 

@@ -168,3 +168,14 @@ def test_consumers_of_a_deleted_quorum_queue_are_told(peer: Peer) -> None:
     channel.consume("q", "c")
     other.delete("q")
     channel.cancelled()
+
+
+@pytest.mark.parametrize("options", [{"if_unused": True}, {"if_empty": True}, {"if_unused": True, "if_empty": True}])
+def test_a_quorum_queue_is_deleted_without_conditions(brokers: Brokers, options: dict[str, bool]) -> None:
+    def script(peer: Peer) -> None:
+        channel = _queue(peer)
+        channel.delete("nowhere", **options)
+        channel.delete("q", **options)
+        channel.connection.end()
+
+    brokers.compare(script)

@@ -245,12 +245,16 @@ class VirtualHost:
         """Remove a queue; returns how many messages waited, and the queue for `end_consumers`.
 
         Raises:
-            AmqpError: 405, or 406 if it is used or not empty and must not be.
+            AmqpError: 405; 406 if it is used or not empty and must not be; 540 for such conditions on a quorum queue.
         """
         if name not in self.queues:
             return 0, None
         queue = self.queue(name, connection)
         described = f"queue '{name}' in vhost '{self.name}'"
+        if queue.arguments.quorum and (if_unused or if_empty):
+            flag = "if-unused" if if_unused else "if-empty"
+            text = f"queue.delete operations with {flag} flag set are not supported by quorum queues"
+            raise AmqpError(540, f"cannot delete {described}. {text}")
         if if_unused and queue.consumers:
             raise precondition(f"{described} in use")
         if if_empty and queue.waiting.count:
