@@ -105,6 +105,7 @@ class Server:
         self._workers: list[Worker] = []
         self._channels: dict[Worker, HotChannel] = {}
         self._link: Link | None = None
+        self._may_declare = True
         self._stopping: asyncio.Event | None = None
         self._failure: CallError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,9 +197,9 @@ class Server:
     # --- the connection -----------------------------------------------------------------------------------------
 
     async def _set_up(self, link: Link) -> None:
-        await declare_exchanges(link)
+        self._may_declare = await declare_exchanges(link)
         for worker in self._workers:
-            await self._declare(link, worker.service)
+            self._may_declare &= await self._declare(link, worker.service)
         for worker in self._workers:
             if worker.draining:  # it may still have to set something aside
                 await self._open_aside(link, worker)
@@ -211,7 +212,9 @@ class Server:
         self._ready = self._ready or asyncio.Event()
         self._ready.set()
 
-    async def _declare(self, link: Link, service: Served) -> None:
+    async def _declare(self, link: Link, service: Served) -> bool:
+        """Declare what a service needs; False where the broker does not allow it all."""
+        allowed = True
         queue, dead = wire.service_queue(service.name), wire.dead_queue(service.name)
         quorum = service.queue == "quorum"
         arguments = wire.queue_arguments(quorum=quorum, max_length=service.max_length)
@@ -238,6 +241,8 @@ class Server:
                     raise ConnectFailed(_topology_error(service, queue, error), permanent=True) from error
                 # Least privilege: somebody with the permission has done it before.
                 log.info("%s: taking what is there, as not all may be declared: %s", service.name, error.text)
+                allowed = False
+        return allowed
 
     async def _consume(self, link: Link, worker: Worker) -> None:
         queue = wire.service_queue(worker.service.name)
@@ -324,7 +329,7 @@ class Server:
         while True:
             await asyncio.sleep(TOPOLOGY_INTERVAL)
             link = self._link
-            if link is None:
+            if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
                 continue
             try:
                 await declare_exchanges(link)

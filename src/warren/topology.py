@@ -10,8 +10,9 @@ from warren.errors import Code, Execution, Origin, make_error
 from warren.settings import Settings
 
 
-async def declare_exchanges(link: Link) -> None:
-    """Declare Warren's two exchanges; without the permission to, trust that somebody else has."""
+async def declare_exchanges(link: Link) -> bool:
+    """Declare Warren's two exchanges; without the permission to (False), trust that somebody else has."""
+    allowed = True
     for name in (wire.EXCHANGE, wire.BOUNCE_EXCHANGE):
         channel = await link.channel()
         try:
@@ -29,6 +30,8 @@ async def declare_exchanges(link: Link) -> None:
                     ),
                     permanent=True,
                 ) from error
+            allowed = False
+    return allowed
 
 
 async def remove_queues(settings: Settings, service: str) -> None:

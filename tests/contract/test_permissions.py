@@ -1,6 +1,7 @@
 """Client and server with no more rights at the broker than they need: the table in docs/howto.md."""
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -84,13 +85,24 @@ async def test_client_and_server_work_with_the_documented_permissions(
 
 
 async def test_a_server_that_may_declare_nothing_serves_what_is_there(
-    accounts: Accounts, client: AsyncClient, url: str, service_name: str
+    accounts: Accounts,
+    client: AsyncClient,
+    url: str,
+    service_name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("warren.server.TOPOLOGY_INTERVAL", 0.001)
     async with serving(_double(service_name), url=url):
         pass  # somebody with the right has declared it
     server = await accounts.add(f"{service_name}-server", documented("server", service_name))
     async with serving(_double(service_name), url=url, username=server, password="secret"):
-        assert await client.call(f"{service_name}.double", 21) == 42
+        refused = caplog.text.count("taking what is there")
+        for n in range(100):  # time enough for another look
+            assert await client.call(f"{service_name}.double", n) == 2 * n
+    assert refused > 0
+    assert caplog.text.count("taking what is there") == refused, "it asks again for what it may not do"
 
 
 async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(
