@@ -377,6 +377,8 @@ class Caller:
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         """Somebody deleted the reply queue: no reply can come, so begin again with a new one."""
+        if self._closed:  # it was us
+            return
         log.warning("the reply queue was deleted; reconnecting")
         self._renew()
 

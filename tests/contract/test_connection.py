@@ -255,6 +255,19 @@ async def test_a_deleted_reply_queue_is_replaced(broker: BrokerUnderTest, url: s
         assert await _retry(lambda: client.options(timeout=5).call(echo, "y")) == "y"
 
 
+async def test_a_durable_reply_queue_goes_with_its_client_without_a_word(
+    broker: BrokerUnderTest, url: str, echo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reply_queues() -> list[str]:
+        return [name for name in broker.queue_names() if name.startswith("warren.reply.")]
+
+    async with AsyncClient(url, reply="durable") as client:
+        assert await client.call(echo, "x") == "x"
+        assert len(await asyncio.to_thread(reply_queues)) == 1
+    assert await asyncio.to_thread(reply_queues) == []
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_deleted_service_queue_is_declared_and_consumed_again(
     broker: BrokerUnderTest, url: str, echo: str, service_name: str
 ) -> None:
