@@ -17,6 +17,7 @@ import pytest
 from pika import exceptions, spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from tests.support.raw import raw_channel
 from tests.support.sessions import HEADER, method, publish
 from tests.support.tls import make_certificates
 from warren.broker import Broker
@@ -47,17 +48,6 @@ def read_to_end(sock: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
-@contextmanager
-def blocking(url: str) -> Iterator[Any]:
-    """A channel of a blocking connection."""
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    try:
-        yield connection.channel()
-    finally:
-        if connection.is_open:
-            connection.close()
-
-
 # --- life -------------------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +58,7 @@ async def test_it_runs_on_the_running_loop() -> None:
 
 
 def open_and_count(broker: Broker) -> int:
-    with blocking(broker.url):
+    with raw_channel(broker.url):
         return broker.status().connections[0].channels
 
 
@@ -166,7 +156,7 @@ def test_tls(tmp_path: Path) -> None:
 
 def test_users_of_ones_own() -> None:
     with Broker(users={"ann:b": "p/w"}) as broker:
-        with blocking(broker.url) as channel:
+        with raw_channel(broker.url) as channel:
             assert channel.is_open
         with pytest.raises(exceptions.ProbableAuthenticationError):
             pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", broker.port))
@@ -184,7 +174,7 @@ def test_a_client_that_is_still_writing_gets_the_answer_to_its_close(broker: Bro
 
 
 def test_garbage_costs_its_connection_only(broker: Broker) -> None:
-    with blocking(broker.url) as channel, plain_socket(broker) as sock:
+    with raw_channel(broker.url) as channel, plain_socket(broker) as sock:
         sock.sendall(b"\xff" * 1000)
         assert b"FRAME_ERROR" in read_to_end(sock)
         assert channel.queue_declare("q").method.queue == "q"
@@ -194,19 +184,19 @@ def test_a_defect_of_the_brokers_costs_one_connection_only(broker: Broker, monke
     def fail(session: Session, data: bytes) -> None:
         raise ZeroDivisionError("a defect")
 
-    with blocking(broker.url) as channel:
+    with raw_channel(broker.url) as channel:
         with monkeypatch.context() as patch:
             patch.setattr(Session, "receive", fail)
             with pytest.raises(exceptions.ConnectionClosedByBroker, match="INTERNAL_ERROR"):
                 channel.queue_declare("q")
-        with blocking(broker.url) as other:
+        with raw_channel(broker.url) as other:
             assert other.queue_declare("q").method.queue == "q"
 
 
 def test_a_client_that_does_not_read_does_not_fill_the_broker(broker: Broker) -> None:
     """What it does not read stays in its queue, and comes when it reads."""
     size, count = 100_000, 400
-    with plain_socket(broker) as sock, blocking(broker.url) as channel:
+    with plain_socket(broker) as sock, raw_channel(broker.url) as channel:
         sock.sendall(method(1, spec.Queue.Declare(queue="q")) + method(1, spec.Basic.Consume(queue="q", no_ack=True)))
         wait_for_consumer(broker)
         channel.confirm_delivery()
@@ -227,7 +217,7 @@ def wait_for_consumer(broker: Broker) -> None:
 
 
 def test_a_lost_client_gives_back_what_it_held(broker: Broker) -> None:
-    with blocking(broker.url) as channel, plain_socket(broker) as sock:
+    with raw_channel(broker.url) as channel, plain_socket(broker) as sock:
         channel.queue_declare("q")
         channel.basic_publish("", "q", b"m")
         sock.sendall(method(1, spec.Basic.Consume(queue="q")))
@@ -239,14 +229,14 @@ def test_a_lost_client_gives_back_what_it_held(broker: Broker) -> None:
 
 def test_a_message_larger_than_all_buffers(broker: Broker) -> None:
     body = bytes(range(256)) * 40_000
-    with blocking(broker.url) as channel:
+    with raw_channel(broker.url) as channel:
         channel.queue_declare("q")
         channel.basic_publish("", "q", body)
         assert channel.basic_get("q", auto_ack=True)[2] == body
 
 
 def test_time_passes_by_itself(broker: Broker) -> None:
-    with blocking(broker.url) as channel:
+    with raw_channel(broker.url) as channel:
         channel.queue_declare("grave")
         arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "grave", "x-message-ttl": 50}
         channel.queue_declare("q", arguments=arguments)
@@ -255,7 +245,7 @@ def test_time_passes_by_itself(broker: Broker) -> None:
 
 
 def test_the_status_shows_connections_queues_and_consumers(broker: Broker) -> None:
-    with blocking(broker.url) as channel:
+    with raw_channel(broker.url) as channel:
         channel.queue_declare("q", durable=True)
         channel.basic_qos(prefetch_count=1)
         channel.basic_consume("q", lambda *_: None, consumer_tag="c")
