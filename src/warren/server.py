@@ -197,9 +197,7 @@ class Server:
     # --- the connection -----------------------------------------------------------------------------------------
 
     async def _set_up(self, link: Link) -> None:
-        self._may_declare = await declare_exchanges(link)
-        for worker in self._workers:
-            self._may_declare &= await self._declare(link, worker.service)
+        await self._declare_all(link)
         for worker in self._workers:
             if worker.draining:  # it may still have to set something aside
                 await self._open_aside(link, worker)
@@ -211,6 +209,12 @@ class Server:
             log.info("serving %s (%s), %d at a time", worker.service.name, methods, worker.concurrency)
         self._ready = self._ready or asyncio.Event()
         self._ready.set()
+
+    async def _declare_all(self, link: Link) -> None:
+        allowed = await declare_exchanges(link)
+        for worker in self._workers:
+            allowed &= await self._declare(link, worker.service)
+        self._may_declare = allowed
 
     async def _declare(self, link: Link, service: Served) -> bool:
         """Declare what a service needs; False where the broker does not allow it all."""
@@ -332,9 +336,7 @@ class Server:
             if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
                 continue
             try:
-                await declare_exchanges(link)
-                for worker in self._workers:
-                    await self._declare(link, worker.service)
+                await self._declare_all(link)
             except (ChannelClosed, ConnectFailed, LinkLost) as error:
                 log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
 
