@@ -165,7 +165,11 @@ class Faults:
         self._embedded("drop_connections").drop_connections()
 
     def block(self) -> Fault:
-        """Take no more requests or replies, as RabbitMQ does when it is low on memory or disk."""
+        """Take no more requests or replies, as RabbitMQ does when it is low on memory or disk.
+
+        Clients are told, and read it a moment later: a request that crosses this news ends at its deadline as one that
+        may have run (`UNKNOWN`), all later ones as not sent (`NOT_SENT`).
+        """
         broker = self._embedded("block")
         broker.block(at_once=True)
         return self._lasting(broker.unblock)
