@@ -70,14 +70,15 @@ def warren_url(warren_broker: Broker | RabbitMQ) -> str:
 
 @pytest.fixture
 def warren_client(warren_url: str) -> Iterator[Client]:
-    """A blocking client; its calls take 10 s at most unless ``options(timeout=…)`` says otherwise."""
+    """A blocking client, connected; its calls take 10 s at most unless ``options(timeout=…)`` says otherwise."""
     with Client(warren_url, timeout=CALL_TIMEOUT, name="pytest") as client:
+        client.connect()
         yield client
 
 
 @pytest.fixture
 def warren_async_client(request: pytest.FixtureRequest) -> AsyncClient:
-    """An asyncio client on the test's event loop; its calls take 10 s at most, as those of `warren_client`.
+    """An asyncio client on the test's event loop, connected; its calls take 10 s at most, as those of `warren_client`.
 
     Needs pytest-asyncio, or anyio's plugin with the asyncio backend.
     """
@@ -101,12 +102,14 @@ def _runner(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def _warren_client_of_anyio(warren_url: str) -> AsyncIterator[AsyncClient]:
     async with _async_client(warren_url) as client:
+        await client.connect()
         yield client
 
 
 @_fixture_of_asyncio
 async def _warren_client_of_asyncio(warren_url: str) -> AsyncIterator[AsyncClient]:
     async with _async_client(warren_url) as client:
+        await client.connect()
         yield client
 
 
