@@ -23,14 +23,14 @@ REASONS = frozenset(
 class Entry(NamedTuple):
     """How one call or cast ended; `reason` is ``result`` where it did well, ``wrong`` if it got another's.
 
-    `stored` tells whether the broker has the request on disk: casts, and calls of the client with durable replies.
+    `durable` tells where its client's replies come.
     """
 
     key: str
     service: str
     mode: str
     kind: str
-    stored: bool
+    durable: bool
     resend: bool
     begun: float
     seconds: float
@@ -42,41 +42,31 @@ class Entry(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> Entry:
-        key, service, mode, kind, stored, resend, begun, seconds, reason, execution = line.split("\t")
-        flags = stored == "True", resend == "True"
+        key, service, mode, kind, durable, resend, begun, seconds, reason, execution = line.split("\t")
+        flags = durable == "True", resend == "True"
         return cls(key, service, mode, kind, *flags, float(begun), float(seconds), reason, execution)
 
 
-class Blows(NamedTuple):
-    """What was done to the broker that it cannot make good, and when.
+class Deletion(NamedTuple):
+    """A service's queue was deleted, with what was in it; the only fault that may lose what the broker confirmed."""
 
-    Attributes:
-        deletions: of a service's queue: what was in it is gone.
-        kills: a classic queue forgets what it gave out, or was told to be done, in the last moments before (RabbitMQ
-            writes that down with a delay, on 3.10 of up to 0.2 s). A stored request comes once more as if it were new.
-    """
+    service: str
+    at: float
 
-    deletions: list[tuple[str, float]]
-    kills: list[float]
-
-    def may_lose(self, cast: Entry) -> bool:
-        return any(name == cast.service and at - WAIT < cast.begun < at for name, at in self.deletions)
-
-    def may_repeat(self, entry: Entry) -> int:
-        """How many times more than it may an entry may have run."""
-        if not entry.stored or not entry.service.endswith("classic"):
-            return 0
-        return sum(entry.begun < at < entry.begun + entry.seconds + WAIT for at in self.kills)
+    def explains(self, lost: Entry) -> bool:
+        return lost.service == self.service and self.at - WAIT < lost.begun < self.at
 
 
 class Verdict(NamedTuple):
-    """What is wrong with the books, and how often something was excused that a blow explains."""
+    """What is wrong with the books, and how many casts went with a deleted queue."""
 
     wrong: list[str]
-    excused: Counter[str]
+    excused: int
 
 
-def judge(entries: Iterable[Entry], begun: set[str], runs: Counter[str], dead: set[str], blows: Blows) -> Verdict:
+def judge(
+    entries: Iterable[Entry], begun: set[str], runs: Counter[str], dead: set[str], deletions: Iterable[Deletion] = ()
+) -> Verdict:
     """What is wrong with the books; nothing when every call is accounted for exactly once.
 
     Args:
@@ -84,31 +74,22 @@ def judge(entries: Iterable[Entry], begun: set[str], runs: Counter[str], dead: s
         begun: the keys of all calls that were begun.
         runs: how often the handler ran for each key.
         dead: the keys of what was set aside.
-        blows: what the broker cannot answer for.
+        deletions: of the services' queues.
     """
-    entries = list(entries)
+    entries, deletions = list(entries), list(deletions)
     ended = Counter(entry.key for entry in entries)
     wrong = [f"{key}: ended {ended[key]} times" for key in begun | ended.keys() if ended[key] != 1]
     wrong += [f"{key}: ran, but nobody called it" for key in runs if key not in begun]
-    excused: Counter[str] = Counter()
     for entry in entries:
-        ran = runs[entry.key]
-        wrong += [f"{entry}: {what}, ran {ran} times" for what in _false_in(entry, ran)]
-        if _lost(entry, ran, dead):
-            if blows.may_lose(entry):
-                excused["a cast went with a deleted queue"] += 1
-            else:
-                wrong.append(f"{entry}: a confirmed cast is lost")
-        if entry.mode != "at-least-once" and ran > 1:
-            if ran <= 1 + blows.may_repeat(entry):
-                excused["a killed broker gave out a stored request once more"] += 1
-            else:
-                wrong.append(f"{entry}: ran more than once, {ran} times")
-    return Verdict(wrong, excused)
+        wrong += [f"{entry}: {what}, ran {runs[entry.key]} times" for what in _false_in(entry, runs[entry.key])]
+    lost = [entry for entry in entries if _is_lost(entry, runs[entry.key], dead)]
+    unexplained = [entry for entry in lost if not any(deletion.explains(entry) for deletion in deletions)]
+    wrong += [f"{entry}: a confirmed cast is lost" for entry in unexplained]
+    return Verdict(wrong, len(lost) - len(unexplained))
 
 
 def _false_in(entry: Entry, ran: int) -> Iterator[str]:
-    """What no fault excuses."""
+    """What no fault excuses, a killed broker included."""
     if entry.reason == "result":
         if entry.kind == "call" and not ran:
             yield "a result, but no handler ran"
@@ -118,11 +99,13 @@ def _false_in(entry: Entry, ran: int) -> Iterator[str]:
         yield "evidence that it did not run"
     if entry.execution == "EXECUTED" and not ran:
         yield "evidence that it ran"
+    if entry.mode != "at-least-once" and ran > 1:
+        yield "ran more than once"
     if entry.seconds > TIMEOUT + LATE:
         yield "outlived its deadline"
 
 
-def _lost(entry: Entry, ran: int, dead: set[str]) -> bool:
+def _is_lost(entry: Entry, ran: int, dead: set[str]) -> bool:
     """Whether a cast that the broker had confirmed is nowhere; at-most-once ones may go with their worker."""
     confirmed = entry.kind == "cast" and entry.reason == "result"
     return confirmed and not ran and entry.key not in dead and entry.mode != "at-most-once"

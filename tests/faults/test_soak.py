@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rabbit import Node
-from tests.faults.books import TIMEOUT, WAIT, Blows, Entry, Verdict, judge
+from tests.faults.books import TIMEOUT, WAIT, Deletion, Entry, Verdict, judge
 from tests.faults.soak import CARDS, KILL, RESTART, Soak, growth, schedule
 
 SECONDS = 60.0
@@ -42,7 +42,7 @@ def test_each_fault_has_its_turn_in_a_pack_of_cards_and_the_broker_is_killed_ear
 
 
 GOOD = Entry("1", "s-classic", "report", "call", False, False, 100.0, 0.1, "result", "")
-STORED = GOOD._replace(kind="cast", stored=True)
+CAST = GOOD._replace(kind="cast")
 
 
 def verdict(
@@ -50,10 +50,9 @@ def verdict(
     runs: int,
     begun: tuple[str, ...] = ("1",),
     dead: tuple[str, ...] = (),
-    deletions: tuple[tuple[str, float], ...] = (),
-    kills: tuple[float, ...] = (),
+    deletions: tuple[Deletion, ...] = (),
 ) -> Verdict:
-    return judge(entries, set(begun), Counter({"1": runs}), set(dead), Blows(list(deletions), list(kills)))
+    return judge(entries, set(begun), Counter({"1": runs}), set(dead), deletions)
 
 
 def books(*entries: Entry, runs: int, begun: tuple[str, ...] = ("1",), dead: tuple[str, ...] = ()) -> list[str]:
@@ -95,51 +94,23 @@ def test_the_books_show_calls_that_never_ended_or_ended_twice_or_were_nobodys() 
 
 
 def test_a_cast_may_be_set_aside() -> None:
-    cast = STORED._replace(mode="at-least-once")
-    assert books(cast, runs=0, dead=("1",)) == []
-    assert books(cast, runs=0, dead=("2",)) != []
+    assert books(CAST, runs=0, dead=("1",)) == []
+    assert books(CAST, runs=0, dead=("2",)) != []
 
 
 @pytest.mark.parametrize(
-    ("service", "at", "excused"),
+    ("deletion", "excused"),
     [
-        ("s-classic", 101.0, 1),
-        ("s-classic", 99.0, 0),  # it came later
-        ("s-classic", 101.0 + WAIT, 0),  # by then it had run
-        ("s-quorum", 101.0, 0),
+        (Deletion("s-classic", 101.0), 1),
+        (Deletion("s-classic", 99.0), 0),  # it came later
+        (Deletion("s-classic", 101.0 + WAIT), 0),  # by then it had run
+        (Deletion("s-quorum", 101.0), 0),
     ],
 )
-def test_a_cast_may_be_lost_with_the_queue_that_it_waited_in(service: str, at: float, excused: int) -> None:
-    got = verdict(STORED, runs=0, deletions=((service, at),))
-    assert got.excused.total() == excused
+def test_a_cast_may_be_lost_with_the_queue_that_it_waited_in(deletion: Deletion, excused: int) -> None:
+    got = verdict(CAST, runs=0, deletions=(deletion,))
+    assert got.excused == excused
     assert len(got.wrong) == 1 - excused
-
-
-@pytest.mark.parametrize(
-    ("change", "runs", "kills", "excused"),
-    [
-        ({}, 2, (101.0,), 1),
-        ({"kind": "call"}, 2, (100.05,), 1),
-        ({"mode": "at-most-once"}, 2, (101.0,), 1),
-        ({}, 3, (101.0, 102.0), 1),
-        ({}, 3, (101.0,), 0),
-        ({}, 2, (), 0),
-        ({}, 2, (99.0,), 0),
-        ({}, 2, (101.0 + WAIT,), 0),
-        ({"service": "s-quorum"}, 2, (101.0,), 0),
-        ({"stored": False}, 2, (101.0,), 0),
-    ],
-)
-def test_a_stored_request_of_a_classic_queue_may_run_once_more_for_each_kill_of_its_broker(
-    change: dict[str, Any], runs: int, kills: tuple[float, ...], excused: int
-) -> None:
-    got = verdict(STORED._replace(**change), runs=runs, kills=kills)
-    assert got.excused.total() == excused
-    assert len(got.wrong) == 1 - excused
-
-
-def test_a_killed_broker_excuses_no_lost_cast() -> None:
-    assert verdict(STORED, runs=0, kills=(101.0,)).wrong != []
 
 
 def test_growth_compares_the_last_third_with_the_first() -> None:
