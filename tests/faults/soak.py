@@ -298,9 +298,7 @@ class Faults:
         self.node.eval('[rabbit_networking:close_connection(P, "soak") || P <- rabbit_networking:connections()], ok')
 
     async def _kill_broker(self) -> None:
-        # RabbitMQ notes a new quorum queue in a table that it writes half a second later. Killed before, it does not
-        # know the queue's log again and never elects a leader: the queue is of no more use (3.10.8).
-        self.node.eval("[dets:sync(Table) || Table <- dets:all()], ok")
+        self.node.register_queues()
         await asyncio.to_thread(self.node.kill)
         await asyncio.sleep(self.rng.uniform(0, 2.0))
         await asyncio.to_thread(self.node.start)
