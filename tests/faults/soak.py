@@ -461,13 +461,10 @@ class Soak:
         calm.append(partial(_call_in_thread, blocking.options(timeout=30)))
         for (soon, late), service in itertools.product(zip(hasty, calm, strict=True), workers.services):
             async with asyncio.timeout(60):
-                while True:
-                    with suppress(CallError):
-                        await soon(f"{service}.ping")
-                        break
+                while await _who_answers(soon, service) != workers.pids(service):
                     await asyncio.sleep(0.1)
-                while await _who_answers(late, service) != workers.pids(service):
-                    await asyncio.sleep(0.1)
+            if (answers := await _who_answers(late, service)) != workers.pids(service):
+                self._wrong.append(f"{service} was whole, and then answered {answers}")
 
     def _check_codes(self, workers: Workers) -> None:
         if any(workers.exit_codes):
@@ -504,9 +501,9 @@ async def _call_in_thread(client: Client, method: str) -> Any:
     return await asyncio.to_thread(lambda: client.call(method))
 
 
-async def _who_answers(ask: Ask, service: str) -> set[int]:
-    """The workers that answer fifty calls at a time."""
-    return set(await asyncio.gather(*(ask(f"{service}.ping") for _ in range(50))))
+async def _who_answers(ask: Ask, service: str) -> set[object]:
+    """The workers that answer fifty calls at a time, and what else these end in."""
+    return set(await asyncio.gather(*(ask(f"{service}.ping") for _ in range(50)), return_exceptions=True))
 
 
 def _keys(raw: Any, queue: str) -> Iterator[str]:
