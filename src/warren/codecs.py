@@ -77,8 +77,9 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
             return decode(body)
         except msgspec.ValidationError as error:
             raise ValidationError(str(error)) from error
-        # RecursionError: a bomb of nesting. UnicodeDecodeError is a ValueError.
-        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        # RecursionError: a bomb of nesting. TypeError: a map as the key of a map, before msgspec 0.22.
+        # UnicodeDecodeError is a ValueError.
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise CodecError(_reason(error)) from error
 
     return guarded
