@@ -112,7 +112,7 @@ def test_a_service_that_nobody_serves_exits_3(call: Call) -> None:
 
 
 def test_a_deadline_that_passes_exits_4(call: Call, tmp_path: Path) -> None:
-    done = call("hold", str(tmp_path / "held"), "--timeout", "1")
+    done = call("hold", str(tmp_path / "held"), "--timeout", "2")
     (tmp_path / "held.go").touch()
     assert done.exit_code == 4
     assert "DEADLINE_EXCEEDED" in done.stderr
