@@ -7,6 +7,7 @@ Pika.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pika import frame as pika_frame
@@ -133,6 +134,15 @@ def encode_delivery(channel: int, prefix: bytes, tag: int, redelivered: bool, ro
     """The Basic.Deliver frame."""
     size = len(prefix) + 9 + len(route)
     return b"".join((_head.pack(1, channel, size), prefix, _tag_and_flag.pack(tag, redelivered), route, b"\xce"))
+
+
+def split_frames(data: bytes) -> Iterator[bytes]:
+    """Whole frames, each as its bytes."""
+    position = 0
+    while position < len(data):
+        size = _head.unpack_from(data, position)[2]
+        yield data[position : position + size + OVERHEAD]
+        position += size + OVERHEAD
 
 
 class FrameReader:

@@ -99,7 +99,7 @@ class _Connection(asyncio.Protocol):
         if data:
             transport.write(data)
         if session.ended:
-            self._finish(transport)
+            self._finish(transport, reset=session.resets)
         elif was_full and session.has_room():
             session.relieve()
         self.hold_back()
@@ -115,9 +115,12 @@ class _Connection(asyncio.Protocol):
         else:
             transport.resume_reading()
 
-    def _finish(self, transport: asyncio.Transport) -> None:
+    def _finish(self, transport: asyncio.Transport, *, reset: bool) -> None:
         """Half-close and go on reading: closing with unread input would reset a client that is still writing."""
         self._closing = True
+        if reset:
+            self.abort()
+            return
         if self._paused:
             transport.resume_reading()
         if transport.can_write_eof():
