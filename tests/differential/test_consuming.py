@@ -367,3 +367,22 @@ def test_a_channel_can_have_many_queues_and_consumers(peer: Peer) -> None:
     channel.ack(0, multiple=True)
     channel.sync()
     peer.note([peer.count(name) for name in names])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_a_limit_for_each_consumer_ends_the_shared_one(brokers: Brokers, count: int) -> None:
+    def script(peer: Peer) -> None:
+        channel = peer.channel()
+        channel.queue("q")
+        channel.qos(1, shared=True)
+        channel.consume("q", "c")
+        for body in "abcdef":
+            channel.publish("q", body)
+        channel.sync()
+        peer.wait_for("q", 5)
+        channel.qos(count)
+        peer.wait_for("q", 0)
+        channel.consume("q", "d")
+        channel.sync()
+
+    brokers.compare(script)

@@ -218,6 +218,11 @@ class Channel:
             AmqpError: 404, 405.
         """
         queue = self.queue(queue_name)
+        if queue.arguments.quorum and queue.arguments.single_active:
+            text = "basic.get operations are not supported by quorum queues with single active consumer"
+            raise AmqpError(
+                405, f"cannot obtain access to locked queue '{queue.name}' in vhost '{self.host.name}'. {text}"
+            )
         entry = queue.get()
         if entry is None:
             return None
@@ -314,11 +319,10 @@ class Channel:
         self._finish(held, None)
 
     def limit(self, prefetch: int, *, shared: bool) -> None:
-        """Basic.Qos: for consumers to come, or for all of the channel together."""
-        if shared:
-            self.shared_prefetch = prefetch
-        else:
+        """Basic.Qos: for consumers to come, or for all of the channel together; the former ends the latter."""
+        if not shared:
             self.prefetch = prefetch
+        self.shared_prefetch = prefetch if shared else 0
 
     # --- modes --------------------------------------------------------------------------------------------------------
 

@@ -257,6 +257,8 @@ class Queue:
                 self._around.bury(entry, "delivery_limit")
             else:
                 self.waiting.put_back(entry)
+        if self.arguments.quorum:  # their consumers come first
+            self.dispatch()
         if self._limited and self.arguments.overflow == "drop-head":
             self._drop_overflow()
         self.dispatch()

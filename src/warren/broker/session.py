@@ -98,7 +98,9 @@ class Session:
     @property
     def stalled(self) -> bool:
         """Do not read on for now."""
-        return self.blocked or self.frozen or self._congested or not self.has_room()
+        if self.blocked or self.frozen or self._congested:
+            return True
+        return self._pending >= self.state.settings.buffer_limit
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -216,8 +218,10 @@ class Session:
                 self.state.mark(self)
 
     def has_room(self) -> bool:
-        """Whether the client reads what it is sent."""
-        return not self._congested and not self.frozen and self._pending < self.state.settings.buffer_limit
+        """Whether the client reads what it is sent; one that is going away does not, or what it lets go comes back."""
+        if self.phase is not Phase.RUNNING or self._congested or self.frozen:
+            return False
+        return self._pending < self.state.settings.buffer_limit
 
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Confirms leave when the input at hand is used up: many in one."""
@@ -407,6 +411,7 @@ class Session:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _close(self, method: Method) -> None:
+        self.phase = Phase.CLOSING
         self._end_channels()
         self._send(0, spec.Connection.CloseOk())
         self.end("")
@@ -438,9 +443,9 @@ class Session:
         if self.phase in (Phase.CLOSING, Phase.ENDED):
             self.end(self.ended_by)
             return
+        self.phase = Phase.CLOSING
         self._end_channels()
         self.ended_by = error.text
-        self.phase = Phase.CLOSING
         self._send(0, spec.Connection.Close(error.code, _short(error.text), class_id, method_id))
         self.state.timers.at(self.state.timers.now + _PATIENCE, self._end_if_closing)
 

@@ -65,9 +65,9 @@ def test_an_ack_makes_room(peer: Peer) -> None:
 
 
 def test_a_shared_prefetch_limits_all_consumers_of_a_channel(peer: Peer) -> None:
-    peer.call(spec.Basic.Qos(prefetch_count=2, global_qos=True))
     consume(peer, "a")
     consume(peer, "b")
+    peer.call(spec.Basic.Qos(prefetch_count=2, global_qos=True))
     send(peer, 5)
     assert len(deliveries(peer)) == 2
     peer.send(method(1, spec.Basic.Ack(1)))
