@@ -82,7 +82,7 @@ def _shares(broker: Broker, address: str, queues: Iterable[Queue]) -> bool:
 
 def _fits(queue: Queue, entries: list[Entry], *, front: bool) -> bool:
     """Whether messages that are put back, in this order, stand in order then."""
-    ready = list(queue.waiting._levels[0])
+    ready = list(queue.waiting)
     if ready and (not front or any(entry.redelivered for entry in ready)):
         return False
     return all(one.order < other.order for one, other in pairwise([*entries, *ready]))

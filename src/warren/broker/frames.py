@@ -27,7 +27,7 @@ _DELIVER = struct.pack(">HH", 60, 60)
 
 _head = struct.Struct(">BHI")
 _tag_and_flag = struct.Struct(">QB")
-_REMEMBERED = 1000
+_REMEMBERED = 4000
 
 Method = Any  # one of pika.spec's classes; Pika has no types
 
@@ -173,7 +173,8 @@ class FrameReader:
         """Exactly so many bytes, or None as long as there are fewer."""
         stop = self._position + count
         if stop > len(self._data):
-            self._wanted = count
+            if not self._rest:
+                self._wanted = count
             return None
         taken = self._data[self._position : stop]
         self._position = stop
@@ -187,7 +188,8 @@ class FrameReader:
         """
         data, position = self._data, self._position
         if len(data) - position < OVERHEAD:
-            self._wanted = OVERHEAD
+            if not self._rest:  # else it is known how much is missing, and there is nothing to look at before
+                self._wanted = OVERHEAD
             return None
         kind, channel, size = _head.unpack_from(data, position)
         stop = position + size + OVERHEAD

@@ -21,7 +21,6 @@ from warren.broker.frames import (
     PUBLISH,
     Method,
     Publish,
-    PublishReader,
     decode_method,
     delivery_prefix,
     describe_frame,
@@ -86,7 +85,7 @@ class ChannelHandler:
         self.channel = Channel(connection.host, connection, connection.user, self, connection.state.make_name)
         self._connection = connection
         self._content: _Content | None = None
-        self._publishes = PublishReader()
+        self._publishes = connection.state.publishes
         self._to_confirm = 0  # the last publish that is to be confirmed
         self._unconfirmed = 0  # how many of those before it are to be confirmed with it
         self._owed = 0  # confirms that are late or will never come: no later one may include them
@@ -151,7 +150,8 @@ class ChannelHandler:
         if content.missing < 0:
             raise AmqpError(501, "content body is longer than its header says")
         if content.missing:
-            content.chunks.append(payload)
+            if payload:  # frames of nothing may go on for ever
+                content.chunks.append(payload)
         elif content.chunks:
             content.chunks.append(payload)
             self._publish(content, b"".join(content.chunks))
