@@ -85,6 +85,7 @@ class Channel:
         self._make_tag = make_tag
         self._tag = 0
         self._shared_unacked = 0
+        self._parked: dict[Consumer, None] = {}  # consumers without credit, those that have waited longest first
         self._reply_consumer: Consumer | None = None
         self._reply_address = ""
         self._queue: Queue | None = None
@@ -205,6 +206,7 @@ class Channel:
         """End a consumer; what it holds stays unacknowledged. An unknown tag is no error."""
         consumer = self.consumers.pop(tag, None)
         if consumer is not None and consumer.queue is not None:
+            self._parked.pop(consumer, None)
             consumer.queue.remove_consumer(consumer)
         elif self._reply_consumer is not None and self._reply_consumer.tag == tag:
             self._close_reply_address()
@@ -237,13 +239,15 @@ class Channel:
     # --- as the receiver of deliveries --------------------------------------------------------------------------------
 
     def can_take(self, consumer: Consumer) -> bool:
+        """The shared limit holds up consumers without acknowledgements, too, although they do not count for it."""
         if not self._output.has_room():
             return False
-        if consumer.no_ack:
-            return True
-        if consumer.prefetch and consumer.unacked >= consumer.prefetch:
+        if self.shared_prefetch and self._shared_unacked >= self.shared_prefetch:
             return False
-        return not self.shared_prefetch or self._shared_unacked < self.shared_prefetch
+        return consumer.no_ack or not consumer.prefetch or consumer.unacked < consumer.prefetch
+
+    def park(self, consumer: Consumer) -> None:
+        self._parked[consumer] = None
 
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         self._tag += 1
@@ -260,6 +264,7 @@ class Channel:
 
     def lose_consumer(self, consumer: Consumer) -> None:
         if self.consumers.pop(consumer.tag, None) is not None:
+            self._parked.pop(consumer, None)
             self._output.cancel(consumer)
 
     # --- acknowledging ------------------------------------------------------------------------------------------------
@@ -309,21 +314,31 @@ class Channel:
                 how(held.entry)
         if self.shared_prefetch:
             self.use_credit()
-        elif len(freed) > 1:
-            self._use_credit(consumer for consumer in self.consumers.values() if consumer in freed)
-        else:
-            self._use_credit(freed)
+        else:  # whoever has acknowledged nothing waits on
+            parked = freed & self._parked.keys()
+            self._use_credit(parked if len(parked) < 2 else [one for one in self._parked if one in parked])
 
     def use_credit(self) -> None:
         """Consumers that were waiting for credit, or for room, get what they can take."""
-        self._use_credit(self.consumers.values())
+        self._use_credit(self._parked)
 
-    def _use_credit(self, consumers: Iterable[Consumer]) -> None:
-        parked = [consumer for consumer in consumers if consumer.parked]
+    def _use_credit(self, parked: Iterable[Consumer]) -> None:
+        """One queue after the other, so that what one of them uses up is not given out twice; a queue that still waits
+        is the first one next time.
+        """
+        by_queue: dict[Queue | None, list[Consumer]] = {}
         for consumer in parked:
-            if self.can_take(consumer) and consumer.queue is not None:
-                consumer.queue.credited(consumer)
-                consumer.queue.dispatch()
+            by_queue.setdefault(consumer.queue, []).append(consumer)
+        for queue, consumers in by_queue.items():
+            self._resume(queue, [consumer for consumer in consumers if self.can_take(consumer)])
+
+    def _resume(self, queue: Queue | None, consumers: list[Consumer]) -> None:
+        for consumer in consumers:
+            self._parked.pop(consumer, None)
+            if queue is not None:
+                queue.credited(consumer)
+        if queue is not None and consumers:
+            queue.dispatch()
 
     def recover(self) -> None:
         """Put back all that is unacknowledged."""

@@ -193,7 +193,7 @@ class FrameReader:
             return None
         kind, channel, size = _head.unpack_from(data, position)
         stop = position + size + OVERHEAD
-        if size > self.frame_max - OVERHEAD:
+        if size > self.frame_max:  # RabbitMQ forgives clients that do not count the overhead [4.2.3]
             limit = self.frame_max - OVERHEAD
             raise AmqpError(501, f"{describe_frame(kind, b'')}: {{frame_too_large,{size},{limit}}}")
         if stop > len(data):

@@ -39,6 +39,9 @@ class Receiver(Protocol):
     def can_take(self, consumer: Consumer) -> bool:
         """Whether prefetch limits and the connection allow one more delivery."""
 
+    def park(self, consumer: Consumer) -> None:
+        """It could not take what its queue had: call `credited` when it can."""
+
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         """Send a message, and hold it until it is acknowledged unless the consumer wants no acks."""
 
@@ -193,8 +196,9 @@ class Turns:
                     if len(level) > 1:
                         level.rotate(-1)
                     return consumer
-                consumer.parked = True
                 level.popleft()
+                consumer.parked = True
+                consumer.channel.park(consumer)
         return None
 
 

@@ -124,7 +124,8 @@ class _Connection(asyncio.Protocol):
         if self._paused:
             transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection: connection_lost is on its way
+                transport.write_eof()
             asyncio.get_running_loop().call_later(_LINGER, transport.abort)
         else:
             transport.close()
