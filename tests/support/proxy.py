@@ -294,7 +294,7 @@ class _Connection:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with a RST, whatever is still to be sent."""
     sock = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # closed already
+    with contextlib.suppress(OSError, ValueError):  # closed already, which uvloop says by ValueError
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 

@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from pika.adapters.utils import nbio_interface as nbio
 
@@ -73,7 +73,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._on_made = on_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._transport = transport
         _streams.add(self)
@@ -256,7 +256,7 @@ def _unacknowledged(fd: int) -> int:
     """Bytes that the kernel has taken and the peer's has not acknowledged; 0 where it does not tell."""
     try:
         return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
+    except (OSError, ValueError):  # closed already; uvloop's says -1 then, which is a ValueError
         return 0
 
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from typing import cast
 from urllib.parse import quote
 
 from warren.broker.errors import AmqpError
@@ -41,7 +42,7 @@ class _Connection(asyncio.Protocol):
     # --- from asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
         if self._server.state.faults.refusing:
             transport.abort()
