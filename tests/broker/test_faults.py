@@ -48,6 +48,61 @@ def test_connections_can_be_dropped(broker: Broker, channel: Any, reset: bool) -
         channel.queue_declare("q")
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_can_be_dropped_after_some_frames_of_its_client(broker: Broker, channel: Any, reset: bool) -> None:
+    come = confirms(channel)
+    assert broker.drop_connections_after(6, reset=reset) == 1
+    publish(channel)
+    publish(channel)
+    with pytest.raises((exceptions.AMQPConnectionError, ConnectionError)):
+        until(channel, lambda: len(come) == 2)
+    assert come == ["Basic.Ack 1"], "the last frame is not answered, those before it are"
+    assert broker.status().queues[0].ready == 2, "the last frame is taken"
+    assert broker.drop_connections() == 0
+
+
+def test_the_frame_before_the_last_leaves_a_publish_unfinished(broker: Broker, channel: Any) -> None:
+    broker.drop_connections_after(2)
+    publish(channel)
+    with pytest.raises(exceptions.AMQPConnectionError):
+        channel.queue_declare("q")
+    assert broker.status().queues[0].ready == 0
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_can_be_dropped_after_some_frames_to_its_client(broker: Broker, channel: Any, reset: bool) -> None:
+    bodies: list[bytes] = []
+    channel._impl.basic_consume("q", lambda _channel, _method, _properties, body: bodies.append(body), auto_ack=True)
+    channel.queue_declare("q")
+    # a method, a header and a body for each delivery
+    broker.drop_connections_after(3 * 2 + 1, to_clients=True, reset=reset)
+    with pika.BlockingConnection(pika.URLParameters(broker.url)) as other:
+        for body in (b"1", b"2", b"3"):
+            other.channel().basic_publish("", "q", body)
+    with pytest.raises((exceptions.AMQPConnectionError, ConnectionError)):
+        until(channel, lambda: len(bodies) == 3)
+    come = [b"1", b"2"]
+    assert bodies == come or (reset and bodies == come[: len(bodies)])  # a reset may overtake what was sent before it
+
+
+def test_only_connections_of_some_name_are_dropped(broker: Broker, channel: Any) -> None:
+    named = pika.URLParameters(broker.url)
+    named.client_properties = {"connection_name": "other one"}
+    other = pika.BlockingConnection(named).channel()
+    assert broker.drop_connections_after(1, name="other .*") == 1
+    with pytest.raises(exceptions.AMQPConnectionError):
+        other.queue_declare("q")
+    channel.queue_declare("q")
+    assert broker.drop_connections_after(0, name="nobody") == 0
+
+
+def test_no_frames_more_drop_a_connection_at_once(broker: Broker, channel: Any) -> None:
+    assert broker.drop_connections_after(0) == 1
+    assert broker.status().queues[0].consumers == 0
+    with pytest.raises(exceptions.AMQPConnectionError):
+        channel.queue_declare("q")
+
+
 def test_connections_can_be_closed_with_a_code(broker: Broker, channel: Any) -> None:
     assert broker.close_connections(320, "going down") == 1
     with pytest.raises(exceptions.ConnectionClosedByBroker, match="CONNECTION_FORCED - going down"):
@@ -139,6 +194,49 @@ def test_a_confirm_can_be_withheld(broker: Broker, channel: Any) -> None:
     until(channel, lambda: come)
     assert come == ["Basic.Ack 2"]
     assert channel.queue_declare("q", passive=True).method.message_count == 2
+
+
+def test_a_withheld_confirm_is_not_part_of_a_later_one(broker: Broker, channel: Any) -> None:
+    come = confirms(channel)
+    broker.withhold_confirms(1)
+    broker.freeze()
+    for _ in range(3):
+        publish(channel)
+    channel.connection.process_data_events(0)  # all three are there when the broker reads on
+    broker.thaw()
+    until(channel, lambda: len(come) == 2)
+    assert come == ["Basic.Ack 2", "Basic.Ack 3"]
+
+
+def test_confirms_can_come_out_of_order(broker: Broker, channel: Any) -> None:
+    come = confirms(channel)
+    broker.reorder_confirms(3)
+    for _ in range(4):
+        publish(channel)
+    until(channel, lambda: len(come) == 4)
+    assert come == ["Basic.Ack 3", "Basic.Ack 2", "Basic.Ack 1", "Basic.Ack 4"]
+
+
+def test_confirms_that_are_kept_can_be_released(broker: Broker, channel: Any) -> None:
+    come = confirms(channel)
+    broker.reorder_confirms(10)
+    publish(channel)
+    publish(channel)
+    channel.queue_declare("q", passive=True)
+    assert come == []
+    broker.reorder_confirms(0)
+    until(channel, lambda: len(come) == 2)
+    assert come == ["Basic.Ack 2", "Basic.Ack 1"]
+
+
+def test_nacks_are_reordered_as_well(broker: Broker, channel: Any) -> None:
+    come = confirms(channel)
+    broker.reorder_confirms(2)
+    broker.nack_publishes(1)
+    publish(channel)
+    publish(channel)
+    until(channel, lambda: len(come) == 2)
+    assert come == ["Basic.Ack 2", "Basic.Nack 1"]
 
 
 def test_a_publish_can_be_nacked(broker: Broker, channel: Any) -> None:

@@ -20,6 +20,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from tests.support.raw import raw_channel
 from tests.support.sessions import HEADER, method, publish
 from tests.support.tls import make_certificates
+from tests.support.waiting import until
 from warren.broker import Broker
 from warren.broker.command import fetch_status
 from warren.broker.session import Session
@@ -31,13 +32,18 @@ PATIENCE = 20.0
 def plain_socket(broker: Broker) -> Iterator[socket.socket]:
     """A connection with a channel, spoken to in bytes."""
     with socket.create_connection(("127.0.0.1", broker.port), PATIENCE) as sock:
-        login = spec.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
-        sock.sendall(HEADER + method(0, login) + method(0, spec.Connection.TuneOk(10, 131072, 0)))
-        sock.sendall(method(0, spec.Connection.Open("/")) + method(1, spec.Channel.Open()))
-        data = b""
-        while method(1, spec.Channel.OpenOk()) not in data:
-            data += sock.recv(65536)
+        shake_hands(sock)
         yield sock
+
+
+def shake_hands(sock: socket.socket) -> None:
+    """Log in and open channel 1."""
+    login = spec.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
+    sock.sendall(HEADER + method(0, login) + method(0, spec.Connection.TuneOk(10, 131072, 0)))
+    sock.sendall(method(0, spec.Connection.Open("/")) + method(1, spec.Channel.Open()))
+    data = b""
+    while method(1, spec.Channel.OpenOk()) not in data:
+        data += sock.recv(65536)
 
 
 def read_to_end(sock: socket.socket) -> bytes:
@@ -183,6 +189,21 @@ def test_a_client_that_is_still_writing_gets_the_answer_to_its_close(broker: Bro
         sock.sendall(method(0, spec.Connection.Close(200, "bye", 0, 0)))
         sock.sendall(publish("nowhere", bytes(100_000)) * 10)
         assert read_to_end(sock).endswith(method(0, spec.Connection.CloseOk()))
+
+
+async def test_a_client_that_resets_the_connection_at_the_end_disturbs_nobody() -> None:
+    """It has gone before the broker comes to close its side."""
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with Broker() as broker:
+        with socket.create_connection(("127.0.0.1", broker.port)) as sock:
+            await asyncio.to_thread(shake_hands, sock)
+            broker.close_connections()
+            await asyncio.to_thread(sock.recv, 65536)
+            sock.sendall(method(0, spec.Connection.CloseOk()))  # the broker's loop cannot run before the reset
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await until(lambda: not broker.status().connections)
+    assert not errors
 
 
 def test_garbage_costs_its_connection_only(broker: Broker) -> None:

@@ -117,7 +117,28 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "A message that is put back in a quorum queue goes where it was.",
-        "RabbitMQ 3.10 puts it at the end; later versions do as classic queues do.",
+        "RabbitMQ 3.10 puts it at the end, or at the front if the queue has a delivery limit or the channel is lost;"
+        " later versions do as classic queues do.",
+    ),
+    Difference(
+        "The consumers of a quorum queue are those that consume.",
+        "RabbitMQ counts, too, who has not acknowledged what Basic.Get brought, or what came before its cancel.",
+    ),
+    Difference(
+        "A quorum queue that rejects what is too much takes nothing that is.",
+        "RabbitMQ tells publishers to stop some messages later.",
+    ),
+    Difference(
+        "Basic.GetOk of a quorum queue does not count what has expired behind the message.",
+        "RabbitMQ expires it a moment later.",
+    ),
+    Difference(
+        "The consumers of a deleted quorum queue are cancelled in the order in which they came.",
+        "RabbitMQ goes by their tags, so that no client can count on it.",
+    ),
+    Difference(
+        "Prefetch does not matter to consumers of quorum queues that want no acks.",
+        "RabbitMQ gives them so many at a time; meanwhile a full queue drops others.",
     ),
     Difference(
         "An exclusive consumer is alone on a quorum queue, too.",

@@ -144,6 +144,11 @@ class Side:
                     return seen.code
         return self.peer.count(queue)
 
+    def address(self, number: int) -> str | None:
+        """Where a connection comes from; None if there is none."""
+        known = number < len(self._connections) and self._connections[number].open
+        return self._connections[number].wire.address if known else None
+
     # --- deliveries -----------------------------------------------------------------------------------------------
 
     def delivered(self, where: Where) -> list[str]:
@@ -169,8 +174,10 @@ class Twins:
 
     patience = PATIENCE
 
-    def __init__(self, rabbit: int, embedded: int) -> None:
+    def __init__(self, rabbit: int, embedded: int, alike: Callable[[Any], Any] = lambda record: record) -> None:
+        """`alike` takes more out of the records than is forgiven everywhere."""
         self.sides = (Side(rabbit), Side(embedded))
+        self._alike = alike
 
     def perform(self, where: Where, operation: Operation) -> None:
         """Have both do the same, and compare."""
@@ -182,7 +189,7 @@ class Twins:
         """Wait until both have told the same."""
         until = time.monotonic() + self.patience
         while True:
-            expected, actual = (forgive(side.look()) for side in self.sides)
+            expected, actual = (self._alike(forgive(side.look())) for side in self.sides)
             if expected == actual:
                 break
             if time.monotonic() > until:

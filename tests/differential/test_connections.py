@@ -255,6 +255,24 @@ def test_what_costs_a_connection(brokers: Brokers, name: str) -> None:
     brokers.compare(script)
 
 
+@pytest.mark.parametrize("size", [4088, 4089, 4096, 4097])
+def test_a_frame_may_be_as_large_as_agreed_without_what_surrounds_it(brokers: Brokers, size: int) -> None:
+    def script(peer: Peer) -> None:
+        connection = peer.connect(frame_max=4096)
+        channel = connection.channel()
+        channel.queue("q")
+        channel.send(spec.Basic.Publish(routing_key="q"))
+        header = b"\x00\x3c\x00\x00" + size.to_bytes(8) + b"\x00\x00"
+        connection.wire.send_bytes(b"\x02\x00\x01\x00\x00\x00\x0e" + header + b"\xce")
+        connection.wire.send_bytes(b"\x03\x00\x01" + size.to_bytes(4) + b"x" * size + b"\xce")
+        if size <= 4096:
+            channel.get("q")
+        else:
+            connection.end()
+
+    brokers.compare(script)
+
+
 @on_both
 def test_a_heartbeat_is_fine_at_any_time(peer: Peer) -> None:
     connection = peer.connect()

@@ -134,6 +134,37 @@ def test_prefetch_of_the_channel_is_shared_by_its_consumers(peer: Peer) -> None:
 
 
 @on_both
+def test_consumers_of_a_queue_take_turns_with_the_shared_prefetch(peer: Peer) -> None:
+    channel = peer.channel()
+    channel.queue("q")
+    channel.qos(1, shared=True)
+    channel.consume("q", "one")
+    channel.consume("q", "two")
+    _fill(channel, "q", "abcdef")
+    for _ in range(5):
+        channel.ack(channel.delivery().tag)
+    channel.delivery()
+
+
+@on_both
+def test_the_shared_prefetch_holds_up_who_does_not_acknowledge_too(peer: Peer) -> None:
+    channel = peer.channel()
+    channel.queue("q")
+    channel.queue("r")
+    channel.qos(1, shared=True)
+    channel.consume("q", "one")
+    channel.consume("r", "two", no_ack=True)
+    _fill(channel, "r", "ab")
+    channel.deliveries(2)
+    _fill(channel, "q", "c")
+    held = channel.delivery()
+    _fill(channel, "r", "de")
+    peer.wait_for("r", 2)
+    channel.ack(held.tag)
+    channel.deliveries(2)
+
+
+@on_both
 def test_raising_the_shared_prefetch_sends_what_waits(peer: Peer) -> None:
     channel = peer.channel()
     channel.queue("q")
@@ -367,3 +398,22 @@ def test_a_channel_can_have_many_queues_and_consumers(peer: Peer) -> None:
     channel.ack(0, multiple=True)
     channel.sync()
     peer.note([peer.count(name) for name in names])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_a_limit_for_each_consumer_ends_the_shared_one(brokers: Brokers, count: int) -> None:
+    def script(peer: Peer) -> None:
+        channel = peer.channel()
+        channel.queue("q")
+        channel.qos(1, shared=True)
+        channel.consume("q", "c")
+        for body in "abcdef":
+            channel.publish("q", body)
+        channel.sync()
+        peer.wait_for("q", 5)
+        channel.qos(count)
+        peer.wait_for("q", 0)
+        channel.consume("q", "d")
+        channel.sync()
+
+    brokers.compare(script)

@@ -179,3 +179,43 @@ def test_a_quorum_queue_is_deleted_without_conditions(brokers: Brokers, options:
         channel.connection.end()
 
     brokers.compare(script)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-message-ttl": 60000, "x-max-length": 5},
+        {"x-dead-letter-exchange": "", "x-delivery-limit": 5},
+        {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"},
+        {"x-quorum-initial-group-size": 3, "x-single-active-consumer": True},
+        {"x-queue-leader-locator": "client-local", "x-expires": 60000},
+    ],
+)
+def test_what_of_a_quorum_queue_must_be_repeated(brokers: Brokers, arguments: dict[str, Any]) -> None:
+    def script(peer: Peer) -> None:
+        channel = _queue(peer)
+        channel.queue("q", {**_QUORUM, **arguments}, durable=True)
+        channel.reopen()
+        channel.delete("q")
+        channel.queue("q", {**_QUORUM, **arguments}, durable=True)
+        channel.queue("q", {**_QUORUM, **arguments}, durable=True)
+        channel.queue("q", _QUORUM, durable=True)
+
+    brokers.compare(script)
+
+
+@on_both
+def test_nobody_gets_from_a_queue_with_a_single_active_consumer(peer: Peer) -> None:
+    channel = _queue(peer, **{"x-single-active-consumer": True})
+    channel.get("q")
+
+
+@on_both
+def test_what_is_put_back_goes_to_consumers_before_the_queue_is_too_long(peer: Peer) -> None:
+    channel = _queue(peer, **{"x-max-length": 1})
+    channel.consume("q", "c")
+    _publish(peer, channel, "abc")
+    last = channel.deliveries(3)[-1]
+    channel.nack(last.tag, multiple=True)
+    channel.deliveries(3)
+    peer.wait_for("q", 0)

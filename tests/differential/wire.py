@@ -87,6 +87,8 @@ class Wire:
         self.ended = False
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, own_port = self._socket.getsockname()
+        self.address = f"{host}:{own_port}"  # as the broker sees it
         self._data = b""
         self._ready: deque[Seen] = deque()
         self._open: dict[int, tuple[Any, list[bytes]]] = {}  # content that is not whole: method, then frames

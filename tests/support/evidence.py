@@ -88,11 +88,11 @@ class Counting:
 
     def _declare(self) -> tuple[Handler, Handler]:
         async def echo(text: str) -> str:
-            self._count(text)
+            self.count(text)
             return text
 
         async def hold(text: str) -> str:
-            self._count(text)
+            self.count(text)
             await self.release.wait()
             return text
 
@@ -102,7 +102,8 @@ class Counting:
         keep = self.service.method(name="keep", delivery="at-least-once")(_copy(hold))
         return repeat, keep
 
-    def _count(self, text: str) -> None:
+    def count(self, text: str) -> None:
+        """A handler began."""
         self.runs[text] += 1
         self.ids[text].add(current_call().call_id)
 

@@ -20,8 +20,8 @@ import rabbit
 _INTRO = """\
 # Fault scenarios
 
-Written by `make faults`: do not edit. Each row is a test on a real RabbitMQ; the number counts its variants. Numbers
-from 100 on are additions to the original list.
+Written by `make faults`: do not edit. Each row is a test on a real RabbitMQ, or on the embedded broker where it says
+so; the number counts its variants. Numbers from 100 on are additions to the original list.
 
 """
 

@@ -111,14 +111,19 @@ def decode_value(value: bytes, depth: int = 0) -> Any:
     if kind == _TABLE:
         return decode_table(value[5:], depth + 1)
     if kind == _ARRAY:
-        return [decode_value(one, depth + 1) for one in _split_array(value[5:])]
+        return [decode_value(one, depth + 1) for one in split_array(value[5:])]
     try:
         return pika_data.decode_value(value, 0)[0]
     except Exception as error:  # range of dates, for one
         raise FrameError(f"headers are not a valid AMQP table: {error!r}") from error
 
 
-def _split_array(array: bytes) -> list[bytes]:
+def split_array(array: bytes) -> list[bytes]:
+    """Cut an array (without its length) into its encoded values.
+
+    Raises:
+        FrameError: it does not add up.
+    """
     values = []
     i = 0
     while i < len(array):

@@ -90,6 +90,41 @@ _CHECKS: dict[str, Check] = {
     "x-queue-type": _text("classic", "quorum", otherwise="\"unsupported queue type '{}'\""),
     "x-delivery-limit": _anything,  # what is no limit means that there is none
 }
+#: What a second declaration must repeat, in RabbitMQ's order; some of it has no effect here.
+_COMPARED = {
+    "classic": (
+        "x-expires",
+        "x-message-ttl",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-priority",
+        "x-overflow",
+        "x-queue-mode",
+        "x-queue-version",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-queue-master-locator",
+    ),
+    "quorum": (
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-dead-letter-strategy",
+        "x-expires",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-overflow",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-quorum-initial-group-size",
+        "x-delivery-limit",
+        "x-message-ttl",
+        "x-queue-leader-locator",
+    ),
+}
 _NOT_FOR = {
     "classic": (
         "x-delivery-limit",
@@ -161,7 +196,7 @@ def _collect(values: Mapping[str, Value], raw: Raw) -> QueueArguments:
         value = values.get(name)
         return value if isinstance(value, str) else None
 
-    limit = integer("x-delivery-limit")
+    limit, quorum = integer("x-delivery-limit"), values.get("x-queue-type") == "quorum"
     return QueueArguments(
         expires=integer("x-expires"),
         message_ttl=integer("x-message-ttl"),
@@ -172,9 +207,9 @@ def _collect(values: Mapping[str, Value], raw: Raw) -> QueueArguments:
         dead_letter_key=text("x-dead-letter-routing-key"),
         max_priority=integer("x-max-priority"),
         single_active=values.get("x-single-active-consumer") is True,
-        quorum=values.get("x-queue-type") == "quorum",
+        quorum=quorum,
         delivery_limit=limit if limit is not None and limit >= 0 else None,
-        encoded=tuple((name, raw[name]) for name in _CHECKS if name in raw),
+        encoded=tuple((name, raw[name]) for name in _COMPARED["quorum" if quorum else "classic"] if name in raw),
     )
 
 
@@ -185,7 +220,7 @@ def check_same_arguments(current: QueueArguments, raw: Raw, described: str) -> N
         AmqpError: 406, naming the first argument that differs.
     """
     present = dict(current.encoded)
-    for name in _CHECKS:
+    for name in _COMPARED["quorum" if current.quorum else "classic"]:
         received, existing = raw.get(name), present.get(name)
         if name == "x-queue-type" and _queue_type(received) == _queue_type(existing):
             continue

@@ -5,7 +5,8 @@ Pure: what is to be sent goes to an `Output`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Protocol
 
@@ -73,7 +74,8 @@ class Channel:
         self.connection = connection
         self.user = user.encode()
         self.consumers: dict[str, Consumer] = {}
-        self.unacked: dict[int, Held] = {}  # by delivery tag, in their order
+        # By delivery tag, in their order. A plain dict takes ever longer to begin with when its first ones are gone.
+        self.unacked: OrderedDict[int, Held] = OrderedDict()
         self.prefetch = 0  # of consumers to come
         self.shared_prefetch = 0  # of all consumers together
         self.confirming = False
@@ -83,6 +85,7 @@ class Channel:
         self._make_tag = make_tag
         self._tag = 0
         self._shared_unacked = 0
+        self._parked: dict[Consumer, None] = {}  # consumers without credit, those that have waited longest first
         self._reply_consumer: Consumer | None = None
         self._reply_address = ""
         self._queue: Queue | None = None
@@ -203,6 +206,7 @@ class Channel:
         """End a consumer; what it holds stays unacknowledged. An unknown tag is no error."""
         consumer = self.consumers.pop(tag, None)
         if consumer is not None and consumer.queue is not None:
+            self._parked.pop(consumer, None)
             consumer.queue.remove_consumer(consumer)
         elif self._reply_consumer is not None and self._reply_consumer.tag == tag:
             self._close_reply_address()
@@ -218,6 +222,11 @@ class Channel:
             AmqpError: 404, 405.
         """
         queue = self.queue(queue_name)
+        if queue.arguments.quorum and queue.arguments.single_active:
+            text = "basic.get operations are not supported by quorum queues with single active consumer"
+            raise AmqpError(
+                405, f"cannot obtain access to locked queue '{queue.name}' in vhost '{self.host.name}'. {text}"
+            )
         entry = queue.get()
         if entry is None:
             return None
@@ -230,13 +239,15 @@ class Channel:
     # --- as the receiver of deliveries --------------------------------------------------------------------------------
 
     def can_take(self, consumer: Consumer) -> bool:
+        """The shared limit holds up consumers without acknowledgements, too, although they do not count for it."""
         if not self._output.has_room():
             return False
-        if consumer.no_ack:
-            return True
-        if consumer.prefetch and consumer.unacked >= consumer.prefetch:
+        if self.shared_prefetch and self._shared_unacked >= self.shared_prefetch:
             return False
-        return not self.shared_prefetch or self._shared_unacked < self.shared_prefetch
+        return consumer.no_ack or not consumer.prefetch or consumer.unacked < consumer.prefetch
+
+    def park(self, consumer: Consumer) -> None:
+        self._parked[consumer] = None
 
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         self._tag += 1
@@ -253,6 +264,7 @@ class Channel:
 
     def lose_consumer(self, consumer: Consumer) -> None:
         if self.consumers.pop(consumer.tag, None) is not None:
+            self._parked.pop(consumer, None)
             self._output.cancel(consumer)
 
     # --- acknowledging ------------------------------------------------------------------------------------------------
@@ -289,36 +301,55 @@ class Channel:
 
     def _finish(self, chosen: list[Held], how: Callable[[Entry], None] | None) -> None:
         """Settle deliveries and use the credit that comes free; without `how` they are put back."""
+        freed: set[Consumer] = set()
         for held in chosen:
             if held.consumer is not None:
                 held.consumer.unacked -= 1
                 self._shared_unacked -= 1
+                freed.add(held.consumer)
         if how is None:
             put_back([held.entry for held in chosen])
         else:
             for held in chosen:
                 how(held.entry)
-        self.use_credit()
+        if self.shared_prefetch:
+            self.use_credit()
+        else:  # whoever has acknowledged nothing waits on
+            parked = freed & self._parked.keys()
+            self._use_credit(parked if len(parked) < 2 else [one for one in self._parked if one in parked])
 
     def use_credit(self) -> None:
         """Consumers that were waiting for credit, or for room, get what they can take."""
-        parked = [consumer for consumer in self.consumers.values() if consumer.parked]
+        self._use_credit(self._parked)
+
+    def _use_credit(self, parked: Iterable[Consumer]) -> None:
+        """One queue after the other, so that what one of them uses up is not given out twice; a queue that still waits
+        is the first one next time.
+        """
+        by_queue: dict[Queue | None, list[Consumer]] = {}
         for consumer in parked:
-            if self.can_take(consumer) and consumer.queue is not None:
-                consumer.queue.credited(consumer)
-                consumer.queue.dispatch()
+            by_queue.setdefault(consumer.queue, []).append(consumer)
+        for queue, consumers in by_queue.items():
+            self._resume(queue, [consumer for consumer in consumers if self.can_take(consumer)])
+
+    def _resume(self, queue: Queue | None, consumers: list[Consumer]) -> None:
+        for consumer in consumers:
+            self._parked.pop(consumer, None)
+            if queue is not None:
+                queue.credited(consumer)
+        if queue is not None and consumers:
+            queue.dispatch()
 
     def recover(self) -> None:
         """Put back all that is unacknowledged."""
-        held, self.unacked = list(self.unacked.values()), {}
+        held, self.unacked = list(self.unacked.values()), OrderedDict()
         self._finish(held, None)
 
     def limit(self, prefetch: int, *, shared: bool) -> None:
-        """Basic.Qos: for consumers to come, or for all of the channel together."""
-        if shared:
-            self.shared_prefetch = prefetch
-        else:
+        """Basic.Qos: for consumers to come, or for all of the channel together; the former ends the latter."""
+        if not shared:
             self.prefetch = prefetch
+        self.shared_prefetch = prefetch if shared else 0
 
     # --- modes --------------------------------------------------------------------------------------------------------
 
@@ -366,7 +397,7 @@ class Channel:
         undone, self.transaction = self._transaction(), Transaction()
         for number, held, _ in undone.settled:
             self.unacked[number] = held
-        self.unacked = dict(sorted(self.unacked.items()))
+        self.unacked = OrderedDict(sorted(self.unacked.items()))
 
     def _transaction(self) -> Transaction:
         if self.transaction is None:
@@ -382,7 +413,7 @@ class Channel:
         held = list(self.unacked.values())
         if self.transaction is not None:
             held += [held for _, held, _ in self.transaction.settled]
-        self.unacked, self.transaction = {}, None
+        self.unacked, self.transaction = OrderedDict(), None
         self._finish(held, None)
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from warren.broker.errors import AmqpError
+from warren.broker.faults import Countdown
 from warren.broker.server import Server, make_url
 from warren.broker.session import Session
 from warren.broker.state import Settings
@@ -163,6 +164,34 @@ class Broker:
                 connection.drop()
         return len(connections)
 
+    def drop_connections_after(
+        self, frames: int, *, to_clients: bool = False, reset: bool = False, name: str = ".*"
+    ) -> int:
+        """Cut the connections that there are, each once so many more frames have come from its client.
+
+        The last frame is taken but not answered: a publish of three frames reaches its queue after the third, and its
+        confirm is never sent. With `to_clients` it is the frames that go to a client that count, and the last one is
+        still sent; whether a client reads what it got before a reset is its own affair. Heartbeats do not count.
+        Connections that are made later are left alone.
+
+        Args:
+            frames: How many; 0 cuts at once.
+            to_clients: Count what goes to the client.
+            reset: End with a TCP reset.
+            name: A regular expression for the whole name that a client calls itself, as `status` shows it.
+
+        Returns:
+            How many connections will be cut.
+        """
+        return self._do(partial(self._drop_after, re.compile(name, re.DOTALL), frames, to_clients, reset))
+
+    def _drop_after(self, name: re.Pattern[str], frames: int, to_clients: bool, reset: bool) -> int:
+        self._running().flush()  # what is on its way already does not count
+        sessions = [session for session in self._sessions() if not session.ended and name.fullmatch(session.name)]
+        for session in sessions:
+            session.cut_after(Countdown(frames, to_clients, reset))
+        return len(sessions)
+
     def close_connections(self, code: int = 320, text: str = "broker forced connection closure") -> int:
         """Close all connections with an AMQP reply code; returns how many there were."""
 
@@ -249,6 +278,19 @@ class Broker:
     def delay_confirms(self, seconds: float) -> None:
         """Send all confirms so much later, until told otherwise; 0 ends it."""
         self._set_fault("confirm_delay", seconds)
+
+    def reorder_confirms(self, count: int = 2) -> None:
+        """Keep the confirms of the next publishes until there are so many, and send them one by one, the last first.
+
+        Until then nothing is confirmed; 0 sends what is kept. The publishes count on all channels together.
+        """
+
+        def reorder() -> None:
+            faults = self._running().state.faults
+            faults.release_confirms()
+            faults.reordered_confirms = count
+
+        self._do(reorder)
 
     def nack_publishes(self, count: int = 1) -> None:
         """Throw the next publishes on channels with confirms away, and nack them."""

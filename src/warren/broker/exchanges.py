@@ -57,13 +57,16 @@ class Exchange:
         self.name = name
         self.options = options
         self.bindings: dict[BindingKey, Binding] = {}
+        self.destinations: dict[Destination, dict[BindingKey, None]] = {}  # and their bindings
         self.incoming: set[Exchange] = set()  # the exchanges that are bound to this one
 
     def bind(self, to: Destination, key: str, encoded: bytes, arguments: Arguments) -> None:
         """Add a binding; one that is there already changes nothing."""
-        if (to, key, encoded) not in self.bindings:
-            binding = self.bindings[to, key, encoded] = Binding(to, key, arguments)
-            self._changed(binding)
+        full_key = (to, key, encoded)
+        if full_key not in self.bindings:
+            binding = self.bindings[full_key] = Binding(to, key, arguments)
+            self.destinations.setdefault(to, {})[full_key] = None
+            self._added(binding)
 
     def has(self, to: Destination, key: str, encoded: bytes) -> bool:
         """Whether there is such a binding."""
@@ -71,25 +74,55 @@ class Exchange:
 
     def unbind(self, to: Destination, key: str, encoded: bytes) -> bool:
         """Remove a binding; False if there was none."""
-        binding = self.bindings.pop((to, key, encoded), None)
-        if binding is not None:
-            self._changed(binding)
-        return binding is not None
+        full_key = (to, key, encoded)
+        binding = self.bindings.pop(full_key, None)
+        if binding is None:
+            return False
+        keys = self.destinations[to]
+        del keys[full_key]
+        if not keys:
+            del self.destinations[to]
+        self._removed(binding)
+        return True
 
     def forget(self, to: Destination) -> bool:
         """Remove all bindings to a destination; False if there was none."""
-        gone = [key for key in self.bindings if key[0] is to]
+        gone = list(self.destinations.get(to, ()))
         for key in gone:
-            self._changed(self.bindings.pop(key))
+            self.unbind(*key)
         return bool(gone)
 
     def match(self, message: Message) -> Collection[Destination]:
         """Where a message goes from here, each destination once."""
         raise NotImplementedError
 
-    def _changed(self, binding: Binding) -> None:
+    def _added(self, binding: Binding) -> None:
         """Bring what `match` looks things up in up to date."""
-        raise NotImplementedError
+
+    def _removed(self, binding: Binding) -> None:
+        """The same."""
+
+
+class _ByKey:
+    """Destinations by binding key. They may be there several times, with different arguments."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[Destination, int]] = {}
+
+    def add(self, binding: Binding) -> None:
+        found = self._found.setdefault(binding.key, {})
+        found[binding.to] = found.get(binding.to, 0) + 1
+
+    def remove(self, binding: Binding) -> None:
+        found = self._found[binding.key]
+        found[binding.to] -= 1
+        if not found[binding.to]:
+            del found[binding.to]
+        if not found:
+            del self._found[binding.key]
+
+    def get(self, key: str) -> Collection[Destination]:
+        return self._found.get(key, ())
 
 
 class Direct(Exchange):
@@ -99,20 +132,18 @@ class Direct(Exchange):
 
     def __init__(self, name: str, options: ExchangeOptions) -> None:
         super().__init__(name, options)
-        self._by_key: dict[str, list[Destination]] = {}
+        self._by_key = _ByKey()
 
     def match(self, message: Message) -> Collection[Destination]:
         if len(message.keys) == 1:
-            return self._by_key.get(message.key, ())
-        return _distinct(to for key in message.keys for to in self._by_key.get(key, ()))
+            return self._by_key.get(message.key)
+        return _distinct(to for key in message.keys for to in self._by_key.get(key))
 
-    def _changed(self, binding: Binding) -> None:
-        key = binding.key
-        found = _distinct(b.to for b in self.bindings.values() if b.key == key)
-        if found:
-            self._by_key[key] = found
-        else:
-            self._by_key.pop(key, None)
+    def _added(self, binding: Binding) -> None:
+        self._by_key.add(binding)
+
+    def _removed(self, binding: Binding) -> None:
+        self._by_key.remove(binding)
 
 
 class Fanout(Exchange):
@@ -120,15 +151,8 @@ class Fanout(Exchange):
 
     type = "fanout"
 
-    def __init__(self, name: str, options: ExchangeOptions) -> None:
-        super().__init__(name, options)
-        self._all: list[Destination] = []
-
     def match(self, message: Message) -> Collection[Destination]:
-        return self._all
-
-    def _changed(self, binding: Binding) -> None:
-        self._all = _distinct(b.to for b in self.bindings.values())
+        return self.destinations
 
 
 class Topic(Exchange):
@@ -139,6 +163,8 @@ class Topic(Exchange):
     def __init__(self, name: str, options: ExchangeOptions) -> None:
         super().__init__(name, options)
         self._known: dict[str, list[Destination]] = {}
+        self._plain = _ByKey()
+        self._patterns: dict[Binding, list[str]] = {}
 
     def match(self, message: Message) -> Collection[Destination]:
         if len(message.keys) == 1:
@@ -151,12 +177,27 @@ class Topic(Exchange):
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             words = split_words(key)
-            found = _distinct(b.to for b in self.bindings.values() if topic_matches(split_words(b.key), words))
-            self._known[key] = found
+            matching = (binding.to for binding, pattern in self._patterns.items() if topic_matches(pattern, words))
+            found = self._known[key] = _distinct((*self._plain.get(key), *matching))
         return found
 
-    def _changed(self, binding: Binding) -> None:
+    def _added(self, binding: Binding) -> None:
         self._known.clear()
+        if _is_plain(binding.key):
+            self._plain.add(binding)
+        else:
+            self._patterns[binding] = split_words(binding.key)
+
+    def _removed(self, binding: Binding) -> None:
+        self._known.clear()
+        if _is_plain(binding.key):
+            self._plain.remove(binding)
+        else:
+            del self._patterns[binding]
+
+
+def _is_plain(key: str) -> bool:
+    return "*" not in key and "#" not in key
 
 
 def split_words(key: str) -> list[str]:
@@ -197,9 +238,6 @@ class Headers(Exchange):
         except FrameError:  # a value that Python cannot represent
             headers = {}
         return _distinct(b.to for b in self.bindings.values() if headers_match(b.arguments, headers))
-
-    def _changed(self, binding: Binding) -> None:
-        pass
 
 
 def headers_match(wanted: Arguments, headers: Mapping[str, Value]) -> bool:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 ALL = re.compile(".*", re.DOTALL)  # queues, by their names
+
+
+@dataclass(slots=True)
+class Countdown:
+    """So many more frames pass on a connection, one way, before it is cut. Heartbeats do not count."""
+
+    frames: int
+    to_client: bool
+    reset: bool
+
+    def passes(self) -> bool:
+        """One more frame passes; False if it was the last."""
+        self.frames -= 1
+        return self.frames > 0
 
 
 @dataclass(slots=True)
@@ -13,6 +28,8 @@ class Faults:
     """What the broker is to do wrong next; counts run down, delays are seconds and last until set to 0."""
 
     withheld_confirms: int = 0
+    reordered_confirms: int = 0
+    kept_confirms: list[Callable[[], None]] = field(default_factory=list)  # until there are that many
     nacked_publishes: int = 0
     duplicated_deliveries: int = 0
     duplicated_queues: re.Pattern[str] = ALL
@@ -28,6 +45,18 @@ class Faults:
             self.withheld_confirms -= 1
             return True
         return False
+
+    def keeps_confirm(self, send: Callable[[], None]) -> None:
+        """Keep a confirm; when there are enough of them, all leave, the last one first."""
+        self.kept_confirms.append(send)
+        if len(self.kept_confirms) >= self.reordered_confirms:
+            self.release_confirms()
+
+    def release_confirms(self) -> None:
+        """Send the confirms that are kept, the last one first, and keep no more."""
+        kept, self.kept_confirms, self.reordered_confirms = self.kept_confirms, [], 0
+        for send in reversed(kept):
+            send()
 
     def nacks_publish(self) -> bool:
         """Whether this publish is thrown away and refused."""

@@ -7,6 +7,7 @@ Pika.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pika import frame as pika_frame
@@ -26,7 +27,7 @@ _DELIVER = struct.pack(">HH", 60, 60)
 
 _head = struct.Struct(">BHI")
 _tag_and_flag = struct.Struct(">QB")
-_REMEMBERED = 1000
+_REMEMBERED = 4000
 
 Method = Any  # one of pika.spec's classes; Pika has no types
 
@@ -135,6 +136,15 @@ def encode_delivery(channel: int, prefix: bytes, tag: int, redelivered: bool, ro
     return b"".join((_head.pack(1, channel, size), prefix, _tag_and_flag.pack(tag, redelivered), route, b"\xce"))
 
 
+def split_frames(data: bytes) -> Iterator[bytes]:
+    """Whole frames, each as its bytes."""
+    position = 0
+    while position < len(data):
+        size = _head.unpack_from(data, position)[2]
+        yield data[position : position + size + OVERHEAD]
+        position += size + OVERHEAD
+
+
 class FrameReader:
     """Cuts the bytes of a connection into frames; the result does not depend on how they were cut up on their way."""
 
@@ -163,7 +173,8 @@ class FrameReader:
         """Exactly so many bytes, or None as long as there are fewer."""
         stop = self._position + count
         if stop > len(self._data):
-            self._wanted = count
+            if not self._rest:
+                self._wanted = count
             return None
         taken = self._data[self._position : stop]
         self._position = stop
@@ -177,11 +188,12 @@ class FrameReader:
         """
         data, position = self._data, self._position
         if len(data) - position < OVERHEAD:
-            self._wanted = OVERHEAD
+            if not self._rest:  # else it is known how much is missing, and there is nothing to look at before
+                self._wanted = OVERHEAD
             return None
         kind, channel, size = _head.unpack_from(data, position)
         stop = position + size + OVERHEAD
-        if size > self.frame_max - OVERHEAD:
+        if size > self.frame_max:  # RabbitMQ forgives clients that do not count the overhead [4.2.3]
             limit = self.frame_max - OVERHEAD
             raise AmqpError(501, f"{describe_frame(kind, b'')}: {{frame_too_large,{size},{limit}}}")
         if stop > len(data):

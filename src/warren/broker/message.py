@@ -6,17 +6,19 @@ Only the properties that steer the broker are read: expiration, priority, CC and
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 
-from warren.amqp.frames import Properties, decode_properties, encode_properties, shortstr
-from warren.amqp.tables import decode_value, encode_value, join_table, split_table
+from warren.amqp.frames import FrameError, decode_properties, encode_properties, shortstr
+from warren.amqp.tables import join_table, split_array, split_table
 from warren.broker.errors import precondition
-from warren.broker.tables import Value, as_long, type_name
+from warren.broker.tables import type_name
 
 _STEERING = 0x2310  # headers, reply_to, expiration, user_id: see `Message.steers`
 _MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
-_INTEGER = re.compile(r"[+-]?\d+")
+_SHORTSTR_MAX = 255
+_COUNT_MAX = 2**63 - 1  # of deaths
+_ARRAY, _TEXT, _TABLE = b"A", b"S", b"F"  # types of values
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 class Message:
@@ -76,8 +78,8 @@ class Message:
             AmqpError: 406.
         """
         table = self.properties.table
-        if table and b"CC" in table:
-            entries = split_table(table)
+        entries = split_table(table) if table else {}  # whoever reads them later can do without doubts
+        if b"CC" in entries or b"BCC" in entries:
             copies = _routing_keys(entries, b"CC")
             self.keys = (self.key, *copies, *_routing_keys(entries, b"BCC"))
             if b"BCC" in entries:
@@ -134,18 +136,21 @@ def parse_expiration(value: bytes) -> int:
     raise precondition(f"invalid expiration '{text}': {problem}")
 
 
-def _routing_keys(entries: dict[bytes, bytes], name: bytes) -> list[str]:
+def _routing_keys(entries: Mapping[bytes, bytes], name: bytes) -> list[str]:
     raw = entries.get(name)
     if raw is None:
         return []
-    keys = decode_value(raw)
-    if not isinstance(keys, list):
+    if raw[:1] != _ARRAY:
         problem = f'{{unacceptable_type_in_header,"{name.decode()}",{type_name(raw)}}}'
         raise precondition(f"invalid message: {problem}")
-    return [decode_name(key) for key in keys if isinstance(key, str | bytes)]
+    return [decode_name(one[5:]) for one in split_array(raw[5:]) if one[:1] == _TEXT]
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
+# Their records come back with whatever clients have made of them: they stay encoded but for what counts, and what is no
+# record is forgotten.
+
+Death = dict[bytes, bytes]  # an entry of x-death, its values encoded
 
 
 def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: str | None, time: int) -> Message:
@@ -154,20 +159,18 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     `key` replaces the routing keys, and CC with them; None keeps both. `time` is in seconds since 1970.
     """
     entries = message.headers()
-    properties = message.properties
     first = b"x-death" not in entries
-    deaths = _deaths(entries)
-    recorded = _record(deaths, message, properties, queue, reason, time)
-    entries[b"x-death"] = encode_value(recorded)
+    recorded = _record(_deaths(entries), message, queue, reason, time)
+    entries[b"x-death"] = encode_array([encode_entry(_TABLE, join_table(death)) for death in recorded])
     names = (("reason", reason), ("queue", queue), ("exchange", message.exchange))
     for name, value in names:
         if first:
-            entries[f"x-first-death-{name}".encode()] = encode_value(value)
-        entries[f"x-last-death-{name}".encode()] = encode_value(value)
+            entries[f"x-first-death-{name}".encode()] = _encode_text(value)
+        entries[f"x-last-death-{name}".encode()] = _encode_text(value)
     if key is not None:
         entries.pop(b"CC", None)
     copy = Message.__new__(Message)
-    copy.exchange, copy.key = exchange, message.key if key is None else key
+    copy.exchange, copy.key = exchange, message.key if key is None else _cut(key)
     copy.route = make_route(copy.exchange, copy.key)
     copy.header, copy.body, copy.size = message.header, message.body, message.size
     copy.keys = (copy.key, *(_routing_keys(entries, b"CC")))
@@ -176,32 +179,63 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     return copy
 
 
-def _deaths(entries: dict[bytes, bytes]) -> list[dict[str, Value]]:
-    raw = entries.get(b"x-death")
-    deaths = decode_value(raw) if raw else []
-    return [death for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+def _cut(key: str) -> str:
+    """What of an argument fits where routing keys stand."""
+    return decode_name(encode_name(key)[:_SHORTSTR_MAX])
 
 
-def _record(
-    deaths: list[dict[str, Value]], message: Message, properties: Properties, queue: str, reason: str, time: int
-) -> list[dict[str, Value]]:
+def _deaths(entries: Mapping[bytes, bytes]) -> list[Death]:
+    raw = entries.get(b"x-death", b"")
+    if raw[:1] != _ARRAY:
+        return []
+    try:
+        return [split_table(one[5:]) for one in split_array(raw[5:]) if one[:1] == _TABLE]
+    except FrameError:
+        return []
+
+
+def _record(deaths: list[Death], message: Message, queue: str, reason: str, time: int) -> list[Death]:
     """Count one more death; the latest comes first, the others in RabbitMQ 3.10's order."""
-    same = next((d for d in deaths if d.get("queue") == queue and d.get("reason") == reason), None)
+    named = (_encode_text(queue), _encode_text(reason))
+    same = next((death for death in deaths if (death.get(b"queue"), death.get(b"reason")) == named), None)
     if same is not None:
-        count = same.get("count")
-        same["count"] = as_long((count if isinstance(count, int) else 0) + 1)
-        return [same, *(d for d in reversed(deaths) if d is not same)]
-    death: dict[str, Value] = {
-        "count": as_long(1),
-        "reason": reason,
-        "queue": queue,
-        "time": datetime.fromtimestamp(time, UTC),
-        "exchange": message.exchange,
-        "routing-keys": list(_visible_keys(message)),
+        same[b"count"] = _encode_long(_count(same) + 1)
+        return [same, *(death for death in reversed(deaths) if death is not same)]
+    death: Death = {
+        b"count": _encode_long(1),
+        b"reason": named[1],
+        b"queue": named[0],
+        b"time": b"T" + time.to_bytes(8),
+        b"exchange": _encode_text(message.exchange),
+        b"routing-keys": encode_array([_encode_text(key) for key in _visible_keys(message)]),
     }
-    if properties.expiration is not None:
-        death["original-expiration"] = properties.expiration.decode("utf-8", "replace")
+    expiration = message.properties.expiration
+    if expiration is not None:
+        death[b"original-expiration"] = encode_entry(_TEXT, expiration)
     return [death, *deaths]
+
+
+def _count(death: Death) -> int:
+    raw = death.get(b"count", b"")
+    return int.from_bytes(raw[1:], signed=True) if raw[:1] == b"l" else 0
+
+
+def _encode_long(value: int) -> bytes:
+    return b"l" + min(value, _COUNT_MAX).to_bytes(8, signed=True)
+
+
+def _encode_text(text: str) -> bytes:
+    return encode_entry(_TEXT, encode_name(text))
+
+
+def encode_array(values: Sequence[bytes]) -> bytes:
+    """An array of encoded values."""
+    return encode_entry(_ARRAY, b"".join(values))
+
+
+def encode_entry(kind: bytes, data: bytes) -> bytes:
+    """A value whose length stands before it."""
+    return kind + len(data).to_bytes(4) + data
 
 
 def _visible_keys(message: Message) -> Sequence[str]:
@@ -214,7 +248,8 @@ def goes_in_circles(message: Message, queue: str) -> bool:
     A circle in which somebody rejected the message is no such circle.
     """
     deaths = _deaths(message.headers())
-    names = [death.get("queue") for death in deaths]
-    if queue not in names:
+    names = [death.get(b"queue") for death in deaths]
+    name = _encode_text(queue)
+    if name not in names:
         return False
-    return all(death.get("reason") != "rejected" for death in deaths[: names.index(queue) + 1])
+    return all(death.get(b"reason") != _encode_text("rejected") for death in deaths[: names.index(name) + 1])

@@ -6,6 +6,7 @@ Content is put together here; what a method means is `channel.Channel`'s and `mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from pika import spec
@@ -20,7 +21,6 @@ from warren.broker.frames import (
     PUBLISH,
     Method,
     Publish,
-    PublishReader,
     decode_method,
     delivery_prefix,
     describe_frame,
@@ -85,9 +85,10 @@ class ChannelHandler:
         self.channel = Channel(connection.host, connection, connection.user, self, connection.state.make_name)
         self._connection = connection
         self._content: _Content | None = None
-        self._publishes = PublishReader()
+        self._publishes = connection.state.publishes
         self._to_confirm = 0  # the last publish that is to be confirmed
         self._unconfirmed = 0  # how many of those before it are to be confirmed with it
+        self._owed = 0  # confirms that are late or will never come: no later one may include them
 
     # --- frames in ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,8 @@ class ChannelHandler:
         if content.missing < 0:
             raise AmqpError(501, "content body is longer than its header says")
         if content.missing:
-            content.chunks.append(payload)
+            if payload:  # frames of nothing may go on for ever
+                content.chunks.append(payload)
         elif content.chunks:
             content.chunks.append(payload)
             self._publish(content, b"".join(content.chunks))
@@ -214,29 +216,48 @@ class ChannelHandler:
     def confirm(self, tag: int, taken: bool) -> None:
         """Remember what to confirm; consecutive confirms leave as one."""
         faults = self._connection.state.faults
-        if faults.withheld_confirms and faults.withholds_confirm():
-            self.flush_confirms()
+        if faults.withheld_confirms or faults.reordered_confirms:
+            self._confirm_badly(tag, taken)
         elif not taken:
             self.flush_confirms()
-            self._send_confirm(spec.Basic.Nack(tag, False, False))
+            self._send_confirm(_confirm(tag, taken))
         else:
             self._to_confirm = tag
             self._unconfirmed += 1
             if self._unconfirmed == 1:
                 self._connection.confirm_later(self)
 
+    def _confirm_badly(self, tag: int, taken: bool) -> None:
+        self.flush_confirms()
+        self._owed += 1
+        faults = self._connection.state.faults
+        if not faults.withholds_confirm():
+            faults.keeps_confirm(partial(self._pay, _confirm(tag, taken)))
+
     def flush_confirms(self) -> None:
         """Confirm what has been taken."""
         if self._unconfirmed:
-            multiple = self._unconfirmed > 1
+            last = self._to_confirm
+            tags = range(last - self._unconfirmed + 1, last + 1)
             self._unconfirmed = 0
-            self._send_confirm(spec.Basic.Ack(self._to_confirm, multiple))
+            if self._owed:
+                for tag in tags:
+                    self._send_confirm(_confirm(tag, True))
+            else:
+                self._send_confirm(spec.Basic.Ack(last, len(tags) > 1))
 
     def _send_confirm(self, method: Method) -> None:
         delay = self._connection.state.faults.confirm_delay
         if delay:
-            self._later(delay, lambda: self.send(method))
+            self._owed += 1
+            self._later(delay, partial(self._pay, method))
         else:
+            self.send(method)
+
+    def _pay(self, method: Method) -> None:
+        """Send a confirm that was owed."""
+        self._owed -= 1
+        if not self.closing:
             self.send(method)
 
     def cancel(self, consumer: Consumer) -> None:
@@ -260,6 +281,10 @@ class ChannelHandler:
         self.closing = True
         self._content = None
         self.channel.close()
+
+
+def _confirm(tag: int, taken: bool) -> Method:
+    return spec.Basic.Ack(tag, False) if taken else spec.Basic.Nack(tag, False, False)
 
 
 def _encode(channel: int, method: Method) -> bytes:

@@ -164,7 +164,7 @@ class VirtualHost:
             raise errors.default_exchange()
         exchange = self.exchanges.get(source)
         if exchange is not None and exchange.unbind(to, key, _as_bytes(arguments)):
-            if isinstance(to, Exchange) and all(binding.to is not to for binding in exchange.bindings.values()):
+            if isinstance(to, Exchange) and to not in exchange.destinations:
                 to.incoming.discard(exchange)
             self._end_if_unused(exchange)
 
@@ -270,9 +270,8 @@ class VirtualHost:
             end_consumers(queue)
 
     def _take_out(self, queue: Queue) -> None:
-        queue.deleted = True
         del self.queues[queue.name]
-        queue.purge()
+        queue.delete()
         for exchange in list(self.exchanges.values()):
             if exchange.bindings:
                 self._forget(exchange, queue)

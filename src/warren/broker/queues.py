@@ -5,15 +5,15 @@ Pure: time is what `Surroundings.timers` says. What a queue gives up goes to `Su
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Protocol
 
 from warren.broker.arguments import QueueArguments
 from warren.broker.message import Message
-from warren.broker.timers import Timers
+from warren.broker.timers import Timer, Timers
 
 
 class Entry:
@@ -38,6 +38,9 @@ class Receiver(Protocol):
 
     def can_take(self, consumer: Consumer) -> bool:
         """Whether prefetch limits and the connection allow one more delivery."""
+
+    def park(self, consumer: Consumer) -> None:
+        """It could not take what its queue had: call `credited` when it can."""
 
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         """Send a message, and hold it until it is acknowledged unless the consumer wants no acks."""
@@ -83,45 +86,73 @@ class QueueOptions:
     owner: object | None = None
 
 
+class _Level:
+    """Messages of one priority, in order: those that are new, and those that were put back."""
+
+    __slots__ = ("new", "returned")
+
+    def __init__(self) -> None:
+        self.new: deque[Entry] = deque()
+        self.returned: list[tuple[int, Entry]] = []  # a heap, by their order
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.returned)
+
+    def _returned_first(self) -> bool:
+        return bool(self.returned) and (not self.new or self.returned[0][0] < self.new[0].order)
+
+    def head(self) -> Entry:
+        return self.returned[0][1] if self.returned and self._returned_first() else self.new[0]
+
+    def pop(self) -> Entry:
+        if self.returned and self._returned_first():
+            return heappop(self.returned)[1]
+        return self.new.popleft()
+
+
 class Waiting:
     """The messages that wait, by priority and then by order."""
 
     def __init__(self, max_priority: int | None) -> None:
-        self._levels: list[deque[Entry]] = [deque() for _ in range((max_priority or 0) + 1)]
-        self._top = len(self._levels) - 1
+        self._top = max_priority or 0
+        self._levels: list[_Level | None] = [None] * (self._top + 1)  # made when they are needed
         self.count = 0
         self.bytes = 0
 
-    def _level(self, entry: Entry) -> deque[Entry]:
-        return self._levels[min(entry.message.priority, self._top)] if self._top else self._levels[0]
+    def __iter__(self) -> Iterator[Entry]:
+        """All of them, in their order."""
+        for level in reversed(self._levels):
+            if level is not None:
+                yield from sorted((*level.new, *(entry for _, entry in level.returned)), key=lambda entry: entry.order)
+
+    def _level(self, entry: Entry) -> _Level:
+        number = min(entry.message.priority, self._top) if self._top else 0
+        level = self._levels[number]
+        if level is None:
+            level = self._levels[number] = _Level()
+        self.count += 1
+        self.bytes += entry.message.size
+        return level
 
     def add(self, entry: Entry) -> None:
         """Append a new message."""
-        self._level(entry).append(entry)
-        self.count += 1
-        self.bytes += entry.message.size
+        self._level(entry).new.append(entry)
 
     def put_back(self, entry: Entry) -> None:
         """Insert a message where it was."""
-        level = self._level(entry)
-        if not level or entry.order < level[0].order:
-            level.appendleft(entry)
-        else:
-            level.insert(bisect_left(level, entry.order, key=lambda other: other.order), entry)
-        self.count += 1
-        self.bytes += entry.message.size
+        heappush(self._level(entry).returned, (entry.order, entry))
 
     def head(self) -> Entry | None:
         """The next message, left where it is."""
-        return self._first()[0] if self.count else None
+        return self._first().head() if self.count else None
 
-    def _first(self) -> deque[Entry]:
+    def _first(self) -> _Level:
         """The highest level that holds any."""
-        return next(level for level in reversed(self._levels) if level) if self._top else self._levels[0]
+        return next(level for level in reversed(self._levels) if level)
 
     def pop(self) -> Entry:
         """Take the next message; there must be one."""
-        entry = self._first().popleft()
+        entry = self._first().pop()
         self.count -= 1
         self.bytes -= entry.message.size
         return entry
@@ -129,8 +160,7 @@ class Waiting:
     def clear(self) -> int:
         """Take all; returns how many they were."""
         count = self.count
-        for level in self._levels:
-            level.clear()
+        self._levels = [None] * (self._top + 1)
         self.count = self.bytes = 0
         return count
 
@@ -147,6 +177,7 @@ class Turns:
             if priority == consumer.priority:
                 level.append(consumer)
                 return
+        self._levels = [entry for entry in self._levels if entry[1]]  # priorities come and go
         self._levels.append((consumer.priority, deque((consumer,))))
         self._levels.sort(key=lambda entry: -entry[0])
 
@@ -165,8 +196,9 @@ class Turns:
                     if len(level) > 1:
                         level.rotate(-1)
                     return consumer
-                consumer.parked = True
                 level.popleft()
+                consumer.parked = True
+                consumer.channel.park(consumer)
         return None
 
 
@@ -184,11 +216,12 @@ class Queue:
         self._around = around
         self._turns = Turns()
         self._order = 0
-        self._wake_at: float | None = None
+        self._alarm: Timer | None = None  # for the message at the head
+        self._end: Timer | None = None  # if nobody uses it
         self._used = around.timers.now
         self._limited = arguments.max_length is not None or arguments.max_bytes is not None
         if arguments.expires is not None:
-            self._around.timers.at(self._idle_until(), self._expire_if_idle)
+            self._end = self._around.timers.at(self._idle_until(), self._expire_if_idle)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -257,6 +290,8 @@ class Queue:
                 self._around.bury(entry, "delivery_limit")
             else:
                 self.waiting.put_back(entry)
+        if self.arguments.quorum:  # their consumers come first
+            self.dispatch()
         if self._limited and self.arguments.overflow == "drop-head":
             self._drop_overflow()
         self.dispatch()
@@ -264,6 +299,14 @@ class Queue:
     def purge(self) -> int:
         """Throw away what waits; returns how much it was."""
         return self.waiting.clear()
+
+    def delete(self) -> None:
+        """It is no more: what comes back to it is thrown away."""
+        self.deleted = True
+        self.waiting.clear()
+        for timer in (self._alarm, self._end):
+            if timer is not None:
+                timer.cancel()
 
     def dispatch(self) -> None:
         """Give waiting messages to consumers while both last."""
@@ -300,13 +343,14 @@ class Queue:
             self._around.bury(self.waiting.pop(), "expired")
 
     def _wake(self, when: float) -> None:
-        if self._wake_at is None or when < self._wake_at:
-            self._wake_at = when
-            self._around.timers.at(when, self._on_wake)
+        if self._alarm is not None:
+            if self._alarm.when <= when:
+                return
+            self._alarm.cancel()
+        self._alarm = self._around.timers.at(when, self._on_alarm)
 
-    def _on_wake(self) -> None:
-        if self._wake_at is not None and self._wake_at <= self._around.timers.now:
-            self._wake_at = None
+    def _on_alarm(self) -> None:
+        self._alarm = None
         self._expire_head()
 
     def _idle_until(self) -> float:
@@ -317,14 +361,12 @@ class Queue:
         self._used = self._around.timers.now
 
     def _expire_if_idle(self) -> None:
-        if self.deleted:
-            return
         if self.consumers:
             self._used = self._around.timers.now
         if self._idle_until() <= self._around.timers.now:
             self._around.remove_queue(self)
         else:
-            self._around.timers.at(self._idle_until(), self._expire_if_idle)
+            self._end = self._around.timers.at(self._idle_until(), self._expire_if_idle)
 
     # --- consumers ----------------------------------------------------------------------------------------------------
 

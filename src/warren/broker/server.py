@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
         if data:
             transport.write(data)
         if session.ended:
-            self._finish(transport)
+            self._finish(transport, reset=session.resets)
         elif was_full and session.has_room():
             session.relieve()
         self.hold_back()
@@ -116,13 +116,17 @@ class _Connection(asyncio.Protocol):
         else:
             transport.resume_reading()
 
-    def _finish(self, transport: asyncio.Transport) -> None:
+    def _finish(self, transport: asyncio.Transport, *, reset: bool) -> None:
         """Half-close and go on reading: closing with unread input would reset a client that is still writing."""
         self._closing = True
+        if reset:
+            self.abort()
+            return
         if self._paused:
             transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection: connection_lost is on its way
+                transport.write_eof()
             asyncio.get_running_loop().call_later(_LINGER, transport.abort)
         else:
             transport.close()
@@ -246,8 +250,13 @@ class Server:
     # --- time and output ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Bring the broker's time up to date."""
-        self.state.advance(self.clock())
+        """Bring the broker's time up to date; an error in what was due is nobody's who happens to ask."""
+        while True:
+            try:
+                self.state.advance(self.clock())
+                return
+            except Exception:  # a defect of ours; what failed is not tried again
+                _log.exception("internal error")
 
     def _flush_soon(self) -> None:
         if self._loop is not None:
@@ -272,10 +281,8 @@ class Server:
 
     def _on_timer(self) -> None:
         self._timer_due = self._timer = None
-        try:
-            self.tick()
-        finally:
-            self.set_timer()
+        self.tick()
+        self.set_timer()
 
 
 def _remove_stale(path: str) -> None:

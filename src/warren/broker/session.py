@@ -16,6 +16,7 @@ from warren.amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD,
 from warren.amqp.tables import decode_value, split_table
 from warren.broker.channel import Service
 from warren.broker.errors import AmqpError
+from warren.broker.faults import Countdown
 from warren.broker.frames import (
     ACCEPTED_HEADERS,
     PROTOCOL_HEADER,
@@ -24,6 +25,7 @@ from warren.broker.frames import (
     decode_method,
     describe_frame,
     encode_method,
+    split_frames,
 )
 from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
@@ -70,6 +72,8 @@ class Session:
         self.connected_at = state.timers.now
         self.blocked = False  # the client has been told that publishing is blocked; nothing more is read
         self.frozen = False  # a fault: neither answers nor reads
+        self.resets = False  # a fault: ends with a TCP reset
+        self._countdown: Countdown | None = None  # a fault: ends after some more frames
         self._reader = FrameReader(self.frame_max)
         self._out: list[bytes] = []
         self._pending = 0  # bytes that wait to be taken
@@ -77,6 +81,12 @@ class Session:
         self._to_confirm: list[ChannelHandler] = []
         self._received_at = self._sent_at = state.timers.now
         state.timers.at(self._handshake_until(), self._check_handshake)
+
+    @property
+    def name(self) -> str:
+        """What the client calls itself."""
+        properties = self.client_properties
+        return str(properties.get("connection_name") or properties.get("product") or "")
 
     # --- for the server -----------------------------------------------------------------------------------------------
 
@@ -88,7 +98,9 @@ class Session:
     @property
     def stalled(self) -> bool:
         """Do not read on for now."""
-        return self.blocked or self.frozen or self._congested or not self.has_room()
+        if self.blocked or self.frozen or self._congested:
+            return True
+        return self._pending >= self.state.settings.buffer_limit
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -109,7 +121,10 @@ class Session:
                 frame = self._reader.next()
                 if frame is None:
                     break
-                self._take_frame(*frame)
+                if self._countdown is None:
+                    self._take_frame(*frame)
+                else:
+                    self._take_counted(*frame)
         except AmqpError as error:  # of a frame as such: where the next one begins is unknown, an answer too
             self.close(error)
             self.end(error.text)
@@ -122,6 +137,8 @@ class Session:
         data = b"".join(self._out)
         self._out.clear()
         self._pending = 0
+        if self._countdown is not None and self._countdown.to_client:
+            data = self._count_output(self._countdown, data)
         if data:
             self._sent_at = self.state.timers.now
         return data
@@ -146,6 +163,38 @@ class Session:
             self.relieve()
             self.proceed()
 
+    def cut_after(self, countdown: Countdown) -> None:
+        """End without a word when these frames have passed; none: now."""
+        self._countdown = countdown
+        if countdown.frames <= 0:
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._countdown is not None:
+            self.resets, self._countdown = self._countdown.reset, None
+            self.end("cut on purpose")
+
+    def _take_counted(self, kind: int, channel: int, payload: bytes) -> None:
+        """Take a frame that may be the last; what came before it is answered, the last is not."""
+        self._flush_confirms()
+        answered = len(self._out)
+        self._take_frame(kind, channel, payload)
+        countdown = self._countdown
+        if countdown is None or countdown.to_client or kind == HEARTBEAT or countdown.passes():
+            return
+        del self._out[answered:]
+        self._cut()
+
+    def _count_output(self, countdown: Countdown, data: bytes) -> bytes:
+        """What of the output is still sent."""
+        sent = 0
+        for frame in split_frames(data):
+            sent += len(frame)
+            if frame[0] != HEARTBEAT and not countdown.passes():
+                self._cut()
+                break
+        return data[:sent]
+
     def skip(self, seconds: float) -> None:
         """The clock is about to be set forward: for the client no time passes, it has not been silent."""
         self.connected_at += seconds
@@ -169,8 +218,10 @@ class Session:
                 self.state.mark(self)
 
     def has_room(self) -> bool:
-        """Whether the client reads what it is sent."""
-        return not self._congested and not self.frozen and self._pending < self.state.settings.buffer_limit
+        """Whether the client reads what it is sent; one that is going away does not, or what it lets go comes back."""
+        if self.phase is not Phase.RUNNING or self._congested or self.frozen:
+            return False
+        return self._pending < self.state.settings.buffer_limit
 
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Confirms leave when the input at hand is used up: many in one."""
@@ -360,6 +411,7 @@ class Session:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _close(self, method: Method) -> None:
+        self.phase = Phase.CLOSING
         self._end_channels()
         self._send(0, spec.Connection.CloseOk())
         self.end("")
@@ -391,9 +443,9 @@ class Session:
         if self.phase in (Phase.CLOSING, Phase.ENDED):
             self.end(self.ended_by)
             return
+        self.phase = Phase.CLOSING
         self._end_channels()
         self.ended_by = error.text
-        self.phase = Phase.CLOSING
         self._send(0, spec.Connection.Close(error.code, _short(error.text), class_id, method_id))
         self.state.timers.at(self.state.timers.now + _PATIENCE, self._end_if_closing)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from warren.broker.faults import Faults
+from warren.broker.frames import PublishReader
 from warren.broker.message import Message
 from warren.broker.model import VirtualHost
 from warren.broker.tables import Value
@@ -60,6 +61,7 @@ class State:
         self.settings = settings
         self.timers = Timers(now)
         self.faults = Faults()
+        self.publishes = PublishReader()  # what it remembers is the same for all
         self.make_name = make_name
         self.hosts = {name: VirtualHost(name, self.timers, make_name, epoch) for name in settings.vhosts}
         self.alarm: str | None = None  # why publishers are blocked

@@ -93,11 +93,9 @@ def parse_status(answer: dict[str, Any]) -> Status:
 
 
 def _connection(session: Session) -> ConnectionStatus:
-    properties = session.client_properties
-    name = properties.get("connection_name") or properties.get("product") or ""
     vhost, channels = session.host.name, len(session.channels)
     heartbeat, blocked = session.heartbeat, session.blocked
-    return ConnectionStatus(session.address, str(name), session.user, vhost, channels, heartbeat, blocked)
+    return ConnectionStatus(session.address, session.name, session.user, vhost, channels, heartbeat, blocked)
 
 
 def _queue(host: VirtualHost, queue: Queue) -> QueueStatus:

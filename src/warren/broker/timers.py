@@ -6,28 +6,66 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
+_SWEEP = 1000  # cancelled timers that are not worth looking for
+
+
+class Timer:
+    """Something to be done at a time; it can be cancelled."""
+
+    __slots__ = ("_timers", "callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], object], timers: Timers) -> None:
+        self.when = when
+        self.callback: Callable[[], object] | None = callback
+        self._timers = timers
+
+    def cancel(self) -> None:
+        """Never call back; again, or afterwards: nothing."""
+        if self.callback is not None:
+            self.callback = None
+            self._timers.cancelled()
+
 
 class Timers:
-    """A heap of callbacks. There is no cancelling: a callback looks whether it is still wanted."""
+    """A heap of timers; those that are cancelled stay until they are many."""
 
     def __init__(self, now: float) -> None:
         self.now = now
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
+        self._cancelled = 0
         self.on_earlier: Callable[[], None] = lambda: None  # something is due before all else
 
-    def at(self, when: float, callback: Callable[[], None]) -> None:
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Call back once it is `when` or later."""
-        entry = (when, next(self._order), callback)
+        timer = Timer(when, callback, self)
+        entry = (when, next(self._order), timer)
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
             self.on_earlier()
+        return timer
+
+    def cancelled(self) -> None:
+        """One of them has been cancelled."""
+        self._cancelled += 1
+        if self._cancelled > max(_SWEEP, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
 
     def run(self, now: float) -> None:
         """Make it `now`, and call what is due by then. Time never goes back."""
         self.now = now = max(now, self.now)
         while self._heap and self._heap[0][0] <= now:
-            heapq.heappop(self._heap)[2]()
+            timer = heapq.heappop(self._heap)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled -= 1
+            else:
+                callback()
 
     def next(self) -> float | None:
         """When something is due next."""

@@ -65,15 +65,36 @@ def test_an_ack_makes_room(peer: Peer) -> None:
 
 
 def test_a_shared_prefetch_limits_all_consumers_of_a_channel(peer: Peer) -> None:
-    peer.call(spec.Basic.Qos(prefetch_count=2, global_qos=True))
     consume(peer, "a")
     consume(peer, "b")
+    peer.call(spec.Basic.Qos(prefetch_count=2, global_qos=True))
     send(peer, 5)
     assert len(deliveries(peer)) == 2
     peer.send(method(1, spec.Basic.Ack(1)))
     assert len(deliveries(peer)) == 1
     peer.send(method(1, spec.Basic.Qos(prefetch_count=0, global_qos=True)))
     assert len(deliveries(peer)) == 2
+
+
+def test_queues_take_turns_with_a_shared_prefetch(peer: Peer) -> None:
+    peer.call(spec.Basic.Qos(prefetch_count=1, global_qos=True))
+    for queue in "rst":
+        peer.call(spec.Queue.Declare(queue=queue))
+        peer.send(*(publish(queue, b"x") for _ in range(3)))
+        peer.call(spec.Basic.Consume(queue=queue, consumer_tag=queue))
+    served = ""
+    for tag in range(1, 8):
+        peer.send(method(1, spec.Basic.Ack(tag)))
+        served += "".join(consumer for consumer, _ in deliveries(peer))
+    assert served == "rstrsts"  # and r before them all, when it had nobody beside it
+
+
+def test_a_consumer_that_was_cancelled_without_credit_stays_away(peer: Peer) -> None:
+    consume(peer, "a", prefetch=1)
+    send(peer, 2)
+    peer.call(spec.Basic.Cancel("a"))
+    peer.send(method(1, spec.Basic.Ack(1)))
+    assert deliveries(peer) == []
 
 
 def test_consumers_without_acks_are_not_limited(peer: Peer) -> None:

@@ -150,6 +150,25 @@ def test_a_client_that_never_answers_connection_close_is_cut_off() -> None:
     assert peer.session.ended
 
 
+@pytest.mark.parametrize("way", ["lost", "closed by the broker", "closed by the client"])
+def test_what_a_connection_holds_does_not_go_to_another_of_its_channels_when_it_ends(way: str) -> None:
+    state = make_state()
+    peer, other = connect(state, 1, 2), connect(state)
+    peer.call(QUEUE)
+    for channel in (1, 2):
+        peer.call(spec.Basic.Consume(queue="q", no_ack=channel == 2), channel=channel)
+    peer.send(publish("q"))
+    assert peer.bodies() == [b"m"]
+    if way == "lost":
+        peer.session.lost()
+    elif way == "closed by the broker":
+        peer.session.close(AmqpError(320, "bye"))
+    else:
+        peer.call(spec.Connection.Close(200, "bye", 0, 0), channel=0)
+    assert peer.bodies() == []
+    assert other.call(spec.Basic.Get(queue="q", no_ack=True)).NAME == "Basic.GetOk"
+
+
 def test_the_client_closes() -> None:
     peer = connect(make_state())
     assert isinstance(peer.call(spec.Connection.Close(200, "bye", 0, 0), channel=0), spec.Connection.CloseOk)
