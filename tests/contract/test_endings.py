@@ -398,7 +398,7 @@ Ask = Callable[[AsyncClient, Bank], Awaitable[Any]]
             lambda c, b: c.call(b.unencodable),
             CallError,
             ("INTERNAL", "ENCODE_REPLY", "EXECUTED", "server"),
-            "Encoding objects of type object is unsupported",
+            "objects of type object cannot be encoded",
             id="result that cannot be encoded",
         ),
         pytest.param(
