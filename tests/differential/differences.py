@@ -133,10 +133,6 @@ DIFFERENCES: tuple[Difference, ...] = (
         "RabbitMQ expires it a moment later.",
     ),
     Difference(
-        "The consumers of a deleted quorum queue are cancelled in the order in which they came.",
-        "RabbitMQ goes by their tags, so that no client can count on it.",
-    ),
-    Difference(
         "Prefetch does not matter to consumers of quorum queues that want no acks.",
         "RabbitMQ gives them so many at a time; meanwhile a full queue drops others.",
     ),

@@ -64,22 +64,16 @@ _seldom = _some(False, False, False, True)
 
 
 def known(news: Any) -> Any:
-    """Take out what is known to differ: how many consumers a quorum queue has, and which one is cancelled first."""
+    """Take out what is known to differ: how many consumers a quorum queue has."""
     if isinstance(news, list):
-        news = [known(item) for item in news]
-        cancels = sorted((one for one in news if _is(one, "Basic.Cancel")), key=lambda one: str(one["consumer_tag"]))
-        return [one for one in news if not _is(one, "Basic.Cancel")] + cancels
+        return [known(item) for item in news]
     if not isinstance(news, dict):
         return news
-    if _is(news, "Queue.DeclareOk") and news["queue"] in _QUORUM:
+    if news.get("method") == "Queue.DeclareOk" and news["queue"] in _QUORUM:
         return {**news, "consumer_count": None}
     return {
         name: item[:1] if name in _QUORUM and isinstance(item, tuple) else known(item) for name, item in news.items()
     }
-
-
-def _is(item: Any, method: str) -> bool:
-    return isinstance(item, dict) and item.get("method") == method
 
 
 class QuorumMachine(RuleBasedStateMachine):

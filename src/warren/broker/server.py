@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 from urllib.parse import quote
 
@@ -60,11 +61,7 @@ class _Connection(asyncio.Protocol):
         if session is None or session.ended:
             return
         self._server.tick()
-        try:
-            session.receive(data)
-        except Exception:  # a defect of ours: it may cost this connection, not the broker
-            _log.exception("%s: internal error", session.address)
-            session.close(AmqpError(541, "internal error"))
+        self._carry_out(session, partial(session.receive, data))
         self.hold_back()
 
     def eof_received(self) -> bool:
@@ -77,8 +74,16 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self.session is not None:
-            self.session.relieve()
+            self._carry_out(self.session, self.session.relieve)
             self.hold_back()
+
+    @staticmethod
+    def _carry_out(session: Session, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:  # a defect of ours: it may cost this connection, not the broker
+            _log.exception("%s: internal error", session.address)
+            session.close(AmqpError(541, "internal error"))
 
     def connection_lost(self, error: Exception | None) -> None:
         session = self.session
@@ -95,14 +100,14 @@ class _Connection(asyncio.Protocol):
         session, transport = self.session, self._transport
         if session is None or transport is None or self._closing:
             return
-        was_full = not session.has_room()
+        was_full = session.full
         data = session.take_output()
         if data:
             transport.write(data)
         if session.ended:
             self._finish(transport, reset=session.resets)
-        elif was_full and session.has_room():
-            session.relieve()
+        elif was_full and not session.full:
+            self._carry_out(session, session.relieve)
         self.hold_back()
 
     def hold_back(self) -> None:

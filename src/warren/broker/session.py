@@ -97,10 +97,17 @@ class Session:
 
     @property
     def stalled(self) -> bool:
-        """Do not read on for now."""
-        if self.blocked or self.frozen or self._congested:
-            return True
-        return self._pending >= self.state.settings.buffer_limit
+        """Do not read on for now.
+
+        From a client that does not read, something is read all the same: heartbeats would not be noticed otherwise.
+        """
+        held_up = self.blocked or self.frozen
+        return held_up or (self.full and self._reader.unread >= self.state.settings.buffer_limit)
+
+    @property
+    def full(self) -> bool:
+        """The client does not read what it is sent: what it asks for has to wait."""
+        return self._congested or self._pending >= self.state.settings.buffer_limit
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -117,7 +124,7 @@ class Session:
         try:
             if self.phase is Phase.HEADER:
                 self._take_protocol_header()
-            while not self.blocked and self.phase not in (Phase.ENDED, Phase.HEADER):
+            while not (self.blocked or self.full or self.phase in (Phase.ENDED, Phase.HEADER)):
                 frame = self._reader.next()
                 if frame is None:
                     break
@@ -153,6 +160,7 @@ class Session:
         if self.phase is Phase.RUNNING:
             for handler in list(self.channels.values()):
                 handler.channel.use_credit()
+        self.proceed()
 
     def freeze(self, frozen: bool) -> None:
         """Neither read nor send, or go on."""
@@ -161,7 +169,6 @@ class Session:
             self._received_at = self.state.timers.now
             self.state.mark(self)
             self.relieve()
-            self.proceed()
 
     def cut_after(self, countdown: Countdown) -> None:
         """End without a word when these frames have passed; none: now."""
@@ -219,9 +226,7 @@ class Session:
 
     def has_room(self) -> bool:
         """Whether the client reads what it is sent; one that is going away does not, or what it lets go comes back."""
-        if self.phase is not Phase.RUNNING or self._congested or self.frozen:
-            return False
-        return self._pending < self.state.settings.buffer_limit
+        return self.phase is Phase.RUNNING and not self.frozen and not self.full
 
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Confirms leave when the input at hand is used up: many in one."""
