@@ -27,6 +27,7 @@ _log = logging.getLogger("warren.broker")
 
 _LINGER = 2.0  # seconds that a client has to close its side after the last byte
 _GOODBYE = 0.5  # seconds that clients have to answer Connection.Close when the broker stops
+_LATE = 0.25  # seconds after its time that a timer still counts as punctual
 _HIGH_WATER = 256 * 1024  # bytes in a socket's buffer from which on nothing more is put there
 
 
@@ -144,7 +145,11 @@ class _Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close the socket without a word of AMQP."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size():  # it would wait for who does not read
+            self._transport.abort()
+        else:
             self._transport.close()
 
 
@@ -241,11 +246,19 @@ class Server:
 
     # --- time and output ----------------------------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """Bring the broker's time up to date; an error in what was due is nobody's who happens to ask."""
+    def tick(self, *, jump: bool = False) -> None:
+        """Bring the broker's time up to date; an error in what was due is nobody's who happens to ask.
+
+        If the loop has been held up, clients have not been heard meanwhile: that is not their silence. A `jump` is of
+        the clock alone.
+        """
+        now, due = self.clock(), self.state.timers.next()
+        if due is not None and now - due > _LATE and not jump:
+            for session in self.connections:
+                session.skip(now - due)
         while True:
             try:
-                self.state.advance(self.clock())
+                self.state.advance(now)
                 return
             except Exception:  # a defect of ours; what failed is not tried again
                 _log.exception("internal error")
