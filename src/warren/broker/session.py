@@ -31,6 +31,7 @@ from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
 from warren.broker.state import FRAME_MIN, State
 from warren.broker.tables import Value
+from warren.broker.timers import Timer
 
 _CHANNEL_OPEN = (20 << 16 | 10).to_bytes(4)
 _CHANNEL_CLOSE = (20 << 16 | 40).to_bytes(4)
@@ -80,7 +81,8 @@ class Session:
         self._congested = False  # the socket takes no more
         self._to_confirm: list[ChannelHandler] = []
         self._received_at = self._sent_at = state.timers.now
-        state.timers.at(self._handshake_until(), self._check_handshake)
+        self._timers: dict[Callable[[], None], Timer] = {}  # by what they call
+        self._call_at(self._handshake_until(), self._check_handshake)
 
     @property
     def name(self) -> str:
@@ -212,6 +214,7 @@ class Session:
         """The connection is gone: put back what was unacknowledged, delete what was the connection's own."""
         self.phase = Phase.ENDED
         self._out.clear()
+        self._end_timers()
         self._end_channels()
 
     # --- for channels -------------------------------------------------------------------------------------------------
@@ -411,7 +414,7 @@ class Session:
         if self._handshake_until() <= self.state.timers.now:
             self.end("handshake timeout")
         else:
-            self.state.timers.at(self._handshake_until(), self._check_handshake)
+            self._call_at(self._handshake_until(), self._check_handshake)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -452,7 +455,7 @@ class Session:
         self._end_channels()
         self.ended_by = error.text
         self._send(0, spec.Connection.Close(error.code, _short(error.text), class_id, method_id))
-        self.state.timers.at(self.state.timers.now + _PATIENCE, self._end_if_closing)
+        self._call_at(self.state.timers.now + _PATIENCE, self._end_if_closing)
 
     def _end_if_closing(self) -> None:
         if self.phase is Phase.CLOSING:
@@ -462,8 +465,19 @@ class Session:
         """Write what there is, and close the socket."""
         self.ended_by = reason
         self.phase = Phase.ENDED
+        self._end_timers()
         self._end_channels()
         self.state.mark(self)
+
+    def _call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call back unless the connection has ended by then."""
+        self._timers[callback] = self.state.timers.at(when, callback)
+
+    def _end_timers(self) -> None:
+        """Let nothing keep a connection that has ended."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def _end_channels(self) -> None:
         handlers, self.channels = list(self.channels.values()), {}
@@ -478,15 +492,13 @@ class Session:
 
     def _watch(self) -> None:
         """Send heartbeats at half the agreed interval, and drop a client that is silent for two of them [4.2.7]."""
-        if self.phase is Phase.ENDED:
-            return
         now, interval = self.state.timers.now, self.heartbeat
         if now - self._received_at >= 2 * interval and not self.stalled:
             self.end(f"no heartbeat for {2 * interval} s")
             return
         if now - self._sent_at >= interval / 2 and not self._out:
             self.write(HEARTBEAT_FRAME)
-        self.state.timers.at(now + interval / 2, self._watch)
+        self._call_at(now + interval / 2, self._watch)
 
     def _send(self, channel: int, method: Method) -> None:
         self.write(encode_method(channel, method))
