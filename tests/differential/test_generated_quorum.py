@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
-from hypothesis import Phase, settings
+from hypothesis import Phase, reject, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.differential.both import Brokers
@@ -69,6 +69,8 @@ def known(news: Any) -> Any:
         return [known(item) for item in news]
     if not isinstance(news, dict):
         return news
+    if news.get("method") == "Connection.Close" and news["reply_text"] == "INTERNAL_ERROR":
+        reject()  # RabbitMQ 3.10 has failed, once in some thousand sequences: the embedded broker would say what failed
     if news.get("method") == "Queue.DeclareOk" and news["queue"] in _QUORUM:
         return {**news, "consumer_count": None}
     return {

@@ -46,7 +46,7 @@ def test_a_cancelled_timer_does_not_run() -> None:
 
 
 def test_cancelled_timers_are_swept_out_and_the_others_stay_in_order() -> None:
-    timers, ran = Timers(0.0), []
+    timers, ran = Timers(0.0), list[int]()
     for number in range(10_000):
         timer = timers.at(float(number), partial(ran.append, number))
         if number % 100:
