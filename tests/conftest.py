@@ -1,5 +1,6 @@
 """Fixtures for every test; the broker's live in `tests.support.broker`, fault tables in `tests.support.scenarios`."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester", "tests.support.broker", "tests.support.scenarios"]
@@ -15,3 +16,9 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("warren"), max_examples=2000)
 settings.load_profile("warren")
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors get the time that a busy broker takes to say how a queue stands, where a test looks at what it said."""
+    monkeypatch.setattr("warren.caller._EXPLAIN_TIME", 10.0)

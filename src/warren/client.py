@@ -321,9 +321,7 @@ def find_target(
 def _make_target(options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str) -> Target:
     method = None if isinstance(function, str) else method_of(function)
     full_name = str(function) if method is None else method.full_name
-    service, _, name = full_name.rpartition(".")
-    if not service or not name:
-        raise ValueError(f"{full_name!r} does not name a method: say 'service.method', for example 'calc.fib'")
+    service, name = split_name(full_name)
     return Target(
         kind,
         name,
@@ -335,6 +333,18 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
         headers=options.headers,
         declared=method,
     )
+
+
+def split_name(full_name: str) -> tuple[str, str]:
+    """The service and the method of ``service.method``.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    service, _, name = full_name.rpartition(".")
+    if not service or not name:
+        raise ValueError(f"{full_name!r} does not name a method: say 'service.method', for example 'calc.fib'")
+    return service, name
 
 
 def _resends(options: Options, method: Method | None) -> bool:

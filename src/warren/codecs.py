@@ -1,15 +1,17 @@
 """Message bodies: JSON, msgpack, text and bytes. Never pickle: nothing in a message is evaluated.
 
-A leaf. Everything is encoded and decoded by msgspec, which validates against type hints while it decodes.
+A leaf. Everything is encoded and decoded by msgspec, which validates against type hints while it decodes. Pydantic's
+models it does not know: they are known here by their methods, validate themselves, and travel as their JSON form.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -77,8 +79,9 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
             return decode(body)
         except msgspec.ValidationError as error:
             raise ValidationError(str(error)) from error
-        # RecursionError: a bomb of nesting. UnicodeDecodeError is a ValueError.
-        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        # RecursionError: a bomb of nesting. TypeError: a map as the key of a map, before msgspec 0.22.
+        # UnicodeDecodeError is a ValueError.
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
             raise CodecError(_reason(error)) from error
 
     return guarded
@@ -91,9 +94,42 @@ def convert(value: Any, hint: Any) -> Any:
         CodecError: the value does not fit the hint.
     """
     try:
-        return msgspec.convert(value, hint)
+        return msgspec.convert(value, hint, dec_hook=_read_custom)
     except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
         raise CodecError(_reason(error)) from error
+
+
+#: What a decoder makes by itself: a hint that none of these is an instance of cannot be met.
+_NATIVE = (dict, list, str, int, float, bytes)
+
+
+def check_hint(hint: Any) -> None:
+    """Make sure that values of this type can travel.
+
+    Raises:
+        TypeError: they cannot; the message names the type.
+    """
+    for kind in _custom_types(inspect.type_info(hint)):
+        if not hasattr(kind, "model_validate") and not any(issubclass(native, kind) for native in _NATIVE):
+            raise TypeError(
+                f"values of type {kind.__qualname__} cannot be sent:"
+                " take a dataclass, a msgspec.Struct, a Pydantic model or what JSON has"
+            )
+
+
+def _custom_types(info: inspect.Type) -> Iterator[type]:
+    """The types within a hint that msgspec does not know."""
+    seen: set[int] = set()
+    found: list[Any] = [info]
+    while found:
+        one = found.pop()
+        if isinstance(one, inspect.CustomType):
+            yield one.cls
+        elif isinstance(one, tuple):
+            found += one
+        elif isinstance(one, inspect.Type | inspect.Field) and id(one) not in seen:
+            seen.add(id(one))
+            found += msgspec.structs.astuple(one)
 
 
 def _reason(error: BaseException) -> str:
@@ -123,18 +159,20 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
         return bytes
     if hint in (str, Any):
         return lambda body: str(body, "utf-8")
-    read_json = msgspec.json.Decoder(hint, strict=False).decode
+    read_json = msgspec.json.Decoder(hint, strict=False, dec_hook=_read_custom).decode
 
     def decode(body: bytes) -> Any:
         text = str(body, "utf-8")
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.convert(text, hint)  # what is text by its nature: bounded strings, dates, enums
+            return msgspec.convert(
+                text, hint, dec_hook=_read_custom
+            )  # what is text by its nature: bounded strings, dates, enums
         try:
             return read_json(text)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            return msgspec.convert(text.strip(), hint, strict=False)
+            return msgspec.convert(text.strip(), hint, strict=False, dec_hook=_read_custom)
 
     return decode
 
@@ -145,19 +183,45 @@ def _octets_decoder(hint: Any, strict: bool) -> Decode:
     return lambda body: msgspec.convert(bytes(body), hint, strict=strict)
 
 
-_json_encode = msgspec.json.Encoder().encode
+def _read_custom(kind: type, value: Any) -> Any:
+    """Make a value of a type that msgspec does not know; it checks that the value is one."""
+    validate = getattr(kind, "model_validate", None)
+    if validate is None:
+        return value
+    try:
+        return validate(value)
+    except ValueError as error:
+        raise ValueError(_problems(error)) from error
+
+
+def _problems(error: ValueError) -> str:
+    """What a model says of a value, in one line; as text it has many, and links."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in errors())
+
+
+def _write_custom(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise TypeError(f"objects of type {type(value).__name__} cannot be encoded")
+    return dump(mode="json", by_alias=True)  # by alias, as that is what it is validated by
+
+
+_json_encode = msgspec.json.Encoder(enc_hook=_write_custom).encode
 
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     JSON: _json_encode,
     PROBLEM: _json_encode,
-    MSGPACK: msgspec.msgpack.Encoder().encode,
+    MSGPACK: msgspec.msgpack.Encoder(enc_hook=_write_custom).encode,
     TEXT: _encode_text,
     OCTETS: _encode_octets,
 }
 _DECODERS: dict[str, Callable[[Any, bool], Decode]] = {
-    JSON: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict).decode,
-    PROBLEM: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict).decode,
-    MSGPACK: lambda hint, strict: msgspec.msgpack.Decoder(hint, strict=strict).decode,
+    JSON: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,
+    PROBLEM: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,
+    MSGPACK: lambda hint, strict: msgspec.msgpack.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,
     TEXT: _text_decoder,
     OCTETS: _octets_decoder,
 }

@@ -188,11 +188,13 @@ def make_method(
         TypeError: a signature that cannot be called remotely.
         ValueError: an option out of range, or a name that cannot be called.
     """
-    name = name or function.__name__
+    name = name or _name_of(service, function)
     _check_options(name, delivery, max_attempts)
     where = f"{service}.{name}"
     parameters = _parameters(where, function)
     hints = _hints(where, function)
+    for parameter, hint in hints.items():
+        _check_hint(where, parameter, hint)
     positional = tuple(p.name for p in parameters if p.kind in _KINDS)
     required = sum(p.default is p.empty for p in parameters if p.kind in _KINDS)
     needs_names = any(p.default is p.empty for p in parameters if p.kind not in _KINDS)
@@ -232,6 +234,21 @@ def mark(method: Method) -> None:
         raise TypeError(
             f"{method.full_name}: {method.function!r} cannot be marked; declare a plain function"
         ) from error
+
+
+def _name_of(service: str, function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", None)
+    if name is None:  # a partial, for one
+        raise TypeError(f"{service}: {function!r} has no name; declare a plain function")
+    return str(name)
+
+
+def _check_hint(where: str, parameter: str, hint: Any) -> None:
+    try:
+        codecs.check_hint(hint)
+    except TypeError as error:
+        what = "the result" if parameter == "return" else f"argument {parameter!r}"
+        raise TypeError(f"{where}: {what}: {error}") from error
 
 
 def _check_options(name: str, delivery: str, max_attempts: int) -> None:

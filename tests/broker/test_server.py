@@ -161,6 +161,18 @@ def test_a_client_that_does_not_answer_does_not_keep_it_from_stopping() -> None:
         read_to_end(sock)
 
 
+async def test_a_client_that_connects_while_it_stops_is_not_left_waiting() -> None:
+    broker = Broker()
+    await broker.__aenter__()
+    with socket.create_connection(("127.0.0.1", broker.port)) as sock:
+        for _ in range(2):  # asyncio has accepted it, and has not told the broker yet
+            await asyncio.sleep(0)
+        await broker.__aexit__(None, None, None)
+        sock.settimeout(PATIENCE)
+        with suppress(ConnectionResetError):
+            read_to_end(sock)
+
+
 def test_a_port_that_is_taken_is_an_error(broker: Broker) -> None:
     with pytest.raises(OSError, match="in use"), Broker(port=broker.port):
         pass

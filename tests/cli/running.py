@@ -13,7 +13,7 @@ from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 WARREN = (sys.executable, "-m", "warren")
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds for what takes one: the machine may be busy
 
 T = TypeVar("T")
 

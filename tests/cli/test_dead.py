@@ -102,6 +102,7 @@ async def test_list_shows_since_when_an_expired_call_is_there(
     async with serving(make_service(service_name, []), url=url):
         pass
     async with AsyncClient(url) as client:
+        await client.connect()
         with pytest.raises(DeadlineExceeded):
             await client.options(timeout=0.2).call(f"{service_name}.note", "x")
     await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
@@ -257,6 +258,7 @@ async def test_a_retried_call_runs_as_a_cast_and_that_is_said(
     async with serving(make_service(service_name, []), url=url):
         pass
     async with AsyncClient(url) as client:
+        await client.connect()
         with pytest.raises(DeadlineExceeded) as caught:
             await client.options(timeout=0.2, headers={"tenant": "blue"}).call(f"{service_name}.note", "late")
         await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)

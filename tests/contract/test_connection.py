@@ -97,8 +97,8 @@ async def test_a_missing_vhost_is_one_clear_error_at_once(url: str) -> None:
 
 async def test_a_refused_connection_ends_a_call_at_its_deadline_with_the_reason() -> None:
     begun = time.monotonic()
-    error = await failure(AsyncClient(f"amqp://127.0.0.1:{free_port()}", timeout=0.5))
-    assert time.monotonic() - begun >= 0.5
+    error = await failure(AsyncClient(f"amqp://127.0.0.1:{free_port()}", timeout=1.0))
+    assert time.monotonic() - begun >= 1.0
     assert isinstance(error, Unavailable)
     assert (error.reason, error.execution) == ("NOT_CONNECTED", Execution.NOT_SENT)
     assert "connection refused: does RabbitMQ run there?" in str(error)
@@ -121,7 +121,7 @@ async def test_a_fail_fast_call_does_not_wait_for_a_connection() -> None:
 
 
 async def test_an_unknown_host_is_named(echo: str) -> None:
-    error = await failure(AsyncClient("amqp://no-such-host.invalid", timeout=3))
+    error = await failure(AsyncClient("amqp://no-such-host.invalid").options(fail_fast=True))  # however long DNS takes
     assert "cannot connect to no-such-host.invalid:5672: the name cannot be resolved" in str(error)
 
 
@@ -350,10 +350,9 @@ async def test_a_handler_does_not_stop_heartbeats_however_long_it_runs(
     finally:
         process.send_signal(signal.SIGKILL)
         _out, errors = process.communicate()
+    assert "lost the connection" not in errors
     if method == "block":
         assert "the event loop has been blocked" in errors
-    else:
-        assert errors == ""
 
 
 async def _retry(call: Callable[[], object]) -> object:

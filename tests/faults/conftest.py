@@ -24,12 +24,16 @@ async def nothing_is_left() -> AsyncIterator[None]:
     """When a test is over and its clients and servers are closed, no thread, socket or task of theirs is left."""
     loop_tasks, open_sockets, running = asyncio.all_tasks(), sockets(), threads()
     yield
+    loop_tasks |= {task for task in [asyncio.current_task()] if task}
+
+    def clean() -> bool:
+        return sockets() <= open_sockets and threads() <= running and asyncio.all_tasks() <= loop_tasks
+
     try:
-        await until(lambda: sockets() <= open_sockets and threads() <= running, seconds=5)
+        await until(clean)
     except TimeoutError:
-        pytest.fail(f"left behind: {sockets() - open_sockets} sockets, threads {threads() - running}")
-    left = asyncio.all_tasks() - loop_tasks - {asyncio.current_task()}
-    assert not left
+        tasks = asyncio.all_tasks() - loop_tasks
+        pytest.fail(f"left behind: {sockets() - open_sockets} sockets, threads {threads() - running}, tasks {tasks}")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ async def no_reply_queue_is_left(request: pytest.FixtureRequest) -> AsyncIterato
     node: Node | None = request.getfixturevalue("rabbit") if "rabbit" in request.fixturenames else None
     yield
     if node is not None:
-        await until(lambda: reply_queues(node) == 0, seconds=10)
+        await until(lambda: reply_queues(node) == 0)
 
 
 @pytest.fixture

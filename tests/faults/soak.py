@@ -4,9 +4,9 @@
 
 A private node, four worker processes of two services (one on a classic, one on a quorum queue) and three clients,
 with a fault proxy in front of the workers and one in front of the clients. A schedule drawn from the seed cuts and
-silences connections, kills, freezes and drains workers, deletes queues and freezes the broker. Each ending of a call
-and each run of a handler is a line in a file; `judge` holds one against the other. In the end everything has to be
-whole again, and nothing may be left behind.
+silences connections, kills, freezes and drains workers, deletes queues, and freezes, kills and restarts the broker.
+Each ending of a call and each run of a handler is a line in a file; `books.judge` holds one against the other. In the
+end everything has to be whole again, each client and each worker by itself, and nothing may be left behind.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rabbit import Node
+from tests.faults.books import TIMEOUT, Deletion, Entry, judge
 from tests.support.doomed import MODES, note
 from tests.support.evidence import LATE, reply_queues, sockets, threads
 from tests.support.proxy import Proxy
@@ -42,8 +44,6 @@ from tests.support.serving import ROOT, lines
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, wire
 
-#: Seconds that each call may take.
-TIMEOUT = 8.0
 #: Queue kind of each service, by the end of its name.
 KINDS = ("classic", "quorum")
 WORKERS = 2
@@ -53,92 +53,26 @@ PAUSE = 3.0
 #: Bytes by which the memory may grow from the first third of the time to the last.
 GROWTH = 24_000_000
 
-#: All that a call may end in besides its result.
-REASONS = frozenset(
-    {"CONNECTION_LOST", "NOT_CONNECTED", "NO_ROUTE", "CLIENT_TIMER", "QUEUE_TTL", "ON_ARRIVAL", "WORKER_LOST", "POISON"}
-    | {"CHANNEL_CLOSED"}
-)
-
-
-# --- the books --------------------------------------------------------------------------------------------------------
-
-
-class Entry(NamedTuple):
-    """How one call or cast ended; `reason` is ``result`` where it did well, ``wrong`` if it got another's."""
-
-    key: str
-    mode: str
-    kind: str
-    resend: bool
-    begun: float
-    seconds: float
-    reason: str
-    execution: str
-
-    def line(self) -> str:
-        return "\t".join(str(value) for value in self)
-
-    @classmethod
-    def parse(cls, line: str) -> Entry:
-        key, mode, kind, resend, begun, seconds, reason, execution = line.split("\t")
-        return cls(key, mode, kind, resend == "True", float(begun), float(seconds), reason, execution)
-
-
-def judge(
-    entries: Iterable[Entry], begun: set[str], runs: Counter[str], dead: set[str], lost_before: float
-) -> list[str]:
-    """What is wrong with the books; empty when every call is accounted for exactly once.
-
-    Args:
-        entries: how each call ended.
-        begun: the keys of all calls that were begun.
-        runs: how often the handler ran for each key.
-        dead: the keys of what was set aside.
-        lost_before: casts begun before this moment may have been lost with a queue that was deleted.
-    """
-    entries = list(entries)
-    ended = Counter(entry.key for entry in entries)
-    wrong = [f"{key}: ended {ended[key]} times" for key in begun | ended.keys() if ended[key] != 1]
-    wrong += [f"{key}: ran, but nobody called it" for key in runs if key not in begun]
-    for entry in entries:
-        wrong += [
-            f"{entry}: {what}, ran {runs[entry.key]} times" for what in _faults_of(entry, runs, dead, lost_before)
-        ]
-    return wrong
-
-
-def _faults_of(entry: Entry, runs: Counter[str], dead: set[str], lost_before: float) -> Iterator[str]:
-    ran = runs[entry.key]
-    if entry.reason == "result":
-        if entry.kind == "call" and not ran:
-            yield "a result, but no handler ran"
-        if entry.kind == "cast" and not ran and not _may_be_lost(entry, dead, lost_before):
-            yield "a confirmed cast is lost"
-    elif entry.reason not in REASONS:
-        yield "an ending that no fault of the schedule explains"
-    if entry.execution in ("NOT_SENT", "NOT_EXECUTED") and ran:
-        yield "evidence that it did not run"
-    if entry.execution == "EXECUTED" and not ran:
-        yield "evidence that it ran"
-    if entry.mode != "at-least-once" and ran > 1:
-        yield "ran more than once"
-    if entry.seconds > TIMEOUT + LATE:
-        yield "outlived its deadline"
-
-
-def _may_be_lost(cast: Entry, dead: set[str], lost_before: float) -> bool:
-    return cast.key in dead or cast.mode == "at-most-once" or cast.begun < lost_before
+#: Calls a method by its name.
+Ask = Callable[[str], Awaitable[Any]]
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
 class Workers:
-    """The worker processes; one that ends is replaced."""
+    """The worker processes; one that is killed or drained is replaced.
+
+    Attributes:
+        services: the names of the services.
+        exit_codes: of those that were drained.
+        fallen: of those that ended by themselves.
+    """
 
     def __init__(self, url: str, prefix: str, folder: Path) -> None:
         self.services = [f"{prefix}-{kind}" for kind in KINDS]
         self.exit_codes: list[int] = []
+        self.fallen: list[int] = []
         self._url = url
         self._folder = folder
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -155,6 +89,10 @@ class Workers:
         with (self._folder / "workers.log").open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment)
         self._running.append((service, process))
+
+    def pids(self, service: str) -> set[int]:
+        """The processes that serve it, or will."""
+        return {process.pid for name, process in self._running if name == service}
 
     def kill(self, rng: random.Random) -> None:
         service, process = self._take(rng)
@@ -177,6 +115,8 @@ class Workers:
     async def drain(self) -> None:
         """Stop all of them in good order."""
         running, self._running = self._running, []
+        for _service, process in running:
+            self._look_at(process)
         await asyncio.gather(*(self._drain(process) for _service, process in running))
 
     def end(self) -> None:
@@ -185,7 +125,13 @@ class Workers:
             process.wait()
 
     def _take(self, rng: random.Random) -> tuple[str, subprocess.Popen[bytes]]:
-        return self._running.pop(rng.randrange(len(self._running)))
+        taken = self._running.pop(rng.randrange(len(self._running)))
+        self._look_at(taken[1])
+        return taken
+
+    def _look_at(self, process: subprocess.Popen[bytes]) -> None:
+        if (code := process.poll()) is not None:
+            self.fallen.append(code)
 
     async def _drain(self, process: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(1.0)  # a process that has not set its signal handler yet would just end
@@ -211,90 +157,126 @@ class Load:
         self._seed = seed
         self._keys = itertools.count()
 
-    async def call(self, client: AsyncClient, name: str) -> None:
-        """Call, one after the other, until stopped."""
+    async def call(self, client: AsyncClient, name: str, *, durable: bool) -> None:
+        """Call, one after the other, until stopped; `durable` tells where the client's replies come."""
         rng = random.Random(f"{self._seed} {name}")
         while not self.stopped.is_set():
-            mode, service, view, resend = self._draw(client, rng)
             kind = rng.choices(["call", "cast"], [9, 1])[0]
+            entry, view = self._begin(client, rng, kind, durable=durable)
             ask: Callable[..., Awaitable[Any]] = getattr(view, kind)
-            key, begun = self._begin(), time.monotonic()
             try:
-                value = await ask(f"{service}.{mode}", key, rng.uniform(0, 0.02))
+                value = await ask(f"{entry.service}.{entry.mode}", entry.key, rng.uniform(0, 0.02))
             except Exception as error:  # whatever it is belongs into the books
-                self._end(key, mode, kind, resend, begun, error)
+                self._end(entry, error)
             else:
-                self._end(key, mode, kind, resend, begun, None if kind == "cast" else value)
+                self._end(entry, value)
             await asyncio.sleep(rng.uniform(0, 0.05))
 
     def call_from_a_thread(self, client: Client, name: str) -> None:
         """The same for the blocking client."""
         rng = random.Random(f"{self._seed} {name}")
         while not self.stopped.is_set():
-            mode, service, view, resend = self._draw(client, rng)
-            key, begun = self._begin(), time.monotonic()
+            entry, view = self._begin(client, rng, "call", durable=False)
             try:
-                value = view.call(f"{service}.{mode}", key, rng.uniform(0, 0.02))
+                value = view.call(f"{entry.service}.{entry.mode}", entry.key, rng.uniform(0, 0.02))
             except Exception as error:
-                self._end(key, mode, "call", resend, begun, error)
+                self._end(entry, error)
             else:
-                self._end(key, mode, "call", resend, begun, value)
+                self._end(entry, value)
             self.stopped.wait(rng.uniform(0, 0.05))
 
-    def _draw(self, client: Any, rng: random.Random) -> tuple[str, str, Any, bool]:
-        mode = rng.choice(MODES)
+    def _begin(self, client: Any, rng: random.Random, kind: str, *, durable: bool) -> tuple[Entry, Any]:
+        """Draw what to ask for: the entry that `_end` completes, and the client's view to ask through."""
+        mode, service = rng.choice(MODES), rng.choice(self._services)
         resend = mode == "at-least-once" and rng.random() < 0.5
-        return mode, rng.choice(self._services), client.options(resend=resend), resend
-
-    def _begin(self) -> str:
         self.begun = next(self._keys)
-        return str(self.begun)
+        entry = Entry(str(self.begun), service, mode, kind, durable, resend, time.monotonic(), 0.0, "result", "")
+        return entry, client.options(resend=resend)
 
-    def _end(self, key: str, mode: str, kind: str, resend: bool, begun: float, outcome: Any) -> None:
-        reason, execution = "result", ""
+    def _end(self, entry: Entry, outcome: object) -> None:
+        reason, execution = entry.reason, ""
         if isinstance(outcome, CallError):
             reason, execution = outcome.reason, outcome.execution.value
         elif isinstance(outcome, Exception):
             reason = repr(outcome)
-        elif outcome != (None if kind == "cast" else f"{key} done"):
+        elif outcome != (None if entry.kind == "cast" else f"{entry.key} done"):
             reason = f"wrong: {outcome!r}"
-        entry = Entry(key, mode, kind, resend, begun, time.monotonic() - begun, reason, execution)
-        note(self._entries, entry.line())
+        seconds = time.monotonic() - entry.begun
+        note(self._entries, entry._replace(seconds=seconds, reason=reason, execution=execution).line())
 
 
 # --- the faults -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Faults:
-    """What goes wrong, drawn from the seed."""
+#: How often each fault is in the pack of cards, besides the one of the broker's end.
+CARDS = {
+    "reset": 3,
+    "end": 2,
+    "half-open": 1,
+    "silence": 2,
+    "slow": 1,
+    "kill a worker": 3,
+    "freeze a worker": 2,
+    "replace a worker": 3,
+    "close all connections": 1,
+    "delete a reply queue": 1,
+    "delete a service queue": 1,
+    "freeze the broker": 1,
+}
+KILL, RESTART = "kill the broker", "restart the broker"
 
-    node: Node
-    workers: Workers
-    proxies: tuple[Proxy, Proxy]
-    rng: random.Random
-    counts: Counter[str] = field(default_factory=Counter)
-    last_deletion: float = 0.0
+
+def schedule(rng: random.Random) -> Iterator[str]:
+    """What goes wrong, without end. A pack, which takes about a minute, is played to its last card: each has its turn.
+
+    The broker ends once in each pack, by turns killed and stopped in good order; early, so that the shortest soak has
+    a kill and the time to see what comes of it.
+    """
+    for end in itertools.cycle([KILL, RESTART]):
+        pack = list(Counter(CARDS).elements())
+        rng.shuffle(pack)
+        pack.insert(rng.randrange(len(pack) // 3), end)
+        yield from pack
+
+
+class Faults:
+    """What goes wrong, drawn from the seed.
+
+    Attributes:
+        counts: how often each fault has struck.
+        deletions: of services' queues.
+    """
+
+    def __init__(self, node: Node, workers: Workers, proxies: tuple[Proxy, Proxy], seed: int) -> None:
+        self.node = node
+        self.workers = workers
+        self.proxies = proxies
+        self.rng = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.deletions: list[Deletion] = []
+        self._schedule = schedule(self.rng)
+        self._acts: dict[str, Callable[[], Any]] = {
+            "reset": lambda: self._proxy().cut("rst"),
+            "end": lambda: self._proxy().cut("fin"),
+            "half-open": lambda: self._proxy().half_open(),
+            "silence": lambda: self._proxy().abandon("up", "down"),
+            "slow": self._slow,
+            "kill a worker": lambda: self.workers.kill(self.rng),
+            "freeze a worker": lambda: self.workers.freeze(self.rng),
+            "replace a worker": lambda: self.workers.replace(self.rng),
+            "close all connections": self._close_all,
+            "delete a reply queue": lambda: self._delete(self.rng.choice(["amq.gen", wire.reply_queue("")])),
+            "delete a service queue": self._delete_service_queue,
+            "freeze the broker": self._freeze,
+            KILL: self._kill_broker,
+            RESTART: lambda: asyncio.to_thread(self.node.restart),
+        }
 
     async def strike(self) -> None:
         """Let one thing go wrong; what lasts is over when this returns."""
-        kinds: dict[str, tuple[int, Callable[[], Any]]] = {
-            "reset": (3, lambda: self._proxy().cut("rst")),
-            "end": (2, lambda: self._proxy().cut("fin")),
-            "half-open": (1, lambda: self._proxy().half_open()),
-            "silence": (2, lambda: self._proxy().abandon("up", "down")),
-            "slow": (1, self._slow),
-            "kill a worker": (3, lambda: self.workers.kill(self.rng)),
-            "freeze a worker": (2, lambda: self.workers.freeze(self.rng)),
-            "replace a worker": (3, lambda: self.workers.replace(self.rng)),
-            "close all connections": (1, self._close_all),
-            "delete a reply queue": (1, lambda: self._delete("reply")),
-            "delete a service queue": (1, lambda: self._delete("service")),
-            "freeze the broker": (1, self._freeze),
-        }
-        name = self.rng.choices(list(kinds), [weight for weight, _act in kinds.values()])[0]
+        name = next(self._schedule)
         self.counts[name] += 1
-        done = kinds[name][1]()
+        done = self._acts[name]()
         if isinstance(done, Awaitable):
             await done
 
@@ -315,12 +297,18 @@ class Faults:
     def _close_all(self) -> None:
         self.node.eval('[rabbit_networking:close_connection(P, "soak") || P <- rabbit_networking:connections()], ok')
 
-    def _delete(self, what: str) -> None:
-        if what == "service":
-            pattern = self.rng.choice(self.workers.services)
-            self.last_deletion = time.monotonic() + 1.0
-        else:
-            pattern = self.rng.choice(["amq.gen", wire.reply_queue("")])
+    async def _kill_broker(self) -> None:
+        self.node.register_queues()
+        await asyncio.to_thread(self.node.kill)
+        await asyncio.sleep(self.rng.uniform(0, 2.0))
+        await asyncio.to_thread(self.node.start)
+
+    def _delete_service_queue(self) -> None:
+        service = self.rng.choice(self.workers.services)
+        self._delete(service)
+        self.deletions.append(Deletion(service, time.monotonic()))
+
+    def _delete(self, pattern: str) -> None:
         self.node.eval(
             '[rabbit_amqqueue:delete(Q, false, false, <<"soak">>) || Q <- rabbit_amqqueue:list(<<"/">>),'
             f' binary:match(element(4, amqqueue:get_name(Q)), <<"{pattern}">>) =/= nomatch,'
@@ -379,6 +367,7 @@ class Report:
     endings: Counter[str]
     runs: int
     growth: int
+    excused: int
     wrong: list[str]
 
     def __str__(self) -> str:
@@ -388,6 +377,7 @@ class Report:
         return (
             f"seed {self.seed}: {self.endings.total()} calls ended, handlers ran {self.runs} times,"
             f" memory grew by {self.growth / 1e6:.1f} MB\nendings:{table(self.endings)}\nfaults:{table(self.faults)}"
+            f"\n{self.excused} casts went with a deleted queue"
             + "".join(f"\nWRONG: {what}" for what in self.wrong[:50])
         )
 
@@ -408,7 +398,7 @@ class Soak:
     async def run(self) -> Report:
         before = Belongings.now(self._node)
         with self._processes() as (proxies, workers):
-            faults = Faults(self._node, workers, proxies, random.Random(self._seed))
+            faults = Faults(self._node, workers, proxies, self._seed)
             load = Load(workers.services, self._folder, self._seed)
             await self._under_load(faults, load, proxies[0].url)
             await workers.drain()
@@ -436,9 +426,9 @@ class Soak:
             ]
             blocking = Client(url, **quick)
             stack.push_async_callback(asyncio.to_thread, blocking.close)
-            await self._whole(clients, faults.workers.services)
+            await self._whole(clients, blocking, faults.workers)
             callers = [
-                asyncio.create_task(load.call(client, f"{n} {c}"))
+                asyncio.create_task(load.call(client, f"{n} {c}", durable=client is clients[1]))
                 for n, client in enumerate(clients)
                 for c in range(CALLERS)
             ]
@@ -454,7 +444,7 @@ class Soak:
             self._wrong += [f"{len(late)} callers hang"] if late else []
             for task in callers:
                 task.cancel()
-            await self._whole(clients, faults.workers.services)
+            await self._whole(clients, blocking, faults.workers)
 
     async def _break_things(self, faults: Faults) -> None:
         end = time.monotonic() + self._seconds
@@ -463,20 +453,24 @@ class Soak:
             await faults.strike()
             self._memory.append(resident())
 
-    async def _whole(self, clients: list[AsyncClient], services: list[str]) -> None:
+    async def _whole(self, clients: list[AsyncClient], blocking: Client, workers: Workers) -> None:
         """Wait until everybody can be reached by everybody; from then on nothing may fail."""
-        for client, service in itertools.product(clients, services):
+        hasty: list[Ask] = [client.options(timeout=2).call for client in clients]
+        calm: list[Ask] = [client.options(timeout=30).call for client in clients]
+        hasty.append(partial(_call_in_thread, blocking.options(timeout=2)))
+        calm.append(partial(_call_in_thread, blocking.options(timeout=30)))
+        for (soon, late), service in itertools.product(zip(hasty, calm, strict=True), workers.services):
             async with asyncio.timeout(60):
-                while True:
-                    with suppress(CallError):
-                        await client.options(timeout=2).call(f"{service}.ping")
-                        break
+                while await _who_answers(soon, service) != workers.pids(service):
                     await asyncio.sleep(0.1)
-            await asyncio.gather(*(client.options(timeout=30).call(f"{service}.ping") for _ in range(50)))
+            if (answers := await _who_answers(late, service)) != workers.pids(service):
+                self._wrong.append(f"{service} was whole, and then answered {answers}")
 
     def _check_codes(self, workers: Workers) -> None:
         if any(workers.exit_codes):
             self._wrong.append(f"draining workers ended with {workers.exit_codes}, not 0")
+        if workers.fallen:
+            self._wrong.append(f"workers ended by themselves, with {workers.fallen}")
 
     async def _check_left(self, before: Belongings, workers: Workers) -> None:
         with raw_channel(self._node.url) as raw:
@@ -496,9 +490,20 @@ class Soak:
         entries = [Entry.parse(line) for line in lines(self._folder / "entries")]
         runs = Counter(lines(self._folder / "runs"))
         begun = {str(number) for number in range(load.begun + 1)}
-        wrong = self._wrong + judge(entries, begun, runs, self._dead, faults.last_deletion)
+        wrong, excused = judge(entries, begun, runs, self._dead, faults.deletions)
         endings = Counter(f"{entry.kind}: {entry.reason} {entry.execution}".strip() for entry in entries)
-        return Report(self._seed, faults.counts, endings, runs.total(), growth(self._memory), wrong)
+        return Report(
+            self._seed, faults.counts, endings, runs.total(), growth(self._memory), excused, self._wrong + wrong
+        )
+
+
+async def _call_in_thread(client: Client, method: str) -> Any:
+    return await asyncio.to_thread(lambda: client.call(method))
+
+
+async def _who_answers(ask: Ask, service: str) -> set[object]:
+    """The workers that answer fifty calls at a time, and what else these end in."""
+    return set(await asyncio.gather(*(ask(f"{service}.ping") for _ in range(50)), return_exceptions=True))
 
 
 def _keys(raw: Any, queue: str) -> Iterator[str]:

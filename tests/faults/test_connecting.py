@@ -87,8 +87,8 @@ async def test_a_mute_broker_is_given_up(breakable_rabbit: Node) -> None:
 async def test_the_host_after_a_mute_one_is_tried(proxy: Proxy, rabbit: Node, counting: Counting) -> None:
     proxy.down.silent = True
     hosts = f"amqp://guest:guest@{HOST}:{proxy.port},{HOST}:{rabbit.port}/"
-    async with serving(counting.service, url=rabbit.url), AsyncClient(hosts, connect_timeout=0.5) as client:
-        got = await ending(client.options(timeout=10).call(counting.echo, "hello"), within=10)
+    async with serving(counting.service, url=rabbit.url), AsyncClient(hosts, connect_timeout=1.5) as client:
+        got = await ending(client.options(timeout=20).call(counting.echo, "hello"), within=20)
         assert got.value == "hello"
         assert len(proxy.accepted) == 1
         await works_again(client, counting.echo)

@@ -42,10 +42,11 @@ class Life:
     client: AsyncClient
     counting: Counting
     once: Any
+    timeout: float
 
     def begin(self, kind: str) -> Awaitable[Any]:
         """The call; those by function are of an at-least-once method, those again have `resend`."""
-        client = self.client.options(timeout=timeout_of(kind), resend=True if "again" in kind else None)
+        client = self.client.options(timeout=self.timeout, resend=True if "again" in kind else None)
         method: Any = self.counting.repeat if "function" in kind else self.counting.echo
         method = self.once if "at most once" in kind else method
         return client.cast(method, "x") if "cast" in kind else client.call(method, "x")
@@ -60,13 +61,13 @@ class Life:
         return [found.address for found in self.broker.status().connections if found.name == f"{side}-{self.name}"]
 
 
-def timeout_of(kind: str) -> float:
-    """A lost reply of an at-most-once method is noticed by nobody but the timer."""
-    return 1.0 if "at most once" in kind else _TIMEOUT
+def timer_ends(kind: str, side: str) -> bool:
+    """A reply of an at-most-once method that is lost with its server is noticed by nobody but the timer."""
+    return kind == "call at most once" and side == "server"
 
 
 @asynccontextmanager
-async def alive(broker: Broker, name: str, kind: str) -> AsyncIterator[Life]:
+async def alive(broker: Broker, name: str, kind: str, timeout: float = _TIMEOUT) -> AsyncIterator[Life]:
     """A client and a server of their own, connected."""
     counting = Counting(name)
 
@@ -81,25 +82,26 @@ async def alive(broker: Broker, name: str, kind: str) -> AsyncIterator[Life]:
         AsyncClient(broker.url, name=f"client-{name}", reply=reply) as client,
     ):
         await client.call(counting.echo, "ready")
-        life = Life(broker, name, client, counting, once)
+        life = Life(broker, name, client, counting, once, timeout)
         await until(lambda: life.waiting(name) == 0)
         yield life
 
 
 async def cut_after(broker: Broker, frames: int, *, kind: str, side: str, to_client: bool, reset: bool) -> bool:
     """One call's life, and what must be true of it; returns whether its connection was cut."""
-    async with alive(broker, f"svc-{frames}", kind) as life:
+    timeout = 2.0 if timer_ends(kind, side) else _TIMEOUT
+    async with alive(broker, f"svc-{frames}", kind, timeout) as life:
         before = life.address(side)
         name = f"{side}-{life.name}"
         assert broker.drop_connections_after(frames, to_clients=to_client, reset=reset, name=name) == 1
-        got = await ending(life.begin(kind), within=timeout_of(kind))
+        got = await ending(life.begin(kind), within=timeout)
         works = await ending(
             life.client.options(timeout=_TIMEOUT, resend=True).call(life.counting.echo, "y"), within=20
         )
         assert works.value == "y" or works.reason == "WORKER_LOST", works
         await until(lambda: life.waiting(life.name) == 0)
         check(got, life, f"{frames} frames", may_repeat="by function" in kind or "again" in kind)
-        assert got.reason != "CLIENT_TIMER" or (kind == "call at most once" and side == "server"), got
+        assert got.reason != "CLIENT_TIMER" or timer_ends(kind, side), got
         return life.address(side) != before
 
 

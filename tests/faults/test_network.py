@@ -2,21 +2,26 @@
 
 import asyncio
 import contextlib
+import itertools
+import json
 import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rabbit import Node
+from tests.support.doomed import make_service
 from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
 from tests.support.load import TYPED, Load, until_blocked
 from tests.support.proxy import Proxy
-from tests.support.serving import serving
+from tests.support.raw import raw_channel, take
+from tests.support.serving import lines, serving
 from tests.support.waiting import until
-from warren import AsyncClient, Code, Execution
+from warren import AsyncClient, Code, Execution, wire
 
 #: Quick limits: silence is noticed within a second, by the broker within six.
 QUICK: dict[str, Any] = {"heartbeat": 2, "liveness_timeout": 1.0}
@@ -183,6 +188,46 @@ async def test_a_durable_call_survives_the_death_of_the_broker(breakable_rabbit:
         assert (await call).value == "x"
         await works_again(client, served.echo)
     assert 1 <= served.runs["x"] <= 3
+
+
+@pytest.mark.scenario(
+    45,
+    "kill -9 over a backlog of casts that may run once only: none runs twice, and each has run or is set aside."
+    " A classic queue does not know any more what it had given out, so what waited in it is set aside as well.",
+)
+@pytest.mark.parametrize("queue", ["classic", "quorum"])
+async def test_a_killed_broker_makes_nothing_run_twice(
+    breakable_rabbit: Node, service_name: str, queue: str, tmp_path: Path
+) -> None:
+    node, runs, count = breakable_rabbit, tmp_path / "runs", 600
+    service = make_service(service_name, queue, runs, concurrency=4)
+    async with AsyncClient(node.url) as client:
+        async with serving(service, url=node.url):
+            await client.call(f"{service_name}.ping")
+        modes = itertools.cycle(["report", "at-most-once"])
+        await asyncio.gather(*(client.cast(f"{service_name}.{next(modes)}", f"{n}", 0.005) for n in range(count)))
+        node.register_queues()
+        aside: set[str] = set()
+
+        def all_accounted_for() -> bool:
+            aside.update(take_keys(node, wire.dead_queue(service_name)))
+            return len(aside.union(lines(runs))) == count
+
+        async with serving(service, url=node.url):
+            await until(lambda: len(lines(runs)) > count / 4)
+            await asyncio.to_thread(node.kill)
+            await asyncio.to_thread(node.start)
+            await until(all_accounted_for, seconds=60)
+    assert max(Counter(lines(runs)).values()) == 1
+
+
+def take_keys(node: Node, queue: str) -> set[str]:
+    """The first arguments of the requests that are in a queue, which is empty then."""
+    keys: set[str] = set()
+    with raw_channel(node.url) as raw:
+        while (message := take(raw, queue)) is not None:
+            keys.add(json.loads(message[1])[0])
+    return keys
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ async def test_a_cut_while_an_at_least_once_handler_runs_is_mended_by_sending_ag
 async def test_an_error_after_a_resend_does_not_claim_that_nothing_ran(
     client: AsyncClient, proxy: Proxy, server: RawServer, how: str
 ) -> None:
-    view = client.options(timeout=1.5 if how == "expires" else 30, resend=True)
+    view = client.options(timeout=3.0 if how == "expires" else 30, resend=True)
     call = asyncio.create_task(ending(view.call(f"{server.queue}.x"), within=30))
     await server.request()  # taken: for all that the client can know, it runs
     proxy.refuse()
@@ -324,8 +324,8 @@ async def test_late_replies_are_counted_and_dropped(client: AsyncClient, served:
 
     try:
         async with serving(service, url=rabbit.url):
-            view = client.options(timeout=0.5)
-            late = await endings(*(view.call(slow) for _ in range(50)), within=0.5)
+            view = client.options(timeout=2.0)  # time enough for all to begin
+            late = await endings(*(view.call(slow) for _ in range(50)), within=2.0)
             assert {got.evidence for got in late} == {("CLIENT_TIMER", Execution.UNKNOWN)}
             assert client.ignored_replies == 0
             release.set()

@@ -156,14 +156,14 @@ async def test_a_cut_in_the_middle_of_a_body(
 )
 async def test_confirms_that_never_come(client: AsyncClient, proxy: Proxy, served: Counting) -> None:
     proxy.drop("down", "Basic.Ack")
-    called, cast = await endings(
-        client.options(timeout=1).call(served.echo, "call"),
-        client.options(timeout=1).cast(served.echo, "cast"),
-        within=1,
+    called, cast = await asyncio.gather(
+        ending(client.options(timeout=30).call(served.echo, "call"), within=30),
+        ending(client.options(timeout=1).cast(served.echo, "cast"), within=1),
     )
     assert called.value == "call"
     assert cast.evidence == ("CLIENT_TIMER", Execution.UNKNOWN)
     assert "not confirm" in str(cast)
+    await until(lambda: served.runs["cast"])
     assert (served.runs["call"], served.runs["cast"]) == (1, 1)
     proxy.forget_rules()
     await works_again(client, served.echo)
@@ -179,6 +179,7 @@ async def test_a_timed_out_call_says_whether_it_was_confirmed(
     got = await ending(client.options(timeout=1).call(served.echo, "x"), within=1)
     assert got.evidence == ("CLIENT_TIMER", Execution.UNKNOWN)
     assert ("the broker has not confirmed" in str(got)) is not confirmed
+    await until(lambda: served.runs["x"])
     assert served.runs["x"] == 1
     proxy.forget_rules()
     await works_again(client, served.echo)
@@ -227,7 +228,10 @@ async def test_a_refused_request_is_sent_again(
     await client.cast(full_queue.echo, "first")
     again = client.options(resend=True)
     patient = asyncio.create_task(ending(again.call(full_queue.echo, "patient"), within=30))
-    hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
+    for _ in range(5):
+        hasty = await ending(again.options(timeout=0.5).call(full_queue.echo, "hasty"), within=0.5)
+        if hasty.reason != "CLIENT_TIMER":  # which says that it was just being sent again
+            break
     assert hasty.evidence == ("QUEUE_FULL", Execution.NOT_EXECUTED)  # however often it was sent
     async with serving(full_queue.service, url=rabbit.url):
         assert (await patient).value == "patient"
@@ -430,7 +434,7 @@ async def test_half_a_second_of_delay_each_way(proxy: Proxy, served: Counting) -
 @pytest.mark.parametrize(("way", "rate", "size"), [("up", 4_000_000, 12_000_000), ("down", 10_000, 25_000)])
 async def test_a_slow_line_is_not_a_silent_one(proxy: Proxy, served: Counting, way: Way, rate: int, size: int) -> None:
     text = "x" * size
-    async with AsyncClient(proxy.url, heartbeat=1, liveness_timeout=1) as client:
+    async with AsyncClient(proxy.url, heartbeat=1, liveness_timeout=2) as client:
         await client.connect()
         proxy.line(way).rate = rate
         assert await client.call(served.echo, text) == text

@@ -50,11 +50,11 @@ async def test_what_expired_while_nobody_served_is_not_run(
     client: AsyncClient, url: str, raw: Any, rabbit: Node, service_name: str, tmp_path: Path
 ) -> None:
     runs, reached = tmp_path / "runs", tmp_path / "reached"
-    view = client.options(timeout=1.0)
+    view = client.options(timeout=3.0)
     with doomed(1, service_name, url, runs, POINT=RUNNING, REACHED=str(reached)):
-        held = asyncio.create_task(ending(view.call(f"{service_name}.report", "held"), within=1.0))
+        held = asyncio.create_task(ending(view.call(f"{service_name}.report", "held"), within=3.0))
         await until(reached.exists)
-        queued = asyncio.create_task(ending(view.call(f"{service_name}.report", "queued"), within=1.0))
+        queued = asyncio.create_task(ending(view.call(f"{service_name}.report", "queued"), within=3.0))
         await until(lambda: messages(rabbit, service_name) == 2)
     for got in await asyncio.gather(held, queued):
         assert got.reason in ("QUEUE_TTL", "CLIENT_TIMER")  # they race for the same moment
@@ -217,8 +217,8 @@ async def test_a_deleted_service_queue_comes_back(client: AsyncClient, rabbit: N
     async with serving(counting.service, url=rabbit.url):
         running = [asyncio.create_task(ending(client.call(counting.hold, f"r{n}"), within=30)) for n in range(2)]
         await until(lambda: sum(counting.runs.values()) == 2)
-        brief = client.options(timeout=1.5)
-        waiting = [asyncio.create_task(ending(brief.call(counting.hold, f"w{n}"), within=1.5)) for n in range(3)]
+        brief = client.options(timeout=4.0)
+        waiting = [asyncio.create_task(ending(brief.call(counting.hold, f"w{n}"), within=4.0)) for n in range(3)]
         await until(lambda: messages(rabbit, service_name) == 5)
         eval_queue(rabbit, service_name, 'rabbit_amqqueue:delete(Q, false, false, <<"tests">>)')
         await until(lambda: messages(rabbit, service_name) == 0)  # there is one again
@@ -395,9 +395,9 @@ async def test_a_handler_that_exceeds_its_deadline_gives_its_place_back(
     counting = Counting(service_name, concurrency=1)
     async with serving(counting.service, url=rabbit.url):
         texts = [f"x{n}" for n in range(3)]
-        view = client.options(timeout=0.5)
+        view = client.options(timeout=1.0)
         for text in texts:
-            got = await ending(view.call(counting.hold, text), within=0.5)
+            got = await ending(view.call(counting.hold, text), within=1.0)
             assert got.evidence in [("HANDLER", Execution.EXECUTED), ("CLIENT_TIMER", Execution.UNKNOWN)]
         await works_again(client, counting.echo)
     assert [counting.runs[text] for text in texts] == [1, 1, 1]

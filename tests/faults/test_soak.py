@@ -1,5 +1,6 @@
 """A short soak, and the proof that its books show what they are kept for."""
 
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from rabbit import Node
-from tests.faults.soak import TIMEOUT, Entry, Soak, growth, judge
+from tests.faults.books import TIMEOUT, WAIT, Deletion, Entry, Verdict, judge
+from tests.faults.soak import CARDS, KILL, RESTART, Soak, growth, schedule
 
 SECONDS = 60.0
 
@@ -28,15 +30,33 @@ async def test_every_call_of_a_soak_is_accounted_for(
     assert report.wrong == []
     assert report.endings["call: result"] > 100
     assert report.faults.total() > 3
+    assert report.faults[KILL]
 
 
-GOOD = Entry("1", "report", "call", False, 100.0, 0.1, "result", "")
+def test_each_fault_has_its_turn_in_a_pack_of_cards_and_the_broker_is_killed_early() -> None:
+    cards, size = schedule(random.Random(1)), sum(CARDS.values()) + 1
+    for end in (KILL, RESTART, KILL):
+        pack = list(itertools.islice(cards, size))
+        assert Counter(pack) == Counter(CARDS) + Counter([end])
+        assert pack.index(end) < size / 3
 
 
-def books(
-    *entries: Entry, runs: int, begun: tuple[str, ...] = ("1",), dead: tuple[str, ...] = (), lost_before: float = 0.0
-) -> list[str]:
-    return judge(entries, set(begun), Counter({"1": runs}), set(dead), lost_before)
+GOOD = Entry("1", "s-classic", "report", "call", False, False, 100.0, 0.1, "result", "")
+CAST = GOOD._replace(kind="cast")
+
+
+def verdict(
+    *entries: Entry,
+    runs: int,
+    begun: tuple[str, ...] = ("1",),
+    dead: tuple[str, ...] = (),
+    deletions: tuple[Deletion, ...] = (),
+) -> Verdict:
+    return judge(entries, set(begun), Counter({"1": runs}), set(dead), deletions)
+
+
+def books(*entries: Entry, runs: int, begun: tuple[str, ...] = ("1",), dead: tuple[str, ...] = ()) -> list[str]:
+    return verdict(*entries, runs=runs, begun=begun, dead=dead).wrong
 
 
 def test_good_books_are_good() -> None:
@@ -73,12 +93,24 @@ def test_the_books_show_calls_that_never_ended_or_ended_twice_or_were_nobodys() 
     assert books(GOOD, runs=1, begun=()) == ["1: ran, but nobody called it"]
 
 
-def test_a_cast_may_be_set_aside_or_lost_with_a_deleted_queue() -> None:
-    cast = GOOD._replace(mode="at-least-once", kind="cast")
-    assert books(cast, runs=0, dead=("1",)) == []
-    assert books(cast, runs=0, dead=("2",)) != []
-    assert books(cast, runs=0, lost_before=101.0) == []
-    assert books(cast, runs=0, lost_before=99.0) != []
+def test_a_cast_may_be_set_aside() -> None:
+    assert books(CAST, runs=0, dead=("1",)) == []
+    assert books(CAST, runs=0, dead=("2",)) != []
+
+
+@pytest.mark.parametrize(
+    ("deletion", "excused"),
+    [
+        (Deletion("s-classic", 101.0), 1),
+        (Deletion("s-classic", 99.0), 0),  # it came later
+        (Deletion("s-classic", 101.0 + WAIT), 0),  # by then it had run
+        (Deletion("s-quorum", 101.0), 0),
+    ],
+)
+def test_a_cast_may_be_lost_with_the_queue_that_it_waited_in(deletion: Deletion, excused: int) -> None:
+    got = verdict(CAST, runs=0, deletions=(deletion,))
+    assert got.excused == excused
+    assert len(got.wrong) == 1 - excused
 
 
 def test_growth_compares_the_last_third_with_the_first() -> None:

@@ -106,7 +106,7 @@ def no_thread_is_left() -> Iterator[None]:
     """Every session ends with the threads that it began with."""
     before = set(threading.enumerate())
     yield
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while set(threading.enumerate()) - before and time.monotonic() < end:
         time.sleep(0.01)
     assert set(threading.enumerate()) - before == set()

@@ -96,7 +96,7 @@ def test_a_killed_worker_is_reported_and_replaced(project: Project, broker_optio
         f"""
 def test_it(warren_serve, warren_client, warren_faults):
     warren_serve(service, workers={workers}, processes=True)
-    call = warren_client.submit(hold)
+    call = warren_client.options(timeout=30).submit(hold)  # as long as it may take to start another worker
     warren_faults.kill_worker()
     with pytest.raises(WorkerLost):
         call.result()
@@ -104,7 +104,7 @@ def test_it(warren_serve, warren_client, warren_faults):
 
 def test_again(warren_serve, warren_client, warren_faults):
     warren_serve(service, workers={workers}, processes=True)
-    call = warren_client.submit(patient)
+    call = warren_client.options(timeout=30).submit(patient)
     warren_faults.kill_worker()
     assert call.result() == 2
 """,
@@ -134,7 +134,7 @@ def test_an_async_test_kills_in_a_thread(project: Project) -> None:
 @pytest.mark.asyncio
 async def test_well(warren_serve, warren_async_client, warren_faults):
     warren_serve(service, processes=True)
-    call = asyncio.create_task(warren_async_client.call(hold))
+    call = asyncio.create_task(warren_async_client.options(timeout=30).call(hold))
     await asyncio.to_thread(warren_faults.kill_worker)
     with pytest.raises(WorkerLost):
         await call

@@ -168,6 +168,7 @@ def test_it(warren_serve, warren_client):
     )
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_workers_can_be_stopped_before_the_test_ends(project: Project, broker_options: Options) -> None:
     project.passes(
         """
@@ -280,12 +281,12 @@ async def test_two(warren_serve, warren_async_client):
 def test_a_handler_that_blocks_the_event_loop_is_an_error_and_not_a_hang(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warren.testing._GRACE", 0.3)
+    monkeypatch.setattr("warren.testing._GRACE", 1.0)
     project.write("""
 @service.method
 async def block() -> None:
     began.set()
-    time.sleep(4)
+    time.sleep(8)  # longer than one is patient with it in the end: 1 s for the drain, and twice the grace
 
 def test_one(warren_serve, warren_client):
     warren_serve(service)

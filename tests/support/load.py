@@ -17,10 +17,11 @@ TYPED = {None, "CONNECTION_LOST", "NOT_CONNECTED", "NO_ROUTE", "CLIENT_TIMER", "
 
 async def until_blocked(client: AsyncClient, proxy: Proxy, method: str) -> Ending:
     """Cast until an alarm blocks the client's connection, as it does at the next publish; how that cast ended."""
-    while True:
-        got = await ending(client.options(timeout=0.5).cast(method, "blocks"), within=0.5)
-        if proxy.seen["down", "Connection.Blocked"]:
-            return got
+    await client.connect()  # so that the cast is written
+    while (got := await ending(client.options(timeout=1).cast(method, "blocks"), within=1)).error is None:
+        pass  # the alarm has not reached the broker's end of the connection yet
+    await until(lambda: proxy.seen["down", "Connection.Blocked"])
+    return got
 
 
 class Load:

@@ -50,6 +50,11 @@ class Rogue:
 
     async def __aexit__(self, *_error: object) -> None:
         assert self._server is not None
+        # A connection that asyncio has accepted in the turn in which its server is closed stays open for ever.
+        for listener in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(5):
+            await asyncio.sleep(0)
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()

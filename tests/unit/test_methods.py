@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import datetime
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pydantic
 import pytest
 from msgspec import Meta
 
@@ -406,3 +409,75 @@ def test_a_method_that_returns_nothing_returns_null() -> None:
 def test_results_of_calls_by_name_are_decoded_without_a_type() -> None:
     assert methods.untyped_decoder(JSON)(b"[1]") == [1]
     assert methods.untyped_decoder(TEXT)(b"1") == "1"
+
+
+# --- types that msgspec does not know ---------------------------------------------------------------------------------
+
+
+class Parcel(pydantic.BaseModel):
+    weight: int = pydantic.Field(gt=0, alias="grams")
+    sent: datetime.datetime
+
+
+class Opaque:
+    pass
+
+
+@dataclass
+class Truck:
+    load: list[Parcel]
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_pydantic_models_travel_as_json_and_validate_themselves(content_type: str) -> None:
+    def forward(truck: Truck) -> list[Parcel]:
+        return truck.load
+
+    method = declare(forward)
+    parcel = Parcel(grams=3, sent=datetime.datetime(2026, 11, 25, tzinfo=datetime.UTC))
+    loaded = call_through(method, method.encode_arguments(content_type, (Truck([parcel]),), {}), content_type)
+    assert loaded == [parcel]
+    assert method.decode_result(content_type, method.encode_result(content_type, loaded)) == [parcel]
+
+
+def test_a_pydantic_model_says_what_it_does_not_like() -> None:
+    def send(parcel: Parcel) -> None: ...
+
+    with pytest.raises(ValidationError) as caught:
+        declare(send).decode_arguments(JSON, b'[{"grams": -1}]')
+    assert "grams: Input should be greater than 0; sent: Field required - at `parcel`" in str(caught.value)
+
+
+def test_a_type_that_cannot_travel_is_refused_at_its_declaration() -> None:
+    def take(things: dict[str, Opaque | None]) -> None: ...
+    def give() -> tuple[int, Opaque]:
+        return 1, Opaque()
+
+    with pytest.raises(TypeError, match=r"calc.take: argument 'things': values of type Opaque cannot be sent: take a"):
+        declare(take)
+    with pytest.raises(TypeError, match=r"calc.give: the result: values of type Opaque cannot be sent"):
+        declare(give)
+
+
+def test_abstract_types_are_met_by_what_json_has() -> None:
+    def first(things: Iterable[int], anything: object) -> Iterable[int]:
+        return [*things][:1]
+
+    assert call_through(declare(first), b"[[1, 2], {}]") == [1]
+
+
+def test_a_type_may_contain_itself() -> None:
+    def depth(tree: Tree) -> int:
+        return 1 + max(map(depth, tree.branches), default=0)
+
+    assert call_through(declare(depth), b'[{"branches": [{"branches": []}]}]') == 2
+
+
+@dataclass
+class Tree:
+    branches: list[Tree]
+
+
+def test_what_has_no_name_is_no_method() -> None:
+    with pytest.raises(TypeError, match="has no name; declare a plain function"):
+        declare(functools.partial(max, 1))

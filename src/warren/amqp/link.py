@@ -417,6 +417,7 @@ class HotChannel(Channel):
         self._published = 0
         self._receiver: Receiver | None = None
         self._consumer_tag: str | None = None
+        self._queue = ""  # that it consumes
         self._acks = Acks()
         self._no_ack = False
         self._holds_acks = False
@@ -438,6 +439,7 @@ class HotChannel(Channel):
     async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
         """Start the channel's one consumer; of several on a queue those of the highest priority are served first."""
         self._no_ack = no_ack
+        self._queue = queue
         arguments = {"x-priority": priority} if priority else None
         frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
         self._consumer_tag = frame.method.consumer_tag
@@ -466,14 +468,16 @@ class HotChannel(Channel):
             self._stream.flush_soon()
 
     async def _fill(self, window: int) -> None:
-        """Wait until so many deliveries are unacknowledged, or none comes any more; a second at most."""
-        for _ in range(20):
+        """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
+        for _ in range(40):
             known = len(self._acks)
             if known >= window:
                 return
-            await asyncio.sleep(0.05)
-            if len(self._acks) == known:
+            # The queue's leader answers, after all that it has sent to us before; while it has more, it will send that.
+            waiting, _consumers = await self.inspect_queue(self._queue)
+            if not waiting and len(self._acks) == known:
                 return
+            await asyncio.sleep(0.05)
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""

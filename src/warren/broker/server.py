@@ -212,7 +212,7 @@ class Server:
         """Send every client Connection.Close 320, as RabbitMQ does when it shuts down, and stop."""
         if self._listener is None:
             return
-        self._listener.close()
+        await self._stop_listening(self._listener)
         self.tick()
         for session in list(self.connections):
             session.close(AmqpError(320, "broker forced connection closure with reason 'shutdown'"))
@@ -223,6 +223,19 @@ class Server:
         if self._socket_path is not None:
             _unlink(self._socket_path)
         self._listener = None
+
+    async def _stop_listening(self, listener: asyncio.Server) -> None:
+        """Accept no more, and get to know those that have just been accepted.
+
+        asyncio takes some turns of the loop to make a connection of what it has accepted. If its server is closed
+        meanwhile it forgets the socket without closing it (Python 3.11), and that client would wait for ever.
+        """
+        assert self._loop is not None
+        for sock in listener.sockets:
+            self._loop.remove_reader(sock.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        listener.close()
 
     async def _wait_for_clients(self) -> None:
         """Give them a moment to answer, then reset."""

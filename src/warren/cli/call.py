@@ -15,7 +15,7 @@ import typer
 from warren import Client
 from warren.cli.arguments import Encoding, parse_arguments, refuse_option
 from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
-from warren.client import DEFAULT_TIMEOUT, Options
+from warren.client import DEFAULT_TIMEOUT, Options, split_name
 from warren.errors import CallError
 from warren.settings import DEFAULT_URL, make_settings
 
@@ -89,6 +89,8 @@ Run = Callable[[Client], Any]
 
 
 def _typed_call(target: str, arguments: Sequence[str], cast: bool) -> Run:
+    refuse_option(target)
+    split_name(target)
     args, kwargs = parse_arguments(arguments)
 
     def run(client: Client) -> Any:
@@ -101,6 +103,7 @@ def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
     if cast or len(arguments) > 1:
         raise ValueError("--bare sends one text, and waits for the answer: give one argument, and no --cast")
     body = arguments[0] if arguments else ""
+    refuse_option(queue)
     refuse_option(body)
     return lambda client: _as_text(client.call_bare(queue, body))
 
