@@ -70,7 +70,7 @@ class Session:
         self.connected_at = state.timers.now
         self.blocked = False  # the client has been told that publishing is blocked; nothing more is read
         self.frozen = False  # a fault: neither answers nor reads
-        self._reader = FrameReader(self.frame_max)
+        self._reader = FrameReader(FRAME_MIN)  # until TuneOk, as RabbitMQ has it
         self._out: list[bytes] = []
         self._pending = 0  # bytes that wait to be taken
         self._congested = False  # the socket takes no more
