@@ -367,7 +367,7 @@ class VirtualHost:
 
     def open_reply_address(self, receiver: ReplyReceiver) -> str:
         """An address that delivers to a channel for as long as it is open."""
-        address = _REPLY_ADDRESS + self._make_name()
+        address = f"{_REPLY_ADDRESS}{self._make_name()}.{self._make_name()}=="  # the shape of RabbitMQ's
         self._replies[address] = receiver
         return address
 

@@ -75,7 +75,7 @@ class Session:
         self.frozen = False  # a fault: neither answers nor reads
         self.resets = False  # a fault: ends with a TCP reset
         self._countdown: Countdown | None = None  # a fault: ends after some more frames
-        self._reader = FrameReader(self.frame_max)
+        self._reader = FrameReader(FRAME_MIN)  # until TuneOk, as RabbitMQ has it
         self._out: list[bytes] = []
         self._pending = 0  # bytes that wait to be taken
         self._congested = False  # the socket takes no more
