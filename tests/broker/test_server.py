@@ -54,6 +54,49 @@ def read_to_end(sock: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
+def beat(broker: Broker, ready: threading.Event, stop: threading.Event) -> bool:
+    """A client with a heartbeat of a second, which it keeps; whether it is still connected when it is to stop."""
+    with socket.create_connection(("127.0.0.1", broker.port), PATIENCE) as sock:
+        login = spec.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US")
+        sock.sendall(HEADER + method(0, login) + method(0, spec.Connection.TuneOk(10, 131072, 1)))
+        sock.sendall(method(0, spec.Connection.Open("/")))
+        data = b""
+        while method(0, spec.Connection.OpenOk()) not in data:
+            data += sock.recv(65536)
+        ready.set()
+        while not stop.wait(0.2):
+            sock.sendall(b"\x08\0\0\0\0\0\0\xce")
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while sock.recv(65536):
+                pass
+            return False
+    return True
+
+
+async def test_a_loop_that_is_held_up_drops_nobody_for_being_silent() -> None:
+    async with Broker() as broker:
+        ready, stop = threading.Event(), threading.Event()
+        client = asyncio.create_task(asyncio.to_thread(beat, broker, ready, stop))
+        await asyncio.to_thread(ready.wait, PATIENCE)
+        time.sleep(3.0)  # noqa: ASYNC251 - the handler, or the test, that holds the loop up
+        await asyncio.sleep(0.3)
+        stop.set()
+        assert await client
+
+
+async def test_a_connection_that_does_not_read_can_be_dropped(broker: Broker) -> None:
+    with plain_socket(broker) as sock:
+        sock.sendall(method(1, spec.Queue.Declare(queue="q")) + method(1, spec.Basic.Consume(queue="q")))
+        await until(lambda: broker.status().consumers)
+        with raw_channel(broker.url) as publisher:
+            for _ in range(20):
+                publisher.basic_publish("", "q", bytes(1_000_000))
+        await until(lambda: broker.status().queues[0].unacked > 2)
+        broker.drop_connections()
+        await until(lambda: not broker.status().consumers)
+
+
 # --- life -------------------------------------------------------------------------------------------------------------
 
 

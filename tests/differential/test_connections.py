@@ -15,6 +15,11 @@ from tests.differential.wire import method_frame
 # --- shaking hands ----------------------------------------------------------------------------------------------------
 
 
+def _capabilities(count: int) -> dict[str, bool]:
+    """So many of 100 bytes each."""
+    return {f"{number:097}": True for number in range(count)}
+
+
 @pytest.mark.parametrize(
     "login",
     [
@@ -25,6 +30,7 @@ from tests.differential.wire import method_frame
         {"frame_max": 4096},
         {"channel_max": 1},
         {"capabilities": {}},
+        {"capabilities": _capabilities(39)},
     ],
 )
 def test_ways_to_be_let_in(brokers: Brokers, login: dict[str, Any]) -> None:
@@ -49,6 +55,7 @@ def test_ways_to_be_let_in(brokers: Brokers, login: dict[str, Any]) -> None:
         {"channel_max": 2048},
         {"channel_max": 0},
         {"password": "wrong", "capabilities": {}},
+        {"capabilities": _capabilities(41)},  # before tuning a frame may be as large as every client must allow
     ],
 )
 def test_ways_to_be_refused(brokers: Brokers, login: dict[str, Any]) -> None:

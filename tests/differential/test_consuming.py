@@ -417,3 +417,14 @@ def test_a_limit_for_each_consumer_ends_the_shared_one(brokers: Brokers, count: 
         channel.sync()
 
     brokers.compare(script)
+
+
+@on_both
+def test_consumers_of_a_deleted_queue_are_cancelled_in_the_order_of_their_tags(peer: Peer) -> None:
+    channel, other = peer.channel(), peer.channel()
+    channel.queue("q")
+    for tag in ("b", "c", "a", "B"):
+        channel.consume("q", tag)
+    other.delete("q")
+    for _ in range(4):
+        channel.cancelled()

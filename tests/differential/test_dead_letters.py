@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pika.compat import long
 
 from tests.differential.both import Brokers, on_both
 from tests.differential.peer import Channel, Peer
@@ -225,3 +226,28 @@ def test_several_at_once_keep_their_order(peer: Peer) -> None:
     channel.nack(last.tag, multiple=True, requeue=False)
     peer.wait_for("dead", 5)
     peer.note([seen.text for seen in channel.take("dead")])
+
+
+@pytest.mark.parametrize("count", [3, long(3), 3_000_000_000, -1])
+def test_a_death_that_a_client_has_published_again_counts_on(brokers: Brokers, count: Any) -> None:
+    """Who tries messages again publishes them with the headers that they had, as its client has read them."""
+
+    def script(peer: Peer) -> None:
+        channel = _queues(peer)
+        death = {"count": count, "reason": "rejected", "queue": "q", "exchange": "", "routing-keys": ["q"]}
+        channel.publish(
+            "q", "hello", headers={"x-death": [{"queue": "elsewhere", "reason": "expired", "count": 2}, death]}
+        )
+        channel.reject(channel.get("q").tag, requeue=False)
+        _buried(peer, channel)
+
+    brokers.compare(script)
+
+
+@on_both
+def test_a_death_without_a_count_counts_as_one(peer: Peer) -> None:
+    channel = _queues(peer)
+    deaths = [{"queue": "elsewhere", "reason": "expired"}, {"queue": "q", "reason": "rejected"}]
+    channel.publish("q", "hello", headers={"x-death": deaths})
+    channel.reject(channel.get("q").tag, requeue=False)
+    _buried(peer, channel)

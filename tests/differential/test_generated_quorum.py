@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
-from hypothesis import Phase, settings
+from hypothesis import Phase, reject, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.differential.both import Brokers
@@ -64,22 +64,18 @@ _seldom = _some(False, False, False, True)
 
 
 def known(news: Any) -> Any:
-    """Take out what is known to differ: how many consumers a quorum queue has, and which one is cancelled first."""
+    """Take out what is known to differ: how many consumers a quorum queue has."""
     if isinstance(news, list):
-        news = [known(item) for item in news]
-        cancels = sorted((one for one in news if _is(one, "Basic.Cancel")), key=lambda one: str(one["consumer_tag"]))
-        return [one for one in news if not _is(one, "Basic.Cancel")] + cancels
+        return [known(item) for item in news]
     if not isinstance(news, dict):
         return news
-    if _is(news, "Queue.DeclareOk") and news["queue"] in _QUORUM:
+    if news.get("method") == "Connection.Close" and news["reply_text"] == "INTERNAL_ERROR":
+        reject()  # RabbitMQ 3.10 has failed, once in some thousand sequences: the embedded broker would say what failed
+    if news.get("method") == "Queue.DeclareOk" and news["queue"] in _QUORUM:
         return {**news, "consumer_count": None}
     return {
         name: item[:1] if name in _QUORUM and isinstance(item, tuple) else known(item) for name, item in news.items()
     }
-
-
-def _is(item: Any, method: str) -> bool:
-    return isinstance(item, dict) and item.get("method") == method
 
 
 class QuorumMachine(RuleBasedStateMachine):

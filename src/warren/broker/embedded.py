@@ -319,7 +319,7 @@ class Broker:
             for session in self._sessions():
                 session.skip(seconds)
             self._ahead += seconds
-            self._running().tick()
+            self._running().tick(jump=True)
 
         self._do(advance)
 

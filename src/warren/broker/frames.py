@@ -155,8 +155,13 @@ class FrameReader:
         self._rest = bytearray()
         self._wanted = 1
 
+    @property
+    def unread(self) -> int:
+        """Bytes that are here and have not been taken."""
+        return len(self._data) - self._position + len(self._rest)
+
     def feed(self, data: bytes) -> None:
-        """Add bytes; call when `next` has given all it has."""
+        """Add bytes."""
         left = self._data[self._position :]
         self._data, self._position = b"", 0
         if left:
@@ -177,7 +182,7 @@ class FrameReader:
                 self._wanted = count
             return None
         taken = self._data[self._position : stop]
-        self._position = stop
+        self._position, self._wanted = stop, 1
         return taken
 
     def next(self) -> tuple[int, int, bytes] | None:
@@ -202,5 +207,5 @@ class FrameReader:
         if data[stop - 1] != END:
             described = describe_frame(kind, data[position + 7 : stop - 1])
             raise AmqpError(501, f"{described}: {{invalid_frame_end_marker,{data[stop - 1]}}}")
-        self._position = stop
+        self._position, self._wanted = stop, 1
         return kind, channel, data[position + 7 : stop - 1]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from warren.amqp.frames import FrameError, decode_properties, encode_properties, shortstr
-from warren.amqp.tables import join_table, split_array, split_table
+from warren.amqp.tables import decode_value, join_table, split_array, split_table
 from warren.broker.errors import precondition
 from warren.broker.tables import type_name
 
@@ -18,6 +18,7 @@ _MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's 
 _SHORTSTR_MAX = 255
 _COUNT_MAX = 2**63 - 1  # of deaths
 _ARRAY, _TEXT, _TABLE = b"A", b"S", b"F"  # types of values
+_INTEGERS = frozenset((b"b", b"B", b"s", b"U", b"u", b"I", b"i", b"l", b"L"))
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -199,9 +200,11 @@ def _record(deaths: list[Death], message: Message, queue: str, reason: str, time
     named = (_encode_text(queue), _encode_text(reason))
     same = next((death for death in deaths if (death.get(b"queue"), death.get(b"reason")) == named), None)
     if same is not None:
+        for death in deaths:
+            death.setdefault(b"count", _encode_long(1))
         same[b"count"] = _encode_long(_count(same) + 1)
         return [same, *(death for death in reversed(deaths) if death is not same)]
-    death: Death = {
+    new: Death = {
         b"count": _encode_long(1),
         b"reason": named[1],
         b"queue": named[0],
@@ -211,13 +214,14 @@ def _record(deaths: list[Death], message: Message, queue: str, reason: str, time
     }
     expiration = message.properties.expiration
     if expiration is not None:
-        death[b"original-expiration"] = encode_entry(_TEXT, expiration)
-    return [death, *deaths]
+        new[b"original-expiration"] = encode_entry(_TEXT, expiration)
+    return [new, *deaths]
 
 
 def _count(death: Death) -> int:
-    raw = death.get(b"count", b"")
-    return int.from_bytes(raw[1:], signed=True) if raw[:1] == b"l" else 0
+    """Clients that publish a dead letter again may have written its count in another type."""
+    raw = death[b"count"]
+    return int(decode_value(raw)) if raw[:1] in _INTEGERS else 0
 
 
 def _encode_long(value: int) -> bytes:

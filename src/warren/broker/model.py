@@ -23,7 +23,7 @@ from warren.broker.arguments import (
 )
 from warren.broker.errors import AmqpError, precondition
 from warren.broker.exchanges import MATCH_MODES, TYPES, Destination, Direct, Exchange, ExchangeOptions, Headers
-from warren.broker.message import Message, dead_letter, goes_in_circles
+from warren.broker.message import Message, dead_letter, encode_name, goes_in_circles
 from warren.broker.queues import Entry, Queue, QueueOptions
 from warren.broker.tables import type_name
 from warren.broker.timers import Timers
@@ -367,7 +367,7 @@ class VirtualHost:
 
     def open_reply_address(self, receiver: ReplyReceiver) -> str:
         """An address that delivers to a channel for as long as it is open."""
-        address = _REPLY_ADDRESS + self._make_name()
+        address = f"{_REPLY_ADDRESS}{self._make_name()}.{self._make_name()}=="  # the shape of RabbitMQ's
         self._replies[address] = receiver
         return address
 
@@ -387,8 +387,8 @@ class VirtualHost:
 
 
 def end_consumers(queue: Queue) -> None:
-    """Tell the consumers of a deleted queue."""
-    for consumer in queue.take_consumers():
+    """Tell the consumers of a deleted queue, by their tags, as RabbitMQ does."""
+    for consumer in sorted(queue.take_consumers(), key=lambda consumer: encode_name(consumer.tag)):
         consumer.channel.lose_consumer(consumer)
 
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ _log = logging.getLogger("warren.broker")
 
 _LINGER = 2.0  # seconds that a client has to close its side after the last byte
 _GOODBYE = 0.5  # seconds that clients have to answer Connection.Close when the broker stops
+_LATE = 0.25  # seconds after its time that a timer still counts as punctual
 _HIGH_WATER = 256 * 1024  # bytes in a socket's buffer from which on nothing more is put there
 
 
@@ -60,11 +62,7 @@ class _Connection(asyncio.Protocol):
         if session is None or session.ended:
             return
         self._server.tick()
-        try:
-            session.receive(data)
-        except Exception:  # a defect of ours: it may cost this connection, not the broker
-            _log.exception("%s: internal error", session.address)
-            session.close(AmqpError(541, "internal error"))
+        self._carry_out(session, partial(session.receive, data))
         self.hold_back()
 
     def eof_received(self) -> bool:
@@ -77,8 +75,16 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self.session is not None:
-            self.session.relieve()
+            self._carry_out(self.session, self.session.relieve)
             self.hold_back()
+
+    @staticmethod
+    def _carry_out(session: Session, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:  # a defect of ours: it may cost this connection, not the broker
+            _log.exception("%s: internal error", session.address)
+            session.close(AmqpError(541, "internal error"))
 
     def connection_lost(self, error: Exception | None) -> None:
         session = self.session
@@ -95,14 +101,14 @@ class _Connection(asyncio.Protocol):
         session, transport = self.session, self._transport
         if session is None or transport is None or self._closing:
             return
-        was_full = not session.has_room()
+        was_full = session.full
         data = session.take_output()
         if data:
             transport.write(data)
         if session.ended:
             self._finish(transport, reset=session.resets)
-        elif was_full and session.has_room():
-            session.relieve()
+        elif was_full and not session.full:
+            self._carry_out(session, session.relieve)
         self.hold_back()
 
     def hold_back(self) -> None:
@@ -139,7 +145,11 @@ class _Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close the socket without a word of AMQP."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size():  # it would wait for who does not read
+            self._transport.abort()
+        else:
             self._transport.close()
 
 
@@ -249,11 +259,19 @@ class Server:
 
     # --- time and output ----------------------------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """Bring the broker's time up to date; an error in what was due is nobody's who happens to ask."""
+    def tick(self, *, jump: bool = False) -> None:
+        """Bring the broker's time up to date; an error in what was due is nobody's who happens to ask.
+
+        If the loop has been held up, clients have not been heard meanwhile: that is not their silence. A `jump` is of
+        the clock alone.
+        """
+        now, due = self.clock(), self.state.timers.next()
+        if due is not None and now - due > _LATE and not jump:
+            for session in self.connections:
+                session.skip(now - due)
         while True:
             try:
-                self.state.advance(self.clock())
+                self.state.advance(now)
                 return
             except Exception:  # a defect of ours; what failed is not tried again
                 _log.exception("internal error")

@@ -31,6 +31,7 @@ from warren.broker.methods import ChannelHandler
 from warren.broker.model import VirtualHost
 from warren.broker.state import FRAME_MIN, State
 from warren.broker.tables import Value
+from warren.broker.timers import Timer
 
 _CHANNEL_OPEN = (20 << 16 | 10).to_bytes(4)
 _CHANNEL_CLOSE = (20 << 16 | 40).to_bytes(4)
@@ -74,13 +75,14 @@ class Session:
         self.frozen = False  # a fault: neither answers nor reads
         self.resets = False  # a fault: ends with a TCP reset
         self._countdown: Countdown | None = None  # a fault: ends after some more frames
-        self._reader = FrameReader(self.frame_max)
+        self._reader = FrameReader(FRAME_MIN)  # until TuneOk, as RabbitMQ has it
         self._out: list[bytes] = []
         self._pending = 0  # bytes that wait to be taken
         self._congested = False  # the socket takes no more
         self._to_confirm: list[ChannelHandler] = []
         self._received_at = self._sent_at = state.timers.now
-        state.timers.at(self._handshake_until(), self._check_handshake)
+        self._timers: dict[Callable[[], None], Timer] = {}  # by what they call
+        self._call_at(self._handshake_until(), self._check_handshake)
 
     @property
     def name(self) -> str:
@@ -97,10 +99,17 @@ class Session:
 
     @property
     def stalled(self) -> bool:
-        """Do not read on for now."""
-        if self.blocked or self.frozen or self._congested:
-            return True
-        return self._pending >= self.state.settings.buffer_limit
+        """Do not read on for now.
+
+        From a client that does not read, something is read all the same: heartbeats would not be noticed otherwise.
+        """
+        held_up = self.blocked or self.frozen
+        return held_up or (self.full and self._reader.unread >= self.state.settings.buffer_limit)
+
+    @property
+    def full(self) -> bool:
+        """The client does not read what it is sent: what it asks for has to wait."""
+        return self._congested or self._pending >= self.state.settings.buffer_limit
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -117,7 +126,7 @@ class Session:
         try:
             if self.phase is Phase.HEADER:
                 self._take_protocol_header()
-            while not self.blocked and self.phase not in (Phase.ENDED, Phase.HEADER):
+            while not (self.blocked or self.full or self.phase in (Phase.ENDED, Phase.HEADER)):
                 frame = self._reader.next()
                 if frame is None:
                     break
@@ -153,6 +162,7 @@ class Session:
         if self.phase is Phase.RUNNING:
             for handler in list(self.channels.values()):
                 handler.channel.use_credit()
+        self.proceed()
 
     def freeze(self, frozen: bool) -> None:
         """Neither read nor send, or go on."""
@@ -161,7 +171,6 @@ class Session:
             self._received_at = self.state.timers.now
             self.state.mark(self)
             self.relieve()
-            self.proceed()
 
     def cut_after(self, countdown: Countdown) -> None:
         """End without a word when these frames have passed; none: now."""
@@ -205,6 +214,7 @@ class Session:
         """The connection is gone: put back what was unacknowledged, delete what was the connection's own."""
         self.phase = Phase.ENDED
         self._out.clear()
+        self._end_timers()
         self._end_channels()
 
     # --- for channels -------------------------------------------------------------------------------------------------
@@ -219,9 +229,7 @@ class Session:
 
     def has_room(self) -> bool:
         """Whether the client reads what it is sent; one that is going away does not, or what it lets go comes back."""
-        if self.phase is not Phase.RUNNING or self._congested or self.frozen:
-            return False
-        return self._pending < self.state.settings.buffer_limit
+        return self.phase is Phase.RUNNING and not self.frozen and not self.full
 
     def confirm_later(self, channel: ChannelHandler) -> None:
         """Confirms leave when the input at hand is used up: many in one."""
@@ -406,7 +414,7 @@ class Session:
         if self._handshake_until() <= self.state.timers.now:
             self.end("handshake timeout")
         else:
-            self.state.timers.at(self._handshake_until(), self._check_handshake)
+            self._call_at(self._handshake_until(), self._check_handshake)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -447,7 +455,7 @@ class Session:
         self._end_channels()
         self.ended_by = error.text
         self._send(0, spec.Connection.Close(error.code, _short(error.text), class_id, method_id))
-        self.state.timers.at(self.state.timers.now + _PATIENCE, self._end_if_closing)
+        self._call_at(self.state.timers.now + _PATIENCE, self._end_if_closing)
 
     def _end_if_closing(self) -> None:
         if self.phase is Phase.CLOSING:
@@ -457,8 +465,19 @@ class Session:
         """Write what there is, and close the socket."""
         self.ended_by = reason
         self.phase = Phase.ENDED
+        self._end_timers()
         self._end_channels()
         self.state.mark(self)
+
+    def _call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call back unless the connection has ended by then."""
+        self._timers[callback] = self.state.timers.at(when, callback)
+
+    def _end_timers(self) -> None:
+        """Let nothing keep a connection that has ended."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def _end_channels(self) -> None:
         handlers, self.channels = list(self.channels.values()), {}
@@ -473,15 +492,13 @@ class Session:
 
     def _watch(self) -> None:
         """Send heartbeats at half the agreed interval, and drop a client that is silent for two of them [4.2.7]."""
-        if self.phase is Phase.ENDED:
-            return
         now, interval = self.state.timers.now, self.heartbeat
         if now - self._received_at >= 2 * interval and not self.stalled:
             self.end(f"no heartbeat for {2 * interval} s")
             return
         if now - self._sent_at >= interval / 2 and not self._out:
             self.write(HEARTBEAT_FRAME)
-        self.state.timers.at(now + interval / 2, self._watch)
+        self._call_at(now + interval / 2, self._watch)
 
     def _send(self, channel: int, method: Method) -> None:
         self.write(encode_method(channel, method))

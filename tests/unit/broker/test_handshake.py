@@ -26,6 +26,16 @@ def test_a_known_protocol_header_is_answered_with_start(header: bytes) -> None:
     assert start.server_properties["capabilities"]["publisher_confirms"] is True
 
 
+def test_before_tuning_a_frame_may_have_the_size_that_every_client_must_allow() -> None:
+    peer = Peer(make_state())
+    peer.send(HEADER)
+    peer.methods()
+    peer.send(start_ok(client_properties={"comment": "x" * 4096}))
+    (close,) = peer.methods()
+    assert (close.reply_code, peer.session.ended) == (501, True)
+    assert "frame_too_large" in close.reply_text
+
+
 @pytest.mark.parametrize("header", [b"AMQP\x00\x01\x00\x00", b"GET / HT"])
 def test_a_wrong_protocol_header_is_answered_with_the_right_one_and_the_end(header: bytes) -> None:
     peer = Peer(make_state())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pika import spec
 
-from tests.support.sessions import connect, make_state, message, method, publish
+from tests.support.sessions import Peer, connect, make_state, message, method, publish
 from warren.broker.message import Message
 from warren.broker.queues import Entry, Waiting
 
@@ -88,6 +88,18 @@ def test_timers_of_queues_that_are_gone_do_not_pile_up() -> None:
         peer.send(publish("q", expiration="3600000"), method(1, spec.Queue.Delete(queue="q")))
         peer.session.take_output()
     assert len(peer.state.timers) < 2_500
+
+
+@pytest.mark.parametrize("ending", ["lost", "closed"])
+def test_timers_of_connections_that_are_gone_do_not_pile_up(ending: str) -> None:
+    state = make_state()
+    for _ in range(3_000):
+        peer = Peer(state).handshake(heartbeat=60)
+        if ending == "lost":
+            peer.session.lost()
+        else:
+            peer.call(spec.Connection.Close(200, "bye", 0, 0), channel=0)
+    assert len(state.timers) < 2_500
 
 
 def test_priorities_of_consumers_that_are_gone_do_not_pile_up() -> None:

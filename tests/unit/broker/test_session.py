@@ -326,6 +326,57 @@ def test_while_the_socket_takes_nothing_messages_wait_in_their_queue() -> None:
     assert peer.bodies() == [b"m"]
 
 
+def test_what_a_client_asks_for_without_reading_waits() -> None:
+    state = make_state(buffer_limit=10_000)
+    peer, publisher = connect(state), connect(state)
+    peer.call(QUEUE)
+    publisher.send(publish("q", bytes(1000)) * 100)
+    peer.send(method(1, spec.Basic.Get(queue="q", no_ack=True)) * 100)
+    assert len(peer.session.take_output()) < 15_000
+    count = 0
+    peer.session.relieve()
+    while bodies := peer.bodies():
+        count += len(bodies)
+        peer.session.relieve()
+    assert count > 80
+    assert publisher.call(spec.Queue.Declare(queue="q", passive=True)).message_count == 0
+
+
+def test_half_a_frame_that_comes_while_a_client_does_not_read_is_put_together() -> None:
+    state = make_state()
+    peer = connect(state)
+    data = method(1, QUEUE) + publish("q", bytes(2000)) + method(1, spec.Queue.Declare(queue="q", passive=True))
+    peer.session.congest()
+    for start in range(0, len(data), 700):
+        peer.send(data[start : start + 700])
+    assert peer.methods() == []
+    peer.session.relieve()
+    assert [answer.message_count for answer in peer.methods()] == [0, 1]
+
+
+def test_from_a_client_that_does_not_read_only_so_much_is_taken() -> None:
+    peer = connect(make_state(buffer_limit=10_000))
+    peer.session.congest()
+    peer.send(publish("q", bytes(5000)))
+    assert not peer.session.stalled
+    peer.send(publish("q", bytes(5000)))
+    assert peer.session.stalled
+    peer.session.relieve()
+    assert not peer.session.stalled
+
+
+@pytest.mark.parametrize("beats", [False, True])
+def test_a_client_that_does_not_read_is_dropped_if_it_is_silent_as_well(beats: bool) -> None:
+    state = make_state()
+    peer = Peer(state).handshake(heartbeat=10)
+    peer.session.congest()
+    for now in range(1005, 1050, 5):
+        if beats:
+            peer.send(raw(8, 0, b""))
+        state.advance(float(now))
+    assert peer.session.ended is not beats
+
+
 # --- contents ---------------------------------------------------------------------------------------------------------
 
 

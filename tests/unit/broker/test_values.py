@@ -34,6 +34,28 @@ def test_what_a_timer_asks_for_now_runs_now() -> None:
     assert (ran, timers.next()) == (["later"], None)
 
 
+def test_a_cancelled_timer_does_not_run() -> None:
+    timers, ran = Timers(0.0), []
+    one = timers.at(1.0, lambda: ran.append("one"))
+    other = timers.at(1.0, lambda: ran.append("other"))
+    one.cancel()
+    one.cancel()
+    timers.run(1.0)
+    other.cancel()
+    assert (ran, len(timers), timers.next()) == (["other"], 0, None)
+
+
+def test_cancelled_timers_are_swept_out_and_the_others_stay_in_order() -> None:
+    timers, ran = Timers(0.0), list[int]()
+    for number in range(10_000):
+        timer = timers.at(float(number), partial(ran.append, number))
+        if number % 100:
+            timer.cancel()
+    assert len(timers) < 2_500
+    timers.run(10_000.0)
+    assert ran == list(range(0, 10_000, 100))
+
+
 def test_time_does_not_go_back() -> None:
     timers = Timers(10.0)
     timers.run(5.0)
