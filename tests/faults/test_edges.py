@@ -26,8 +26,10 @@ from warren import AsyncClient, CallError, Client, DeadlineExceeded, Service
 #: Seconds for a program that does its work in one.
 PATIENCE = 30.0
 
+#: Ctrl-C works also where the tests themselves run with SIGINT ignored, as jobs in a shell's background do.
 PREAMBLE = """
 import asyncio, atexit, logging, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from warren import AsyncClient, CallError, Client
 url, name = sys.argv[1:3]
 echo, hold = f"{name}.echo", f"{name}.hold"

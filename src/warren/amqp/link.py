@@ -473,11 +473,11 @@ class HotChannel(Channel):
             known = len(self._acks)
             if known >= window:
                 return
-            # The queue's leader answers, after all that it has sent to us before; while it has more, it will send that.
+            await asyncio.sleep(0.05)
+            # The queue's leader answers after all that it has sent to us before; while it has more, it will send that.
             waiting, _consumers = await self.inspect_queue(self._queue)
             if not waiting and len(self._acks) == known:
                 return
-            await asyncio.sleep(0.05)
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
