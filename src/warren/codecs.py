@@ -99,18 +99,19 @@ def convert(value: Any, hint: Any) -> Any:
         raise CodecError(_reason(error)) from error
 
 
-#: What a decoder makes by itself: a hint that none of these is an instance of cannot be met.
+#: What a decoder makes by itself.
 _NATIVE = (dict, list, str, int, float, bytes)
 
 
-def check_hint(hint: Any) -> None:
-    """Make sure that values of this type can travel.
+def check_hint(hint: Any, *, result: bool = False) -> None:
+    """Make sure that values of this type can travel; of a `result`, that it can be sent to whoever calls by name.
 
     Raises:
         TypeError: they cannot; the message names the type.
     """
     for kind in _custom_types(inspect.type_info(hint)):
-        if not hasattr(kind, "model_validate") and not any(issubclass(native, kind) for native in _NATIVE):
+        met = any(issubclass(native, kind) or (result and issubclass(kind, native)) for native in _NATIVE)
+        if not met and not hasattr(kind, "model_validate"):
             raise TypeError(
                 f"values of type {kind.__qualname__} cannot be sent:"
                 " take a dataclass, a msgspec.Struct, a Pydantic model or what JSON has"
@@ -164,9 +165,8 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
     def decode(body: bytes) -> Any:
         text = str(body, "utf-8")
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.convert(
-                text, hint, dec_hook=_read_custom
-            )  # what is text by its nature: bounded strings, dates, enums
+            # What is text by its nature: bounded strings, dates, enums.
+            return msgspec.convert(text, hint, dec_hook=_read_custom)
         try:
             return read_json(text)
         except msgspec.ValidationError:
@@ -190,15 +190,15 @@ def _read_custom(kind: type, value: Any) -> Any:
         return value
     try:
         return validate(value)
-    except ValueError as error:
+    except Exception as error:  # its own, or what a validator of the user's lets through
         raise ValueError(_problems(error)) from error
 
 
-def _problems(error: ValueError) -> str:
+def _problems(error: Exception) -> str:
     """What a model says of a value, in one line; as text it has many, and links."""
     errors = getattr(error, "errors", None)
     if errors is None:
-        return str(error)
+        return repr(error)
     return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in errors())
 
 

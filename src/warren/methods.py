@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, Never, NoReturn, get_args, get_type_hints
 
 import msgspec
 
@@ -244,10 +244,13 @@ def _name_of(service: str, function: Callable[..., Any]) -> str:
 
 
 def _check_hint(where: str, parameter: str, hint: Any) -> None:
+    result = parameter == "return"
+    if result and hint in (NoReturn, Never):
+        return
     try:
-        codecs.check_hint(hint)
+        codecs.check_hint(hint, result=result)
     except TypeError as error:
-        what = "the result" if parameter == "return" else f"argument {parameter!r}"
+        what = "the result" if result else f"argument {parameter!r}"
         raise TypeError(f"{where}: {what}: {error}") from error
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import functools
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import pydantic
 import pytest
@@ -457,6 +458,33 @@ def test_a_type_that_cannot_travel_is_refused_at_its_declaration() -> None:
         declare(take)
     with pytest.raises(TypeError, match=r"calc.give: the result: values of type Opaque cannot be sent"):
         declare(give)
+
+
+def test_a_result_may_be_what_json_can_only_write() -> None:
+    def count() -> OrderedDict[str, int]:
+        return OrderedDict(a=1)
+
+    def fail() -> NoReturn:
+        raise RuntimeError
+
+    assert declare(count).encode_result(JSON, OrderedDict(a=1)) == b'{"a":1}'
+    assert declare(fail).result_hint is NoReturn
+
+
+def test_whatever_a_validator_raises_is_a_refusal() -> None:
+    def take(crate: Crate) -> None: ...
+
+    with pytest.raises(ValidationError, match=r"KeyError\('no such crate'\) - at `crate`"):
+        declare(take).decode_arguments(JSON, b'[{"number": 1}]')
+
+
+class Crate(pydantic.BaseModel):
+    number: int
+
+    @pydantic.field_validator("number")
+    @classmethod
+    def known(cls, number: int) -> int:
+        raise KeyError("no such crate")
 
 
 def test_abstract_types_are_met_by_what_json_has() -> None:
