@@ -82,7 +82,13 @@ def _shares(broker: Broker, address: str, queues: Iterable[Queue]) -> bool:
 
 def _fits(queue: Queue, entries: list[Entry], *, front: bool) -> bool:
     """Whether messages that are put back, in this order, stand in order then."""
-    ready = list(queue.waiting)
+    ready = _waiting(queue)
     if ready and (not front or any(entry.redelivered for entry in ready)):
         return False
     return all(one.order < other.order for one, other in pairwise([*entries, *ready]))
+
+
+def _waiting(queue: Queue) -> list[Entry]:
+    """What no consumer has now; quorum queues know no priorities."""
+    level = queue.waiting._levels[0]
+    return sorted((*level.new, *(entry for _, entry in level.returned)), key=lambda one: one.order) if level else []

@@ -97,10 +97,10 @@ class Exchange:
         raise NotImplementedError
 
     def _added(self, binding: Binding) -> None:
-        """Bring what `match` looks things up in up to date."""
+        """Enter a binding where `match` looks it up."""
 
     def _removed(self, binding: Binding) -> None:
-        """The same."""
+        """Take it out there."""
 
 
 class _ByKey:

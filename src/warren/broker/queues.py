@@ -119,12 +119,6 @@ class Waiting:
         self.count = 0
         self.bytes = 0
 
-    def __iter__(self) -> Iterator[Entry]:
-        """All of them, in their order."""
-        for level in reversed(self._levels):
-            if level is not None:
-                yield from sorted((*level.new, *(entry for _, entry in level.returned)), key=lambda entry: entry.order)
-
     def _level(self, entry: Entry) -> _Level:
         number = min(entry.message.priority, self._top) if self._top else 0
         level = self._levels[number]
