@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from warren import Service, codecs, wire
+from warren import Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.frames import Delivery, Splitter, decode_properties
-from warren.calls import PendingCalls
-from warren.client import Options, Targets, encode_call, find_target, read_result
-from warren.methods import Method
+from warren.client.async_client import Options, Targets, encode_call, find_target, read_result
+from warren.client.calls import PendingCalls
+from warren.protocol import codecs, wire
+from warren.protocol.signature import Method
 
 Step = Callable[[], object]
 

@@ -6,7 +6,7 @@ import pytest
 from shop import SoldOut, buy, count_shelves, service, shelf, wrap
 
 from warren import AsyncClient, Client, InvalidArgument, WorkerLost
-from warren.pytest_plugin import Faults, Serve
+from warren.testing.plugin import Faults, Serve
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,7 @@
 """Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with."""
 
-from warren.blocking import Client as Client
-from warren.client import AsyncClient as AsyncClient
-from warren.context import CurrentCall as CurrentCall
-from warren.context import current_call as current_call
+from warren.client.async_client import AsyncClient as AsyncClient
+from warren.client.blocking import Client as Client
 from warren.errors import CallError as CallError
 from warren.errors import Cancelled as Cancelled
 from warren.errors import Code as Code
@@ -17,7 +15,9 @@ from warren.errors import PermissionDenied as PermissionDenied
 from warren.errors import RemoteError as RemoteError
 from warren.errors import Unavailable as Unavailable
 from warren.errors import WorkerLost as WorkerLost
-from warren.server import Server as Server
-from warren.service import Service as Service
+from warren.server.context import CurrentCall as CurrentCall
+from warren.server.context import current_call as current_call
+from warren.server.server import Server as Server
+from warren.server.service import Service as Service
 
 __version__ = "0.1.0"

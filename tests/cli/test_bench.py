@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.bench import PERCENTILES, Histogram, Load, Plan, Record, check_local, draw
+from warren.bench.runner import PERCENTILES, Histogram, Load, Plan, Record, check_local, draw
 from warren.cli import make_app
 from warren.errors import Unavailable
 

@@ -18,9 +18,10 @@ from tests.cli.running import PATIENCE, WARREN, environment
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, DeadlineExceeded, Service, current_call, wire
-from warren.dead import DeadQueueError, InDoubt, open_dead_queue
-from warren.settings import make_settings
+from warren import AsyncClient, DeadlineExceeded, Service, current_call
+from warren.connection.settings import make_settings
+from warren.dead.queue import DeadQueueError, InDoubt, open_dead_queue
+from warren.protocol import wire
 
 Done = subprocess.CompletedProcess[str]
 Dead = Callable[..., Awaitable[Done]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from warren.loading import ImportFailed, LoadError, load_services
+from warren.processes.loading import ImportFailed, LoadError, load_services
 
 GOOD = """
 from warren import Service

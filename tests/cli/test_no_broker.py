@@ -15,7 +15,7 @@ from warren.cli.terminal import offer_broker
 #: ``warren`` with another default URL.
 _PROGRAM = """
 import sys
-import warren.settings
+import warren.connection.settings
 
 warren.settings.DEFAULT_URL = sys.argv.pop(1)
 

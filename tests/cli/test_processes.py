@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from warren import processes
-from warren.processes import CANNOT_SERVE, Manager
+from warren.processes import manager as processes
+from warren.processes.manager import CANNOT_SERVE, Manager
 
 BEGIN = """
 import os, socket, sys, time

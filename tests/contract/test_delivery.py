@@ -11,7 +11,8 @@ import pytest
 from tests.support.raw import depth, take
 from tests.support.serving import lines, serving, victims
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, DeadlineExceeded, Execution, Service, WorkerLost, wire
+from warren import AsyncClient, CallError, DeadlineExceeded, Execution, Service, WorkerLost
+from warren.protocol import wire
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 

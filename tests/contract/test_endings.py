@@ -26,8 +26,8 @@ from warren import (
     RemoteError,
     Service,
     Unavailable,
-    wire,
 )
+from warren.protocol import wire
 
 
 class InsufficientFunds(Exception):

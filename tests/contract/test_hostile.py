@@ -13,7 +13,8 @@ import pytest
 from tests.support.raw import depth, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, Service, wire
+from warren import AsyncClient, Service
+from warren.protocol import wire
 
 #: One value of each kind that an AMQP table can hold and Pika can write.
 EVERY_TYPE: dict[str, Any] = {

@@ -12,7 +12,8 @@ from rabbit import Node
 from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
-from warren import AsyncClient, PermissionDenied, Service, current_call, wire
+from warren import AsyncClient, PermissionDenied, Service, current_call
+from warren.protocol import wire
 
 ROWS = re.findall(
     r"^([a-z-]+) +(?:configure|write|read) +(\S+)$",
@@ -93,7 +94,7 @@ async def test_a_server_that_may_declare_nothing_serves_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("warren.server.TOPOLOGY_INTERVAL", 0.001)
+    monkeypatch.setattr("warren.server.server.TOPOLOGY_INTERVAL", 0.001)
     async with serving(_double(service_name), url=url):
         pass  # somebody with the right has declared it
     server = await accounts.add(f"{service_name}-server", documented("server", service_name))

@@ -12,9 +12,10 @@ from tests.contract.brokers import BrokerUnderTest
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, Service, wire
-from warren.aside import Aside
-from warren.wire import Request
+from warren import AsyncClient, Service
+from warren.protocol import wire
+from warren.protocol.wire import Request
+from warren.server.aside import Aside
 
 
 def make_service(name: str) -> Service:

@@ -42,7 +42,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import ROOT, lines
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Client, wire
+from warren import AsyncClient, CallError, Client
+from warren.protocol import wire
 
 #: Queue kind of each service, by the end of its name.
 KINDS = ("classic", "quorum")

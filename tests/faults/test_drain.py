@@ -18,7 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Service, WorkerLost, wire
+from warren import AsyncClient, CallError, Service, WorkerLost
+from warren.protocol import wire
 
 
 @pytest.fixture

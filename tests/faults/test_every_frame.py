@@ -16,8 +16,9 @@ import pytest
 from tests.support.evidence import Counting, Ending, ending, endings
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, Execution, wire
+from warren import AsyncClient, Execution
 from warren.broker import Broker
+from warren.protocol import wire
 
 #: Seconds that a call may take; no cut may cost so much, as both sides notice it.
 _TIMEOUT = 20.0

@@ -14,9 +14,10 @@ import pytest
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Execution, Service, wire
-from warren.dead import open_dead_queue
-from warren.settings import make_settings
+from warren import AsyncClient, CallError, Execution, Service
+from warren.connection.settings import make_settings
+from warren.dead.queue import open_dead_queue
+from warren.protocol import wire
 
 RANDOM_BODIES = 10_000
 

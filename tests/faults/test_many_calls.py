@@ -18,7 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Client, Execution, wire
+from warren import AsyncClient, CallError, Client, Execution
+from warren.protocol import wire
 
 # --- 51: Jepsen's check -----------------------------------------------------------------------------------------------
 

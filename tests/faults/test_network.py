@@ -21,7 +21,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel, take
 from tests.support.serving import lines, serving
 from tests.support.waiting import until
-from warren import AsyncClient, Code, Execution, wire
+from warren import AsyncClient, Code, Execution
+from warren.protocol import wire
 
 #: Quick limits: silence is noticed within a second, by the broker within six.
 QUICK: dict[str, Any] = {"heartbeat": 2, "liveness_timeout": 1.0}

@@ -18,7 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
-from warren import AsyncClient, Execution, Service, wire
+from warren import AsyncClient, Execution, Service
+from warren.protocol import wire
 
 NO_READER = "a reply found no reader"
 

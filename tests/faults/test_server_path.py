@@ -18,7 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Execution, Service, wire
+from warren import AsyncClient, CallError, Execution, Service
+from warren.protocol import wire
 
 
 @pytest.fixture

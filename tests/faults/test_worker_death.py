@@ -12,7 +12,8 @@ from tests.support.doomed import BEFORE_ACK, BEFORE_DECODING, BEFORE_REPLY, MODE
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, wire
+from warren import AsyncClient, CallError
+from warren.protocol import wire
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 

@@ -12,9 +12,10 @@ import atheris
 from msgspec import Meta, Struct
 
 with atheris.instrument_imports(include=["warren"]):
-    from warren import Service, codecs
-    from warren.codecs import CodecError
-    from warren.methods import method_of, untyped_decoder
+    from warren import Service
+    from warren.protocol import codecs
+    from warren.protocol.codecs import CodecError
+    from warren.protocol.signature import method_of, untyped_decoder
 
 CONTENT_TYPES = [codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS, codecs.PROBLEM, "application/x-else"]
 

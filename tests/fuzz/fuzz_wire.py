@@ -8,9 +8,9 @@ import atheris
 
 with atheris.instrument_imports(include=["warren", "pika.data"]):
     from tests.support.fake_channel import Bench
-    from warren import wire
     from warren.amqp.frames import Delivery, FrameError, decode_properties
     from warren.errors import CallError
+    from warren.protocol import wire
 
 logging.disable(logging.CRITICAL)
 loop = asyncio.new_event_loop()

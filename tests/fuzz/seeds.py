@@ -1,9 +1,9 @@
 """What the fuzzers begin with: good messages, which they then spoil."""
 
-from warren import codecs, wire
 from warren.amqp import frames
 from warren.amqp.frames import Properties, encode_properties, shortstr
 from warren.amqp.tables import encode_table
+from warren.protocol import codecs, wire
 
 _TAG = b"\x00\x00\x00\x00\x00\x00\x00\x01"
 

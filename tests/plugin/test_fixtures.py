@@ -8,7 +8,7 @@ import pytest
 
 from tests.plugin.conftest import Project
 from tests.support.raw import depth, raw_channel
-from warren import wire
+from warren.protocol import wire
 
 Options = tuple[str, ...]
 
@@ -76,7 +76,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing)
 import pytest
-sys.exit(pytest.main(["-p", "warren.pytest_plugin"]))
+sys.exit(pytest.main(["-p", "warren.testing.plugin"]))
 """
 
 
@@ -281,7 +281,7 @@ async def test_two(warren_serve, warren_async_client):
 def test_a_handler_that_blocks_the_event_loop_is_an_error_and_not_a_hang(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warren.testing._GRACE", 1.0)
+    monkeypatch.setattr("warren.testing.kit._GRACE", 1.0)
     project.write("""
 @service.method
 async def block() -> None:

@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from warren.calls import PendingCall, PendingCalls
-from warren.deadline import TICK
+from warren.client.calls import PendingCall, PendingCalls
 from warren.errors import Execution, Overloaded
+from warren.protocol.deadline import TICK
 
 LIMIT = 5
 ROUNDING = 1e-6

@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from warren import codecs
-from warren.codecs import CodecError
+from warren.protocol import codecs
+from warren.protocol.codecs import CodecError
 
 CONTENT_TYPES = (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS, codecs.PROBLEM)
 integers = st.integers(-(2**63), 2**64 - 1)

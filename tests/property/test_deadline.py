@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren.deadline import MAX_LATENESS, TICK, Timers, remaining_budget
+from warren.protocol.deadline import MAX_LATENESS, TICK, Timers, remaining_budget
 
 #: Seconds of a monotonic clock, up to a year of uptime; its floats are good to some nanoseconds there.
 moments = st.floats(0, 3e7)

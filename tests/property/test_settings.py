@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.refusals import everything_said_about
-from warren.settings import make_settings
+from warren.connection.settings import make_settings
 
 host_names = st.from_regex(r"[a-z][a-z0-9.-]{0,20}[a-z0-9]", fullmatch=True)
 hosts = st.one_of(host_names, st.ip_addresses(v=4).map(str))

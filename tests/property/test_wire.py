@@ -12,9 +12,9 @@ from pika import spec
 
 from tests.property import strategies as some
 from tests.support import pika_frames
-from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
 from warren.errors import CallError, Code, Execution, Origin, make_error
+from warren.protocol import codecs, wire
 
 milliseconds = st.integers(0, 2**31 - 1)
 epochs = st.integers(-(2**63), 2**63 - 1)

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren import Server, Service
-from warren.amqp.link import HotChannel
-from warren.worker import Worker
+from warren.connection.link import HotChannel
+from warren.server.worker import Worker
 
 MODES = ("report", "at-least-once", "at-most-once")
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 from warren import Service, current_call
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
-from warren.amqp.link import HotChannel
-from warren.aside import Aside
-from warren.worker import Worker
+from warren.connection.link import HotChannel
+from warren.server.aside import Aside
+from warren.server.worker import Worker
 
 FRAME_MAX = 131_072
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from warren.settings import make_settings
+from warren.connection.settings import make_settings
 
 
 def everything_said_about(url: str) -> str:

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from warren import AsyncClient, Server, Service
-from warren.client import DEFAULT_MAX_IN_FLIGHT, Encoding
+from warren.client.async_client import DEFAULT_MAX_IN_FLIGHT, Encoding
+from warren.connection.declare import remove_queues
+from warren.connection.settings import make_settings
 from warren.errors import CallError, InvalidArgument, MethodNotFound
-from warren.processes import work
-from warren.settings import make_settings
-from warren.topology import remove_queues
+from warren.processes.manager import work
 
 Handler = Literal["async", "thread"]
 

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from warren import bench
+from warren.bench import runner as bench
 from warren.cli.arguments import Encoding, parse_arguments
 from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call
-from warren.client import DEFAULT_TIMEOUT
+from warren.client.async_client import DEFAULT_TIMEOUT
+from warren.connection.settings import DEFAULT_URL
 from warren.errors import CallError
-from warren.settings import DEFAULT_URL
 
 _EPILOG = """\
 Without SERVICE.METHOD an echo service is called that runs in a process of its

@@ -13,7 +13,7 @@ import typer
 from warren.broker import Broker
 from warren.broker.command import AskError, fetch_status, run_broker, show_status
 from warren.cli.terminal import USAGE, Url, fail
-from warren.settings import DEFAULT_URL
+from warren.connection.settings import DEFAULT_URL
 
 CANNOT_LISTEN, NO_ANSWER = 1, 3
 

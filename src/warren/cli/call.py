@@ -15,9 +15,9 @@ import typer
 from warren import Client
 from warren.cli.arguments import Encoding, parse_arguments, refuse_option
 from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
-from warren.client import DEFAULT_TIMEOUT, Options, split_name
+from warren.client.async_client import DEFAULT_TIMEOUT, Options, split_name
+from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
-from warren.settings import DEFAULT_URL, make_settings
 
 # Lines that fit into 80 columns: Typer keeps them as they are.
 _EPILOG = """\

@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from warren import wire
 from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
-from warren.dead import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue, printable
+from warren.connection.settings import DEFAULT_URL, make_settings
+from warren.dead.queue import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue, printable
 from warren.errors import CallError
-from warren.settings import DEFAULT_URL, make_settings
+from warren.protocol import wire
 
 NOT_DONE = 1
 #: Bytes of a body and levels of nested headers that `show` prints.

@@ -23,9 +23,9 @@ from msgspec import Meta
 from warren import Client, Service
 from warren.broker import Broker
 from warren.cli.terminal import OTHER, USAGE, fail, fail_call
+from warren.connection.declare import remove_queues
+from warren.connection.settings import make_settings
 from warren.errors import CallError
-from warren.settings import make_settings
-from warren.topology import remove_queues
 
 service = Service("warren-demo")
 

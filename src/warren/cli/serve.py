@@ -14,11 +14,11 @@ import typer
 
 from warren import Server
 from warren.cli.terminal import USAGE, Url, fail, offer_broker
+from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
-from warren.loading import ImportFailed, LoadError, load_services
-from warren.processes import CANNOT_SERVE, WRONG_USAGE, Manager, work
-from warren.server import DEFAULT_DRAIN_TIMEOUT
-from warren.settings import DEFAULT_URL, make_settings
+from warren.processes.loading import ImportFailed, LoadError, load_services
+from warren.processes.manager import CANNOT_SERVE, WRONG_USAGE, Manager, work
+from warren.server.server import DEFAULT_DRAIN_TIMEOUT
 
 _EPILOG = """\
 A service is named as module:variable and imported from the current folder; the

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import (
     CallError,
     DeadlineExceeded,
@@ -18,7 +19,6 @@ from warren.errors import (
     RemoteError,
     Unavailable,
 )
-from warren.settings import DEFAULT_URL, make_settings
 
 USAGE, OTHER, INTERRUPTED = 2, 6, 130
 _EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from warren import codecs, methods, wire
-from warren.caller import Caller, Limits, Reply, ReplyQueue, Target
-from warren.calls import PendingCall
-from warren.codecs import CodecError
-from warren.context import get_current
+from warren.client.caller import Caller, Limits, Reply, ReplyQueue, Target
+from warren.client.calls import PendingCall
+from warren.connection.settings import Password, make_settings
 from warren.errors import CallError, Execution, InvalidArgument
-from warren.methods import Method, method_of
-from warren.settings import Password, make_settings
+from warren.protocol import codecs, wire
+from warren.protocol import signature as methods
+from warren.protocol.codecs import CodecError
+from warren.protocol.running import get_running
+from warren.protocol.signature import Method, method_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,7 +60,7 @@ class Options:
     def deadline(self) -> float:
         """When a call that begins now ends at the latest: inside a handler, no later than the handler's own call."""
         deadline = time.monotonic() + self.timeout
-        current = get_current()
+        current = get_running()
         if current is not None and current.deadline is not None and current.deadline < deadline:
             return current.deadline
         return deadline

@@ -20,10 +20,7 @@ from concurrent.futures import Future, InvalidStateError
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren import wire
-from warren.caller import Caller, Limits, ReplyQueue, Target
-from warren.calls import PendingCall
-from warren.client import (
+from warren.client.async_client import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_MAX_WAITING_BYTES,
     DEFAULT_TIMEOUT,
@@ -38,8 +35,11 @@ from warren.client import (
     read_confirm,
     read_result,
 )
+from warren.client.caller import Caller, Limits, ReplyQueue, Target
+from warren.client.calls import PendingCall
+from warren.connection.settings import Password, Settings, make_settings
 from warren.errors import CallError, Cancelled, Execution
-from warren.settings import Password, Settings, make_settings
+from warren.protocol import wire
 
 P = ParamSpec("P")
 R = TypeVar("R")

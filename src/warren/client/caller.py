@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-from warren import wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
-from warren.amqp.link import (
+from warren.client.calls import PendingCall, PendingCalls, Waiter
+from warren.connection.declare import declare_exchanges
+from warren.connection.link import (
     ACCESS_REFUSED,
     NOT_FOUND,
     ChannelClosed,
@@ -29,8 +30,8 @@ from warren.amqp.link import (
     Link,
     LinkLost,
 )
-from warren.amqp.supervisor import Backoff, State, Supervisor, closed_error, copy_of
-from warren.calls import PendingCall, PendingCalls, Waiter
+from warren.connection.settings import Settings
+from warren.connection.supervisor import Backoff, State, Supervisor, closed_error, copy_of
 from warren.errors import (
     CallError,
     Cancelled,
@@ -43,9 +44,8 @@ from warren.errors import (
     Unavailable,
     make_error,
 )
-from warren.methods import Method
-from warren.settings import Settings
-from warren.topology import declare_exchanges
+from warren.protocol import wire
+from warren.protocol.signature import Method
 
 log = logging.getLogger("warren.client")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from warren.deadline import Slice, Timers
 from warren.errors import Execution, Overloaded
+from warren.protocol.deadline import Slice, Timers
 
 
 class Waiter(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-from warren import wire
-from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.settings import Settings
 from warren.errors import Code, Execution, Origin, make_error
-from warren.settings import Settings
+from warren.protocol import wire
 
 
 async def declare_exchanges(link: Link) -> bool:

@@ -1,8 +1,8 @@
 """One open connection to one broker, with awaitable operations on its channels.
 
 Pika runs the life cycle: handshake, heartbeats, channels, declarations, returns, close. Publishing, acknowledging
-and deliveries of a `HotChannel` go past it (see `warren.amqp.stream`). A link lives once: when it is lost, all that
-belongs to it, delivery tags included, is void, and the supervisor opens another.
+and deliveries of a `HotChannel` go past it (see `warren.connection.stream`). A link lives once: when it is lost, all
+that belongs to it, delivery tags included, is void, and the supervisor opens another.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from pika.exceptions import (
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.frames import Delivery
-from warren.amqp.liveness import Liveness, Verdict
-from warren.amqp.stream import IOServices, Stream, guard
+from warren.connection.liveness import Liveness, Verdict
+from warren.connection.settings import Settings
+from warren.connection.stream import IOServices, Stream, guard
 from warren.errors import CallError, Code, Execution, Origin, PermissionDenied, Unavailable
-from warren.settings import Settings
 
 log = logging.getLogger("warren.amqp")
 # Pika reports each step of a failed connection at ERROR. We raise one clear error instead, so without a logging

@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
-from warren.amqp.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.settings import Settings
 from warren.errors import CallError, Cancelled, Code, Execution, Origin, PermissionDenied, Unavailable
-from warren.settings import Settings
 
 log = logging.getLogger("warren.amqp")
 

@@ -21,9 +21,9 @@ from functools import cached_property
 from hashlib import blake2s
 from typing import Any
 
-from warren import wire
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
-from warren.amqp.link import (
+from warren.amqp.tables import decode_table
+from warren.connection.link import (
     ACCESS_REFUSED,
     NOT_FOUND,
     ChannelClosed,
@@ -33,9 +33,9 @@ from warren.amqp.link import (
     LinkLost,
     open_link,
 )
-from warren.amqp.tables import decode_table
+from warren.connection.settings import Settings
 from warren.errors import CallError, Execution, Origin, PermissionDenied, Unavailable
-from warren.settings import Settings
+from warren.protocol import wire
 
 #: Seconds in which the broker has to confirm a request that is tried again.
 CONFIRM_TIMEOUT = 30.0

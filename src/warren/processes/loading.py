@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable
 from types import ModuleType, TracebackType
 
-from warren.service import Service
+from warren.server.service import Service
 
 _SPEC = re.compile(r"(?P<module>\w+(\.\w+)*)(:(?P<attribute>\w+(\.\w+)*))?\Z")
 

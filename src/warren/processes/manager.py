@@ -23,8 +23,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Self
 
-from warren.amqp.supervisor import Backoff
-from warren.server import Server
+from warren.connection.supervisor import Backoff
+from warren.server.server import Server
 
 log = logging.getLogger("warren.processes")
 

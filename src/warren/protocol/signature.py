@@ -15,8 +15,8 @@ from typing import Any, Literal, Never, NoReturn, get_args, get_type_hints
 
 import msgspec
 
-from warren import codecs
-from warren.codecs import JSON, MSGPACK, Decode, ValidationError
+from warren.protocol import codecs
+from warren.protocol.codecs import JSON, MSGPACK, Decode, ValidationError
 
 Delivery = Literal["report", "at-least-once", "at-most-once"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

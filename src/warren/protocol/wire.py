@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from warren import codecs
 from warren.amqp.frames import (
     Delivery,
     FrameError,
@@ -25,6 +24,7 @@ from warren.amqp.frames import (
 )
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
+from warren.protocol import codecs
 
 VERSION = 1
 EXCHANGE = "warren"

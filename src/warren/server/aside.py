@@ -14,10 +14,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from warren import wire
 from warren.amqp.frames import Delivery
-from warren.amqp.link import ChannelClosed, HotChannel
-from warren.wire import Request
+from warren.connection.link import ChannelClosed, HotChannel
+from warren.protocol import wire
+from warren.protocol.wire import Request
 
 log = logging.getLogger("warren.server")
 

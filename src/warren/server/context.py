@@ -1,17 +1,13 @@
-"""The call that the running handler serves, as far as the handler may want to know.
-
-It lives in a context variable, so that it follows the handler into its tasks; a nested call made by the handler finds
-here how much time is left.
-"""
+"""The call that the running handler serves, as far as the handler may want to know."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any
 
-from warren.wire import Request
+from warren.protocol.running import get_running
+from warren.protocol.wire import Request
 
 
 class CurrentCall:
@@ -20,14 +16,16 @@ class CurrentCall:
     Attributes:
         method: ``service.method``.
         deadline: when the caller stops waiting, in seconds of `time.monotonic`; None when it set no limit.
+        ended: whether the handler has ended; what it has started may go on.
         attempt: 1 for the first delivery; more where an at-least-once request is run again.
     """
 
-    __slots__ = ("_request", "_server_user", "attempt", "deadline", "method")
+    __slots__ = ("_request", "_server_user", "attempt", "deadline", "ended", "method")
 
     def __init__(self, method: str, deadline: float | None, request: Request, server_user: str) -> None:
         self.method = method
         self.deadline = deadline
+        self.ended = False
         self.attempt = request.attempt
         self._request = request
         self._server_user = server_user
@@ -58,22 +56,13 @@ class CurrentCall:
         return self._request.headers()
 
 
-_current: ContextVar[CurrentCall | None] = ContextVar("warren_current_call", default=None)
-
-
 def current_call() -> CurrentCall:
     """The call that the running handler serves.
 
     Raises:
         LookupError: not inside a handler.
     """
-    call = _current.get()
-    if call is None:
+    call = get_running()
+    if not isinstance(call, CurrentCall):
         raise LookupError("current_call() works inside a handler that serves a call")
     return call
-
-
-#: For the server and for nested calls; None outside a handler.
-get_current = _current.get
-set_current = _current.set
-reset_current = _current.reset

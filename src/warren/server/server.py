@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Self
 
-from warren import wire
-from warren.amqp.link import (
+from warren.connection.declare import declare_exchanges
+from warren.connection.link import (
     ACCESS_REFUSED,
     NOT_FOUND,
     PRECONDITION_FAILED,
@@ -25,12 +25,12 @@ from warren.amqp.link import (
     Link,
     LinkLost,
 )
-from warren.amqp.supervisor import Backoff, Supervisor
-from warren.aside import Aside
+from warren.connection.settings import Password, make_settings
+from warren.connection.supervisor import Backoff, Supervisor
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.settings import Password, make_settings
-from warren.topology import declare_exchanges
-from warren.worker import Served, Worker
+from warren.protocol import wire
+from warren.server.aside import Aside
+from warren.server.worker import Served, Worker
 
 log = logging.getLogger("warren.server")
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from warren import wire
-from warren.context import CurrentCall
-from warren.methods import Delivery, Method, make_method, mark
 from warren.middleware import Middleware
-from warren.server import Server
+from warren.protocol import wire
+from warren.protocol.signature import Delivery, Method, make_method, mark
+from warren.server.context import CurrentCall
+from warren.server.server import Server
 
 P = ParamSpec("P")
 R = TypeVar("R")

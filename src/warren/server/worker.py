@@ -19,18 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from warren import codecs, wire
 from warren.amqp.frames import Delivery, FrameError
-from warren.amqp.link import HotChannel
-from warren.aside import Aside, LetGo
-from warren.codecs import CodecError
-from warren.context import CurrentCall, reset_current, set_current
-from warren.deadline import Slice, Timers, remaining_budget
+from warren.connection.link import HotChannel
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
-from warren.methods import Arguments, Method
 from warren.middleware import Middleware, chain
-from warren.threads import WorkerThreads
-from warren.wire import Problem, Request, UnreadableHeaders
+from warren.protocol import codecs, wire
+from warren.protocol.codecs import CodecError
+from warren.protocol.deadline import Slice, Timers, remaining_budget
+from warren.protocol.running import reset_running, set_running
+from warren.protocol.signature import Arguments, Method
+from warren.protocol.wire import Problem, Request, UnreadableHeaders
+from warren.server.aside import Aside, LetGo
+from warren.server.context import CurrentCall
+from warren.server.threads import WorkerThreads
 
 log = logging.getLogger("warren.server")
 
@@ -269,11 +270,11 @@ class Worker:
             self._threads.run(partial(self._run_in_thread, running), partial(self._finish, running))
 
     def _spawn(self, running: Running, work: Any) -> None:
-        token = set_current(running.call)
+        token = set_running(running.call)
         try:
             running.task = self._loop.create_task(work)
         finally:
-            reset_current(token)
+            reset_running(token)
         # A thread cannot be cut off; to pretend so would start another beside it.
         if running.call.deadline is not None and running.method.is_async:
             running.slice = self._timers.add(running.call.deadline, running)
@@ -323,13 +324,13 @@ class Worker:
 
     def _run_in_thread(self, running: Running) -> Outcome:
         args, kwargs = running.arguments
-        token = set_current(running.call)
+        token = set_running(running.call)
         try:
             return self._result(running, running.method.function(*args, **kwargs))
         except BaseException as error:
             return self._failure(running, error)
         finally:
-            reset_current(token)
+            reset_running(token)
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:

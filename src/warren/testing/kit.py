@@ -1,6 +1,6 @@
 """Services that run for the length of a test: in this process, or in worker processes that can be killed.
 
-What the fixtures of `warren.pytest_plugin` hand out, without pytest. Everything here is for a test's own thread, and
+What the fixtures of `warren.testing.plugin` hand out, without pytest. Everything here is for a test's own thread, and
 nothing waits for ever.
 """
 
@@ -23,9 +23,9 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from warren import Server, Service
-from warren.amqp.link import ChannelClosed, ConnectFailed, open_link
-from warren.settings import Settings, make_settings
-from warren.topology import remove_queues
+from warren.connection.declare import remove_queues
+from warren.connection.link import ChannelClosed, ConnectFailed, open_link
+from warren.connection.settings import Settings, make_settings
 
 T = TypeVar("T")
 
@@ -237,11 +237,11 @@ class ThreadWorkers:
 
 
 class ProcessWorkers:
-    """Worker processes of one service; each is a new interpreter that imports the service (`warren.testing_worker`)."""
+    """Worker processes of one service; each is a new interpreter that imports the service (`warren.testing.worker`)."""
 
     def __init__(self, service: Service, url: str, count: int) -> None:
         self.processes: list[WorkerProcess] = []
-        self._command = [sys.executable, "-P", "-m", "warren.testing_worker", *locate(service)]
+        self._command = [sys.executable, "-P", "-m", "warren.testing.worker", *locate(service)]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         # The URL may hold a password, which a command line would show.
         self._environment = os.environ | {"WARREN_URL": url, "PYTHONPATH": path}

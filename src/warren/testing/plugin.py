@@ -14,9 +14,9 @@ import pytest
 
 from warren import AsyncClient, Client
 from warren.broker import Broker
-from warren.testing import Serve as Serve
-from warren.testing import TestingError
-from warren.testing import Workers as Workers
+from warren.testing.kit import Serve as Serve
+from warren.testing.kit import TestingError
+from warren.testing.kit import Workers as Workers
 
 try:
     from pytest_asyncio import fixture as _fixture_of_asyncio

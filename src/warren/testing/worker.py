@@ -1,4 +1,4 @@
-"""A worker process of a test: ``python -m warren.testing_worker MODULE VARIABLE FILE COUNTER``; see `warren.testing`.
+"""A worker process of a test: ``python -m warren.testing.worker MODULE VARIABLE FILE COUNTER``; see `warren.testing`.
 
 The counter is the descriptor of a file in which this process keeps the number of handlers that it runs.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 from warren import CurrentCall, Server, Service
 from warren.middleware import Proceed
-from warren.processes import work
-from warren.testing import COUNTER_SIZE, DRAIN_TIMEOUT
+from warren.processes.manager import work
+from warren.testing.kit import COUNTER_SIZE, DRAIN_TIMEOUT
 
 
 def main(module: str, variable: str, file: str, counter: str) -> None:

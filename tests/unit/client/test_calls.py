@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from warren.calls import PendingCall, PendingCalls
+from warren.client.calls import PendingCall, PendingCalls
 from warren.errors import Code, Execution, Overloaded
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warren.amqp.liveness import Liveness, Verdict
+from warren.connection.liveness import Liveness, Verdict
 
 LIMIT = 10.0
 

@@ -6,9 +6,9 @@ import ssl
 from collections.abc import Sequence
 
 import pytest
-
 from tests.support.refusals import everything_said_about
-from warren.settings import DEFAULT_CONNECT_TIMEOUT, DEFAULT_HEARTBEAT, Settings, make_settings
+
+from warren.connection.settings import DEFAULT_CONNECT_TIMEOUT, DEFAULT_HEARTBEAT, Settings, make_settings
 
 SECRET = "hunter2-hunter2"
 

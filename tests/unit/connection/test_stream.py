@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from warren.amqp.frames import HEARTBEAT_FRAME, Delivery, ack_frame, content_frames
-from warren.amqp.stream import HIGH_WATER, Stream
+from warren.connection.stream import HIGH_WATER, Stream
 
 OTHER = ack_frame(9, 1, multiple=False)  # a frame of a channel that nobody tapped
 

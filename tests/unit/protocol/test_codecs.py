@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from msgspec import Meta
 
-from warren import codecs
-from warren.codecs import JSON, MSGPACK, OCTETS, PROBLEM, TEXT, CodecError, UnknownEncoding, ValidationError
+from warren.protocol import codecs
+from warren.protocol.codecs import JSON, MSGPACK, OCTETS, PROBLEM, TEXT, CodecError, UnknownEncoding, ValidationError
 
 
 class Colour(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warren.deadline import MAX_LATENESS, TICK, Timers, remaining_budget
+from warren.protocol.deadline import MAX_LATENESS, TICK, Timers, remaining_budget
 
 NOW = 1_700_000_000.0
 NOW_MS = 1_700_000_000_000

@@ -14,9 +14,9 @@ import pydantic
 import pytest
 from msgspec import Meta
 
-from warren import methods
-from warren.codecs import JSON, MSGPACK, OCTETS, TEXT, CodecError, UnknownEncoding, ValidationError, encode
-from warren.methods import Delivery, Method, make_method, mark, method_of
+from warren.protocol import signature as methods
+from warren.protocol.codecs import JSON, MSGPACK, OCTETS, TEXT, CodecError, UnknownEncoding, ValidationError, encode
+from warren.protocol.signature import Delivery, Method, make_method, mark, method_of
 
 
 def declare(

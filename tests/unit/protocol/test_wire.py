@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from pika import spec
-
 from tests.support import pika_frames
-from warren import codecs, wire
+
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
-from warren.wire import Problem, Request, RequestTemplate, UnreadableHeaders
+from warren.protocol import codecs, wire
+from warren.protocol.wire import Problem, Request, RequestTemplate, UnreadableHeaders
 
 
 def request_with(body: bytes = b"", **properties: Any) -> Request:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from pika import spec
-
 from tests.support import pika_frames
+
 from warren.amqp.frames import Delivery
-from warren.context import CurrentCall, current_call, get_current, reset_current, set_current
-from warren.wire import Request
+from warren.protocol.running import get_running, reset_running, set_running
+from warren.protocol.wire import Request
+from warren.server.context import CurrentCall, current_call
 
 
 def call_with(deadline: float | None = None, **properties: Any) -> CurrentCall:
@@ -48,42 +49,42 @@ def test_a_call_before_its_deadline_has_the_time_until_then() -> None:
 
 
 def test_outside_a_handler_there_is_no_current_call() -> None:
-    assert get_current() is None
+    assert get_running() is None
     with pytest.raises(LookupError, match="inside a handler"):
         current_call()
 
 
 def test_inside_a_handler_the_current_call_is_its_own() -> None:
     call = call_with()
-    token = set_current(call)
+    token = set_running(call)
     try:
         assert current_call() is call
     finally:
-        reset_current(token)
+        reset_running(token)
 
 
 async def test_the_current_call_follows_into_tasks() -> None:
     call = call_with()
-    token = set_current(call)
+    token = set_running(call)
     try:
         task = asyncio.create_task(_look())
     finally:
-        reset_current(token)
+        reset_running(token)
     assert await task is call
 
 
 async def test_the_current_call_follows_into_asyncios_threads() -> None:
     call = call_with()
-    token = set_current(call)
+    token = set_running(call)
     try:
         assert await asyncio.to_thread(current_call) is call
     finally:
-        reset_current(token)
+        reset_running(token)
 
 
 async def test_the_current_call_is_nobody_elses() -> None:
-    reset_current(set_current(call_with()))
-    assert get_current() is None
+    reset_running(set_running(call_with()))
+    assert get_running() is None
 
 
 async def _look() -> CurrentCall:

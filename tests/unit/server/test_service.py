@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from warren import InvalidArgument, Service
-from warren.methods import method_of
-from warren.wire import MAX_MESSAGE_SIZE
+from warren.protocol.signature import method_of
+from warren.protocol.wire import MAX_MESSAGE_SIZE
 
 
 @pytest.fixture

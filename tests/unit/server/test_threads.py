@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from warren.threads import WorkerThreads
+from warren.server.threads import WorkerThreads
 
 PATIENCE = 10.0
 _numbers = itertools.count(1)

@@ -1,0 +1,1 @@
+"""Measuring a running service: what ``warren bench`` does, without the terminal."""

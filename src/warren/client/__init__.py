@@ -1,0 +1,1 @@
+"""Asking: calls, casts and their endings. It never imports the server."""

@@ -1,0 +1,1 @@
+"""One connection kept open, and the only importer of Pika."""

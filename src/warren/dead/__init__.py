@@ -1,0 +1,1 @@
+"""The dead queues: what ``warren dead`` does, without the terminal."""

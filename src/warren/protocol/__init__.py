@@ -1,0 +1,1 @@
+"""What is said on the wire, as pure values: requests, replies, bounces, deadlines, bodies and signatures."""

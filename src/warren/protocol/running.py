@@ -1,0 +1,30 @@
+"""The call that is being served here and now, as far as calls made inside it have to know.
+
+It lives in a context variable, so that it follows a handler into its tasks. A leaf that both sides may import: the
+server sets it, the clients read it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Running(Protocol):
+    """A call that is being served, or was: work that a handler started may outlive it."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When its caller stops waiting, in seconds of `time.monotonic`; None for no limit."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its handler has ended: what it started and what goes on is bound by nothing of it any more."""
+
+
+_running: ContextVar[Running | None] = ContextVar("warren_running_call", default=None)
+
+#: None outside a handler.
+get_running = _running.get
+set_running = _running.set
+reset_running = _running.reset

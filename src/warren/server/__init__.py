@@ -1,0 +1,1 @@
+"""Answering: services, workers and what becomes of a request. It never imports the client."""
