@@ -43,8 +43,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.protocol.wire"}),
     # connection/: one connection kept open; alone knows Pika
     frozenset({"warren.connection", "warren.connection.settings", "warren.connection.liveness"}),
-    frozenset({"warren.connection.stream"}),
+    frozenset({"warren.connection.errors", "warren.connection.fork", "warren.connection.futures"}),
+    frozenset({"warren.connection.diagnosis", "warren.connection.stream"}),
+    frozenset({"warren.connection.channel", "warren.connection.guard", "warren.connection.ioloop"}),
     frozenset({"warren.connection.link"}),
+    frozenset({"warren.connection.dial"}),
     frozenset({"warren.connection.supervisor", "warren.connection.declare"}),
     # client/ and server/, which do not know each other
     frozenset({"warren.client", "warren.client.calls", "warren.server", "warren.server.threads"}),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren import Server, Service
-from warren.connection.link import HotChannel
+from warren.connection.channel import HotChannel
 from warren.server.worker import Worker
 
 MODES = ("report", "at-least-once", "at-most-once")
@@ -116,7 +116,7 @@ def stop_at(point: str, stop: Stop) -> None:
         def stop_after(worker: Worker, channel: HotChannel, request: Any, properties: bytes, body: bytes) -> None:
             reply(worker, channel, request, properties, body)
             if request.method in MODES:
-                channel.link.stream.flush()
+                channel.flush()
                 stop()
 
         workers._reply = stop_after

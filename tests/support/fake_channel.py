@@ -8,7 +8,7 @@ from typing import Any, cast
 from warren import Service, current_call
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
-from warren.connection.link import HotChannel
+from warren.connection.channel import HotChannel
 from warren.server.aside import Aside
 from warren.server.worker import Worker
 
@@ -16,7 +16,7 @@ FRAME_MAX = 131_072
 
 
 class FakeChannel:
-    """Stands for a `HotChannel` and the link and stream behind it.
+    """Stands for a `HotChannel`.
 
     Attributes:
         settled: how often each delivery was acknowledged or rejected.
@@ -29,7 +29,6 @@ class FakeChannel:
     def __init__(self) -> None:
         self.settled: dict[int, int] = {}
         self.published: list[tuple[bytes, bytes]] = []
-        self.link = self.stream = self
         self._tags = 0
 
     def ack(self, tag: int) -> None:

@@ -20,16 +20,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.client.calls import PendingCall, PendingCalls, Waiter
+from warren.connection.channel import HotChannel
 from warren.connection.declare import declare_exchanges
-from warren.connection.link import (
-    ACCESS_REFUSED,
-    NOT_FOUND,
-    ChannelClosed,
-    ConnectFailed,
-    HotChannel,
-    Link,
-    LinkLost,
-)
+from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.connection.supervisor import Backoff, State, Supervisor, closed_error, copy_of
 from warren.errors import (

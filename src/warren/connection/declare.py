@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from warren.connection.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.dial import open_link
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.errors import Code, Execution, Origin, make_error
 from warren.protocol import wire

@@ -1,6 +1,6 @@
 """The byte stream under one connection: asyncio on one side, Pika on the other, the hot frames in between.
 
-`IOServices` is what Pika's `AsyncioConnection` takes as ``custom_ioloop``; it opens a `Stream` for it. A stream
+A stream
 
 * sends everything that was written in one turn of the loop with one call of the transport: one place writes, one
   flushes;
@@ -12,30 +12,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import functools
 import logging
 import os
 import select
-import socket
-import ssl
 import sys
 import termios
 import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError, Splitter
+from warren.connection.fork import disown_in_children
 
 log = logging.getLogger("warren.amqp")
 
-#: Seconds between two looks at whether Pika saw any traffic lately.
-_TICK = 1.0
+#: Seconds between two looks at whether Pika saw any traffic lately, and at whether the loop turns.
+TICK = 1.0
 #: Bytes that are read at a time at the most.
 READ_SIZE = 256 * 1024
 #: Bytes of output that may wait in the transport before publishers should wait.
@@ -76,7 +73,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._transport = transport
-        _streams.add(self)
+        disown_in_children(self)
         self._tick()
         if self._pika is not None and self._on_made is not None:
             self._pika.connection_made(self)
@@ -249,7 +246,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if self.splitter.hot:
             self.splitter.hot = False
             self._to_pika(HEARTBEAT_FRAME)
-        self._tick_timer = self._loop.call_later(_TICK, self._tick)
+        self._tick_timer = self._loop.call_later(TICK, self._tick)
 
 
 def _unacknowledged(fd: int) -> int:
@@ -283,182 +280,3 @@ def _keep_large_blocks() -> None:
     before, 2 after, which is half of its time. The block itself is never touched, so it takes no memory.
     """
     bytes(16 * 1024 * 1024)
-
-
-class IOServices(nbio.AbstractIOServices):  # type: ignore[misc]
-    """Pika's view of the event loop, with `Stream` as the transport."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
-        self._loop = loop
-        self._frame_max = frame_max
-        self._operations: set[asyncio.Task[Any]] = set()
-        self._abandoned = False
-        self.stream: Stream | None = None
-
-    def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def close(self) -> None:
-        raise NotImplementedError("the loop is its owner's to close")
-
-    def run(self) -> None:
-        raise NotImplementedError("the loop is its owner's to run")
-
-    def stop(self) -> None:
-        raise NotImplementedError("the loop is its owner's to stop")
-
-    def add_callback_threadsafe(self, callback: Callable[..., None]) -> None:
-        self._loop.call_soon_threadsafe(callback)
-
-    def call_later(self, delay: float, callback: Callable[..., None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(delay, lambda: None if self._abandoned else callback())
-
-    def getaddrinfo(
-        self,
-        host: str,
-        port: int,
-        on_done: Callable[..., None],
-        family: int = 0,
-        socktype: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> _Reference:
-        lookup = self._loop.getaddrinfo(host, port, family=family, type=socktype, proto=proto, flags=flags)
-        return self._begin(lookup, on_done)
-
-    def connect_socket(
-        self, sock: socket.socket, resolved_addr: tuple[str, int], on_done: Callable[..., None]
-    ) -> _Reference:
-        return self._begin(self._loop.sock_connect(sock, resolved_addr), on_done, undo=sock.close)
-
-    def create_streaming_connection(
-        self,
-        protocol_factory: Callable[[], nbio.AbstractStreamProtocol],
-        sock: socket.socket,
-        on_done: Callable[..., None],
-        ssl_context: ssl.SSLContext | None = None,
-        server_hostname: str | None = None,
-    ) -> _Reference:
-        stream = self.stream = Stream(self._loop, self._frame_max)
-        protocol = protocol_factory()
-        stream.attach(protocol, lambda: on_done((stream, protocol)))
-
-        hostname = server_hostname if ssl_context is not None else None
-        connecting = self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=hostname)
-        # Success is told by the stream itself; a failure leaves us with a socket that Pika has handed over.
-        return self._begin(connecting, lambda result: on_done(result) if _failed(result) else None, undo=sock.close)
-
-    async def abandon(self) -> None:
-        """Let go of the attempt, whatever it is at, and return when its socket is closed; Pika hears no more of it.
-
-        Pika's own way, closing the connection, fails in some of its states, and has no word for when it is done.
-        """
-        self._abandoned = True
-        for operation in self._operations:
-            operation.cancel()
-        if self.stream is not None:
-            self.stream.detach()
-        while self._operations:
-            await asyncio.wait(set(self._operations))
-        for _ in range(3):  # an asyncio transport is made and closed in callbacks of the turns that follow
-            await asyncio.sleep(0)
-
-    def _begin(
-        self,
-        operation: Coroutine[Any, Any, Any],
-        on_done: Callable[[Any], None],
-        undo: Callable[[], None] | None = None,
-    ) -> _Reference:
-        """Run an operation: its result or exception goes to `on_done`, unless it is cancelled."""
-
-        def finish(task: asyncio.Task[Any]) -> None:
-            self._operations.discard(task)
-            if undo is not None and (self._abandoned or task.cancelled() or task.exception() is not None):
-                undo()
-            if not task.cancelled() and not self._abandoned:
-                on_done(task.exception() or task.result())
-
-        task = self._loop.create_task(operation)
-        self._operations.add(task)
-        task.add_done_callback(finish)
-        return _Reference(task)
-
-
-class _Reference(nbio.AbstractIOReference):  # type: ignore[misc]
-    """A running operation, for Pika to cancel."""
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-
-    def cancel(self) -> bool:
-        return self._task.cancel()
-
-
-def _failed(result: object) -> bool:
-    return isinstance(result, BaseException)
-
-
-class Guard:
-    """Keeps connections alive while user code blocks their event loop.
-
-    One daemon thread for the process, running only while there is something to watch. It looks at each stream a few
-    times per heartbeat interval and steps in only when the stream's loop has not turned for half of it.
-    """
-
-    def __init__(self) -> None:
-        self._streams: dict[Stream, float] = {}
-        self._reported: dict[Stream, float] = {}
-        self._change = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, stream: Stream, heartbeat: float) -> None:
-        """Watch a stream whose heartbeat interval is so many seconds."""
-        with self._change:
-            self._streams[stream] = heartbeat
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="warren-heartbeat-guard", daemon=True)
-                self._thread.start()
-            self._change.notify()
-
-    def unwatch(self, stream: Stream) -> None:
-        """Stop watching; a stream that is not watched is no error."""
-        with self._change:
-            self._streams.pop(stream, None)
-            self._reported.pop(stream, None)
-            self._change.notify()
-
-    def _run(self) -> None:
-        with self._change:
-            while self._streams:
-                self._change.wait(min(self._streams.values()) / 4)
-                self._look(time.monotonic())
-            self._thread = None
-
-    def _look(self, now: float) -> None:
-        for stream, heartbeat in self._streams.items():
-            blocked = now - stream.last_turn
-            if blocked > max(_TICK * 1.5, heartbeat / 2):
-                with contextlib.suppress(Exception):  # a stream that is being torn down must not end the guard
-                    self._step_in(stream, blocked)
-
-    def _step_in(self, stream: Stream, blocked: float) -> None:
-        sent = stream.beat()
-        if self._reported.get(stream) == stream.last_turn:
-            return  # one warning for one blockage
-        self._reported[stream] = stream.last_turn
-        outlook = "heartbeats continue without it" if sent else "heartbeats cannot be sent for it"
-        log.warning("the event loop has been blocked for %.1f s; %s", blocked, outlook)
-
-
-guard = Guard()
-_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-
-
-def _leave_to_the_parent() -> None:
-    """In a forked child: what is open belongs to the parent, and its locks may be held by threads that are not here."""
-    guard.__init__()  # type: ignore[misc]
-    for stream in list(_streams):
-        stream.disown()
-
-
-os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -15,7 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
-from warren.connection.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
+from warren.connection.dial import open_link
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.errors import CallError, Cancelled, Code, Execution, Origin, PermissionDenied, Unavailable
 

@@ -23,16 +23,10 @@ from typing import Any
 
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.amqp.tables import decode_table
-from warren.connection.link import (
-    ACCESS_REFUSED,
-    NOT_FOUND,
-    ChannelClosed,
-    ConnectFailed,
-    HotChannel,
-    Link,
-    LinkLost,
-    open_link,
-)
+from warren.connection.channel import HotChannel
+from warren.connection.dial import open_link
+from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.errors import CallError, Execution, Origin, PermissionDenied, Unavailable
 from warren.protocol import wire

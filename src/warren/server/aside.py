@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from warren.amqp.frames import Delivery
-from warren.connection.link import ChannelClosed, HotChannel
+from warren.connection.channel import HotChannel
+from warren.connection.errors import ChannelClosed
 from warren.protocol import wire
 from warren.protocol.wire import Request
 

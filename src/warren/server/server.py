@@ -13,18 +13,17 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Self
 
+from warren.connection.channel import Channel, HotChannel
 from warren.connection.declare import declare_exchanges
-from warren.connection.link import (
+from warren.connection.errors import (
     ACCESS_REFUSED,
     NOT_FOUND,
     PRECONDITION_FAILED,
-    Channel,
     ChannelClosed,
     ConnectFailed,
-    HotChannel,
-    Link,
     LinkLost,
 )
+from warren.connection.link import Link
 from warren.connection.settings import Password, make_settings
 from warren.connection.supervisor import Backoff, Supervisor
 from warren.errors import CallError, Code, Execution, Origin, make_error

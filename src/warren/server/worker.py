@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from warren.amqp.frames import Delivery, FrameError
-from warren.connection.link import HotChannel
+from warren.connection.channel import HotChannel
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
 from warren.middleware import Middleware, chain
 from warren.protocol import codecs, wire
@@ -260,7 +260,7 @@ class Worker:
             # The ack leaves before the handler starts. Should it get lost on its way, the request comes back
             # marked redelivered, and is then not run.
             running.channel.ack(running.request.delivery.tag)
-            running.channel.link.stream.flush()
+            running.channel.flush()
         self._running.add(running)
         if self._service.middleware:
             self._spawn(running, self._run_in_chain(running))
@@ -451,7 +451,7 @@ class Worker:
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
             channel.ack(request.delivery.tag)
-            channel.link.stream.flush()
+            channel.flush()
             channel.publish_unrouted(address, properties, body)  # `mandatory` would be a false alarm up to 4.1
         else:
             channel.publish(b"", address, properties, body)

@@ -24,7 +24,8 @@ from typing import Any, Protocol, TypeVar
 
 from warren import Server, Service
 from warren.connection.declare import remove_queues
-from warren.connection.link import ChannelClosed, ConnectFailed, open_link
+from warren.connection.dial import open_link
+from warren.connection.errors import ChannelClosed, ConnectFailed
 from warren.connection.settings import Settings, make_settings
 
 T = TypeVar("T")

@@ -1,0 +1,274 @@
+"""The channels of a link. What is waited for goes through Pika, messages and their acknowledgements past it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pika import spec
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from warren.amqp import frames
+from warren.amqp.acks import Acks
+from warren.amqp.frames import Delivery
+from warren.connection.diagnosis import describe
+from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.futures import reject, resolve
+from warren.connection.stream import Stream
+
+
+class Channel:
+    """A channel; each operation waits for the broker's answer.
+
+    Operations raise `ChannelClosed` when the broker closes the channel instead of answering, and `LinkLost` when
+    the connection goes.
+    """
+
+    def __init__(self, raw: PikaChannel, stream: Stream) -> None:
+        self._stream = stream
+        self.number: int = raw.channel_number
+        self.pending: set[asyncio.Future[Any]] = set()
+        self.on_closed: Callable[[Exception], None] | None = None
+        self.closed: Exception | None = None
+        self._raw = raw
+        raw.add_on_close_callback(self._on_close)
+
+    async def declare_exchange(self, name: str, kind: str) -> None:
+        """Declare a durable exchange."""
+        await self._ask(self._raw.exchange_declare, name, kind, durable=True)
+
+    async def declare_queue(self, name: str, *, arguments: dict[str, Any] | None = None) -> None:
+        """Declare a durable queue."""
+        await self._ask(self._raw.queue_declare, name, durable=True, arguments=arguments)
+
+    async def declare_reply_queue(self) -> str:
+        """Declare an exclusive queue; the broker names it."""
+        frame = await self._ask(self._raw.queue_declare, "", exclusive=True)
+        return str(frame.method.queue)
+
+    async def inspect_queue(self, name: str) -> tuple[int, int]:
+        """Messages ready and consumers of a queue; it must exist."""
+        frame = await self._ask(self._raw.queue_declare, name, passive=True)
+        return frame.method.message_count, frame.method.consumer_count
+
+    async def delete_queue(self, name: str) -> None:
+        """Delete a queue with all that is in it; one that does not exist is no error."""
+        await self._ask(self._raw.queue_delete, name)
+
+    async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        await self._ask(self._raw.queue_bind, queue, exchange, routing_key)
+
+    async def qos(self, prefetch: int) -> None:
+        """At most so many unacknowledged deliveries at a time."""
+        await self._ask(self._raw.basic_qos, prefetch_count=prefetch)
+
+    async def close(self) -> None:
+        if self._raw.is_open:
+            done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._raw.add_on_close_callback(lambda _channel, _reason: resolve(done, None))
+            self._raw.close()
+            await done
+
+    async def _ask(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.closed is not None:
+            raise self.closed
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.pending.add(answer)
+        try:
+            operation(*args, callback=functools.partial(resolve, answer), **kwargs)
+            return await answer
+        except AMQPError as error:  # the channel or its connection is closing
+            raise LinkLost(describe(error)) from error
+        finally:
+            self.pending.discard(answer)
+
+    def _on_close(self, _channel: object, reason: BaseException) -> None:
+        if isinstance(reason, ChannelClosedByBroker):
+            self.closed = ChannelClosed(reason.reply_code, reason.reply_text)
+        else:
+            self.closed = LinkLost(describe(reason))
+        for answer in self.pending:
+            reject(answer, self.closed)
+        self.pending.clear()
+        self._detach()
+        if self.on_closed is not None:
+            self.on_closed(self.closed)
+
+    def _detach(self) -> None:
+        """Overridden where more than Pika knows of the channel."""
+
+
+class Receiver(Protocol):
+    """Who takes what arrives on a hot channel. These are called for every message and must not raise."""
+
+    def delivered(self, channel: HotChannel, delivery: Delivery) -> None: ...
+    def confirmed(self, tag: int, multiple: bool) -> None: ...
+    def refused(self, tag: int, multiple: bool) -> None: ...
+    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None: ...
+    def consumer_cancelled(self, channel: HotChannel) -> None: ...
+
+
+class HotChannel(Channel):
+    """A channel for messages: publishes, acknowledgements, deliveries and confirms go past Pika."""
+
+    def __init__(self, raw: PikaChannel, stream: Stream) -> None:
+        super().__init__(raw, stream)
+        self._frame_max: int = raw.connection.params.frame_max
+        self._published = 0
+        self._receiver: Receiver | None = None
+        self._consumer_tag: str | None = None
+        self._queue = ""  # that it consumes
+        self._acks = Acks()
+        self._no_ack = False
+        self._holds_acks = False
+        self._routes: dict[tuple[bytes, bytes, bool], bytes] = {}
+
+    def attach(self, receiver: Receiver, *, body_limit: int) -> None:
+        """From now on `receiver` gets what arrives; larger bodies than `body_limit` bytes come as None."""
+        self._receiver = receiver
+        self._stream.splitter.tap(self.number, self, body_limit=body_limit)
+        self._stream.before_flush(self._write_acks)
+        self._raw.add_on_return_callback(self._on_return)
+        self._raw.add_on_cancel_callback(lambda _frame: receiver.consumer_cancelled(self))
+
+    async def confirm(self) -> None:
+        """Ask the broker to confirm every publish."""
+        # Pika wants a callback for confirms; they go to the tap and never reach it.
+        await self._ask(self._raw.confirm_delivery, lambda _frame: None)
+
+    async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
+        """Start the channel's one consumer; of several on a queue those of the highest priority are served first."""
+        self._no_ack = no_ack
+        self._queue = queue
+        arguments = {"x-priority": priority} if priority else None
+        frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
+        self._consumer_tag = frame.method.consumer_tag
+
+    async def cancel(self, *, window: int = 0) -> None:
+        """Stop the consumer; no delivery comes after this has returned.
+
+        With a `window`, the consumer's prefetch, nothing is on its way to us at that moment. For a quorum queue that
+        matters: what it has sent and the broker's channel has not passed on yet goes back to the queue, marked
+        redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
+        acknowledgement is written, so that the window fills up.
+        """
+        if self._consumer_tag is None:
+            return
+        tag, self._consumer_tag = self._consumer_tag, None
+        try:
+            if window:
+                self._holds_acks = True
+                await self._fill(window)
+            await self._ask(self._raw.basic_cancel, tag)
+            # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
+            # That it changes the prefetch matters to no consumer any more.
+            await self.qos(1)
+        finally:
+            self._holds_acks = False
+            self._stream.flush_soon()
+
+    async def _fill(self, window: int) -> None:
+        """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
+        for _ in range(40):
+            known = len(self._acks)
+            if known >= window:
+                return
+            await asyncio.sleep(0.05)
+            # The queue's leader answers after all that it has sent to us before; while it has more, it will send that.
+            waiting, _consumers = await self.inspect_queue(self._queue)
+            if not waiting and len(self._acks) == known:
+                return
+
+    def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
+        """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
+        self._send(exchange, routing_key, properties, body, mandatory=True)
+        self._published += 1
+        return self._published
+
+    def get(self, queue: str) -> None:
+        """Ask for one message of a queue: it comes as a delivery, or `on_empty` is told that there is none."""
+        self._stream.write(frames.get_frame(self.number, queue.encode()))
+
+    def on_empty(self, callback: Callable[[], None]) -> None:
+        """Call back when there was no message to `get`."""
+        self._raw.add_callback(lambda _frame: callback(), [spec.Basic.GetEmpty], one_shot=False)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the properties of a message may take: they have to fit into one frame [AMQP 0-9-1, 4.2.6]."""
+        return self._frame_max - frames.OVERHEAD - frames.CONTENT_HEAD
+
+    def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
+        """Publish to a queue, without hearing of it if there is none."""
+        self._send(b"", routing_key, properties, body, mandatory=False)
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge one delivery at the end of this turn; acks of one turn are coalesced."""
+        if self.closed is None and self._acks.done(tag):
+            self._stream.flush_soon()
+
+    def reject(self, tag: int) -> None:
+        """Give one delivery to the queue's dead-letter exchange."""
+        if self.closed is None:
+            self._acks.forget(tag)
+            self._stream.write(frames.reject_frame(self.number, tag))
+
+    def flush(self) -> None:
+        """Send what was written now, rather than at the end of this turn."""
+        self._stream.flush()
+
+    def _send(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes, *, mandatory: bool) -> None:
+        if self.closed is not None:
+            return
+        key = (exchange, routing_key, mandatory)
+        head = self._routes.get(key)
+        if head is None:
+            if len(self._routes) > 10_000:  # reply queues come and go; the cache must not grow with them
+                self._routes.clear()
+            head = frames.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
+            self._routes[key] = head
+        # Together, so that nothing can come between them [AMQP 0-9-1, 4.2.6].
+        content = frames.content_frames(self.number, properties, body, self._frame_max)
+        if len(content) == 1:
+            self._stream.write(head + content[0])
+        else:
+            self._stream.write_pieces([head, *content])
+
+    # --- the tap ------------------------------------------------------------------------------------------------
+
+    def delivered(self, delivery: Delivery) -> None:
+        assert self._receiver is not None
+        if not self._no_ack:
+            self._acks.open(delivery.tag)
+        self._receiver.delivered(self, delivery)
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        assert self._receiver is not None
+        self._receiver.confirmed(tag, multiple)
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        assert self._receiver is not None
+        self._receiver.refused(tag, multiple)
+
+    def _write_acks(self) -> None:
+        if self.closed is None and not self._holds_acks:
+            for tag, multiple in self._acks.collect():
+                self._stream.write(frames.ack_frame(self.number, tag, multiple=multiple))
+
+    def _on_return(self, _channel: object, method: Any, properties: Any, _body: bytes) -> None:
+        assert self._receiver is not None
+        correlation_id = properties.correlation_id
+        if isinstance(correlation_id, str):
+            correlation_id = correlation_id.encode()
+        self._receiver.returned(correlation_id, method.reply_code, method.reply_text)
+
+    def _detach(self) -> None:
+        self._stream.splitter.untap(self.number)
+        self._stream.forget(self._write_acks)
+
+
+def _never(*_args: object) -> None:
+    raise AssertionError("a delivery of a tapped channel reached Pika")
