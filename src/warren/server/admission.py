@@ -1,0 +1,140 @@
+"""What becomes of a request that has arrived: the order of the checks. Pure: time is passed in.
+
+First whether a worker may have begun it before, for that decides more than anything that this worker's code says of
+it: an older or newer version of the service may have run it. Then whether this worker takes work, then the request's
+time, and only then its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from warren.protocol import evidence, wire
+from warren.protocol.codecs import CodecError
+from warren.protocol.deadline import remaining_budget
+from warren.protocol.evidence import Ending
+from warren.protocol.signature import Arguments, Method
+from warren.protocol.wire import Request
+
+
+class Offered(Protocol):
+    """What admission has to know of a service."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_message_size(self) -> int: ...
+    @property
+    def methods(self) -> Mapping[str, Method]: ...
+    @property
+    def default(self) -> Method | None: ...
+
+
+class Run(NamedTuple):
+    """Run it, with these seconds left (None: no limit)."""
+
+    method: Method
+    arguments: Arguments
+    left: float | None
+
+
+class Refuse(NamedTuple):
+    """Answer it with this ending."""
+
+    ending: Ending
+    message: str
+
+
+class Bury(NamedTuple):
+    """Set it aside, a call too, and then answer it with this ending."""
+
+    ending: Ending
+    message: str
+
+
+class Republish(NamedTuple):
+    """Publish it again as this attempt, with these seconds left."""
+
+    attempt: int
+    left: float | None
+
+
+class Hold(NamedTuple):
+    """Keep it: the worker is draining and will hand it back, with these seconds left."""
+
+    left: float | None
+
+
+Decision = Run | Refuse | Bury | Republish | Hold
+
+_LOST = (
+    "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
+    " ran is not known, and it is not run again"
+)
+_LATE = "the request's time was over before a worker could begin"
+
+
+class Admission:
+    """The checks of one service's worker."""
+
+    def __init__(self, service: Offered) -> None:
+        self._service = service
+        self._methods: dict[bytes | None, Method | None] = {n.encode(): m for n, m in service.methods.items()}
+        self._methods[None] = service.default
+
+    def decide(self, request: Request, *, wall: float, draining: bool) -> Decision:
+        """What to do with a request, at `wall` seconds since 1970."""
+        method = self._methods.get(request.properties.type)
+        delivery = request.delivery
+        if request.version not in (None, wire.VERSION):
+            return self._wrong_version(request)
+        if method is None:
+            return self._no_method(request)
+        if delivery.redelivered and method.delivery != "at-least-once":
+            return Refuse(evidence.WORKER_LOST, _LOST)
+        if delivery.body is None:
+            return self._too_large(request)
+        left = remaining_budget(request.timeout_ms, request.deadline_ms, wall)
+        if delivery.redelivered:
+            return _again(request, method, left)
+        if draining:
+            return Hold(left)
+        if left is not None and left <= 0:
+            return too_late()
+        try:
+            return Run(method, method.decode_arguments(request.content_type, delivery.body), left)
+        except CodecError as error:
+            return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
+
+    def _wrong_version(self, request: Request) -> Refuse:
+        message = f"protocol version {request.version} is not spoken here; {wire.VERSION} is"
+        return Refuse(evidence.VERSION, message)
+
+    def _no_method(self, request: Request) -> Refuse:
+        name = request.method
+        wanted = "default method for bare requests" if name is None else f"method {name!r}"
+        known = ", ".join(sorted(self._service.methods)) or "none"
+        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}; it has: {known}")
+
+    def _too_large(self, request: Request) -> Refuse:
+        size, limit = request.delivery.body_size, self._service.max_message_size
+        return Refuse(evidence.REQUEST_REFUSED, f"the request has {size} bytes, the limit is {limit}")
+
+
+def too_late() -> Refuse:
+    """There is no time left to begin."""
+    return Refuse(evidence.ON_ARRIVAL, _LATE)
+
+
+def _again(request: Request, method: Method, left: float | None) -> Decision:
+    """A worker may have begun this ``at-least-once`` request and died."""
+    attempt = request.attempt + 1
+    if attempt > method.max_attempts:
+        message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
+        return Bury(evidence.POISON, message)
+    # Classic queues count no deliveries, so the count travels in the request.
+    return Republish(attempt, left)
+
+
+_ENDINGS = {"ENCODING": evidence.ENCODING, "DECODE": evidence.DECODE, "VALIDATION": evidence.VALIDATION}

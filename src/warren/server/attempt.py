@@ -1,0 +1,78 @@
+"""One delivery at a worker: what it is, how far it got, and what is still owed for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from warren.amqp.frames import Delivery
+from warren.connection.channel import HotChannel
+from warren.protocol.deadline import Slice
+from warren.protocol.evidence import Ending
+from warren.protocol.signature import Arguments, Method
+from warren.protocol.wire import Request
+from warren.server.context import CurrentCall
+
+
+class Attempt:
+    """Owns one delivery, from its arrival to its one settlement.
+
+    Each of three things about it ends once, and separately, and this is where it says whether it has: its outcome (what
+    its caller is told, `ended`), its delivery (`settled`), and its place (held as long as code of it runs, `busy`).
+
+    Attributes:
+        request: None until it has been read.
+        method, arguments, call: None until it is known to be run.
+        entered: whether its handler was begun: middleware may end a call before.
+        ended: whether its outcome is decided; a later one is dropped.
+        settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
+        acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are.
+        busy: tasks and threads that run code of it.
+        limit: what ends it when its time is over.
+        stopped_by: what the worker has cancelled it for, and the words for it.
+    """
+
+    __slots__ = (
+        "acked",
+        "arguments",
+        "busy",
+        "call",
+        "channel",
+        "delivery",
+        "ended",
+        "entered",
+        "limit",
+        "method",
+        "request",
+        "settled",
+        "slice",
+        "stopped_by",
+        "task",
+    )
+
+    call: CurrentCall
+    method: Method
+    arguments: Arguments
+    limit: Ending
+
+    def __init__(self, channel: HotChannel, delivery: Delivery) -> None:
+        self.channel = channel
+        self.delivery = delivery
+        self.request: Request | None = None
+        self.entered = False
+        self.ended = False
+        self.settled = False
+        self.acked = False
+        self.busy = 0
+        self.task: asyncio.Task[None] | None = None
+        self.slice: Slice[Attempt] | None = None
+        self.stopped_by: tuple[Ending, str] | None = None
+
+    @property
+    def earlier(self) -> bool:
+        """Whether a worker may have begun this request before."""
+        return self.delivery.redelivered or (self.request is not None and self.request.had_earlier_attempts)
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log: method and id, as far as they are known; safe to print."""
+        return "a request that cannot be read" if self.request is None else self.request.name

@@ -1,0 +1,88 @@
+"""The replies of a service: results and errors as property bytes and bodies. Total: whatever a handler returned or
+raised, there is a reply to send, if only one that says that the true one could not be written.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from warren.errors import CallError
+from warren.protocol import evidence, wire
+from warren.protocol.codecs import CodecError
+from warren.protocol.evidence import Ending, conclude
+from warren.protocol.wire import Problem, Request
+from warren.server.attempt import Attempt
+
+log = logging.getLogger("warren.server")
+
+
+class Reply(NamedTuple):
+    """A reply, ready to be sent.
+
+    Attributes:
+        failure: the error that it carries; None for a result.
+        problem: what is told of it beyond the error itself.
+    """
+
+    properties: bytes
+    body: bytes
+    failure: CallError | None = None
+    problem: Problem | None = None
+
+
+class Replies:
+    """Makes the replies of one service."""
+
+    def __init__(self, max_size: int, *, tracebacks: bool) -> None:
+        """`max_size`: bytes of the largest body sent. `tracebacks`: whether callers get them."""
+        self._max_size = max_size
+        self._tracebacks = tracebacks
+
+    def result(self, attempt: Attempt, value: Any) -> Reply:
+        """The reply that carries a handler's result."""
+        request = attempt.request
+        assert request is not None
+        try:
+            body = attempt.method.encode_result(request.reply_type, value)
+        except CodecError as error:
+            message = f"the handler's result does not fit its declared type or the encoding: {error}"
+            return self.ended(attempt, evidence.ENCODE_REPLY, message)
+        if len(body) > self._max_size:
+            message = f"the result has {len(body)} bytes, the limit is {self._max_size}"
+            return self.ended(attempt, evidence.RESULT_TOO_LARGE, message)
+        return Reply(wire.result_properties(request, request.reply_type), body)
+
+    def ended(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
+        """The reply that says that the library itself ended the call."""
+        error = conclude(ending, message, earlier=attempt.earlier, entered=attempt.entered)
+        return self._error(attempt, error, Problem())
+
+    def raised(self, attempt: Attempt, error: BaseException) -> Reply:
+        """The reply that carries what a handler, or its middleware, raised."""
+        told, problem = wire.describe(
+            error,
+            attempt.method.errors,
+            entered=attempt.entered,
+            earlier=attempt.earlier,
+            tracebacks=self._tracebacks,
+        )
+        return self._error(attempt, told, problem)
+
+    def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
+        request = attempt.request
+        assert request is not None
+        try:
+            properties, body = wire.error_reply(request, error, problem)
+            if len(body) > self._max_size:
+                error.message = error.message[:1000]
+                problem = Problem(error=problem.error)
+                properties, body = wire.error_reply(request, error, problem)
+        except Exception:
+            log.exception("%s: an error's reply cannot be written", attempt.name)
+            error = conclude(
+                evidence.SERVER, "its error could not be written", earlier=attempt.earlier, entered=attempt.entered
+            )
+            problem = Problem()
+            properties, body = wire.error_reply(request, error, problem)
+        return Reply(properties, body, error, problem)

@@ -1,0 +1,184 @@
+"""Where handlers run: on the event loop, in threads, inside middleware. Each attempt is reported once, whatever happens.
+
+The usual ways report from within, in the turn of the loop in which the handler ends. What they cannot report, a task
+that is cancelled before its first step, for example, or an exception of any class in our own lines, is reported by the
+task's done callback, which asyncio calls in every case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from warren.middleware import Middleware, chain
+from warren.protocol.running import reset_running, set_running
+from warren.server.attempt import Attempt
+from warren.server.context import CurrentCall
+from warren.server.replies import Reply
+from warren.server.threads import JobFailed, WorkerThreads
+
+
+class Owner(Protocol):
+    """Who is told how attempts go."""
+
+    def returned(self, attempt: Attempt, value: Any) -> None:
+        """The handler has returned."""
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """The handler, middleware, or something on the way to them has raised; ignored if it has ended before."""
+
+    def reply_to(self, attempt: Attempt, value: Any) -> Reply:
+        """The reply that carries a result. Called in threads."""
+
+    def finish(self, attempt: Attempt, reply: Reply) -> None:
+        """The handler has ended, and this is its reply."""
+
+    def stopped(self, attempt: Attempt) -> None:
+        """No code of the attempt runs any more."""
+
+
+class Runner:
+    """Runs the handlers of one service."""
+
+    def __init__(
+        self, owner: Owner, threads: WorkerThreads, middleware: Sequence[Middleware[CurrentCall]]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._threads = threads
+        self._middleware = tuple(middleware)
+
+    def start(self, attempt: Attempt) -> None:
+        """Run an attempt.
+
+        Raises:
+            Exception: it does not run; there is no thread for it, for example.
+        """
+        if self._middleware:
+            self._spawn(attempt, self._run_in_chain(attempt))
+        elif attempt.method.is_async:
+            self._spawn(attempt, self._run_async(attempt))
+        else:
+            self._run_in_thread(attempt)
+
+    # --- on the loop --------------------------------------------------------------------------------------------
+
+    def _spawn(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
+        token = set_running(attempt.call)
+        try:
+            task = attempt.task = self._loop.create_task(work)
+        except BaseException:
+            work.close()
+            raise
+        finally:
+            reset_running(token)
+        attempt.busy += 1
+        task.add_done_callback(partial(self._task_done, attempt))
+
+    def _task_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        try:
+            if not attempt.ended:
+                error = asyncio.CancelledError() if task.cancelled() else task.exception()
+                self._owner.raised(attempt, error or RuntimeError("the handler's end was not reported"))
+        finally:
+            self._leave(attempt)
+
+    def _leave(self, attempt: Attempt) -> None:
+        attempt.busy -= 1
+        if not attempt.busy:
+            self._owner.stopped(attempt)
+
+    async def _run_async(self, attempt: Attempt) -> None:
+        args, kwargs = attempt.arguments
+        attempt.entered = True
+        try:
+            value = await attempt.method.function(*args, **kwargs)
+        except BaseException as error:  # SystemExit and the like must not end the worker
+            self._owner.raised(attempt, error)
+        else:
+            self._owner.returned(attempt, value)
+
+    async def _run_in_chain(self, attempt: Attempt) -> None:
+        args, kwargs = attempt.arguments
+        method = attempt.method
+        call = partial(method.function, *args, **kwargs)
+
+        async def innermost() -> Any:
+            attempt.entered = True
+            return await (call() if method.is_async else self._in_thread(attempt, call))
+
+        try:
+            value = await chain(self._middleware, attempt.call, innermost)()
+        except BaseException as error:
+            self._owner.raised(attempt, error)
+        else:
+            self._owner.returned(attempt, value)
+
+    async def _await(self, attempt: Attempt, value: Any) -> None:
+        """A ``def`` returned something to be awaited: a decorator around an ``async def`` does."""
+        try:
+            result = await value
+        except BaseException as error:
+            self._owner.raised(attempt, error)
+        else:
+            self._owner.returned(attempt, result)
+
+    # --- in threads ---------------------------------------------------------------------------------------------
+
+    def _run_in_thread(self, attempt: Attempt) -> None:
+        context = contextvars.copy_context()
+        context.run(set_running, attempt.call)
+        attempt.busy += 1
+        try:
+            self._threads.run(context, partial(self._job, attempt), partial(self._job_done, attempt))
+        except BaseException:
+            attempt.busy -= 1
+            raise
+
+    def _job(self, attempt: Attempt) -> Any:
+        """In the thread: the reply, or what has to be awaited first."""
+        args, kwargs = attempt.arguments
+        attempt.entered = True
+        value = attempt.method.function(*args, **kwargs)
+        return value if inspect.isawaitable(value) else self._owner.reply_to(attempt, value)
+
+    def _job_done(self, attempt: Attempt, result: Any) -> None:
+        try:
+            if type(result) is Reply:
+                self._owner.finish(attempt, result)
+            elif type(result) is JobFailed:
+                self._owner.raised(attempt, result.error)
+            else:
+                self._spawn(attempt, self._await(attempt, result))
+        except BaseException as error:
+            self._owner.raised(attempt, error)
+            raise
+        finally:
+            self._leave(attempt)
+
+    async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        """Run a function in a thread and wait for it, in the context of the middleware around it.
+
+        Middleware may wait no longer than it likes; the place is held until the thread is done.
+        """
+        done: asyncio.Future[Any] = self._loop.create_future()
+
+        def on_done(result: Any) -> None:
+            if not done.done():
+                done.set_result(result)
+            self._leave(attempt)
+
+        attempt.busy += 1
+        try:
+            self._threads.run(contextvars.copy_context(), function, on_done)
+        except BaseException:
+            attempt.busy -= 1
+            raise
+        result = await done
+        if isinstance(result, JobFailed):
+            raise result.error
+        return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,215 @@
+"""What becomes of deliveries: the only caller of ack, reject and publish on a service's channels.
+
+Each delivery is settled once, and in every case: acknowledged behind its reply, acknowledged once its copy is safe in
+the dead queue or back in its own, or, as the last resort, rejected, so that the broker itself dead-letters it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from warren.connection.channel import HotChannel
+from warren.connection.errors import ChannelClosed, LinkLost
+from warren.flood import Flood
+from warren.protocol import evidence, wire
+from warren.server.attempt import Attempt
+from warren.server.copies import Copies, Copy, Way
+from warren.server.releases import Releases
+from warren.server.replies import Replies, Reply
+
+log = logging.getLogger("warren.server")
+
+#: Seconds for which a hand-back that the broker refuses is tried again, before its caller is told.
+_HAND_BACK_PATIENCE = 5.0
+#: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
+_ASIDE_PATIENCE = 30.0
+
+_EXCHANGE = wire.EXCHANGE.encode()
+_BOUNCE = wire.BOUNCE_EXCHANGE.encode()
+
+
+class Settler:
+    """Settles the deliveries of one service."""
+
+    def __init__(self, service: str, user: str, replies: Replies) -> None:
+        """`user` is the AMQP user that the server runs as."""
+        self._service = service
+        self._key = service.encode()
+        self._queue = wire.service_queue(service).encode()
+        self._user = user
+        self._replies = replies
+        self.copies = Copies()
+        self.releases = Releases(self.copies)
+        self._gone = Flood(log, logging.WARNING)
+        self._unread = Flood(log, logging.INFO)
+
+    # --- without a copy -----------------------------------------------------------------------------------------
+
+    def take_off(self, attempt: Attempt) -> None:
+        """Take an ``at-most-once`` request off its queue before it runs.
+
+        Should the ack get lost on its way, the request comes back marked redelivered, and is then not run.
+        """
+        attempt.acked = True
+        attempt.channel.ack(attempt.delivery.tag)
+        attempt.channel.link.stream.flush()
+
+    def reply(self, attempt: Attempt, reply: Reply) -> None:
+        """Send a reply where one is wanted, and let the delivery go; a cast that failed is set aside."""
+        request = attempt.request
+        assert request is not None
+        if request.properties.reply_to:
+            self._send(attempt, reply)
+            self._release(attempt)
+        elif reply.failure is None:
+            self._release(attempt)
+        else:
+            self._bury_cast(attempt, reply)
+
+    def reject(self, attempt: Attempt) -> None:
+        """Have the broker dead-letter a delivery as it is."""
+        if attempt.settled:
+            return
+        attempt.settled = True
+        if attempt.acked:
+            log.error("%s: %s is lost: it was taken off its queue before it ran", self._service, attempt.name)
+        else:
+            attempt.channel.reject(attempt.delivery.tag)
+
+    def _release(self, attempt: Attempt) -> None:
+        if not attempt.settled:
+            attempt.settled = True
+            if not attempt.acked:
+                attempt.channel.ack(attempt.delivery.tag)
+
+    def _send(self, attempt: Attempt, reply: Reply) -> None:
+        channel, request = attempt.channel, attempt.request
+        assert request is not None
+        address = request.properties.reply_to or b""
+        if channel.closed is not None:
+            self._gone("%s: %s: the connection was lost before its reply", self._service, attempt.name)
+        elif address.startswith(wire.DIRECT_REPLY_TO):
+            # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
+            # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
+            self._release(attempt)
+            channel.link.stream.flush()
+            channel.publish_unrouted(address, reply.properties, reply.body)  # `mandatory` would be a false alarm
+        else:
+            channel.publish(b"", address, reply.properties, reply.body)
+
+    def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
+        """A reply found no reader."""
+        text = (correlation_id or b"").decode("ascii", "backslashreplace")
+        self._unread("%s: a reply found no reader, its caller is gone (call %s): %s", self._service, text, why)
+
+    # --- setting aside ------------------------------------------------------------------------------------------
+
+    def _bury_cast(self, attempt: Attempt, reply: Reply) -> None:
+        assert reply.failure is not None
+        log.error("%s: a cast failed and is set aside: %s: %s", self._service, attempt.name, reply.failure)
+        self.bury(attempt, reply)
+
+    def bury(self, attempt: Attempt, reply: Reply) -> None:
+        """Set a request aside with what it ended in, then reply where one is wanted, and let it go."""
+        request = attempt.request
+        assert request is not None
+        if attempt.settled:
+            return
+        if request.delivery.body is None or not request.readable:  # not whole here, but the broker still has it
+            self._answer(attempt, reply)
+            self.reject(attempt)
+            return
+        if attempt.channel.closed is not None and not attempt.acked:
+            self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
+            return
+        attempt.settled = True
+        self.copies.send(
+            Copy(
+                ways=[Way(_BOUNCE, self._key, wire.dead_properties(request, reply, self._user, self.copies.room))],
+                body=request.delivery.body,
+                id=request.properties.correlation_id,
+                patience=_ASIDE_PATIENCE,
+                outlives_link=attempt.acked,
+                taken=partial(self._buried, attempt, reply),
+                refused=partial(self._not_buried, attempt, reply),
+            )
+        )
+
+    def _answer(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.request is not None and attempt.request.properties.reply_to:
+            self._send(attempt, reply)
+
+    def _buried(self, attempt: Attempt, reply: Reply) -> None:
+        self._answer(attempt, reply)
+        self._let_go(attempt)
+
+    def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
+        log.error("%s: %s cannot be set aside: %s; rejecting it", self._service, attempt.name, why)
+        self._answer(attempt, reply)
+        attempt.settled = False
+        self.reject(attempt)
+
+    def _let_go(self, attempt: Attempt) -> None:
+        """The copy is safe: acknowledge the original, and find out when that has arrived."""
+        if not attempt.acked and attempt.channel.closed is None:
+            attempt.channel.ack(attempt.delivery.tag)
+            self.releases.prove(attempt.channel)
+
+    # --- handing back -------------------------------------------------------------------------------------------
+
+    def hand_back(self, attempt: Attempt, left: float | None, number: int) -> None:
+        """Publish a request again as attempt `number` with the seconds that it has left, then let the original go.
+
+        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
+        """
+        request = attempt.request
+        assert request is not None
+        if attempt.settled or attempt.channel.closed is not None:
+            return
+        try:
+            ways = self._ways_back(attempt, left, number)
+        except ValueError as error:
+            log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
+            self.reject(attempt)
+            return
+        attempt.settled = True
+        certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
+        self.copies.send(
+            Copy(
+                ways=ways,
+                body=request.delivery.body or b"",
+                id=request.properties.correlation_id,
+                patience=_HAND_BACK_PATIENCE,
+                outlives_link=False,
+                taken=partial(self._let_go, attempt),
+                refused=partial(self._not_handed_back, attempt),
+                doubtful=None if certain else partial(self._maybe_handed_back, attempt),
+            )
+        )
+
+    def _ways_back(self, attempt: Attempt, left: float | None, number: int) -> list[Way]:
+        """By the exchange of all requests, or straight into the queue: without its bounce, which would be at once."""
+        request = attempt.request
+        assert request is not None
+        ways = []
+        for exchange, key, bounce in ((_EXCHANGE, self._key, True), (b"", self._queue, False)):
+            properties = request.again(budget=left, attempt=number, server_user=self._user, bounce=bounce)
+            if len(properties) > self.copies.room:
+                raise ValueError("its headers fill a frame already")
+            ways.append(Way(exchange, key, properties))
+        return ways
+
+    def _not_handed_back(self, attempt: Attempt, why: str) -> None:
+        message = f"the request could not be handed to another worker: {why}"
+        self._end_held(attempt, self._replies.ended(attempt, evidence.HAND_BACK, message))
+
+    def _maybe_handed_back(self, attempt: Attempt, why: str) -> None:
+        message = f"the request was being handed to another worker, which may have it or not: {why}"
+        self._end_held(attempt, self._replies.ended(attempt, evidence.WORKER_LOST, message))
+
+    def _end_held(self, attempt: Attempt, reply: Reply) -> None:
+        attempt.settled = False
+        self.reply(attempt, reply)
