@@ -50,7 +50,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.connection.dial"}),
     frozenset({"warren.connection.supervisor", "warren.connection.declare"}),
     # client/ and server/, which do not know each other
-    frozenset({"warren.client", "warren.client.calls", "warren.server", "warren.server.threads"}),
+    frozenset(
+        {"warren.client", "warren.client.calls", "warren.server", "warren.server.threads", "warren.server.signals"}
+    ),
     frozenset({"warren.client.caller", "warren.server.context", "warren.server.aside"}),
     frozenset({"warren.client.async_client", "warren.server.worker"}),
     frozenset({"warren.client.blocking", "warren.server.server"}),

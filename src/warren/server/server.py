@@ -29,6 +29,7 @@ from warren.connection.supervisor import Backoff, Supervisor
 from warren.errors import CallError, Code, Execution, Origin, make_error
 from warren.protocol import wire
 from warren.server.aside import Aside
+from warren.server.signals import Signals
 from warren.server.worker import Served, Worker
 
 log = logging.getLogger("warren.server")
@@ -116,6 +117,7 @@ class Server:
 
         Raises:
             CallError: as for `serve`.
+            RuntimeError: this is not the main thread, the only one that signals reach.
         """
         asyncio.run(self._run())
 
@@ -179,19 +181,13 @@ class Server:
         await self._ready.wait()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        await self.serve()
+        with Signals(self._on_signal):
+            await self.serve()
 
     def _on_signal(self, number: int) -> None:
-        assert self._stopping is not None
-        if self._stopping.is_set():
-            log.warning("second signal: ending at once")
-            os._exit(128 + number)
         log.info("%s: finishing what is running", signal.Signals(number).name)
-        self._stopping.set()
+        self.stop()
 
     # --- the connection -----------------------------------------------------------------------------------------
 
