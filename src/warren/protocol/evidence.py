@@ -125,6 +125,7 @@ DECODE = _refused(Code.INVALID_ARGUMENT, "DECODE")
 VALIDATION = _refused(Code.INVALID_ARGUMENT, "VALIDATION")
 REQUEST_REFUSED = _refused(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 ON_ARRIVAL = _refused(Code.DEADLINE_EXCEEDED, "ON_ARRIVAL")
+HAND_BACK = _refused(Code.UNAVAILABLE, "HAND_BACK")
 SERVER = _of_handler(Code.INTERNAL, "SERVER")
 WORKER_LOST = _unknown(
     Code.UNAVAILABLE, "WORKER_LOST", Origin.SERVER, "the broker marks the request as delivered before"

@@ -35,6 +35,7 @@ class Method:
         delivery: what happens when a worker dies during the call (see docs/reference.md).
         max_attempts: how many workers an ``at-least-once`` request may kill before it is set aside.
         default: whether it answers bare requests, those without a method name.
+        time_limit: seconds that one run of an ``async`` handler may take; None for no limit but the caller's.
         errors: exception classes that travel as themselves, by name.
     """
 
@@ -44,6 +45,7 @@ class Method:
     delivery: Delivery
     max_attempts: int
     default: bool
+    time_limit: float | None
     errors: dict[str, type[Exception]]
     is_async: bool
     positional: tuple[str, ...]
@@ -180,6 +182,7 @@ def make_method(
     delivery: Delivery,
     max_attempts: int,
     default: bool,
+    time_limit: float | None,
     errors: dict[str, type[Exception]],
 ) -> Method:
     """Read a function's signature.
@@ -189,7 +192,7 @@ def make_method(
         ValueError: an option out of range, or a name that cannot be called.
     """
     name = name or _name_of(service, function)
-    _check_options(name, delivery, max_attempts)
+    _check_options(name, delivery, max_attempts, time_limit)
     where = f"{service}.{name}"
     parameters = _parameters(where, function)
     hints = _hints(where, function)
@@ -209,6 +212,7 @@ def make_method(
         delivery=delivery,
         max_attempts=max_attempts,
         default=default,
+        time_limit=time_limit,
         errors=errors,
         is_async=inspect.iscoroutinefunction(function),
         positional=positional,
@@ -254,7 +258,7 @@ def _check_hint(where: str, parameter: str, hint: Any) -> None:
         raise TypeError(f"{where}: {what}: {error}") from error
 
 
-def _check_options(name: str, delivery: str, max_attempts: int) -> None:
+def _check_options(name: str, delivery: str, max_attempts: int, time_limit: float | None) -> None:
     if not _IDENTIFIER.match(name):
         raise ValueError(
             f"method name {name!r}: letters, digits, '_' and '-' only (no dot: it ends the service's name)"
@@ -263,6 +267,8 @@ def _check_options(name: str, delivery: str, max_attempts: int) -> None:
         raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
     if max_attempts < 1:
         raise ValueError(f"max_attempts={max_attempts} must be at least 1")
+    if time_limit is not None and not 0 < time_limit <= 2_000_000:
+        raise ValueError(f"time_limit={time_limit}: seconds, more than 0 and at most 2,000,000 (23 days)")
 
 
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -84,7 +84,8 @@ def queue_arguments(*, quorum: bool, max_length: int | None) -> dict[str, Any]:
     if quorum:
         arguments["x-queue-type"] = "quorum"
     if max_length is not None:
-        arguments["x-max-length"] = max_length
+        # A publish that is refused was certainly not run; a message dropped from the head may have been.
+        arguments |= {"x-max-length": max_length, "x-overflow": "reject-publish"}
     return arguments
 
 
@@ -246,6 +247,17 @@ class Request:
         self.attempt = max(1, _integer(table, "rpc-attempt") or 1)
 
     @property
+    def had_earlier_attempts(self) -> bool:
+        """Whether an earlier attempt at it, or a queue that it was dead-lettered from, may have led to a handler."""
+        return self.attempt > 1 or b"x-death" in (self.properties.table or b"")
+
+    @property
+    def name(self) -> str:
+        """Its method and id, for the log; safe to print."""
+        kind = "call" if self.properties.reply_to else "cast"
+        return printable(f"{self.method or 'the default method'} ({kind} {self.call_id or 'without an id'})")
+
+    @property
     def bare(self) -> bool:
         """From a peer that knows only tutorial six: it gets exactly one plain reply."""
         return self.version is None
@@ -282,16 +294,21 @@ class Request:
         table = decode_table(self.properties.table or b"")
         return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
 
-    def again(self, *, budget: float | None, attempt: int, server_user: str) -> bytes:
+    def again(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.
 
         Args:
             budget: seconds left, None for no limit.
             attempt: which attempt the receiver makes of it.
             server_user: the AMQP user that publishes it.
+            bounce: whether its bounce may come back to the caller, who has asked for it.
         """
         p = self.properties
         table = {name: value for name, value in split_table(p.table or b"").items() if not name.startswith(b"x-")}
+        # Other keys than the caller's own would bring the copy to queues that have the original already.
+        if not bounce or table.get(b"CC") != encode_value([(p.reply_to or b"").decode("utf-8", "replace")]):
+            table.pop(b"CC", None)
+        table.pop(b"BCC", None)
         if p.user_id is not None:
             table[b"rpc-user"] = encode_value(self.verified_user(server_user))
             p.user_id = server_user.encode()

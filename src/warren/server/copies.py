@@ -107,7 +107,7 @@ class Copies:
     def attach(self, channel: HotChannel) -> HotChannel | None:
         """Publish on this channel from now on; returns the one before, for the caller to close."""
         before, self._channel = self._channel, channel
-        unsure, self._confirms = self._confirms.clear(), Confirms()
+        unsure = self._confirms.lost()
         channel.attach(self, body_limit=0)
         channel.on_closed = lambda reason: self._on_closed(channel, reason)
         for copy in unsure:
@@ -135,7 +135,7 @@ class Copies:
 
     def drop(self) -> list[Copy]:
         """Forget all that is on its way; returns the copies of which nobody else has the original."""
-        copies = [*self._confirms.clear(), *self._waiting, *self._pauses]
+        copies = [*self._confirms.lost(), *self._waiting, *self._pauses]
         for pause in self._pauses.values():
             pause.cancel()
         self._waiting.clear()
@@ -169,7 +169,7 @@ class Copies:
 
     def returned(self, route: tuple[bytes, bytes], correlation_id: bytes | None, why: str) -> None:
         """Nothing took a copy; its confirm follows."""
-        for copy in self._confirms:
+        for copy in self._confirms.open():
             if copy.returned is None and copy.id == correlation_id and copy.way[:2] == route:
                 copy.returned = f"there is no queue for it ({why})"
                 return
@@ -184,7 +184,7 @@ class Copies:
         if channel is not self._channel or not isinstance(reason, ChannelClosed):
             return  # replaced, or the link is going: `link_lost` follows
         self._channel = None
-        for copy in self._confirms.clear():
+        for copy in self._confirms.lost():
             if copy.returned is not None:
                 self._refused(copy, copy.returned)
             else:

@@ -60,8 +60,8 @@ class Service:
                 throughput and three times the latency.
             concurrency: calls that one worker process serves at a time; it prefetches as many. 1 is the fairest
                 dispatch. Default: 100 where all methods are ``async def``, else 32.
-            max_length: requests that may wait in the queue; beyond it the oldest goes back to its caller as
-                `Overloaded`. Fixed once the queue exists.
+            max_length: requests that may wait in the queue; one more is refused to its caller as `Overloaded`,
+                certainly not executed. Fixed once the queue exists.
             errors: exception classes that travel as themselves: raised by a handler, raised again at the caller,
                 made from their ``args``.
             middleware: async functions around every call, the first one outermost (see `warren.middleware`).
@@ -119,6 +119,7 @@ class Service:
         delivery: Delivery = "report",
         max_attempts: int = 3,
         default: bool = False,
+        time_limit: float | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def method(
         self,
@@ -128,6 +129,7 @@ class Service:
         delivery: Delivery = "report",
         max_attempts: int = 3,
         default: bool = False,
+        time_limit: float | None = None,
     ) -> Any:
         """Make a function a method of this service. The function itself stays as it was.
 
@@ -140,6 +142,9 @@ class Service:
                 ``at-most-once``: it is taken off the queue before it starts.
             max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison.
             default: whether it answers bare requests (RabbitMQ's tutorial six): one argument, text in, text out.
+            time_limit: seconds that one run may take, for casts and for calls without a deadline above all. An ``async``
+                handler is cancelled then, and its caller gets `DeadlineExceeded` (reason ``TIME_LIMIT``); a ``def`` one
+                cannot be stopped, but calls that it makes end by then. Default: only the caller's deadline.
 
         Raises:
             TypeError: a signature that cannot be called remotely.
@@ -154,6 +159,7 @@ class Service:
                 delivery=delivery,
                 max_attempts=max_attempts,
                 default=default,
+                time_limit=time_limit,
                 errors=self.errors,
             )
             self._add(method)

@@ -1,0 +1,78 @@
+"""What a service needs at the broker, as data, and declaring it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
+
+from warren.connection.channel import Channel
+from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, ConnectFailed
+from warren.connection.link import Link
+from warren.errors import CallError
+from warren.protocol import evidence, wire
+from warren.protocol.evidence import conclude
+from warren.server.worker import Served
+
+log = logging.getLogger("warren.server")
+
+
+class Step(NamedTuple):
+    """One declaration.
+
+    Attributes:
+        declare: does it on a channel of its own, as the broker closes the channel of one that it refuses.
+        needed: whether the service cannot be served without it.
+    """
+
+    declare: Callable[[Channel], Awaitable[None]]
+    needed: bool
+
+
+def steps(service: Served) -> Iterator[Step]:
+    """What there is to declare for a service, in order."""
+    queue, dead = wire.service_queue(service.name), wire.dead_queue(service.name)
+    quorum = service.queue == "quorum"
+    arguments = wire.queue_arguments(quorum=quorum, max_length=service.max_length)
+    dead_arguments = wire.dead_queue_arguments(quorum=quorum)
+    if service.declare:
+        yield Step(lambda channel: channel.declare_queue(queue, arguments=arguments), needed=True)
+        yield Step(lambda channel: channel.declare_queue(dead, arguments=dead_arguments), needed=False)
+        yield Step(lambda channel: channel.bind(dead, wire.BOUNCE_EXCHANGE, service.name), needed=False)
+    yield Step(lambda channel: channel.bind(queue, wire.EXCHANGE, service.name), needed=True)
+
+
+async def declare(link: Link, service: Served) -> bool:
+    """Declare what a service needs; False where the broker does not allow all of it.
+
+    Raises:
+        ConnectFailed: the service cannot be served.
+    """
+    allowed = True
+    for step in steps(service):
+        channel = await link.channel()
+        try:
+            await step.declare(channel)
+            await channel.close()
+        except ChannelClosed as error:
+            if error.code == ACCESS_REFUSED:
+                # Least privilege: somebody with the permission has done it before.
+                log.info("%s: taking what is there, as not all may be declared: %s", service.name, error.text)
+                allowed = False
+            elif step.needed or error.code not in (NOT_FOUND, PRECONDITION_FAILED):
+                raise ConnectFailed(refusal(service, error), permanent=True) from error
+            else:  # on a node that is down, or made by somebody else: the service can be served all the same
+                log.warning("%s: the dead queue is not as it should be: %s", service.name, error.text)
+    return allowed
+
+
+def refusal(service: Served, error: ChannelClosed) -> CallError:
+    """Why a service cannot be served, when the broker closed a channel over it."""
+    queue = wire.service_queue(service.name)
+    if error.code == PRECONDITION_FAILED:
+        message = (
+            f"queue {queue!r} exists with other arguments: {error.text}. Delete it, or serve it as it is with"
+            f" Service({service.name!r}, declare=False)"
+        )
+        return conclude(evidence.QUEUE_ARGUMENTS, message)
+    return conclude(evidence.TOPOLOGY, f"queue {queue!r} cannot be used: {error}")

@@ -1,0 +1,118 @@
+"""The life of a server: its states, and waiting for them. Every wait ends, with the reason where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+from warren.protocol import evidence
+from warren.protocol.evidence import conclude
+
+
+class State(Enum):
+    """Where a server is in its life."""
+
+    IDLE = "idle"  # not served yet, or not any more
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+_NEXT: dict[State, frozenset[State]] = {
+    State.IDLE: frozenset({State.STARTING}),
+    State.STARTING: frozenset({State.SERVING, State.DRAINING, State.IDLE}),
+    State.SERVING: frozenset({State.DRAINING, State.IDLE}),
+    State.DRAINING: frozenset({State.IDLE}),
+}
+
+
+class Lifecycle:
+    """Belongs to the event loop on which the server is served; only `stop` may be called from anywhere.
+
+    Attributes:
+        state: see `State`.
+        reason: why it ended without having served, or failed, the last time.
+    """
+
+    def __init__(self) -> None:
+        self.state = State.IDLE
+        self.reason: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moved = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._life = 0  # which one it is, counted from 1
+        self._has_served = False
+
+    def begin(self) -> int:
+        """A life begins; returns its number, for `end`.
+
+        Raises:
+            RuntimeError: one is under way.
+        """
+        if self.state is not State.IDLE:
+            raise RuntimeError("this server is being served already: one serve() at a time")
+        self._loop = asyncio.get_running_loop()
+        if self._life:
+            self._stop = asyncio.Event()
+        self._life += 1
+        self._has_served, self.reason = False, None
+        self._move(State.STARTING)
+        return self._life
+
+    def serving(self) -> None:
+        """It serves; once more after a reconnect is ignored."""
+        if self.state is State.STARTING:
+            self._has_served = True
+            self._move(State.SERVING)
+
+    def draining(self) -> None:
+        """It takes no more work."""
+        self._move(State.DRAINING)
+
+    def end(self, life: int, reason: BaseException | None = None) -> None:
+        """This life is over, for this reason if something went wrong; one that is over already is ignored."""
+        if life == self._life and self.state is not State.IDLE:
+            stopped = conclude(evidence.CLOSED_UNSENT, "the server was stopped before it had begun to serve")
+            self.reason = reason or stopped
+            self._move(State.IDLE)
+
+    def stop(self) -> None:
+        """Ask for the end, from any thread. Before the first life it ends that one at once; between lives nothing."""
+        if self._life and self.state is State.IDLE:
+            return
+        if self._loop is None or self._loop is _running_loop():
+            self._stop.set()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def stopped(self) -> None:
+        """Wait until somebody has asked for the end."""
+        await self._stop.wait()
+
+    async def ready(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            RuntimeError: nobody has called ``serve``.
+            CallError: it ended without having served; the reason.
+        """
+        if not self._life:
+            raise RuntimeError("nothing to wait for: call serve() first, in a task, or use the server as `async with`")
+        while not self._has_served and self.state is not State.IDLE:
+            await self._moved.wait()
+        if self.reason is not None:
+            raise self.reason
+
+    def _move(self, state: State) -> None:
+        if state not in _NEXT[self.state]:
+            raise RuntimeError(f"a server cannot go from {self.state.value} to {state.value}")
+        self.state = state
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

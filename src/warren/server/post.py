@@ -1,0 +1,170 @@
+"""Where one service is served: its worker, the channel that it consumes on, and the one for copies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from warren.connection.channel import HotChannel
+from warren.connection.declare import declare_exchanges
+from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
+from warren.connection.supervisor import Backoff
+from warren.protocol import wire
+from warren.server.declarations import declare, refusal
+from warren.server.worker import Worker
+
+log = logging.getLogger("warren.server")
+
+#: Seconds that the broker gets to stop a consumer.
+_CANCEL_PATIENCE = 5.0
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Post:
+    """One service on whatever link there is."""
+
+    def __init__(self, worker: Worker, spawn: Spawn) -> None:
+        """`spawn` runs what has to be done in the background, for as long as the server is served."""
+        self.worker = worker
+        self._spawn = spawn
+        self._backoff = Backoff(random.Random())
+        self._link: Link | None = None
+        self._channel: HotChannel | None = None
+        self._surely_classic = False
+        self._resuming = False
+        self._reopening = False
+        worker.on_queue_deleted = self._on_queue_deleted
+        worker.copies.on_broken = self._on_copies_broken
+
+    @property
+    def name(self) -> str:
+        return self.worker.service.name
+
+    async def set_up(self, link: Link) -> None:
+        """Begin to serve on a new link; while draining only what has to be set aside still has a way."""
+        self._link = link
+        await self._open_copies(link)  # first: what is consumed may have to be set aside at once
+        if not self.worker.draining:
+            await self._consume(link)
+
+    async def declare(self, link: Link) -> bool:
+        """Declare what the service needs; False where the broker does not allow all of it."""
+        allowed = await declare(link, self.worker.service)
+        # What is there already may be of another kind than ours; a declaration that is accepted proves the kind.
+        self._surely_classic = allowed and self.worker.service.declare and self.worker.service.queue == "classic"
+        return allowed
+
+    def lost(self) -> None:
+        """The link is gone."""
+        self._link = self._channel = None
+        self.worker.link_lost()
+
+    async def drain(self, timeout: float) -> list[str]:
+        """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
+        began = time.monotonic()
+        if self._channel is not None:
+            await self._stop_consuming(self._channel)
+        self.worker.hand_back()
+        abandoned = await self.worker.finish_running(timeout)
+        taken = time.monotonic() - began
+        if abandoned:
+            log.error("%s: abandoned after %.1f s of draining: %s", self.name, taken, ", ".join(abandoned))
+        else:
+            log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
+        return abandoned
+
+    # --- the consuming channel ----------------------------------------------------------------------------------
+
+    async def _consume(self, link: Link) -> None:
+        worker = self.worker
+        channel = await link.hot_channel()
+        channel.attach(worker, body_limit=worker.service.max_message_size)
+        channel.on_closed = lambda reason: self._on_channel_closed(channel, reason)
+        try:
+            await channel.qos(worker.concurrency)
+            await channel.consume(wire.service_queue(self.name), no_ack=False)
+        except ChannelClosed as error:
+            raise ConnectFailed(refusal(worker.service, error), permanent=True) from error
+        self._channel = channel
+        if worker.draining:  # it was told to stop meanwhile
+            await self._stop_consuming(channel)
+            worker.hand_back()
+
+    async def _stop_consuming(self, channel: HotChannel) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_PATIENCE):
+                await channel.cancel(window=0 if self._surely_classic else self.worker.concurrency)
+        except (ChannelClosed, LinkLost, TimeoutError):
+            log.debug("the consumer could not be cancelled; its connection is going anyway")
+
+    def _on_queue_deleted(self, _worker: Worker) -> None:
+        log.warning("%s: the broker ended the consumer: the queue is gone, or a handler took too long", self.name)
+        self._resume()
+
+    def _on_channel_closed(self, channel: HotChannel, reason: Exception) -> None:
+        if channel is self._channel:
+            self._channel = None
+        self.worker.channel_lost()
+        if isinstance(reason, ChannelClosed):  # else the link is going, and the supervisor opens another
+            log.warning("%s: the broker closed the channel: %s; opening another", self.name, reason)
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._link is not None and not self.worker.draining and not self._resuming:
+            self._resuming = True
+            self._spawn(self._consume_again(self._link))
+
+    async def _consume_again(self, link: Link) -> None:
+        """Declare and consume again on the link that is open; if that fails, on a new one."""
+        try:
+            await asyncio.sleep(self._backoff.next(time.monotonic()))  # what closed the channel may do so again
+            await declare_exchanges(link)
+            await self.declare(link)
+            channel = self._channel
+            if channel is None or channel.closed is not None:
+                await self._consume(link)
+            else:
+                await channel.consume(wire.service_queue(self.name), no_ack=False)
+        except (ChannelClosed, ConnectFailed, LinkLost) as error:
+            log.warning("%s: cannot consume again: %s; reconnecting", self.name, error)
+            await link.close()
+        finally:
+            self._resuming = False
+
+    # --- the channel for copies ---------------------------------------------------------------------------------
+
+    async def _open_copies(self, link: Link) -> None:
+        channel = await link.hot_channel()
+        await channel.confirm()
+        before = self.worker.copies.attach(channel)
+        if before is not None:
+            self._spawn(_close(before))
+
+    def _on_copies_broken(self) -> None:
+        if self._link is not None and not self._reopening:
+            self._reopening = True
+            self._spawn(self._reopen_copies(self._link))
+
+    async def _reopen_copies(self, link: Link) -> None:
+        try:
+            await asyncio.sleep(self._backoff.next(time.monotonic()))
+            await self._open_copies(link)
+        except LinkLost:
+            pass  # the next link brings another
+        except ChannelClosed as error:
+            log.warning("%s: no channel for copies: %s; reconnecting", self.name, error)
+            await link.close()
+        finally:
+            self._reopening = False
+
+
+async def _close(channel: HotChannel) -> None:
+    with contextlib.suppress(ChannelClosed, LinkLost):
+        await channel.close()
