@@ -35,7 +35,7 @@ BROKER: tuple[frozenset[str], ...] = (
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
     # amqp/: AMQP bytes, pure
-    frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks"}),
+    frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks", "warren.amqp.confirms"}),
     frozenset({"warren.amqp.tables"}),
     # protocol/: what is said on the wire, pure
     frozenset({"warren.middleware", "warren.protocol", "warren.protocol.codecs", "warren.protocol.deadline"}),
