@@ -1,9 +1,12 @@
 """Keeps one connection to the broker open for as long as its owner wants it.
 
-The states and the ways between them are the table `_NEXT`; `_run` is its interpreter. The owner gives `setup`, which
-declares topology and starts consumers on every new link, `lost`, which is told when a link is gone, and `failed`,
-which is told of each failed round of attempts and whether it was the last. Each link is an epoch of its own: what
-belonged to the last one is void.
+`_NEXT` is the machine: what may happen in each state, and which state follows. Each state but the first and the last
+has one activity, a task whose result is the next event. The step to the next state hangs on the task's done callback,
+so that it is taken also when the task is cancelled before its first step; whoever waits for a link hears of it there.
+
+The owner gives `setup`, which declares topology and starts consumers on every new link, `lost`, which is told when a
+link is gone, and `failed`, which is told of each failed round of attempts and whether it was the last. Each link is an
+epoch of its own: what belonged to the last one is void.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from warren.connection.dial import open_link
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.settings import Settings
-from warren.errors import CallError, Cancelled, Code, Execution, Origin, PermissionDenied, Unavailable
+from warren.errors import CallError
+from warren.protocol import evidence
 
 log = logging.getLogger("warren.amqp")
 
@@ -27,19 +31,41 @@ log = logging.getLogger("warren.amqp")
 class State(Enum):
     """Where a connection is in its life."""
 
-    CLOSED = "closed"  # not started, closed by its owner, or failed for good
+    NEW = "new"  # nobody has asked for it yet
     CONNECTING = "connecting"  # trying the hosts in turn, then setting up
     OPEN = "open"
     WAITING = "waiting"  # between two rounds of attempts
     DRAINING = "draining"  # closing on its owner's wish
+    CLOSED = "closed"  # closed by its owner, or failed for good: nothing follows
 
 
-_NEXT: dict[State, frozenset[State]] = {
-    State.CLOSED: frozenset({State.CONNECTING}),
-    State.CONNECTING: frozenset({State.OPEN, State.WAITING, State.CLOSED, State.DRAINING}),
-    State.OPEN: frozenset({State.WAITING, State.DRAINING}),
-    State.WAITING: frozenset({State.CONNECTING, State.DRAINING}),
-    State.DRAINING: frozenset({State.CLOSED}),
+class Event(Enum):
+    """What takes a connection from one state to the next."""
+
+    START = "start"
+    OPENED = "opened"
+    FAILED = "failed"  # a round of attempts; there will be another
+    REFUSED = "refused"  # for good: trying again cannot mend it
+    LOST = "lost"
+    RESTED = "rested"
+    CLOSE = "close"  # the owner's wish
+    DRAINED = "drained"
+    BROKE = "broke"  # the activity was cancelled from outside (the loop is ending), or raised
+
+
+_NEXT: dict[State, dict[Event, State]] = {
+    State.NEW: {Event.START: State.CONNECTING, Event.CLOSE: State.CLOSED},
+    State.CONNECTING: {
+        Event.OPENED: State.OPEN,
+        Event.FAILED: State.WAITING,
+        Event.REFUSED: State.CLOSED,
+        Event.BROKE: State.CLOSED,
+        Event.CLOSE: State.DRAINING,
+    },
+    State.OPEN: {Event.LOST: State.WAITING, Event.BROKE: State.CLOSED, Event.CLOSE: State.DRAINING},
+    State.WAITING: {Event.RESTED: State.CONNECTING, Event.BROKE: State.CLOSED, Event.CLOSE: State.DRAINING},
+    State.DRAINING: {Event.DRAINED: State.CLOSED, Event.BROKE: State.CLOSED},
+    State.CLOSED: {},
 }
 
 
@@ -85,19 +111,25 @@ class Supervisor:
         self._lost = lost
         self._failed = failed
         self._backoff = Backoff(rng or random.Random())
-        self._task: asyncio.Task[None] | None = None
+        self._activities: dict[State, Callable[[], Awaitable[Event]]] = {
+            State.CONNECTING: self._connect,
+            State.OPEN: self._stay_open,
+            State.WAITING: self._rest,
+            State.DRAINING: self._drain,
+        }
+        self._activity: asyncio.Future[Event] | None = None
+        self._interrupted: asyncio.Future[Event] | None = None  # the activity that `close` cut short
         self._permanent = False
         self._waiters: set[asyncio.Future[Link]] = set()
-        self.state = State.CLOSED
+        self.state = State.NEW
         self.link: Link | None = None
         self.failure: CallError | None = None
         self._was_open = False
         self._patience = 3.0  # seconds that a silent broker gets to close a link
 
     def start(self) -> None:
-        """Begin connecting, in a task of its own; once."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"warren supervisor {self._settings!r}")
+        """Begin connecting, in a task of its own; what has begun or ended already stays as it is."""
+        self._on(Event.START)
 
     async def open(self) -> Link:
         """Wait for an open link, no longer than until each host has been tried once more.
@@ -105,9 +137,10 @@ class Supervisor:
         Raises:
             CallError: why there is none.
         """
-        if self.link is not None:
-            return self.link
-        if self.state is State.WAITING or self._task is None or self._task.done():
+        self.start()
+        if self._usable is not None:
+            return self._usable
+        if self.state is not State.CONNECTING:
             raise copy_of(self.failure or closed_error())
         waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
@@ -117,44 +150,76 @@ class Supervisor:
             self._waiters.discard(waiter)
 
     async def close(self, patience: float = 3.0) -> None:
-        """Close the link and stop; returns after so many seconds, whatever the broker does."""
-        if self._task is None:
-            return
+        """Close the link, for good; returns after `patience` seconds, whatever the broker does.
+
+        In any state and any number of times: each call returns when the connection is closed.
+        """
         self._patience = patience
-        if self.state is State.OPEN and self.link is not None:
-            self._move(State.DRAINING)
-            await self.link.close(patience)
-        else:
-            self._task.cancel()
-        await asyncio.wait([self._task])
+        if Event.CLOSE in _NEXT[self.state]:
+            self.failure = closed_error()
+            self._interrupted = self._activity
+            self._on(Event.CLOSE)
+        if self._activity is not None:
+            await asyncio.wait([self._activity])
+
+    @property
+    def _usable(self) -> Link | None:
+        return None if self.state is State.DRAINING else self.link
 
     # --- the interpreter ----------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        try:
-            while not self._draining():
-                self._move(State.CONNECTING)
-                if await self._try_hosts():
-                    await self._while_open()
-                elif self._gave_up():
-                    break
-                if not self._draining():
-                    self._move(State.WAITING)
-                    self._tell_waiters()
-                    await asyncio.sleep(self._backoff.next(time.monotonic()))
-        except Exception as error:  # the owner's setup, or a bug: whoever waits must not wait for ever
-            log.exception("the connection is given up after an unexpected error")
-            message = f"setting up the connection failed: {error!r}"
-            self.failure = CallError(message, code=Code.INTERNAL, reason="CONNECTION", execution=Execution.NOT_SENT)
-            self._failed(self.failure, True)
-        finally:
-            self.state = State.CLOSED
+    def _on(self, event: Event) -> None:
+        """Take the step that the table names; what it does not name changes nothing."""
+        state = _NEXT[self.state].get(event)
+        if state is None:
+            return
+        log.debug("connection: %s -> %s", self.state.value, state.value)
+        self.state = state
+        if state in self._activities:
+            self._activity = asyncio.ensure_future(self._activities[state]())
+            self._activity.add_done_callback(self._done)
+        if state is not State.CONNECTING:
             self._tell_waiters()
 
-    def _draining(self) -> bool:
-        return self.state is State.DRAINING
+    def _done(self, activity: asyncio.Future[Event]) -> None:
+        """An activity has ended, in whatever way."""
+        broke = activity.cancelled() or activity.exception() is not None
+        if activity is not self._activity:  # cut short: what it began is closed by `_drain`
+            return
+        if broke:
+            self._break(None if activity.cancelled() else activity.exception())
+        else:
+            self._on(activity.result())
 
-    async def _try_hosts(self) -> bool:
+    def _break(self, error: BaseException | None) -> None:
+        """The activity failed, and nothing can be awaited any more: drop the link, and tell the owner that it is over.
+
+        The owner's `setup` raised what it may not, there is a bug, or the event loop is ending.
+        """
+        before, link = self.state, self.link
+        self.link = None
+        if before is not State.DRAINING:
+            self.failure = _broken(error)
+        self._on(Event.BROKE)
+        if link is not None:
+            link.stream.abort()
+        if before is State.DRAINING:
+            return
+        assert self.failure is not None
+        if before is State.OPEN and link is not None:
+            self._tell_owner(self._lost, self.failure)
+        self._tell_owner(self._failed, self.failure, True)
+
+    @staticmethod
+    def _tell_owner(what: Callable[..., None], *news: object) -> None:
+        try:
+            what(*news)
+        except Exception:  # it may have been what failed in the first place
+            log.exception("the end of a connection could not be handled")
+
+    # --- the activities -----------------------------------------------------------------------------------------
+
+    async def _connect(self) -> Event:
         self._permanent = False
         for host, port in self._settings.hosts:
             try:
@@ -168,15 +233,15 @@ class Supervisor:
             else:
                 self.failure = None
                 self.link = link
-                return True
-        return False
+                return Event.OPENED
+        return self._give_up()
 
-    def _gave_up(self) -> bool:
+    def _give_up(self) -> Event:
         """A round of attempts failed. Wrong settings end it, unless they were right before: then they may be again."""
         assert self.failure is not None
         for_good = self._permanent and not self._was_open
         self._failed(self.failure, for_good)
-        return for_good
+        return Event.REFUSED if for_good else Event.FAILED
 
     async def _prepare(self, link: Link) -> None:
         """Run the owner's setup; a link on which that fails is closed again."""
@@ -190,23 +255,33 @@ class Supervisor:
             await link.close(self._patience)
             raise
 
-    async def _while_open(self) -> None:
+    async def _stay_open(self) -> Event:
         link = self.link
         assert link is not None
         log.log(logging.WARNING if self._was_open else logging.INFO, "connected to %s", link.peer)
-        self._move(State.OPEN)
         self._was_open = True
-        self._tell_waiters()
-        try:
-            reason = await asyncio.shield(link.closed)
-        finally:
-            self.link = None
-        if self.state is State.DRAINING:
-            return
+        reason = await asyncio.shield(link.closed)
+        self.link = None
         log.warning("lost the connection to %s: %s; reconnecting", link.peer, reason)
-        message = f"the connection to {link.peer} was lost: {reason}"
-        self.failure = Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT)
+        self.failure = evidence.conclude(evidence.NOT_CONNECTED, f"the connection to {link.peer} was lost: {reason}")
         self._lost(self.failure)
+        return Event.LOST
+
+    async def _rest(self) -> Event:
+        await asyncio.sleep(self._backoff.next(time.monotonic()))
+        return Event.RESTED
+
+    async def _drain(self) -> Event:
+        """End what was under way, then close the link that is there or was just made."""
+        if self._interrupted is not None:
+            self._interrupted.cancel()
+            await asyncio.wait([self._interrupted])
+        if self.link is not None:
+            await self.link.close(self._patience)
+            self.link = None
+        return Event.DRAINED
+
+    # --- telling ------------------------------------------------------------------------------------------------
 
     def _report(self, error: CallError) -> None:
         """One WARNING per change: the same failure again is not news, and one that ends it all is raised."""
@@ -215,28 +290,28 @@ class Supervisor:
         self.failure = error
         log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
 
-    def _move(self, state: State) -> None:
-        if state not in _NEXT[self.state]:
-            raise RuntimeError(f"a connection cannot go from {self.state.value} to {state.value}")
-        log.debug("connection: %s -> %s", self.state.value, state.value)
-        self.state = state
-
     def _tell_waiters(self) -> None:
         for waiter in self._waiters:
             if waiter.done():
                 continue
-            if self.link is not None:
-                waiter.set_result(self.link)
+            if self._usable is not None:
+                waiter.set_result(self._usable)
             else:
                 waiter.set_exception(copy_of(self.failure or closed_error()))
+
+
+def _broken(error: BaseException | None) -> CallError:
+    if error is None:
+        return evidence.conclude(evidence.CLOSED_UNSENT, "the connection ended with its event loop's tasks")
+    log.error("the connection is given up after an unexpected error", exc_info=error)
+    return evidence.conclude(evidence.CONNECTION, f"setting up the connection failed: {error!r}")
 
 
 def _setup_failed(peer: str, error: Exception) -> ConnectFailed:
     message = f"{peer}: setting up the connection failed: {str(error) or 'no answer'}"
     if isinstance(error, ChannelClosed) and error.code == ACCESS_REFUSED:
-        denied = PermissionDenied(message, execution=Execution.NOT_SENT, origin=Origin.BROKER)
-        return ConnectFailed(denied, permanent=True)
-    return ConnectFailed(Unavailable(message, reason="NOT_CONNECTED", execution=Execution.NOT_SENT))
+        return ConnectFailed(evidence.conclude(evidence.SETUP_DENIED, message), permanent=True)
+    return ConnectFailed(evidence.conclude(evidence.NOT_CONNECTED, message))
 
 
 def copy_of(error: CallError) -> CallError:
@@ -249,5 +324,5 @@ def copy_of(error: CallError) -> CallError:
 
 
 def closed_error() -> CallError:
-    """What happens to calls when their client is closed before they were sent."""
-    return Cancelled("the client is closed", reason="CLOSED", execution=Execution.NOT_SENT)
+    """What happens to calls of a client that was closed before they were sent."""
+    return evidence.conclude(evidence.CLOSED_UNSENT, "the client is closed: make a new one")
