@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import secrets
 import time
@@ -44,10 +43,11 @@ from warren.errors import (
     Unavailable,
     make_error,
 )
+from warren.logs import get_logger
 from warren.protocol import wire
 from warren.protocol.signature import Method
 
-log = logging.getLogger("warren.client")
+log = get_logger("warren.client")
 
 #: Seconds that an error may take longer to find out why a call timed out.
 _EXPLAIN_TIME = 0.25

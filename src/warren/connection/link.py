@@ -36,8 +36,9 @@ from warren.connection.liveness import Liveness, Verdict
 from warren.connection.settings import Settings
 from warren.connection.stream import IOServices, Stream, guard
 from warren.errors import CallError, Code, Execution, Origin, PermissionDenied, Unavailable
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 # Pika reports each step of a failed connection at ERROR. We raise one clear error instead, so without a logging
 # configuration (Python then prints warnings to stderr) its lines are kept quiet; configured logging still has them.
 logging.getLogger("pika").addHandler(logging.NullHandler())

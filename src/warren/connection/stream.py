@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import fcntl
 import functools
-import logging
 import os
 import select
 import socket
@@ -31,8 +30,9 @@ from typing import Any, cast
 from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError, Splitter
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 
 #: Seconds between two looks at whether Pika saw any traffic lately.
 _TICK = 1.0

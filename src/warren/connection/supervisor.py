@@ -18,8 +18,9 @@ from enum import Enum
 from warren.connection.link import ACCESS_REFUSED, ChannelClosed, ConnectFailed, Link, LinkLost, open_link
 from warren.connection.settings import Settings
 from warren.errors import CallError, Cancelled, Code, Execution, Origin, PermissionDenied, Unavailable
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 
 
 class State(Enum):

@@ -10,16 +10,16 @@ back, or whose connection goes first, is not, so the broker delivers it again.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from warren.amqp.frames import Delivery
 from warren.connection.link import ChannelClosed, HotChannel
+from warren.logs import get_logger
 from warren.protocol import wire
 from warren.protocol.wire import Request
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Answers and acknowledges a request whose copy is safe; None where that was done before.
 LetGo = Callable[[], None] | None

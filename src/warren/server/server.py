@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import signal
@@ -28,11 +27,12 @@ from warren.connection.link import (
 from warren.connection.settings import Password, make_settings
 from warren.connection.supervisor import Backoff, Supervisor
 from warren.errors import CallError, Code, Execution, Origin, make_error
+from warren.logs import get_logger
 from warren.protocol import wire
 from warren.server.aside import Aside
 from warren.server.worker import Served, Worker
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import time
 import traceback
 from collections import deque
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from warren.amqp.frames import Delivery, FrameError
 from warren.connection.link import HotChannel
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
+from warren.logs import get_logger
 from warren.middleware import Middleware, chain
 from warren.protocol import codecs, wire
 from warren.protocol.codecs import CodecError
@@ -33,7 +33,7 @@ from warren.server.aside import Aside, LetGo
 from warren.server.context import CurrentCall
 from warren.server.threads import WorkerThreads
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds that the broker gets to confirm what a worker hands back when it stops.
 _SETTLE_TIME = 5.0
