@@ -10,13 +10,16 @@ back, or whose connection goes first, is not, so the broker delivers it again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from warren.amqp.frames import Delivery
 from warren.connection.link import ChannelClosed, HotChannel
+from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol import wire
+from warren.protocol.dead_letter import Death, dead_properties
 from warren.protocol.wire import Request
 
 log = get_logger("warren.server")
@@ -47,8 +50,13 @@ class _Sent:
 class Aside:
     """The way to the dead queue and back to the queue of one service; the receiver of its channel."""
 
-    def __init__(self, channel: HotChannel, service: str, user: str, on_broken: Callable[[], None]) -> None:
-        """`on_broken` is called once, when the channel, opened as `user`, is of no more use and another is needed."""
+    def __init__(
+        self, channel: HotChannel, service: str, user: str, instance: str, on_broken: Callable[[], None]
+    ) -> None:
+        """Set aside over a channel that was opened as `user`, in the name of the server process `instance`.
+
+        `on_broken` is called once, when the channel is of no more use and another is needed.
+        """
         self._channel = channel
         self._service = service
         self._key = service.encode()
@@ -56,6 +64,7 @@ class Aside:
         self._settled = asyncio.Event()
         self._settled.set()
         self._user = user
+        self._instance = instance
         self._on_broken: Callable[[], None] | None = on_broken
         channel.attach(self, body_limit=0)
         channel.on_closed = self._on_closed
@@ -74,15 +83,19 @@ class Aside:
         await self.settled()
         await self._channel.close()
 
-    def put(self, request: Request, reason: str, then: LetGo) -> None:
-        """Set a request aside; `then` is called when it is safe there, or is known not to be."""
+    def put(self, request: Request, error: CallError, then: LetGo, raised: str | None = None) -> None:
+        """Set a request aside that ended in `error`, or in an exception of the class `raised` that it stands for.
+
+        `then` is called when it is safe there, or is known not to be.
+        """
         sent = _Sent(
-            f"a request (id {request.call_id}, {reason}) cannot be set aside",
+            f"a request (id {request.call_id}, {error.reason}) cannot be set aside",
             request.properties.correlation_id,
             then,
             keeps=False,
         )
-        properties = request.dead(reason, server_user=self._user, room=self._channel.room)
+        death = Death.of(error, type=raised, at=time.time(), instance=self._instance, attempt=request.attempt)
+        properties = dead_properties(request, death, server_user=self._user, room=self._channel.room)
         self._send(sent, _EXCHANGE, self._key, properties, request)
 
     def hand_back(self, request: Request, left: float | None, attempt: int, then: LetGo) -> None:

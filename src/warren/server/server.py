@@ -272,6 +272,7 @@ class Server:
             channel,
             worker.service.name,
             self._settings.username,
+            self._settings.name or "",
             on_broken=lambda: self._spawn(self._reopen_aside(link, worker)),
         )
 

@@ -65,11 +65,12 @@ class Served(Protocol):
 
 
 class Outcome(NamedTuple):
-    """A reply, ready to be sent; `failure` is the reason when it carries an error."""
+    """A reply, ready to be sent; `failure` is the error when it carries one, `raised` the class that was raised."""
 
     properties: bytes
     body: bytes
-    failure: str | None = None
+    failure: CallError | None = None
+    raised: str | None = None
 
 
 class Running:
@@ -230,7 +231,7 @@ class Worker:
                 raise poison
             # What the answer says of the dead queue has to be true before it is said.
             answer = partial(self._answer_error, channel, request, poison.error)
-            self._set_aside(channel, request, "POISON", answer)
+            self._set_aside(channel, request, poison.error, answer)
             return False
         # Classic queues count no deliveries, so the count travels in the request: publish it anew, then let it go.
         left = remaining_budget(request.timeout_ms, request.deadline_ms, time.time())
@@ -399,7 +400,7 @@ class Worker:
         if len(body) > self._service.max_message_size:
             error.message = error.message[:1000]
             properties, body = wire.error_reply(request, error, Problem(error=problem.error if problem else None))
-        return Outcome(properties, body, error.reason)
+        return Outcome(properties, body, error, problem.error if problem else None)
 
     def _finish(self, running: Running, outcome: Outcome) -> None:
         """A handler is done: reply, acknowledge, and start the next in line."""
@@ -411,9 +412,10 @@ class Worker:
         if request.properties.reply_to:
             self._reply(channel, request, outcome.properties, outcome.body)
         elif outcome.failure is not None:  # nobody hears of a cast's failure, so it must not vanish
-            log.error("%s: a cast failed (%s) and is set aside", running.method.full_name, outcome.failure)
+            failure = outcome.failure.locate(method=running.method.full_name, queue=None, call_id=request.call_id)
+            log.error("a cast failed and is set aside: %s", failure)
             let_go = partial(channel.ack, request.delivery.tag) if acknowledge else None
-            self._set_aside(channel, request, outcome.failure, let_go)
+            self._set_aside(channel, request, outcome.failure, let_go, outcome.raised)
             acknowledge = False
         if acknowledge:
             channel.ack(request.delivery.tag)
@@ -431,7 +433,7 @@ class Worker:
         if request.delivery.body is None:  # not kept here, but the broker still has it
             channel.reject(request.delivery.tag)
         else:
-            self._set_aside(channel, request, error.reason, partial(channel.ack, request.delivery.tag))
+            self._set_aside(channel, request, error, partial(channel.ack, request.delivery.tag))
 
     def _refuse_unreadable(self, channel: HotChannel, why: UnreadableHeaders) -> None:
         """Answer a request whose headers cannot be read; a cast goes to the dead queue as it is."""
@@ -456,12 +458,14 @@ class Worker:
         else:
             channel.publish(b"", address, properties, body)
 
-    def _set_aside(self, channel: HotChannel, request: Request, reason: str, let_go: LetGo) -> None:
-        """Put a request into the service's dead queue, with the reason, and then let it go from its own."""
+    def _set_aside(
+        self, channel: HotChannel, request: Request, error: CallError, let_go: LetGo, raised: str | None = None
+    ) -> None:
+        """Put a request into the service's dead queue, with what it ended in, and then let it go from its own."""
         if channel.closed is not None and let_go is not None:
             log.warning("%s: the connection was lost first; the broker delivers it again", self._service.name)
         elif self.aside is not None:
-            self.aside.put(request, reason, let_go)
+            self.aside.put(request, error, let_go, raised)
 
     def _hand_back(self, channel: HotChannel, request: Request, left: float | None, attempt: int) -> None:
         """Publish a request again, then let the delivered one go; if that cannot be, the broker sets it aside."""
