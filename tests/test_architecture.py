@@ -34,6 +34,9 @@ BROKER: tuple[frozenset[str], ...] = (
 #: Lowest first. A module may import modules of lower layers only, so those of one layer do not know each other. A new
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
+    # public ground, and what makes it safe to show
+    frozenset({"warren.printable"}),
+    frozenset({"warren.logs"}),
     # amqp/: AMQP bytes, pure
     frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks", "warren.amqp.confirms"}),
     frozenset({"warren.amqp.tables"}),
@@ -41,6 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.middleware", "warren.protocol", "warren.protocol.codecs", "warren.protocol.deadline"}),
     frozenset({"warren.protocol.evidence", "warren.protocol.running", "warren.protocol.signature"}),
     frozenset({"warren.protocol.wire"}),
+    frozenset({"warren.protocol.dead_letter"}),
     # connection/: one connection kept open; alone knows Pika
     frozenset({"warren.connection", "warren.connection.settings", "warren.connection.liveness"}),
     frozenset({"warren.connection.errors", "warren.connection.fork", "warren.connection.futures"}),
@@ -87,7 +91,8 @@ SERVER_SIDE = room("server")
 BROKER_EDGES = frozenset(
     {"warren.broker.server", "warren.broker.embedded", "warren.broker.ask", "warren.broker.command", "warren.broker"}
 )
-PURE = room("amqp") | room("protocol") | frozenset({"warren.errors", "warren.middleware", "warren.client.calls"})
+PURE = room("amqp") | room("protocol") | frozenset({"warren.errors", "warren.printable", "warren.middleware"})
+PURE |= frozenset({"warren.client.calls"})
 PURE |= frozenset({"warren.connection.settings", "warren.connection.liveness"})
 PURE |= frozenset().union(*BROKER) - BROKER_EDGES
 IMPURE = frozenset(
@@ -186,7 +191,7 @@ def test_pika_is_known_to_the_connection_and_the_broker_only(module: str) -> Non
 @pytest.mark.parametrize("module", sorted(frozenset().union(*BROKER)))
 def test_the_broker_stands_alone(module: str) -> None:
     others = {name for name in of_warren(imports(module)) if not name.startswith("warren.broker")}
-    assert others <= {"warren.amqp.frames", "warren.amqp.tables"}
+    assert others <= {"warren.amqp.frames", "warren.amqp.tables", "warren.logs", "warren.printable"}
 
 
 @pytest.mark.parametrize("module", [m for m in ALL if height(m) <= height("warren")])
@@ -223,6 +228,13 @@ def test_importing_warren_does_not_import_its_edges() -> None:
     program = "import sys, warren; print(sorted({'typer', 'rich', 'pytest', 'warren.cli'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.logs"])
+def test_every_logger_of_warren_escapes_what_it_logs(module: str) -> None:
+    calls = [n for n in ast.walk(TREES[module]) if isinstance(n, ast.Call) and "getLogger" in ast.unparse(n.func)]
+    names = [ast.unparse(call.args[0]) if call.args else "" for call in calls]
+    assert [name for name in names if "warren" in name or "__name__" in name] == []
 
 
 # --- what no file may do ------------------------------------------------------------------------------------------

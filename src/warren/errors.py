@@ -1,14 +1,17 @@
 """What a call can end in besides a result: one exception, with the evidence of what happened.
 
-A leaf, and the only place that maps status codes to exception classes. Every `CallError` tells *what* happened
+The only place that maps status codes to exception classes. Every `CallError` tells *what* happened
 (`code`, `reason`), *whether the handler may have run* (`execution`), *who says so* (`origin`) and *to which
-call* (`method`, `queue`, `call_id`). Codes are gRPC's (https://grpc.io/docs/guides/status-codes/).
+call* (`method`, `queue`, `call_id`). Attributes hold what was sent; ``str(error)``, which ends up in logs and on
+terminals, is escaped. Codes are gRPC's (https://grpc.io/docs/guides/status-codes/).
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any
+
+from warren.printable import printable
 
 
 class Code(StrEnum):
@@ -109,7 +112,7 @@ class CallError(Exception):
         details = [f"{self.code.value}/{self.reason}", f"execution {self.execution.value}"]
         if self.call_id:
             details.append(f"call {self.call_id}")
-        return f"{subject}{self.message} [{', '.join(details)}]"
+        return printable(f"{subject}{self.message} [{', '.join(details)}]")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Rebuilt from its attributes, so that it crosses process pools whole (keyword-only arguments would not).

@@ -88,7 +88,7 @@ class Bench:
         self.channel = FakeChannel()
         self.elsewhere = FakeChannel()
         self.worker = Worker(make_service(), 10, "server")
-        self.aside = Aside(cast(HotChannel, self.elsewhere), "any", "server", on_broken=lambda: None)
+        self.aside = Aside(cast(HotChannel, self.elsewhere), "any", "server", "any-1", on_broken=lambda: None)
         self.worker.aside = self.aside
         loop = asyncio.get_running_loop()
         self.elsewhere.on_publish = lambda: loop.call_soon(self._confirm)  # type: ignore[method-assign, assignment]

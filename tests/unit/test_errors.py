@@ -183,3 +183,10 @@ def test_a_made_error_has_the_class_of_its_code_and_carries_its_evidence() -> No
 def test_the_codes_are_grpcs_seventeen() -> None:
     assert len(Code) == 17
     assert all(code.name == code.value for code in Code)
+
+
+def test_the_text_of_an_error_is_escaped_and_its_attributes_are_as_they_came() -> None:
+    evil = "\x1b[2J\n2026-01-01 ERROR forged\u202e"
+    error = CallError(evil, method=evil, call_id=evil)
+    assert str(error).isprintable()
+    assert (error.message, error.method, error.call_id) == (evil, evil, evil)

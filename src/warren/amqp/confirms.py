@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +45,10 @@ class Confirms(Generic[T]):
     def forget(self, tag: int) -> None:
         """Nobody wants to know any more what becomes of this publish; an unknown number is ignored."""
         self._open.pop(tag, None)
+
+    def open(self) -> Iterator[T]:
+        """What is unsettled, oldest first."""
+        return iter(self._open.values())
 
     def lost(self) -> list[T]:
         """The channel is gone: take out all that it has left unsettled, oldest first."""

@@ -30,6 +30,7 @@ from warren.client.async_client import DEFAULT_MAX_IN_FLIGHT, Encoding
 from warren.connection.declare import remove_queues
 from warren.connection.settings import make_settings
 from warren.errors import CallError, InvalidArgument, MethodNotFound
+from warren.printable import printable
 from warren.processes.manager import work
 
 Handler = Literal["async", "thread"]
@@ -299,14 +300,15 @@ def _latencies(latencies: Histogram) -> dict[str, float | None]:
 def show(target: str, plan: Plan, record: Record) -> None:
     """Print the result for people."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"[bold]{target}[/bold]  {plan}", soft_wrap=True)
+    console.print(f"[bold]{escape(printable(target))}[/bold]  {plan}", soft_wrap=True)
     console.print()
     console.print(f"  [green]{record.latencies.count:,}[/green] results, [bold]{record.rate:,.0f}[/bold] per second")
     for problem, count in record.errors.most_common():
-        console.print(f"  [red]{count:,}[/red] errors {problem}")
+        console.print(f"  [red]{count:,}[/red] errors {escape(printable(problem))}")  # a peer's words
     if record.interrupted:
         console.print(f"  interrupted, {record.unfinished:,} calls not waited for")
     if not record.latencies.count:

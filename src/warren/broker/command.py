@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -13,8 +12,10 @@ from warren.broker.ask import AskError as AskError
 from warren.broker.ask import ask_status
 from warren.broker.embedded import Broker
 from warren.broker.status import Status
+from warren.logs import get_logger
+from warren.printable import printable
 
-_log = logging.getLogger("warren.broker")
+_log = get_logger("warren.broker")
 
 _PATIENCE = 5.0  # seconds that the answer may take
 
@@ -63,7 +64,7 @@ def _connect(host: str, port: int, path: str | None) -> socket.socket:
 
 def show_status(status: Status) -> str:
     """The status in plain lines."""
-    lines = [f"{status.product} {status.version}: a development broker, all in memory"]
+    lines = [f"{printable(status.product)} {printable(status.version)}: a development broker, all in memory"]
     lines += _table(
         "connections",
         ("address", "name", "user", "vhost", "channels", ""),
@@ -79,13 +80,13 @@ def show_status(status: Status) -> str:
         ("queue", "tag", "prefetch", "unacked", ""),
         [(c.queue, c.tag, c.prefetch, c.unacked, "no ack" if c.no_ack else "") for c in status.consumers],
     )
-    return "\n".join(lines).encode("utf-8", "replace").decode()  # names may be any bytes
+    return "\n".join(lines)
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
     if not rows:
         return ["", f"no {title}"]
-    texts = [heads, *(tuple(map(str, row)) for row in rows)]
+    texts = [heads, *(tuple(printable(str(value)) for value in row) for row in rows)]  # names may be any bytes
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts]
     return ["", f"{title}: {len(rows)}", *(f"  {line}".rstrip() for line in lines)]

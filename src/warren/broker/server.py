@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import os
 import secrets
 import socket
@@ -22,8 +21,9 @@ from urllib.parse import quote
 from warren.broker.errors import AmqpError
 from warren.broker.session import Session
 from warren.broker.state import Settings, State
+from warren.logs import get_logger
 
-_log = logging.getLogger("warren.broker")
+_log = get_logger("warren.broker")
 
 _LINGER = 2.0  # seconds that a client has to close its side after the last byte
 _GOODBYE = 0.5  # seconds that clients have to answer Connection.Close when the broker stops

@@ -14,6 +14,7 @@ from warren.broker import Broker
 from warren.broker.command import AskError, fetch_status, run_broker, show_status
 from warren.cli.terminal import USAGE, Url, fail
 from warren.connection.settings import DEFAULT_URL
+from warren.logs import get_logger
 
 CANNOT_LISTEN, NO_ANSWER = 1, 3
 
@@ -65,7 +66,7 @@ def broker(
         return
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("warren.broker").setLevel(level)
+    get_logger("warren.broker").setLevel(level)
     name, colon, password = user.partition(":")
     if not name or not colon:
         fail(f"--user {name}: say name:password", USAGE)

@@ -18,6 +18,7 @@ from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
 from warren.client.async_client import DEFAULT_TIMEOUT, Options, split_name
 from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
+from warren.printable import printable, printable_json
 
 # Lines that fit into 80 columns: Typer keeps them as they are.
 _EPILOG = """\
@@ -133,13 +134,22 @@ def _headers(given: Sequence[str]) -> dict[str, str] | None:
 
 
 def _print_result(result: Any, as_json: bool) -> None:
+    """Print a result: as it is for a program that reads it, escaped for a person."""
     if isinstance(result, str | bytes) and not as_json:
-        typer.echo(result)
+        typer.echo(_for_people(result) if sys.stdout.isatty() else result)
         return
-    text = msgspec.json.encode(result, enc_hook=str).decode()
+    encoded = msgspec.json.encode(result, enc_hook=str)
     if as_json or not sys.stdout.isatty():
-        typer.echo(text)
+        typer.echo(printable_json(encoded.decode()))
         return
     from rich.console import Console
+    from rich.highlighter import JSONHighlighter
 
-    Console().print_json(text)
+    pretty = printable_json(msgspec.json.format(encoded, indent=2).decode())
+    Console().print(JSONHighlighter()(pretty), soft_wrap=True)
+
+
+def _for_people(text: str | bytes) -> str:
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    return printable(text, keep="\n\t")

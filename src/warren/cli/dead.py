@@ -16,8 +16,9 @@ import typer
 
 from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
 from warren.connection.settings import DEFAULT_URL, make_settings
-from warren.dead.queue import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue, printable
+from warren.dead.queue import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue
 from warren.errors import CallError
+from warren.printable import printable
 from warren.protocol import wire
 
 NOT_DONE = 1

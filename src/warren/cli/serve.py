@@ -16,6 +16,8 @@ from warren import Server
 from warren.cli.terminal import USAGE, Url, fail, offer_broker
 from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
+from warren.logs import LineFormatter, get_logger
+from warren.printable import printable
 from warren.processes.loading import ImportFailed, LoadError, load_services
 from warren.processes.manager import CANNOT_SERVE, WRONG_USAGE, Manager, work
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT
@@ -79,7 +81,7 @@ def serve(
     _configure_logging("main", log_level)
     _check_url(url)
     if offer := offer_broker(url):  # the workers go on trying
-        logging.getLogger("warren.cli").warning(offer)
+        get_logger("warren.cli").warning(offer)
     changes = _changes() if reload else None
     options = [f"--drain-timeout={drain_timeout}", f"--log-level={log_level.value}"]
     if concurrency is not None:
@@ -134,7 +136,7 @@ def worker(
     try:
         asyncio.run(work(server, drain_timeout))
     except CallError as error:
-        fail(error.message, CANNOT_SERVE)
+        fail(printable(error.message), CANNOT_SERVE)
     if server.abandoned:
         raise typer.Exit(1)
 
@@ -158,6 +160,6 @@ def _configure_logging(process: str, level: LogLevel) -> None:
     else:
         handler = logging.StreamHandler()
         line = f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"
-    handler.setFormatter(logging.Formatter(line))
+    handler.setFormatter(LineFormatter(line))
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it has to say, Warren says better

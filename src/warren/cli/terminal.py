@@ -19,6 +19,7 @@ from warren.errors import (
     RemoteError,
     Unavailable,
 )
+from warren.printable import block, printable, printable_json
 
 USAGE, OTHER, INTERRUPTED = 2, 6, 130
 _EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
@@ -44,8 +45,8 @@ Url = Annotated[
 def fail_call(error: CallError, as_json: bool, url: str | None = None) -> NoReturn:
     """Say what a call to the broker at `url` ended in, and end with its exit code."""
     if as_json:
-        typer.echo(json.dumps({"error": _as_dict(error)}, default=str))
-    more = error.traceback if isinstance(error, RemoteError) else None
+        echo_json({"error": _as_dict(error)})
+    more = block(error.traceback) if isinstance(error, RemoteError) and error.traceback else None
     if error.reason == "NOT_CONNECTED" and url is not None:
         more = offer_broker(url)
     fail(f"{error}\n{more}" if more else str(error), exit_code(error))
@@ -86,7 +87,12 @@ def _as_dict(error: CallError) -> dict[str, Any]:
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    """Print an error and end the process."""
+    """Print an error and end the process; what others put into it has no line ends any more."""
     typer.secho("error: ", fg="red", err=True, nl=False)
-    typer.echo(message, err=True)
+    typer.echo(printable(message, keep="\n"), err=True)
     raise typer.Exit(exit_code)
+
+
+def echo_json(value: Any) -> None:
+    """Print one line of JSON."""
+    typer.echo(printable_json(json.dumps(value, default=str)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import secrets
 import time
@@ -20,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.client.calls import PendingCall, PendingCalls, Waiter
-from warren.connection.channel import HotChannel
+from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
@@ -38,10 +37,11 @@ from warren.errors import (
     Unavailable,
     make_error,
 )
+from warren.logs import get_logger
 from warren.protocol import wire
 from warren.protocol.signature import Method
 
-log = logging.getLogger("warren.client")
+log = get_logger("warren.client")
 
 #: Seconds that an error may take longer to find out why a call timed out.
 _EXPLAIN_TIME = 0.25
@@ -358,15 +358,15 @@ class Caller:
         self._refused.clear()
         self._write_line()
 
-    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
-        call = self._pending.take(correlation_id)
+    def returned(self, message: Returned) -> None:
+        call = self._pending.take(message.correlation_id)
         if call is None:
             return
         target: Target = call.context
-        message = f"no queue {target.queue!r}: no worker of this service has ever run here ({reply_text})"
+        why = f"no queue {target.queue!r}: no worker of this service has ever run here ({message.why})"
         self._end(
             call,
-            Unavailable(message, reason="NO_ROUTE", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
+            Unavailable(why, reason="NO_ROUTE", execution=Execution.NOT_EXECUTED, origin=Origin.BROKER),
         )
 
     def consumer_cancelled(self, channel: HotChannel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pika import spec
 from pika.channel import Channel as PikaChannel
@@ -101,13 +101,29 @@ class Channel:
         """Overridden where more than Pika knows of the channel."""
 
 
+#: Bytes that the properties of a message may take whatever frame size is negotiated [AMQP 0-9-1, 4.2.6].
+LEAST_ROOM = 4096 - frames.OVERHEAD - frames.CONTENT_HEAD
+
+
+class Returned(NamedTuple):
+    """A mandatory publish that reached no queue.
+
+    Attributes:
+        route: exchange and routing key of the publish.
+    """
+
+    route: tuple[bytes, bytes]
+    correlation_id: bytes | None
+    why: str
+
+
 class Receiver(Protocol):
     """Who takes what arrives on a hot channel. These are called for every message and must not raise."""
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None: ...
     def confirmed(self, tag: int, multiple: bool) -> None: ...
     def refused(self, tag: int, multiple: bool) -> None: ...
-    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None: ...
+    def returned(self, message: Returned) -> None: ...
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 
@@ -263,7 +279,8 @@ class HotChannel(Channel):
         correlation_id = properties.correlation_id
         if isinstance(correlation_id, str):
             correlation_id = correlation_id.encode()
-        self._receiver.returned(correlation_id, method.reply_code, method.reply_text)
+        route = method.exchange.encode(), method.routing_key.encode()
+        self._receiver.returned(Returned(route, correlation_id, str(method.reply_text)))
 
     def _detach(self) -> None:
         self._stream.splitter.untap(self.number)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 
 from warren.connection.fork import disown_in_children
 from warren.connection.stream import TICK, Stream
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 
 
 class Guard:

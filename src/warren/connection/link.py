@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -25,8 +24,9 @@ from warren.connection.guard import guard
 from warren.connection.liveness import Liveness, Verdict
 from warren.connection.settings import Settings
 from warren.connection.stream import Stream
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 
 C = TypeVar("C", bound=Channel)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import functools
-import logging
 import os
 import select
 import sys
@@ -28,8 +27,9 @@ from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError, Splitter
 from warren.connection.fork import disown_in_children
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.amqp")
+log = get_logger("warren.amqp")
 
 #: Seconds between two looks at whether Pika saw any traffic lately, and at whether the loop turns.
 TICK = 1.0

@@ -23,13 +23,16 @@ from typing import Any
 
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.amqp.tables import decode_table
-from warren.connection.channel import HotChannel
+from warren.connection.channel import HotChannel, Returned
 from warren.connection.dial import open_link
 from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.settings import Settings
-from warren.errors import CallError, Execution, Origin, PermissionDenied, Unavailable
+from warren.errors import CallError
+from warren.printable import printable, printable_bytes
 from warren.protocol import wire
+from warren.protocol.dead_letter import Death, retry_properties
+from warren.protocol.evidence import CONNECTION_LOST, SETUP_DENIED, conclude
 
 #: Seconds in which the broker has to confirm a request that is tried again.
 CONFIRM_TIMEOUT = 30.0
@@ -92,15 +95,20 @@ class Letter:
         except FrameError:
             return None
 
+    @cached_property
+    def death(self) -> Death:
+        """What its headers say about its end."""
+        return Death.read(self.headers or {})
+
     @property
     def reason(self) -> str:
-        """Why it is here, by its headers: the worker's reason, or the broker's in small letters."""
-        return printable(wire.dead_reason(self.headers or {}) or "not known")
+        """Why it is here: the worker's reason, or the broker's in small letters."""
+        return printable(self.death.reason or "not known")
 
     @property
     def since(self) -> datetime | None:
-        """When the broker took it off the service's queue; None for what a worker set aside."""
-        return wire.dead_since(self.headers or {})
+        """When it was set aside, or the broker gave it up; None if that is not said."""
+        return self.death.at
 
     @property
     def method(self) -> str | None:
@@ -198,7 +206,7 @@ class DeadQueue:
         if body is None:
             raise Unfit(f"{letter.id} cannot be tried again: its body of {letter.size} bytes is too large")
         try:
-            properties = request.fresh(user=self._user)
+            properties = retry_properties(request, user=self._user)
         except (FrameError, ValueError) as error:
             raise Unfit(f"{letter.id} cannot be tried again: {error}") from error
         if len(properties) > self._channel.room:
@@ -242,7 +250,7 @@ class DeadQueue:
         if error.code == NOT_FOUND:
             return NotThere(f"there is no queue {self._queue!r}: no worker of {self._service!r} has ever run here")
         if error.code == ACCESS_REFUSED:
-            return PermissionDenied(error.text, execution=Execution.NOT_EXECUTED, origin=Origin.BROKER)
+            return conclude(SETUP_DENIED, error.text)
         return DeadQueueError(f"the broker closed the channel: {error}")
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
@@ -256,8 +264,8 @@ class DeadQueue:
     def refused(self, tag: int, multiple: bool) -> None:
         self._settle("the queue is full")
 
-    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None:
-        self._returned = f"there is no queue for {self._service!r} ({reply_text})"  # its confirm follows
+    def returned(self, message: Returned) -> None:
+        self._returned = f"there is no queue for {self._service!r} ({message.why})"  # its confirm follows
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         """Nothing is consumed on this channel."""
@@ -299,7 +307,7 @@ async def open_dead_queue(settings: Settings, service: str, *, bodies: bool) -> 
             raise link.closed.result()
     except (LinkLost, TimeoutError) as error:
         message = f"the connection to {link.peer} was lost: {str(error) or 'no answer'}"
-        raise Unavailable(message, reason="CONNECTION_LOST", execution=Execution.UNKNOWN) from error
+        raise conclude(CONNECTION_LOST, message) from error
     finally:
         await link.close()
 
@@ -315,10 +323,5 @@ async def _connect(settings: Settings) -> Link:
     raise failure
 
 
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: whatever is not a printable character is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else printable(value.decode("utf-8", "backslashreplace"))
+    return None if value is None else printable_bytes(value)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import random
@@ -24,9 +23,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Self
 
 from warren.connection.supervisor import Backoff
+from warren.logs import get_logger
 from warren.server.server import Server
 
-log = logging.getLogger("warren.processes")
+log = get_logger("warren.processes")
 
 #: A worker ends with one of these when a successor would end the same way; the manager's own exit code for it.
 WRONG_USAGE = 2

@@ -1,15 +1,14 @@
 """Warren's wire protocol, version 1: how a call, a reply and a bounce look in AMQP properties and headers.
 
-The only file that knows header names; docs/wire.md is its prose. Pure: it turns values into property bytes and
-back. The two things done for every message, `RequestTemplate.encode` and `Request`, avoid building tables: all
-that does not change between two calls of a method is encoded once.
+The only file that knows header names, except those of the dead (`dead_letter`); docs/wire.md is its prose. Pure: it
+turns values into property bytes and back. The two things done for every message, `RequestTemplate.encode` and
+`Request`, avoid building tables: all that does not change between two calls of a method is encoded once.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from warren.amqp.frames import (
     shortstr,
 )
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
+from warren.printable import printable
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
 from warren.protocol import codecs
 
@@ -39,10 +39,6 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
-#: Headers of one attempt at a request, which mean nothing for another.
-_OF_ITS_PAST = frozenset(
-    {b"CC", b"BCC", b"rpc-attempt", b"rpc-dead-reason", b"rpc-deadline", b"rpc-timeout-ms", b"rpc-user"}
-)
 _ERROR_TYPE = b"error"
 _DEAD_REASON = "x-first-death-reason"
 
@@ -60,7 +56,7 @@ _APP_ID_FLAG = 0x0008
 _USER_ID_FLAG = 0x0010
 _REPLY_FLAGS = b"\x84\x00"  # content type, correlation id
 _BARE_REPLY_FLAGS = b"\x04\x00"  # correlation id
-_PERSISTENT = 2  # delivery mode
+PERSISTENT = 2  # delivery mode
 
 
 def service_queue(service: str) -> str:
@@ -215,7 +211,7 @@ class Request:
         FrameError: its properties are not AMQP.
     """
 
-    __slots__ = ("attempt", "content_type", "deadline_ms", "delivery", "properties", "timeout_ms", "version")
+    __slots__ = ("attempt", "content_type", "deadline_ms", "delivery", "properties", "readable", "timeout_ms", "version")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -226,6 +222,7 @@ class Request:
         self.timeout_ms: int | None = None
         self.deadline_ms: int | None = None
         self.attempt = 1
+        self.readable = True
         table = p.table
         if table is None:
             return
@@ -237,6 +234,7 @@ class Request:
         try:
             self._read_table(decode_table(table))
         except FrameError as error:
+            self.readable = False
             raise UnreadableHeaders(str(error), self) from error
 
     def _read_table(self, table: dict[str, Any]) -> None:
@@ -321,41 +319,6 @@ class Request:
         p.table = join_table(table) if table else None
         return encode_properties(p)
 
-    def fresh(self, *, user: str) -> bytes:
-        """The property bytes to publish this dead request once more, as if it had just been cast.
-
-        Its ids, method and the application's headers stay. What told of its past goes, and so do its time limit and
-        its reply address: whoever waited there has been answered long ago. A request that came with a user's name
-        now names `user`, the AMQP user that publishes it: the broker would refuse any other, and a name in a header
-        is anybody's claim.
-        """
-        p = self.properties
-        table = split_table(p.table or b"")
-        if p.user_id is not None or b"rpc-user" in table:
-            p.user_id = user.encode()
-        table = {k: v for k, v in table.items() if k not in _OF_ITS_PAST and not k.startswith(b"x-")}
-        p.table = join_table(table) if table else None
-        p.reply_to, p.expiration, p.delivery_mode = None, None, _PERSISTENT
-        return encode_properties(p)
-
-    def dead(self, reason: str, *, server_user: str, room: int) -> bytes:
-        """The property bytes under which this request is set aside in the dead queue, without a time limit.
-
-        Headers that with the reason take more than `room` bytes are left out.
-        """
-        p = self.properties
-        table = {k: v for k, v in split_table(p.table or b"").items() if k not in (b"CC", b"BCC")}
-        why = {b"rpc-dead-reason": encode_value(reason)}
-        if p.user_id is not None:  # the broker would refuse another's name
-            why[b"rpc-user"], p.user_id = encode_value(self.verified_user(server_user)), None
-        p.expiration, p.delivery_mode = None, _PERSISTENT
-        p.table = join_table(table | why)
-        encoded = encode_properties(p)
-        if len(encoded) > room:
-            p.table = join_table(why)
-            encoded = encode_properties(p)
-        return encoded
-
 
 def _integer(table: Mapping[str, Any], name: str) -> int | None:
     value = table.get(name)
@@ -364,22 +327,6 @@ def _integer(table: Mapping[str, Any], name: str) -> int | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
-
-
-def dead_reason(table: Mapping[str, Any]) -> str | None:
-    """Why a message is in a dead queue, by its headers: the worker's reason, else the broker's."""
-    reason = table.get("rpc-dead-reason") or table.get(_DEAD_REASON)
-    return None if reason is None else str(reason)
-
-
-def dead_since(table: Mapping[str, Any]) -> datetime | None:
-    """When the broker took a message off its queue; not known of those that a worker set aside."""
-    deaths = table.get("x-death")
-    newest = deaths[0] if isinstance(deaths, list) and deaths else None
-    time = newest.get("time") if isinstance(newest, dict) else None
-    if not isinstance(time, datetime):
-        return None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 # --- replies ------------------------------------------------------------------------------------------------------
@@ -407,8 +354,8 @@ def result_properties(request: Request, content_type: str) -> bytes:
     correlation_id = shortstr(request.properties.correlation_id or b"")
     if request.bare:
         return _BARE_REPLY_FLAGS + correlation_id
-    if request.properties.delivery_mode == _PERSISTENT:
-        p = Properties(content_type=content_type.encode(), delivery_mode=_PERSISTENT)
+    if request.properties.delivery_mode == PERSISTENT:
+        p = Properties(content_type=content_type.encode(), delivery_mode=PERSISTENT)
         p.correlation_id = request.properties.correlation_id or b""
         return encode_properties(p)
     start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
@@ -425,8 +372,8 @@ def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[b
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
         return encode_properties(p), f"{error.code.value}: {_sendable(error.message)}".encode()
-    if request.properties.delivery_mode == _PERSISTENT:
-        p.delivery_mode = _PERSISTENT
+    if request.properties.delivery_mode == PERSISTENT:
+        p.delivery_mode = PERSISTENT
     p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
     problem.title = f"{error.code.value}/{error.reason}"
     problem.detail, problem.origin = _sendable(error.message), error.origin.value

@@ -10,7 +10,6 @@ them again, so their copies are dropped; those whose original was acknowledged b
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from typing import NamedTuple
 
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery
-from warren.connection.channel import HotChannel
+from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
 from warren.connection.supervisor import Backoff
+from warren.logs import get_logger
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 
 class Way(NamedTuple):
@@ -97,7 +97,7 @@ class Copies:
     @property
     def room(self) -> int:
         """Bytes that the properties of a copy may take."""
-        return self._channel.room if self._channel is not None else HotChannel.LEAST_ROOM
+        return self._channel.room if self._channel is not None else LEAST_ROOM
 
     @property
     def open(self) -> bool:
@@ -118,7 +118,7 @@ class Copies:
         return before
 
     def send(self, copy: Copy) -> None:
-        """Put a request elsewhere; exactly one of the copy's three functions is called in the end, unless the link goes."""
+        """Put a request elsewhere; one of the copy's three functions is called in the end, unless the link goes."""
         self._empty.clear()
         channel = self._channel
         if channel is None or channel.closed is not None:
@@ -167,11 +167,11 @@ class Copies:
         if self.on_broken is not None:
             self.on_broken()
 
-    def returned(self, route: tuple[bytes, bytes], correlation_id: bytes | None, why: str) -> None:
+    def returned(self, message: Returned) -> None:
         """Nothing took a copy; its confirm follows."""
         for copy in self._confirms.open():
-            if copy.returned is None and copy.id == correlation_id and copy.way[:2] == route:
-                copy.returned = f"there is no queue for it ({why})"
+            if copy.returned is None and copy.id == message.correlation_id and copy.way[:2] == message.route:
+                copy.returned = f"there is no queue for it ({message.why})"
                 return
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
@@ -10,11 +9,12 @@ from warren.connection.channel import Channel
 from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, ConnectFailed
 from warren.connection.link import Link
 from warren.errors import CallError
+from warren.logs import get_logger
 from warren.protocol import evidence, wire
 from warren.protocol.evidence import conclude
 from warren.server.worker import Served
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 
 class Step(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -15,11 +14,12 @@ from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.supervisor import Backoff
+from warren.logs import get_logger
 from warren.protocol import wire
 from warren.server.declarations import declare, refusal
 from warren.server.worker import Worker
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds that the broker gets to stop a consumer.
 _CANCEL_PATIENCE = 5.0

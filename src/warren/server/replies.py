@@ -4,17 +4,19 @@ raised, there is a reply to send, if only one that says that the true one could 
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import traceback
 from typing import Any, NamedTuple
 
 from warren.errors import CallError
-from warren.protocol import evidence, wire
+from warren.logs import get_logger
+from warren.protocol import codecs, evidence, wire
 from warren.protocol.codecs import CodecError
-from warren.protocol.evidence import Ending, conclude
-from warren.protocol.wire import Problem, Request
+from warren.protocol.evidence import Ending, conclude, raised
+from warren.protocol.wire import Problem
 from warren.server.attempt import Attempt
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 
 class Reply(NamedTuple):
@@ -44,14 +46,16 @@ class Replies:
         request = attempt.request
         assert request is not None
         try:
-            body = attempt.method.encode_result(request.reply_type, value)
-        except CodecError as error:
-            message = f"the handler's result does not fit its declared type or the encoding: {error}"
+            body = attempt.method.encode_result(request.content_type, value)
+        except BaseException as error:  # code of the user's may run in there
+            why = error if isinstance(error, CodecError) else type(error).__name__
+            message = f"the handler's result does not fit its declared type or the encoding: {why}"
+            log.error("%s: %s", attempt.name, message)
             return self.ended(attempt, evidence.ENCODE_REPLY, message)
         if len(body) > self._max_size:
             message = f"the result has {len(body)} bytes, the limit is {self._max_size}"
             return self.ended(attempt, evidence.RESULT_TOO_LARGE, message)
-        return Reply(wire.result_properties(request, request.reply_type), body)
+        return Reply(wire.result_properties(request, request.content_type), body)
 
     def ended(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
         """The reply that says that the library itself ended the call."""
@@ -60,13 +64,7 @@ class Replies:
 
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:
         """The reply that carries what a handler, or its middleware, raised."""
-        told, problem = wire.describe(
-            error,
-            attempt.method.errors,
-            entered=attempt.entered,
-            earlier=attempt.earlier,
-            tracebacks=self._tracebacks,
-        )
+        told, problem = describe(error, attempt, tracebacks=self._tracebacks)
         return self._error(attempt, told, problem)
 
     def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
@@ -86,3 +84,32 @@ class Replies:
             problem = Problem()
             properties, body = wire.error_reply(request, error, problem)
         return Reply(properties, body, error, problem)
+
+
+def describe(error: BaseException, attempt: Attempt, *, tracebacks: bool) -> tuple[CallError, Problem]:
+    if isinstance(error, CallError):
+        return raised(error, earlier=attempt.earlier, entered=attempt.entered), Problem()
+    name = type(error).__name__
+    problem = Problem(error=name, details=_details(error))
+    if tracebacks:
+        with contextlib.suppress(Exception):
+            problem.traceback = "".join(traceback.format_exception(error))
+    text = _text_of(error)
+    message = f"{name}: {text}" if text else name
+    return conclude(evidence.HANDLER_EXCEPTION, message, earlier=attempt.earlier, entered=attempt.entered), problem
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its text is not available: {type(second).__name__})"
+
+
+def _details(error: BaseException) -> list[Any] | None:
+    try:
+        details = list(error.args)
+        codecs.encode(codecs.PROBLEM, details)
+    except Exception:
+        return None
+    return details

@@ -1,4 +1,4 @@
-"""Where handlers run: on the event loop, in threads, inside middleware. Each attempt is reported once, whatever happens.
+"""Where handlers run: on the event loop, in threads, inside middleware. Each is reported once, whatever happens.
 
 The usual ways report from within, in the turn of the loop in which the handler ends. What they cannot report, a task
 that is cancelled before its first step, for example, or an exception of any class in our own lines, is reported by the
@@ -25,7 +25,7 @@ from warren.server.threads import JobFailed, WorkerThreads
 class Owner(Protocol):
     """Who is told how attempts go."""
 
-    def returned(self, attempt: Attempt, value: Any) -> None:
+    def completed(self, attempt: Attempt, value: Any) -> None:
         """The handler has returned."""
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
@@ -44,9 +44,7 @@ class Owner(Protocol):
 class Runner:
     """Runs the handlers of one service."""
 
-    def __init__(
-        self, owner: Owner, threads: WorkerThreads, middleware: Sequence[Middleware[CurrentCall]]
-    ) -> None:
+    def __init__(self, owner: Owner, threads: WorkerThreads, middleware: Sequence[Middleware[CurrentCall]]) -> None:
         self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._threads = threads
@@ -100,7 +98,7 @@ class Runner:
         except BaseException as error:  # SystemExit and the like must not end the worker
             self._owner.raised(attempt, error)
         else:
-            self._owner.returned(attempt, value)
+            self._owner.completed(attempt, value)
 
     async def _run_in_chain(self, attempt: Attempt) -> None:
         args, kwargs = attempt.arguments
@@ -116,7 +114,7 @@ class Runner:
         except BaseException as error:
             self._owner.raised(attempt, error)
         else:
-            self._owner.returned(attempt, value)
+            self._owner.completed(attempt, value)
 
     async def _await(self, attempt: Attempt, value: Any) -> None:
         """A ``def`` returned something to be awaited: a decorator around an ``async def`` does."""
@@ -125,7 +123,7 @@ class Runner:
         except BaseException as error:
             self._owner.raised(attempt, error)
         else:
-            self._owner.returned(attempt, result)
+            self._owner.completed(attempt, result)
 
     # --- in threads ---------------------------------------------------------------------------------------------
 

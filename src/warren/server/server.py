@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import ssl as tls
@@ -17,12 +16,13 @@ from warren.connection.link import Link
 from warren.connection.settings import Password, make_settings
 from warren.connection.supervisor import Supervisor
 from warren.errors import CallError
+from warren.logs import get_logger
 from warren.server.lifecycle import Lifecycle
 from warren.server.post import Post
 from warren.server.signals import Signals
 from warren.server.worker import Served, Worker
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
@@ -181,8 +181,8 @@ class Server:
 
     async def _live(self) -> None:
         self._failure, self.abandoned = None, []
-        user = self._settings.username
-        workers = [Worker(service, self._concurrency or service.concurrency, user) for service in self._services]
+        user, instance = self._settings.username, self._settings.name or ""
+        workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
         self._posts = [Post(worker, self._spawn) for worker in workers]
         supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
         supervisor.start()

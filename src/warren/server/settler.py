@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 
-from warren.connection.channel import HotChannel
-from warren.connection.errors import ChannelClosed, LinkLost
 from warren.flood import Flood
+from warren.logs import get_logger
+from warren.printable import printable_bytes
 from warren.protocol import evidence, wire
+from warren.protocol.dead_letter import Death, dead_properties
+from warren.protocol.wire import Request
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, Way
 from warren.server.releases import Releases
 from warren.server.replies import Replies, Reply
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds for which a hand-back that the broker refuses is tried again, before its caller is told.
 _HAND_BACK_PATIENCE = 5.0
@@ -34,12 +35,13 @@ _BOUNCE = wire.BOUNCE_EXCHANGE.encode()
 class Settler:
     """Settles the deliveries of one service."""
 
-    def __init__(self, service: str, user: str, replies: Replies) -> None:
-        """`user` is the AMQP user that the server runs as."""
+    def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
+        """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
         self._service = service
         self._key = service.encode()
         self._queue = wire.service_queue(service).encode()
         self._user = user
+        self._instance = instance
         self._replies = replies
         self.copies = Copies()
         self.releases = Releases(self.copies)
@@ -55,7 +57,7 @@ class Settler:
         """
         attempt.acked = True
         attempt.channel.ack(attempt.delivery.tag)
-        attempt.channel.link.stream.flush()
+        attempt.channel.flush()
 
     def reply(self, attempt: Attempt, reply: Reply) -> None:
         """Send a reply where one is wanted, and let the delivery go; a cast that failed is set aside."""
@@ -95,15 +97,15 @@ class Settler:
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
             self._release(attempt)
-            channel.link.stream.flush()
+            channel.flush()
             channel.publish_unrouted(address, reply.properties, reply.body)  # `mandatory` would be a false alarm
         else:
             channel.publish(b"", address, reply.properties, reply.body)
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
         """A reply found no reader."""
-        text = (correlation_id or b"").decode("ascii", "backslashreplace")
-        self._unread("%s: a reply found no reader, its caller is gone (call %s): %s", self._service, text, why)
+        call = printable_bytes(correlation_id or b"")
+        self._unread("%s: a reply found no reader, its caller is gone (call %s): %s", self._service, call, why)
 
     # --- setting aside ------------------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class Settler:
         attempt.settled = True
         self.copies.send(
             Copy(
-                ways=[Way(_BOUNCE, self._key, wire.dead_properties(request, reply, self._user, self.copies.room))],
+                ways=[Way(_BOUNCE, self._key, self._dead_properties(request, reply))],
                 body=request.delivery.body,
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
@@ -137,6 +139,12 @@ class Settler:
                 refused=partial(self._not_buried, attempt, reply),
             )
         )
+
+    def _dead_properties(self, request: Request, reply: Reply) -> bytes:
+        assert reply.failure is not None
+        raised = None if reply.problem is None else reply.problem.error
+        death = Death.of(reply.failure, type=raised, at=time.time(), instance=self._instance, attempt=request.attempt)
+        return dead_properties(request, death, server_user=self._user, room=self.copies.room)
 
     def _answer(self, attempt: Attempt, reply: Reply) -> None:
         if attempt.request is not None and attempt.request.properties.reply_to:
@@ -213,3 +221,16 @@ class Settler:
     def _end_held(self, attempt: Attempt, reply: Reply) -> None:
         attempt.settled = False
         self.reply(attempt, reply)
+
+    def close(self) -> None:
+        """Give up what is still on its way: the broker has the originals, except of those named in the log."""
+        for copy in self.copies.drop():
+            self._lost(copy)
+        self.releases.close()
+        for flood in (self._gone, self._unread):
+            flood.sum_up()
+
+    def _lost(self, copy: Copy) -> None:
+        log.error(
+            "%s: a request could not be set aside and is lost (call %s)", self._service, printable_bytes(copy.id or b"")
+        )

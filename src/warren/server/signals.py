@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -24,7 +23,9 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-log = logging.getLogger("warren.server")
+from warren.logs import get_logger
+
+log = get_logger("warren.server")
 
 #: Seconds within which the same signal again is an echo of the first and no second wish.
 ECHO = 0.3

@@ -8,7 +8,6 @@ since it last looked.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +15,9 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import Any
 
-log = logging.getLogger("warren.server")
+from warren.logs import get_logger
+
+log = get_logger("warren.server")
 
 Job = Callable[[], Any]
 OnDone = Callable[[Any], None]

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from warren.amqp.frames import Delivery, FrameError
-from warren.connection.channel import HotChannel
+from warren.connection.channel import HotChannel, Returned
 from warren.flood import Flood
+from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.deadline import Timers
@@ -25,13 +26,14 @@ from warren.protocol.wire import Request, UnreadableHeaders
 from warren.server.admission import Admission, Bury, Decision, Hold, Offered, Refuse, Republish, Run, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall
+from warren.server.copies import Copies
 from warren.server.places import Places
 from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
 from warren.server.settler import Settler
 from warren.server.threads import WorkerThreads
 
-log = logging.getLogger("warren.server")
+log = get_logger("warren.server")
 
 #: Seconds that the broker gets to confirm what a worker hands back when it stops.
 _SETTLE_TIME = 5.0
@@ -65,8 +67,8 @@ class Served(Offered, Protocol):
 class Worker:
     """Serves one service; the receiver of its channel, which may be another one after each reconnect."""
 
-    def __init__(self, service: Served, concurrency: int, user: str) -> None:
-        """Prepare to serve with so many calls at a time, connected as the AMQP user `user`."""
+    def __init__(self, service: Served, concurrency: int, user: str, instance: str) -> None:
+        """Prepare to serve `concurrency` calls at a time, connected as the AMQP user `user`, in process `instance`."""
         self._loop = asyncio.get_running_loop()
         self.service = service
         self.concurrency = concurrency
@@ -74,7 +76,7 @@ class Worker:
         self._admission = Admission(service)
         self._places: Places[Attempt] = Places(concurrency)
         self._replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
-        self._settler = Settler(service.name, user, self._replies)
+        self._settler = Settler(service.name, user, instance, self._replies)
         self._settler.releases.on_clean = self._begin_suspected
         self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._runner = Runner(self, self._threads, service.middleware)
@@ -86,8 +88,12 @@ class Worker:
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self.draining = False
-        self.copies = self._settler.copies
         self.on_queue_deleted: Callable[[Worker], None] | None = None
+
+    @property
+    def copies(self) -> Copies:
+        """What is put elsewhere; its channel is its server's to open."""
+        return self._settler.copies
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
@@ -106,8 +112,8 @@ class Worker:
     def refused(self, tag: int, multiple: bool) -> None:
         """See `confirmed`."""
 
-    def returned_by_broker(self, correlation_id: bytes | None, why: str) -> None:
-        self._settler.reply_returned(correlation_id, why)
+    def returned(self, message: Returned) -> None:
+        self._settler.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         if self.on_queue_deleted is not None:
@@ -173,7 +179,7 @@ class Worker:
         try:
             if attempt.call.remaining == 0:
                 self._refuse(attempt, too_late())
-                self._leave(attempt)
+                self._places.leave(attempt)
             else:
                 self._start(attempt)
         except BaseException as error:
@@ -183,12 +189,12 @@ class Worker:
         if attempt.method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)
-        if attempt.call.deadline is not None and attempt.task is not None:
+        if attempt.call.deadline is not None and attempt.task is not None and not attempt.ended:
             attempt.slice = self._timers.add(attempt.call.deadline, attempt)
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    def returned(self, attempt: Attempt, value: Any) -> None:
+    def completed(self, attempt: Attempt, value: Any) -> None:
         if not attempt.ended:
             self.finish(attempt, self.reply_to(attempt, value))
 
@@ -199,8 +205,8 @@ class Worker:
             self.finish(attempt, self._replies.ended(attempt, *attempt.stopped_by))
             return
         reply = self._replies.raised(attempt, error)
-        self._log_failure(attempt, reply, error)
         self.finish(attempt, reply)
+        self._log_failure(attempt, reply, error)
 
     def reply_to(self, attempt: Attempt, value: Any) -> Reply:
         return self._replies.result(attempt, value)
@@ -219,14 +225,15 @@ class Worker:
 
     def stopped(self, attempt: Attempt) -> None:
         """No code of the attempt runs any more: its place is free."""
-        self._leave(attempt)
-        while (waiting := self._places.next()) is not None:
-            self._start_late(waiting)
-
-    def _leave(self, attempt: Attempt) -> None:
         self._places.leave(attempt)
+        if self._places.waiting:
+            self._start_waiting()
         if self._idle is not None and not self._places.taken:
             self._idle.set()
+
+    def _start_waiting(self) -> None:
+        while (waiting := self._places.next()) is not None:
+            self._start_late(waiting)
 
     def _refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""
@@ -246,8 +253,9 @@ class Worker:
         finally:
             attempt.ended = True
             self._settler.reject(attempt)
-            if not attempt.busy:
-                self._leave(attempt)
+            if not attempt.busy and attempt in self._places.taken:
+                self._places.leave(attempt)
+                self._loop.call_soon(self._start_waiting)
 
     def _log_failure(self, attempt: Attempt, reply: Reply, error: BaseException) -> None:
         if reply.failure is None or type(error) in attempt.method.errors.values():

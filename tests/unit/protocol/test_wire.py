@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from tests.support import pika_frames
 
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
-from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
+from warren.amqp.tables import encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
 from warren.protocol import codecs, wire
 from warren.protocol.wire import Problem, Request, RequestTemplate, UnreadableHeaders
@@ -283,35 +282,6 @@ def test_a_request_without_a_user_is_published_again_without_one() -> None:
     assert (p.user_id, "rpc-user" in p.headers) == (None, False)
 
 
-def test_a_request_set_aside_says_in_a_header_whose_it_was() -> None:
-    p = properties_of(warren_request(user_id="bob").dead("POISON", server_user="server", room=1000))
-    assert (p.user_id, p.headers["rpc-user"]) == (None, "bob")
-
-
-def test_a_request_published_again_and_then_set_aside_still_says_whose_it_was() -> None:
-    again = read_again(warren_request(user_id="bob").again(budget=None, attempt=2, server_user="server"))
-    assert properties_of(again.dead("POISON", server_user="server", room=1000)).headers["rpc-user"] == "bob"
-
-
-def test_a_request_set_aside_keeps_its_reason_and_waits_without_limit() -> None:
-    p = properties_of(warren_request(headers={"tenant": "a"}).dead("POISON", server_user="server", room=1000))
-    assert (p.expiration, p.delivery_mode, p.correlation_id) == (None, 2, "p.1")
-    assert (p.headers["rpc-dead-reason"], p.headers["tenant"], "CC" in p.headers) == ("POISON", "a", False)
-
-
-def test_a_bare_request_can_be_set_aside() -> None:
-    assert properties_of(request_with().dead("DECODE", server_user="server", room=1000)).headers == {
-        "rpc-dead-reason": "DECODE"
-    }
-
-
-def test_headers_that_do_not_fit_beside_the_reason_are_left_out_in_the_dead_queue() -> None:
-    request = request_with(message_id="m")
-    request.properties.table = encode_table({"tenant": "a" * 1000})
-    p = properties_of(request.dead("POISON", server_user="server", room=1000))
-    assert (p.headers, p.message_id) == ({"rpc-dead-reason": "POISON"}, "m")
-
-
 #: What Python cannot hold or Pika does not read right: a moment far beyond the year 9999, and a float.
 STRANGE = {b"when": b"T" + (2**62).to_bytes(8, "big"), b"rate": b"d" + struct.pack(">d", 0.25)}
 
@@ -323,48 +293,6 @@ def test_headers_pass_through_a_worker_as_they_came() -> None:
     assert split_table(frames.decode_properties(again).table or b"") == STRANGE | {
         b"rpc-attempt": encode_value(2),
     }
-
-
-# --- what is dead -------------------------------------------------------------------------------------------------
-
-
-def test_a_dead_request_is_fresh_again_without_its_past_its_limit_and_its_caller() -> None:
-    dead = {"x-death": [], "x-first-death-reason": "expired", "rpc-dead-reason": "POISON", "rpc-attempt": 3}
-    p = properties_of(request_with(**vars(properties_of(warren_request_bytes(dead)))).fresh(user="ops"))
-    assert p.headers == {"rpc-v": 1, "tenant": "a"}
-    assert (p.reply_to, p.expiration, p.delivery_mode, p.user_id) == (None, None, 2, None)
-    assert (p.message_id, p.correlation_id, p.type, p.content_type) == ("p.1", "p.1", "fib", codecs.JSON)
-
-
-def warren_request_bytes(more: dict[str, Any]) -> bytes:
-    """A call of Warren's with a header of the application's and some of the broker's."""
-    p = decode_properties(warren_request(headers={"tenant": "a"}).delivery.properties)
-    p.table = encode_table(decode_table(p.table or b"") | more)
-    return encode_properties(p)
-
-
-@pytest.mark.parametrize("given", [{"user_id": "bob"}, {"headers": {"rpc-user": "bob"}}])
-def test_a_fresh_request_that_named_a_user_names_the_one_who_publishes_it(given: dict[str, Any]) -> None:
-    p = properties_of(request_with(**given).fresh(user="ops"))
-    assert (p.user_id, p.headers) == ("ops", None)
-
-
-def test_the_workers_reason_is_said_before_the_brokers() -> None:
-    both = {"rpc-dead-reason": "POISON", "x-first-death-reason": "expired"}
-    assert wire.dead_reason(both) == "POISON"
-    assert wire.dead_reason({"x-first-death-reason": "expired"}) == "expired"
-    assert wire.dead_reason({}) is None
-
-
-@pytest.mark.parametrize("deaths", [None, [], "x", ["x"], [{}], [{"time": 7}]])
-def test_since_when_a_message_is_dead_is_not_known_without_the_brokers_word(deaths: Any) -> None:
-    assert wire.dead_since({"x-death": deaths}) is None
-
-
-@pytest.mark.parametrize("zone", [None, UTC])
-def test_since_when_a_message_is_dead_is_told_in_utc(zone: Any) -> None:
-    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=zone)
-    assert wire.dead_since({"x-death": [{"time": moment}]}) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 # --- results ------------------------------------------------------------------------------------------------------
