@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +35,7 @@ class Channel:
         self.on_closed: Callable[[Exception], None] | None = None
         self.closed: Exception | None = None
         self._raw = raw
+        self._prefetch = 0
         raw.add_on_close_callback(self._on_close)
 
     async def declare_exchange(self, name: str, kind: str) -> None:
@@ -62,7 +64,8 @@ class Channel:
         await self._ask(self._raw.queue_bind, queue, exchange, routing_key)
 
     async def qos(self, prefetch: int) -> None:
-        """At most so many unacknowledged deliveries at a time."""
+        """At most `prefetch` unacknowledged deliveries at a time, for consumers that start from now on."""
+        self._prefetch = prefetch
         await self._ask(self._raw.basic_qos, prefetch_count=prefetch)
 
     async def close(self) -> None:
@@ -140,6 +143,8 @@ class HotChannel(Channel):
         self._acks = Acks()
         self._no_ack = False
         self._holds_acks = False
+        self._unsettled: list[asyncio.Future[None]] = []  # who waits for a round trip that has not begun
+        self._settling = False  # one is under way
         self._routes: dict[tuple[bytes, bytes, bool], bytes] = {}
 
     def attach(self, receiver: Receiver, *, body_limit: int) -> None:
@@ -185,6 +190,7 @@ class HotChannel(Channel):
         finally:
             self._holds_acks = False
             self._stream.flush_soon()
+            self._settle()
 
     async def _fill(self, window: int) -> None:
         """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
@@ -231,6 +237,44 @@ class HotChannel(Channel):
         if self.closed is None:
             self._acks.forget(tag)
             self._stream.write(frames.reject_frame(self.number, tag))
+
+    async def settled(self) -> None:
+        """Wait until the broker has taken every ack and reject of this channel so far; they are sent at once.
+
+        An ack that was written may get lost with the connection, and none is ever answered. But a channel's methods
+        are taken in the order they were sent [AMQP 0-9-1, 4.7], so an answer to a later one proves it. Who calls while
+        such a round trip is under way shares the next one.
+
+        Raises:
+            ChannelClosed, LinkLost: there was no answer, so any of them may be lost, and its delivery come again.
+        """
+        if self.closed is not None:
+            raise self.closed
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unsettled.append(answer)
+        self.pending.add(answer)
+        self._settle()
+        try:
+            await answer
+        finally:
+            self.pending.discard(answer)
+
+    def _settle(self) -> None:
+        """Begin a round trip, for all who wait for one; while acks are held (see `cancel`) they cannot be settled."""
+        if self._settling or self._holds_acks or not self._unsettled:
+            return
+        self._settling = True
+        waiting, self._unsettled = self._unsettled, []
+        self._stream.flush()
+        with contextlib.suppress(AMQPError):  # it is closing: `_on_close` ends the waiting
+            # The prefetch that it has already: a question that changes nothing.
+            self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._on_settled(waiting))
+
+    def _on_settled(self, waiting: list[asyncio.Future[None]]) -> None:
+        self._settling = False
+        for answer in waiting:
+            resolve(answer, None)
+        self._settle()
 
     def flush(self) -> None:
         """Send what was written now, rather than at the end of this turn."""
