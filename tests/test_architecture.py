@@ -37,6 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # public ground, and what makes it safe to show
     frozenset({"warren.printable"}),
     frozenset({"warren.logs"}),
+    frozenset({"warren.flood"}),
     # amqp/: AMQP bytes, pure
     frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks", "warren.amqp.confirms"}),
     frozenset({"warren.amqp.tables"}),
@@ -54,12 +55,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.connection.dial"}),
     frozenset({"warren.connection.supervisor", "warren.connection.declare"}),
     # client/ and server/, which do not know each other
-    frozenset(
-        {"warren.client", "warren.client.calls", "warren.server", "warren.server.threads", "warren.server.signals"}
-    ),
-    frozenset({"warren.client.caller", "warren.server.context", "warren.server.aside"}),
-    frozenset({"warren.client.async_client", "warren.server.worker"}),
-    frozenset({"warren.client.blocking", "warren.server.server"}),
+    frozenset({"warren.client", "warren.client.calls"}),
+    frozenset({"warren.client.caller"}),
+    frozenset({"warren.client.async_client"}),
+    frozenset({"warren.client.blocking"}),
+    frozenset({"warren.server", "warren.server.threads", "warren.server.signals", "warren.server.places"}),
+    frozenset({"warren.server.admission", "warren.server.context", "warren.server.copies", "warren.server.lifecycle"}),
+    frozenset({"warren.server.attempt", "warren.server.releases"}),
+    frozenset({"warren.server.replies"}),
+    frozenset({"warren.server.runners", "warren.server.settler"}),
+    frozenset({"warren.server.worker"}),
+    frozenset({"warren.server.declarations"}),
+    frozenset({"warren.server.post"}),
+    frozenset({"warren.server.server"}),
     frozenset({"warren.server.service"}),
     frozenset({"warren"}),
     *BROKER,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.raw import depth
 from warren.amqp.frames import Delivery
-from warren.connection.channel import HotChannel
+from warren.connection.channel import HotChannel, Returned
 from warren.connection.dial import open_link
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.link import Link
@@ -28,7 +28,7 @@ class Inbox:
 
     def confirmed(self, tag: int, multiple: bool) -> None: ...
     def refused(self, tag: int, multiple: bool) -> None: ...
-    def returned(self, correlation_id: bytes | None, reply_code: int, reply_text: str) -> None: ...
+    def returned(self, message: Returned) -> None: ...
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 

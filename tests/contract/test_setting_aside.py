@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -14,8 +13,7 @@ from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Service
 from warren.protocol import wire
-from warren.protocol.wire import Request
-from warren.server.aside import Aside
+from warren.server.copies import Copies, Copy
 
 
 def make_service(name: str) -> Service:
@@ -56,15 +54,11 @@ async def test_a_poisonous_call_is_answered_and_let_go_only_when_its_copy_is_saf
     await declared(service, url)
     replies = raw.queue_declare("", exclusive=True).method.queue
     put_redelivered(raw, service_name, "fragile", replies)
-    confirms: list[Callable[[], None]] = []
-
-    def withheld(_aside: Aside, _request: Request, _reason: str, then: Callable[[], None]) -> None:
-        confirms.append(then)
-
-    monkeypatch.setattr(Aside, "put", withheld)
+    unconfirmed: list[Copy] = []
+    monkeypatch.setattr(Copies, "send", lambda _copies, copy: unconfirmed.append(copy))
     async with serving(service, url=url):
         await client.call(f"{service_name}.ping")  # over the same channel, after the poison
-        assert len(confirms) == 1
+        assert len(unconfirmed) == 1
         assert take(raw, replies) is None
     assert depth(raw, service_name) == 1  # the worker is gone, its original is not
 

@@ -8,7 +8,7 @@ is a worker process of it; its environment says more:
     REACHED        at the point, make this file and do nothing more; without it, SIGKILL
     CONCURRENCY, MAX_ATTEMPTS
 
-The points lie in private methods of `Worker`, which are replaced in that process only.
+The points lie in methods of the worker's parts, which are replaced in that process only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren import Server, Service
-from warren.connection.channel import HotChannel
+from warren.server.admission import Admission
+from warren.server.attempt import Attempt
+from warren.server.settler import Settler
 from warren.server.worker import Worker
 
 MODES = ("report", "at-least-once", "at-most-once")
@@ -91,35 +93,32 @@ def make_service(
 
 def stop_at(point: str, stop: Stop) -> None:
     """Make every worker of this process stop at one of the points outside the handler."""
-    workers: Any = Worker
     if point == BEFORE_DECODING:
-        decode = Worker._arguments_of
-
-        def stop_first(worker: Worker, request: Any, method: Any) -> Any:
-            if method.name in MODES:
-                stop()
-            return decode(worker, request, method)
-
-        workers._arguments_of = stop_first
+        _before(Admission, "decide", lambda _admission, request, **_: request.method, stop)
     elif point == BEFORE_REPLY:
-        finish = Worker._finish
-
-        def stop_instead(worker: Worker, running: Any, outcome: Any) -> None:
-            if running.method.name in MODES:
-                stop()
-            finish(worker, running, outcome)
-
-        workers._finish = stop_instead
+        _before(Worker, "finish", lambda _worker, attempt, _reply: attempt.method.name, stop)
     elif point == BEFORE_ACK:
-        reply = Worker._reply
+        send: Any = Settler._send
 
-        def stop_after(worker: Worker, channel: HotChannel, request: Any, properties: bytes, body: bytes) -> None:
-            reply(worker, channel, request, properties, body)
-            if request.method in MODES:
-                channel.flush()
+        def stop_after(settler: Settler, attempt: Attempt, reply: Any) -> None:
+            send(settler, attempt, reply)
+            if attempt.method.name in MODES:
+                attempt.channel.flush()
                 stop()
 
-        workers._reply = stop_after
+        Settler._send = stop_after  # type: ignore[method-assign, assignment]
+
+
+def _before(owner: type, name: str, method_of: Callable[..., str | None], stop: Stop) -> None:
+    """Have a method of a class stop first, if what it is called for is one of `MODES`."""
+    real = getattr(owner, name)
+
+    def stop_first(*args: Any, **kwargs: Any) -> Any:
+        if method_of(*args, **kwargs) in MODES:
+            stop()
+        return real(*args, **kwargs)
+
+    setattr(owner, name, stop_first)
 
 
 def _make_stop() -> Stop:

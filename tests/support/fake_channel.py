@@ -9,7 +9,6 @@ from warren import Service, current_call
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.connection.channel import HotChannel
-from warren.server.aside import Aside
 from warren.server.worker import Worker
 
 FRAME_MAX = 131_072
@@ -19,7 +18,7 @@ class FakeChannel:
     """Stands for a `HotChannel`.
 
     Attributes:
-        settled: how often each delivery was acknowledged or rejected.
+        settlements: how often each delivery was acknowledged or rejected.
         published: routing key and property bytes of all that was published.
     """
 
@@ -27,15 +26,15 @@ class FakeChannel:
     room = FRAME_MAX - frames.OVERHEAD - frames.CONTENT_HEAD
 
     def __init__(self) -> None:
-        self.settled: dict[int, int] = {}
+        self.settlements: dict[int, int] = {}
         self.published: list[tuple[bytes, bytes]] = []
         self._tags = 0
 
     def ack(self, tag: int) -> None:
-        self.settled.setdefault(tag, 1)  # once more is no error: the real one ignores it
+        self.settlements.setdefault(tag, 1)  # once more is no error: the real one ignores it
 
     def reject(self, tag: int) -> None:
-        self.settled[tag] = self.settled.get(tag, 0) + 1
+        self.settlements[tag] = self.settlements.get(tag, 0) + 1
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         frames.publish_frame(1, exchange, routing_key, mandatory=True)  # raises on what cannot be written
@@ -54,6 +53,8 @@ class FakeChannel:
         self.publish(b"", routing_key, properties, body)
 
     def flush(self) -> None: ...
+    async def settled(self) -> None: ...
+    async def close(self) -> None: ...
     def attach(self, receiver: Any, *, body_limit: int) -> None: ...
 
 
@@ -87,9 +88,8 @@ class Bench:
     def __init__(self, *, draining: bool = False) -> None:
         self.channel = FakeChannel()
         self.elsewhere = FakeChannel()
-        self.worker = Worker(make_service(), 10, "server")
-        self.aside = Aside(cast(HotChannel, self.elsewhere), "any", "server", "any-1", on_broken=lambda: None)
-        self.worker.aside = self.aside
+        self.worker = Worker(make_service(), 10, "server", "a process")
+        self.worker.copies.attach(cast(HotChannel, self.elsewhere))
         loop = asyncio.get_running_loop()
         self.elsewhere.on_publish = lambda: loop.call_soon(self._confirm)  # type: ignore[method-assign, assignment]
         if draining:
@@ -99,12 +99,12 @@ class Bench:
         """Let the worker handle a delivery to its end, and check what it owes to everybody."""
         self.worker.delivered(cast(HotChannel, self.channel), delivery)
         self.worker.hand_back()
-        await self.worker.finish(10.0)
-        assert self.channel.settled == {delivery.tag: 1}, "each delivery is settled once"
+        await self.worker.finish_running(10.0)
+        assert self.channel.settlements == {delivery.tag: 1}, "each delivery is settled once"
         self._check_replies(delivery)
 
     def _confirm(self) -> None:
-        self.aside.confirmed(len(self.elsewhere.published), True)
+        self.worker.copies.confirmed(len(self.elsewhere.published), True)
 
     def _check_replies(self, delivery: Delivery) -> None:
         try:

@@ -182,7 +182,7 @@ def make_method(
     delivery: Delivery,
     max_attempts: int,
     default: bool,
-    time_limit: float | None,
+    time_limit: float | None = None,
     errors: dict[str, type[Exception]],
 ) -> Method:
     """Read a function's signature.

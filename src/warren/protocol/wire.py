@@ -22,8 +22,8 @@ from warren.amqp.frames import (
     shortstr,
 )
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
-from warren.printable import printable
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
+from warren.printable import printable
 from warren.protocol import codecs
 
 VERSION = 1
@@ -211,7 +211,16 @@ class Request:
         FrameError: its properties are not AMQP.
     """
 
-    __slots__ = ("attempt", "content_type", "deadline_ms", "delivery", "properties", "readable", "timeout_ms", "version")
+    __slots__ = (
+        "attempt",
+        "content_type",
+        "deadline_ms",
+        "delivery",
+        "properties",
+        "readable",
+        "timeout_ms",
+        "version",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -292,7 +301,7 @@ class Request:
         table = decode_table(self.properties.table or b"")
         return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
 
-    def again(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool) -> bytes:
+    def again(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.
 
         Args:

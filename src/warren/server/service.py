@@ -142,7 +142,7 @@ class Service:
                 ``at-most-once``: it is taken off the queue before it starts.
             max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison.
             default: whether it answers bare requests (RabbitMQ's tutorial six): one argument, text in, text out.
-            time_limit: seconds that one run may take; for casts, above all, which have no deadline. An ``async`` handler
+            time_limit: seconds that one run may take: casts have no other deadline. An ``async`` handler
                 is cancelled then, and its caller gets `DeadlineExceeded` (reason ``TIME_LIMIT``). A ``def`` one cannot
                 be stopped, but the calls that it makes end by then. Default: only the caller's deadline.
 

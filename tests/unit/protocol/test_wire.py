@@ -65,8 +65,8 @@ def test_a_dead_queue_lives_on_as_many_nodes_as_its_service_and_is_bounded(quoru
     [
         (False, None, {}),
         (True, None, {"x-queue-type": "quorum"}),
-        (False, 10, {"x-max-length": 10}),
-        (True, 10, {"x-queue-type": "quorum", "x-max-length": 10}),
+        (False, 10, {"x-max-length": 10, "x-overflow": "reject-publish"}),
+        (True, 10, {"x-queue-type": "quorum", "x-max-length": 10, "x-overflow": "reject-publish"}),
     ],
 )
 def test_a_queue_sends_what_it_drops_to_the_bounce_exchange(

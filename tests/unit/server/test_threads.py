@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ class Pool:
         self.gate = threading.Event()
 
     def run(self, job: Callable[[], Any]) -> None:
-        self._workers.run(job, self._on_done)
+        self._workers.run(copy_context(), job, self._on_done)
 
     def _on_done(self, value: Any) -> None:
         self.results.append(value)
@@ -108,8 +109,8 @@ async def test_each_result_goes_where_its_job_wants_it() -> None:
     workers = WorkerThreads(2, "two")
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[str]] = [loop.create_future(), loop.create_future()]
-    workers.run(lambda: "a", futures[0].set_result)
-    workers.run(lambda: "b", futures[1].set_result)
+    workers.run(copy_context(), lambda: "a", futures[0].set_result)
+    workers.run(copy_context(), lambda: "b", futures[1].set_result)
     async with asyncio.timeout(PATIENCE):
         assert await asyncio.gather(*futures) == ["a", "b"]
     workers.close()
