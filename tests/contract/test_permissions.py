@@ -184,8 +184,8 @@ async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
     assert dead[0].headers["rpc-user"] == caller
 
 
-async def test_a_server_that_may_not_set_aside_says_what_is_lost_and_goes_on(
-    accounts: Accounts, url: str, client: AsyncClient, service_name: str, caplog: pytest.LogCaptureFixture
+async def test_what_a_server_may_not_set_aside_the_broker_dead_letters_for_it(
+    accounts: Accounts, url: str, client: AsyncClient, service_name: str, raw: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure, _write, read = documented("server-that-declares", service_name)
     async with serving(_double(service_name), url=url):
@@ -193,7 +193,8 @@ async def test_a_server_that_may_not_set_aside_says_what_is_lost_and_goes_on(
     server = await accounts.add(f"{service_name}-server", (configure, r"^(warren|amq\.default)$", read))
     async with serving(_double(service_name), url=url, username=server, password="secret"):
         await client.cast(f"{service_name}.double", "two")
-        await until(lambda: "cannot be set aside and is lost" in caplog.text)
+        await until(lambda: depth(raw, f"{service_name}.dead") == 1)
+        assert "cannot be set aside" in caplog.text
         assert await client.call(f"{service_name}.double", 4) == 8
 
 

@@ -3,7 +3,8 @@
 Over a channel of its own, as the broker closes the channel of a publish that it refuses, and with confirms: an original
 is let go only after the broker has its copy. A copy that is refused for certain is sent by the next of its ways, then
 by the first again, with growing pauses, until its patience is over. One that may have been taken, as its channel closed
-before it was confirmed, is its owner's to judge. When the link goes, the broker still has the originals and delivers
+before it was confirmed, is its owner's to judge; from then on they go one by one, so that the next time the one that
+the broker closes the channel over is known. When the link goes, the broker still has the originals and delivers
 them again, so their copies are dropped; those whose original was acknowledged before wait for the next link.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -83,7 +85,8 @@ class Copies:
     def __init__(self) -> None:
         self._channel: HotChannel | None = None
         self._confirms: Confirms[Copy] = Confirms()
-        self._waiting: list[Copy] = []  # for a channel
+        self._waiting: deque[Copy] = deque()  # for a channel, or for their turn
+        self._one_by_one = False
         self._pauses: dict[Copy, asyncio.TimerHandle] = {}
         self._backoff = Backoff(random.Random())
         self._empty = asyncio.Event()
@@ -112,22 +115,27 @@ class Copies:
         channel.on_closed = lambda reason: self._on_closed(channel, reason)
         for copy in unsure:
             self._in_doubt(copy, "its channel was replaced")
-        waiting, self._waiting = self._waiting, []
-        for copy in waiting:
-            self.send(copy)
+        self._publish_waiting()
         return before
 
     def send(self, copy: Copy) -> None:
         """Put a request elsewhere; one of the copy's three functions is called in the end, unless the link goes."""
         self._empty.clear()
-        channel = self._channel
-        if channel is None or channel.closed is not None:
-            self._waiting.append(copy)
-        else:
-            way = copy.way
+        self._waiting.append(copy)
+        self._publish_waiting()
+
+    def _publish_waiting(self) -> None:
+        while self._waiting and self._may_publish():
+            copy = self._waiting.popleft()
+            exchange, routing_key, properties = copy.way
             copy.returned = None
-            number = channel.publish(way.exchange, way.routing_key, way.properties, copy.body)
-            self._confirms.sent(number, copy)
+            assert self._channel is not None
+            self._confirms.sent(self._channel.publish(exchange, routing_key, properties, copy.body), copy)
+
+    def _may_publish(self) -> bool:
+        if self._channel is None or self._channel.closed is not None:
+            return False
+        return not (self._one_by_one and len(self._confirms))
 
     async def settled(self) -> None:
         """Wait until nothing is on its way."""
@@ -146,7 +154,7 @@ class Copies:
     def link_lost(self) -> None:
         """The link is gone: the broker delivers again what was not acknowledged."""
         self._channel = None
-        self._waiting = self.drop()
+        self._waiting.extend(self.drop())
         self._changed()
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
@@ -184,20 +192,25 @@ class Copies:
         if channel is not self._channel or not isinstance(reason, ChannelClosed):
             return  # replaced, or the link is going: `link_lost` follows
         self._channel = None
-        for copy in self._confirms.lost():
+        unsure = self._confirms.lost()
+        for copy in unsure:
             if copy.returned is not None:
                 self._refused(copy, copy.returned)
+            elif len(unsure) == 1:
+                self._refused(copy, str(reason), for_good=True)
             else:
                 self._in_doubt(copy, str(reason))
+        self._one_by_one = True
         self._changed()
         if self.on_broken is not None:
             self.on_broken()
 
     # --- what was not taken -------------------------------------------------------------------------------------
 
-    def _refused(self, copy: Copy, why: str) -> None:
+    def _refused(self, copy: Copy, why: str, *, for_good: bool = False) -> None:
+        """The broker does not have it; what is refused `for_good` would be by this way again."""
         now = time.monotonic()
-        if not copy.next_way(now):
+        if not copy.next_way(now) or (for_good and copy.tried_all):
             self._call(lambda: copy.refused(why))
         elif not copy.tried_all:
             self.send(copy)
@@ -225,7 +238,9 @@ class Copies:
             log.exception("letting a request go failed")
 
     def _changed(self) -> None:
+        self._publish_waiting()
         if not len(self):
+            self._one_by_one = False
             self._empty.set()
         if self.on_change is not None:
             self.on_change()
