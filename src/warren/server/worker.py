@@ -13,7 +13,6 @@ import contextlib
 import contextvars
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,14 +20,15 @@ from typing import Any, NamedTuple, Protocol
 
 from warren.amqp.frames import Delivery, FrameError
 from warren.connection.link import HotChannel
-from warren.errors import CallError, Code, Execution, Origin, RemoteError, WorkerLost, make_error
+from warren.errors import CallError, Code, Execution, Origin, WorkerLost, make_error
 from warren.middleware import Middleware, chain
-from warren.protocol import codecs, wire
+from warren.protocol import wire
 from warren.protocol.codecs import CodecError
 from warren.protocol.deadline import Slice, Timers, remaining_budget
+from warren.protocol.problems import Problem, describe
 from warren.protocol.running import reset_running, set_running
 from warren.protocol.signature import Arguments, Method
-from warren.protocol.wire import Problem, Request, UnreadableHeaders
+from warren.protocol.wire import Request, UnreadableHeaders
 from warren.server.aside import Aside, LetGo
 from warren.server.context import CurrentCall
 from warren.server.threads import WorkerThreads
@@ -377,21 +377,11 @@ class Worker:
         request, method = running.request, running.method
         if running.stopped_by is not None and isinstance(error, asyncio.CancelledError):
             return self._error_reply(request, running.stopped_by)
-        if isinstance(error, CallError):
-            # Its own evidence may be about a nested call; the caller wants to know about this one.
-            execution = Execution.EXECUTED if running.entered else Execution.NOT_EXECUTED
-            ours = make_error(error.code, error.reason, error.message, execution=execution, origin=Origin.HANDLER)
-            return self._error_reply(request, ours)
-        name = type(error).__name__
-        registered = name in method.errors
-        problem = Problem(error=name, details=_details(error))
-        if not registered:
+        ours, problem = describe(
+            error, method.errors, tracebacks=self._service.tracebacks, entered=running.entered, earlier=False
+        )
+        if problem.state is None and not isinstance(error, CallError):
             log.error("%s raised (call %s)", method.full_name, request.call_id, exc_info=error)
-        if self._service.tracebacks:
-            with contextlib.suppress(Exception):  # an exception's own __str__ may fail
-                problem.traceback = "".join(traceback.format_exception(error))
-        text = _text_of(error)
-        ours = RemoteError(f"{name}: {text}" if text else name)
         return self._error_reply(request, ours, problem)
 
     def _error_reply(self, request: Request, error: CallError, problem: Problem | None = None) -> Outcome:
@@ -526,21 +516,3 @@ def _too_late(execution: Execution) -> _Refused:
 
 def _executed(code: Code, reason: str, message: str) -> CallError:
     return make_error(code, reason, message, execution=Execution.EXECUTED, origin=Origin.SERVER)
-
-
-def _text_of(error: BaseException) -> str:
-    """An exception's text; a foreign class may fail even at that."""
-    try:
-        return str(error)
-    except Exception as second:
-        return f"(its text is not available: {type(second).__name__})"
-
-
-def _details(error: BaseException) -> list[Any] | None:
-    """An exception's arguments, where they can be written as JSON."""
-    details = list(error.args)
-    try:
-        codecs.encode(codecs.PROBLEM, details)
-    except CodecError:
-        return None
-    return details
