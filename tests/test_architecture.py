@@ -44,6 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     # protocol/: what is said on the wire, pure
     frozenset({"warren.middleware", "warren.protocol", "warren.protocol.codecs", "warren.protocol.deadline"}),
     frozenset({"warren.protocol.evidence", "warren.protocol.running", "warren.protocol.signature"}),
+    frozenset({"warren.protocol.problems"}),
     frozenset({"warren.protocol.wire"}),
     frozenset({"warren.protocol.dead_letter"}),
     # connection/: one connection kept open; alone knows Pika

@@ -136,7 +136,7 @@ def test_an_error_is_written_as_pika_writes_it(correlation_id: bytes, error: Any
         type="error",
     )
     request = wire.Request(delivered(call_properties(correlation_id)))
-    written, _body = wire.error_reply(request, error, wire.Problem())
+    written, _body = wire.error_reply(request, error)
     assert written == pika_frames.properties(expected)
 
 
@@ -144,7 +144,7 @@ def test_an_error_is_written_as_pika_writes_it(correlation_id: bytes, error: Any
 def test_an_error_for_a_bare_caller_is_text_with_the_status_in_headers(correlation_id: bytes, error: Any) -> None:
     request = wire.Request(delivered(wire.bare_properties(correlation_id, b"q", b"1")))
     expected = spec.BasicProperties(headers=status_headers(error), correlation_id=correlation_id)
-    assert wire.error_reply(request, error, wire.Problem()) == (
+    assert wire.error_reply(request, error) == (
         pika_frames.properties(expected),
         f"{error.code.value}: {error.message}".encode(),
     )
@@ -262,7 +262,7 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
 def test_reading_a_reply_ends_in_a_content_type_or_a_call_error(given_set: dict[str, Any], body: bytes) -> None:
     p = decode_properties(pika_frames.properties(spec.BasicProperties(**given_set)))
     try:
-        assert isinstance(wire.read_reply(p, body, lambda _problem: None), str)
+        assert isinstance(wire.read_reply(p, body, lambda *_told: None), str)
     except CallError:
         return
 
@@ -270,9 +270,9 @@ def test_reading_a_reply_ends_in_a_content_type_or_a_call_error(given_set: dict[
 @given(some.ids, errors)
 def test_an_error_reads_as_it_was_written(correlation_id: bytes, error: Any) -> None:
     request = wire.Request(delivered(call_properties(correlation_id)))
-    properties, body = wire.error_reply(request, error, wire.Problem())
+    properties, body = wire.error_reply(request, error)
     with pytest.raises(type(error)) as caught:
-        wire.read_reply(decode_properties(properties), body, lambda _problem: None)
+        wire.read_reply(decode_properties(properties), body, lambda *_told: None)
     read = caught.value
     assert (read.code, read.reason, read.message, read.execution, read.origin) == (
         error.code,

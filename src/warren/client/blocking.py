@@ -40,6 +40,7 @@ from warren.client.calls import PendingCall
 from warren.connection.settings import Password, Settings, make_settings
 from warren.errors import CallError, Cancelled, Execution
 from warren.protocol import wire
+from warren.protocol.problems import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +91,7 @@ class Client:
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = {error.__name__: error for error in errors}
+        self._errors = registry(errors)
         self._targets: Targets = {}
         self._io = _IOThread(
             settings, Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()

@@ -11,8 +11,6 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from warren.amqp.frames import (
     Delivery,
     FrameError,
@@ -24,7 +22,8 @@ from warren.amqp.frames import (
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
 from warren.printable import printable
-from warren.protocol import codecs
+from warren.protocol import codecs, problems
+from warren.protocol.problems import Problem
 
 VERSION = 1
 EXCHANGE = "warren"
@@ -341,17 +340,6 @@ def _text(value: bytes | None) -> str | None:
 # --- replies ------------------------------------------------------------------------------------------------------
 
 
-class Problem(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=False):
-    """The body of an error reply (RFC 9457, with members of our own)."""
-
-    title: str = ""
-    detail: str = ""
-    origin: str = Origin.SERVER.value
-    error: str | None = None
-    details: Any = None
-    traceback: str | None = None
-
-
 _decode_problem = codecs.decoder(codecs.PROBLEM, Problem)
 
 
@@ -371,8 +359,9 @@ def result_properties(request: Request, content_type: str) -> bytes:
     return start + correlation_id
 
 
-def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[bytes, bytes]:
-    """Property bytes and body of a reply that carries an error: for a bare peer its text."""
+def error_reply(request: Request, error: CallError, problem: Problem | None = None) -> tuple[bytes, bytes]:
+    """Property bytes and body of a reply that carries an error: for a bare peer its text. Never raises."""
+    error = problems.harmless(error)
     table = {
         "rpc-status": error.code.value,
         "rpc-reason": error.reason,
@@ -380,23 +369,15 @@ def error_reply(request: Request, error: CallError, problem: Problem) -> tuple[b
     }
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
-        return encode_properties(p), f"{error.code.value}: {_sendable(error.message)}".encode()
+        return encode_properties(p), f"{error.code.value}: {error.message}".encode()
     if request.properties.delivery_mode == PERSISTENT:
         p.delivery_mode = PERSISTENT
     p.content_type, p.type = codecs.PROBLEM.encode(), _ERROR_TYPE
-    problem.title = f"{error.code.value}/{error.reason}"
-    problem.detail, problem.origin = _sendable(error.message), error.origin.value
-    if problem.traceback is not None:
-        problem.traceback = _sendable(problem.traceback)
-    return encode_properties(p), codecs.encode(codecs.PROBLEM, problem)
+    return encode_properties(p), problems.encode(problem or Problem(), error)
 
 
-def _sendable(text: str) -> str:
-    """Text without what UTF-8 cannot carry, like the odd bytes in a file name."""
-    return text.encode("utf-8", "replace").decode()
-
-
-ErrorFactory = Callable[[Problem], Exception | None]
+#: Makes a registered exception of a reply's body and of what its headers say; None where it is not registered.
+ErrorFactory = Callable[[Problem, CallError], Exception | None]
 
 
 def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
@@ -440,9 +421,6 @@ def undecodable_reply(why: str) -> CallError:
 
 def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered: ErrorFactory) -> Exception:
     problem = _read_problem(p, body)
-    rebuilt = registered(problem)
-    if rebuilt is not None:
-        return rebuilt
     code = _member(Code, table.get("rpc-status"), Code.UNKNOWN)
     reason = str(table.get("rpc-reason", "UNKNOWN"))
     error = make_error(
@@ -452,9 +430,14 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
         execution=_member(Execution, table.get("rpc-executed"), Execution.UNKNOWN),
         origin=_member(Origin, problem.origin, Origin.SERVER),
     )
+    rebuilt = registered(problem, error)
+    if rebuilt is not None:
+        return rebuilt
     if isinstance(error, RemoteError):
         error.type = problem.error or "Exception"
         error.details, error.traceback = problem.details, problem.traceback
+    for note in problem.notes:
+        error.add_note(note)
     return error
 
 

@@ -4,15 +4,13 @@ raised, there is a reply to send, if only one that says that the true one could 
 
 from __future__ import annotations
 
-import contextlib
-import traceback
 from typing import Any, NamedTuple
 
 from warren.errors import CallError
 from warren.logs import get_logger
-from warren.protocol import codecs, evidence, wire
+from warren.protocol import evidence, wire
 from warren.protocol.codecs import CodecError
-from warren.protocol.evidence import Ending, conclude, raised
+from warren.protocol.evidence import Ending, conclude
 from warren.protocol.wire import Problem
 from warren.server.attempt import Attempt
 
@@ -64,52 +62,21 @@ class Replies:
 
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:
         """The reply that carries what a handler, or its middleware, raised."""
-        told, problem = describe(error, attempt, tracebacks=self._tracebacks)
+        told, problem = describe(
+            error,
+            attempt.method.errors,
+            tracebacks=self._tracebacks,
+            entered=attempt.entered,
+            earlier=attempt.earlier,
+        )
         return self._error(attempt, told, problem)
 
     def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
         request = attempt.request
         assert request is not None
-        try:
-            properties, body = wire.error_reply(request, error, problem)
-            if len(body) > self._max_size:
-                error.message = error.message[:1000]
-                problem = Problem(error=problem.error)
-                properties, body = wire.error_reply(request, error, problem)
-        except Exception:
-            log.exception("%s: an error's reply cannot be written", attempt.name)
-            error = conclude(
-                evidence.SERVER, "its error could not be written", earlier=attempt.earlier, entered=attempt.entered
-            )
-            problem = Problem()
+        properties, body = wire.error_reply(request, error, problem)
+        if len(body) > self._max_size:
+            error.message = error.message[:1000]
+            problem = Problem(error=problem.error)
             properties, body = wire.error_reply(request, error, problem)
         return Reply(properties, body, error, problem)
-
-
-def describe(error: BaseException, attempt: Attempt, *, tracebacks: bool) -> tuple[CallError, Problem]:
-    if isinstance(error, CallError):
-        return raised(error, earlier=attempt.earlier, entered=attempt.entered), Problem()
-    name = type(error).__name__
-    problem = Problem(error=name, details=_details(error))
-    if tracebacks:
-        with contextlib.suppress(Exception):
-            problem.traceback = "".join(traceback.format_exception(error))
-    text = _text_of(error)
-    message = f"{name}: {text}" if text else name
-    return conclude(evidence.HANDLER_EXCEPTION, message, earlier=attempt.earlier, entered=attempt.entered), problem
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as second:
-        return f"(its text is not available: {type(second).__name__})"
-
-
-def _details(error: BaseException) -> list[Any] | None:
-    try:
-        details = list(error.args)
-        codecs.encode(codecs.PROBLEM, details)
-    except Exception:
-        return None
-    return details

@@ -8,6 +8,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from warren.middleware import Middleware
 from warren.protocol import wire
+from warren.protocol.problems import registry
 from warren.protocol.signature import Delivery, Method, make_method, mark
 from warren.server.context import CurrentCall
 from warren.server.server import Server
@@ -90,7 +91,7 @@ class Service:
         self.name = name
         self.queue: QueueKind = queue
         self.max_length = max_length
-        self.errors = {error.__name__: error for error in errors}
+        self.errors = registry(errors)
         self.middleware = tuple(middleware)
         self.tracebacks = tracebacks
         self.declare = declare

@@ -258,8 +258,8 @@ class Worker:
                 self._loop.call_soon(self._start_waiting)
 
     def _log_failure(self, attempt: Attempt, reply: Reply, error: BaseException) -> None:
-        if reply.failure is None or type(error) in attempt.method.errors.values():
-            return  # of a class that is registered: part of the conversation
+        if reply.failure is None or (reply.problem is not None and reply.problem.state is not None):
+            return  # an exception that travels as itself is part of the conversation
         if reply.failure.reason == evidence.HANDLER_EXCEPTION.reason:
             log.error("%s raised: %s", attempt.name, reply.failure.message, exc_info=error)
         else:

@@ -14,7 +14,8 @@ from warren.amqp.frames import Delivery, FrameError, Properties, decode_properti
 from warren.amqp.tables import encode_table, encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, Overloaded, RemoteError, WorkerLost, make_error
 from warren.protocol import codecs, wire
-from warren.protocol.wire import Problem, Request, RequestTemplate, UnreadableHeaders
+from warren.protocol.problems import Problem
+from warren.protocol.wire import Request, RequestTemplate, UnreadableHeaders
 
 
 def request_with(body: bytes = b"", **properties: Any) -> Request:
@@ -298,7 +299,7 @@ def test_headers_pass_through_a_worker_as_they_came() -> None:
 # --- results ------------------------------------------------------------------------------------------------------
 
 
-def nothing_registered(_problem: Problem) -> Exception | None:
+def nothing_registered(_problem: Problem, _status: CallError) -> Exception | None:
     return None
 
 
@@ -372,7 +373,7 @@ def test_a_lost_worker_arrives_as_itself() -> None:
 def test_a_registered_exception_is_raised_as_itself() -> None:
     encoded, body = wire.error_reply(warren_request(), RemoteError("x"), Problem(error="KeyError", details=["x"]))
 
-    def registered(problem: Problem) -> Exception | None:
+    def registered(problem: Problem, _status: CallError) -> Exception | None:
         return KeyError(*problem.details) if problem.error == "KeyError" else None
 
     with pytest.raises(KeyError, match="x"):
