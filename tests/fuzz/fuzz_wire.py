@@ -41,7 +41,7 @@ def read_as_reply(properties: bytes, body: bytes) -> None:
         return
     try:
         wire.read_bounce(p)
-        wire.read_reply(p, body, lambda _problem: None)
+        wire.read_reply(p, body, lambda _problem, _status: None)
     except CallError:
         pass
 

@@ -11,7 +11,7 @@ from warren.logs import get_logger
 from warren.protocol import evidence, wire
 from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
-from warren.protocol.wire import Problem
+from warren.protocol.problems import Problem, describe
 from warren.server.attempt import Attempt
 
 log = get_logger("warren.server")
