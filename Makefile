@@ -1,11 +1,14 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak fuzz test-matrix differential lint types bench bench-micro venv rabbit interop-js clean
+.PHONY: help demo quick test nightly faults soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
+.PHONY: interop-js clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
 JS := tests/interop/js
 CODE := $(wildcard src tests tools examples benchmarks)
+# Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2 --dist loadgroup"
+LANES := -n auto --dist loadgroup
 export DEBIAN_FRONTEND := noninteractive
 
 # The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
@@ -28,14 +31,20 @@ help:  ## what there is to type
 demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
 	@$(PY) -m warren demo $(ARGS)
 
-test: venv rabbit interop-js  ## all tests, on a real RabbitMQ; more options: make test ARGS="-k name"
-	@$(PY) -m pytest $(ARGS)
+quick: venv rabbit  ## tests of pure modules, architecture and docs, in less than a minute
+	@$(PY) -m pytest $(LANES) --hypothesis-profile=quick $(wildcard tests/test_*.py) tests/unit tests/property $(ARGS)
+
+test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
+	@$(PY) -m pytest $(LANES) $(ARGS)
+
+nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), benchmarks
+	@$(MAKE) --keep-going test soak fuzz differential test-matrix bench
 
 soak: venv rabbit  ## ten minutes of calls under random faults, all accounted for; make soak ARGS="--minutes 60 --seed 7"
 	@PYTHONPATH=.:tools $(PY) -m tests.faults.soak $(ARGS)
 
 faults: venv rabbit  ## the fault scenarios only; writes docs/reliability-scenarios.md
-	@$(PY) -m pytest tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
+	@$(PY) -m pytest $(LANES) tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
 
 test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, in chroots (root); one: ARGS="--only sid"
 	@$(PY) tools/matrix.py $(ARGS)
@@ -44,7 +53,7 @@ fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fu
 	@$(PY) -m tests.fuzz $(ARGS)
 
 differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some minutes
-	@$(PY) -m pytest tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
+	@$(PY) -m pytest $(LANES) tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)
@@ -52,6 +61,9 @@ lint: venv  ## ruff: rules and formatting
 
 types: venv  ## mypy, strict
 	@.venv/bin/mypy
+
+map: venv  ## which room of the source imports which, and how long its parts are; a drawing: make map ARGS=--mermaid
+	@$(PY) tools/floorplan.py $(ARGS)
 
 bench: venv rabbit .venv/bench-stamp  ## speed beside other libraries and C; quicker: make bench ARGS=--quick
 	@$(call need,$(CC) -E -include amqp.h -x c /dev/null,gcc libc6-dev librabbitmq-dev)

@@ -3,10 +3,16 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["pytester", "tests.support.broker", "tests.support.scenarios"]
+pytest_plugins = [
+    "pytester",
+    "tests.support.broker",
+    "tests.support.lanes",
+    "tests.support.scenarios",
+    "tests.support.seeds",
+]
 
 # No deadline per example and no complaint about slow ones: the machine may be busy, that is not what is tested.
-# `pytest --hypothesis-profile=thorough` searches for minutes instead of seconds.
+# `pytest --hypothesis-profile=thorough` searches for minutes instead of seconds, `quick` for less than one.
 settings.register_profile(
     "warren",
     deadline=None,
@@ -15,6 +21,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("thorough", settings.get_profile("warren"), max_examples=2000)
+settings.register_profile("quick", settings.get_profile("warren"), max_examples=20)
 settings.load_profile("warren")
 
 

@@ -9,6 +9,9 @@ with a broker the system may run: ports, cookie, epmd and data are its own. Stan
 
 import argparse
 import contextlib
+import fcntl
+import functools
+import itertools
 import os
 import secrets
 import shutil
@@ -25,6 +28,8 @@ from pathlib import Path
 from typing import Self
 
 _HOST = "127.0.0.1"
+# Where ports come from, and how many a process gets at a time: see `_block`.
+_FIRST_PORT, _LAST_PORT, _BLOCK = 20_000, 32_700, 100
 _LIB = Path("/usr/lib/rabbitmq")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -129,7 +134,7 @@ class _Neighbourhood:
     """What nodes that know each other share: a cookie and an epmd, which ends with the last of them."""
 
     def __init__(self) -> None:
-        self.port = _free_ports(1)[0]
+        self.port = free_ports(1)[0]
         self.cookie = secrets.token_hex(20)
         self.epmd: subprocess.Popen[bytes] | None = None
         self.members: set[str] = set()
@@ -162,7 +167,7 @@ class Node:
         tls: TlsFiles | None = None,
         neighbours: _Neighbourhood | None = None,
     ) -> None:
-        self.port, self.tls_port, self._dist_port = _free_ports(3)
+        self.port, self.tls_port, self._dist_port = free_ports(3)
         self.base = Path(tempfile.mkdtemp(prefix="warren-rabbit-")) if base is None else base.resolve()
         self.log_path = self.base / "rabbit.log"
         self.url = f"amqp://guest:guest@{_HOST}:{self.port}/"
@@ -257,7 +262,7 @@ class Node:
         """Run `rabbitmqctl` on the node (takes 0.5 to 2 s) and return its output; RabbitError if it fails."""
         if self._bin is None:
             raise RabbitError(f"{self.name} was never started")
-        port = str(_free_ports(1)[0])
+        port = str(free_ports(1)[0])
         env = self._env() | {"RABBITMQ_CTL_DIST_PORT_MIN": port, "RABBITMQ_CTL_DIST_PORT_MAX": port}
         command = [f"{self._bin}/rabbitmqctl", "-q", *args]
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -461,17 +466,42 @@ def _end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
-    """Choose ports that are free now.
+@functools.cache
+def _block() -> Iterator[int]:
+    """The ports of this process, round and round: a block that no other process has while this one lives.
 
-    Linux gives outgoing connections ports of the other parity, so that a client that keeps dialling a
-    dead node neither takes its port nor connects to itself.
+    They are below those that Linux gives out by itself, so a port stays ours while nothing listens on it, between a
+    node's `kill` and its `start`: no test that runs beside takes it, and no client that keeps dialling it meets itself.
     """
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind((_HOST, 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
+    folder = Path(tempfile.gettempdir()) / f"warren-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for first in range(_FIRST_PORT, _LAST_PORT, _BLOCK):
+        held = os.open(folder / str(first), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+        else:
+            return itertools.cycle(range(first, first + _BLOCK))  # the lock ends with the process
+    raise RabbitError(f"all blocks of ports from {_FIRST_PORT} to {_LAST_PORT} are in use: {folder}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Choose ports on loopback that nothing listens on and that are this process's own; RabbitError without any."""
+    found = list(itertools.islice(filter(_is_free, itertools.islice(_block(), _BLOCK)), count))
+    if len(found) < count:
+        raise RabbitError(f"fewer than {count} of this process's {_BLOCK} ports are free")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past do not count
+        try:
+            sock.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def _listens(port: int) -> bool:

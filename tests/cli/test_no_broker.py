@@ -1,7 +1,6 @@
 """Without a broker on the default port, a free one here: it is said, and the embedded one offered, not taken."""
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rabbit import free_ports
 from tests.cli.running import PATIENCE, Running, environment
 from warren.cli.terminal import offer_broker
 
@@ -27,9 +27,7 @@ main()
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rabbit import free_ports
 from tests.contract.brokers import BrokerUnderTest, private_broker, tls_port
 from tests.support.serving import ROOT, serving
 from tests.support.tls import Certificates, make_certificates
@@ -24,9 +25,7 @@ from warren import AsyncClient, CallError, Client, Execution, PermissionDenied, 
 
 def free_port() -> int:
     """A port on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def address(url: str) -> str:

@@ -59,7 +59,6 @@ def caller(client: Client, method: str, name: str, seen: dict[str, Ending]) -> N
     f"{THREADS} threads make {THREADS * CALLS} calls during {CUTS} random cuts and silences: each ends once, in its own"
     " result or a typed error; results ran, NOT_SENT and NOT_EXECUTED did not, nothing ran twice.",
 )
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_every_call_of_many_threads_is_accounted_for_through_random_cuts(
     proxy: Proxy, served: Counting, rabbit: Node, seed: int
 ) -> None:

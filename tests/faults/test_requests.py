@@ -469,9 +469,9 @@ CONTENT = range(35, 150)  # what follows: properties and body
         ),
     ],
 )
-async def test_a_flipped_bit_harms_no_other_call(proxy: Proxy, served: Counting, part: range, way: Way) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
+async def test_a_flipped_bit_harms_no_other_call(
+    proxy: Proxy, served: Counting, part: range, way: Way, seed: int
+) -> None:
     rng = random.Random(seed)
     for number in range(12):
         # A client of its own each time, so that the pauses between its attempts stay short.

@@ -21,7 +21,6 @@ SECONDS = 60.0
     " with true evidence; nothing that may not runs twice; nothing is left behind. `make soak` does it for 10 minutes.",
 )
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_every_call_of_a_soak_is_accounted_for(
     breakable_rabbit: Node, service_name: str, tmp_path: Path, seed: int
 ) -> None:

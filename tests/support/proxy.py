@@ -24,6 +24,8 @@ from typing import Any, Literal, Self
 
 from pika import spec
 
+from rabbit import free_ports
+
 HOST = "127.0.0.1"
 #: Bytes that are read at a time, and how many such pieces may be on their way in one direction; beyond, the proxy stops
 #: reading and TCP pushes back. Little of both, and of what the kernel holds for it: a peer shall feel a slow line.
@@ -319,7 +321,7 @@ class Proxy:
     """
 
     def __init__(self, broker_port: int) -> None:
-        self.port = 0
+        [self.port] = free_ports(1)
         self.up = Line(self._wake)
         self.down = Line(self._wake)
         self.accepted: list[float] = []
@@ -455,7 +457,6 @@ class Proxy:
             self._listener = socket.create_server((HOST, self.port), backlog=500)
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)  # accepted ones inherit it
             self._listener.setblocking(False)
-            self.port = int(self._listener.getsockname()[1])
             self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _close_listener(self) -> None:

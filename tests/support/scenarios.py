@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pika
 import pytest
@@ -54,36 +55,34 @@ def table(rows: Iterable[Row], versions: str) -> str:
 
 
 class Scenarios:
-    """Collects what the tests of a run promise and how they ended."""
+    """Collects what the tests of a run promise and how they ended, from reports: parallel workers send theirs."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rows: dict[str, Row] = {}
-        self._rows_of: dict[str, list[Row]] = {}
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        for item in session.items:
-            for mark in item.iter_markers("scenario"):
-                number, promise = mark.args
-                test = item.nodeid.partition("[")[0].removeprefix("tests/")
-                row = self._rows.setdefault(f"{number} {test}", Row(number, promise, test))
-                self._rows_of.setdefault(item.nodeid, []).append(row)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        rows = self._rows_of.get(report.nodeid, [])
         if report.when == "call" or report.outcome != "passed":
             outcome = report.outcome if report.when == "call" else f"{report.outcome} in {report.when}"
-            for row in rows:
-                row.outcomes[outcome] += 1
+            for name, told in report.user_properties:
+                if name == "scenario":
+                    number, promise, test = cast(tuple[int, str, str], told)
+                    row = self._rows.setdefault(f"{number} {test}", Row(number, promise, test))
+                    row.outcomes[outcome] += 1
 
     def pytest_sessionfinish(self) -> None:
-        ran = [row for row in self._rows.values() if row.outcomes]
         versions = f"RabbitMQ {rabbit.version()}, Python {platform.python_version()}, Pika {pika.__version__}."
-        self._file.write_text(table(ran, versions))
+        self._file.write_text(table(self._rows.values(), versions))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--scenario-table", metavar="FILE", help="write the fault scenarios that ran as Markdown")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        test = item.nodeid.partition("[")[0].removeprefix("tests/")
+        item.user_properties += [("scenario", (*mark.args, test)) for mark in item.iter_markers("scenario")]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,66 @@
+"""Functions, classes and files stay short enough to be read at once; `make map` prints the figures."""
+
+import pytest
+
+from floorplan import Size, floors, percentile, read, rooms, sizes
+
+TREES = read()
+SIZES = sizes(TREES)
+
+CLASS, FILE = 200, 450
+
+#: Longer than they should be, from before these limits. Lines only go out of these lists.
+LONG_CLASSES = frozenset(
+    {
+        "warren.broker.channel.Channel",
+        "warren.broker.embedded.Broker",
+        "warren.broker.methods.ChannelHandler",
+        "warren.broker.model.VirtualHost",
+        "warren.broker.queues.Queue",
+        "warren.broker.session.Session",
+        "warren.client.async_client.AsyncClient",
+        "warren.client.caller.Caller",
+        "warren.connection.stream.Stream",
+        "warren.server.server.Server",
+        "warren.server.worker.Worker",
+    }
+)
+LONG_FILES = frozenset(
+    {
+        "warren.amqp.frames",
+        "warren.bench.runner",
+        "warren.broker.methods",
+        "warren.broker.session",
+        "warren.client.caller",
+        "warren.connection.link",
+        "warren.connection.stream",
+        "warren.protocol.wire",
+        "warren.server.worker",
+    }
+)
+
+
+def longer(found: list[Size], limit: int) -> dict[str, int]:
+    return {size.name: size.lines for size in found if size.lines > limit}
+
+
+def test_functions_are_short() -> None:
+    assert percentile(SIZES.functions, 0.5) <= 5
+    assert percentile(SIZES.functions, 0.95) <= 17
+
+
+@pytest.mark.parametrize(
+    ("found", "limit", "excused"),
+    [
+        pytest.param(SIZES.classes, CLASS, LONG_CLASSES, id="classes"),
+        pytest.param(SIZES.files, FILE, LONG_FILES, id="files"),
+    ],
+)
+def test_nothing_else_grows_long(found: list[Size], limit: int, excused: frozenset[str]) -> None:
+    long = longer(found, limit)
+    assert {name: lines for name, lines in long.items() if name not in excused} == {}
+    assert excused - long.keys() == set(), "short now, or gone: take it out of the list"
+
+
+def test_no_rooms_import_each_other() -> None:
+    assert floors(rooms(TREES))["warren"] > 0  # it raises CycleError where they do
