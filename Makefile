@@ -7,8 +7,8 @@
 PY := .venv/bin/python
 JS := tests/interop/js
 CODE := $(wildcard src tests tools examples benchmarks)
-# Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2 --dist loadgroup"
-LANES := -n auto --dist loadgroup
+# Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2"
+LANES := -n auto
 export DEBIAN_FRONTEND := noninteractive
 
 # The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
