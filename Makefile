@@ -7,8 +7,8 @@
 PY := .venv/bin/python
 JS := tests/interop/js
 CODE := $(wildcard src tests tools examples benchmarks)
-# Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2 --dist loadgroup"
-LANES := -n auto --dist loadgroup
+# Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2"
+LANES := -n auto
 export DEBIAN_FRONTEND := noninteractive
 
 # The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
@@ -32,7 +32,7 @@ demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ:
 	@$(PY) -m warren demo $(ARGS)
 
 quick: venv rabbit  ## tests of pure modules, architecture and docs, in less than a minute
-	@$(PY) -m pytest $(LANES) --hypothesis-profile=quick $(wildcard tests/test_*.py) tests/unit tests/property $(ARGS)
+	@$(PY) -m pytest $(LANES) --hypothesis-profile=quick tests/test_architecture.py tests/test_sizes.py tests/test_docs.py tests/unit tests/property $(ARGS)
 
 test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(LANES) $(ARGS)

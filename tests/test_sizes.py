@@ -32,8 +32,6 @@ LONG_FILES = frozenset(
         "warren.broker.methods",
         "warren.broker.session",
         "warren.client.caller",
-        "warren.connection.link",
-        "warren.connection.stream",
         "warren.protocol.wire",
         "warren.server.worker",
     }

@@ -38,8 +38,9 @@ def running(program: str, url: str, *arguments: str) -> Iterator[subprocess.Pope
 
 def rest(process: subprocess.Popen[str]) -> list[str]:
     """What it prints until it ends by itself."""
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
+    assert process.stdout is not None
+    output = process.stdout.read()  # communicate() would forget what came together with "ready"
+    assert process.wait(PATIENCE) == 0
     return output.splitlines()
 
 

@@ -15,9 +15,9 @@ from warren.cli.terminal import offer_broker
 #: ``warren`` with another default URL.
 _PROGRAM = """
 import sys
-import warren.connection.settings
+from warren.connection import settings
 
-warren.settings.DEFAULT_URL = sys.argv.pop(1)
+settings.DEFAULT_URL = sys.argv.pop(1)
 
 from warren.cli import main
 

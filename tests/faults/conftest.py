@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from rabbit import Cluster, Node
+from rabbit import Node
 from tests.support.evidence import Counting, reply_queues, sockets, threads
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
@@ -56,17 +56,3 @@ def proxy(rabbit: Node) -> Iterator[Proxy]:
 async def counting(service_name: str) -> Counting:
     """A service of its own, not running yet."""
     return Counting(service_name)
-
-
-@pytest.fixture(scope="module")
-def whole_cluster() -> Iterator[Cluster]:
-    """Three nodes for the tests of one file; three VMs are too many to keep beside the other tests."""
-    with Cluster(name="warren-faults", extra_conf="net_ticktime = 5") as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    """The three nodes for a test that kills, freezes or restarts some of them; whole again afterwards."""
-    yield whole_cluster
-    whole_cluster.mend()

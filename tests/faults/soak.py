@@ -480,7 +480,7 @@ class Soak:
         self._wrong += [f"{count} messages are left in {queue}" for queue, count in waiting.items() if count]
         expected = before._replace(queues=before.queues + 2 * len(KINDS))
         with suppress(TimeoutError):
-            await until(lambda: Belongings.now(self._node) == expected, seconds=10)
+            await until(lambda: Belongings.now(self._node) == expected)
         left = Belongings.now(self._node)
         if left != expected:
             self._wrong.append(f"left behind: {left}, expected {expected}; {reply_queues(self._node)} reply queues")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -14,6 +14,20 @@ from warren import AsyncClient, Client, Execution
 
 #: The cluster may be electing leaders: seconds that calls which shall succeed may take.
 PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def whole_cluster() -> Iterator[Cluster]:
+    """Three nodes for the tests of one file; three VMs are too many to keep beside other tests."""
+    with Cluster(name="warren-faults", extra_conf="net_ticktime = 5") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
+    """The three nodes for a test that kills, freezes or restarts some of them; whole again afterwards."""
+    yield whole_cluster
+    whole_cluster.mend()
 
 
 @pytest.fixture

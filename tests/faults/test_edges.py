@@ -19,6 +19,7 @@ from textwrap import dedent
 import pytest
 
 from rabbit import Node
+from tests.support.evidence import LATE
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, DeadlineExceeded, Service
@@ -471,7 +472,7 @@ async def test_nested_calls_that_need_more_workers_than_there_are_end_at_their_d
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 await client.options(timeout=1).call(target, 5)
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 1 + LATE
             assert await client.call(target, 1) == 1
 
 
@@ -558,7 +559,7 @@ async def test_deadlines_do_not_follow_the_wall_clock(
         monkeypatch.setattr(time, "time", lambda: real() + jump)
         with pytest.raises(DeadlineExceeded):
             await late
-        assert 0.2 < time.monotonic() - began < 4
+        assert 0.2 < time.monotonic() - began < 1 + LATE
         assert await client.call(f"{edge.name}.echo", 1) == 1
         monkeypatch.undo()
         assert await client.call(f"{edge.name}.echo", 2) == 2

@@ -25,6 +25,7 @@ from typing import Any, Literal, Self
 from pika import spec
 
 from rabbit import free_ports
+from tests.support.waiting import PATIENCE
 
 HOST = "127.0.0.1"
 #: Bytes that are read at a time, and how many such pieces may be on their way in one direction; beyond, the proxy stops
@@ -437,7 +438,7 @@ class Proxy:
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something on the proxy's loop, and wait for it."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def _each(self, work: Callable[[_Connection], None]) -> None:
         async def all_of_them() -> None:

@@ -6,8 +6,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: Seconds for what takes less than one on a quiet machine; only a test that fails waits so long.
+PATIENCE = 60.0
 
-async def until(condition: Callable[[], T | None], *, seconds: float = 20.0) -> T:
+
+async def until(condition: Callable[[], T | None], *, seconds: float = PATIENCE) -> T:
     """Poll until the condition gives something true; return it."""
     async with asyncio.timeout(seconds):
         while not (value := condition()):

@@ -14,7 +14,7 @@ import pytest
 
 from warren.server.threads import WorkerThreads
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 _numbers = itertools.count(1)
 
 

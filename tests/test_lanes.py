@@ -1,0 +1,77 @@
+"""The suite's own tools: what parallel workers share out, seeds, and ports."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from rabbit import free_ports
+from tests.support.serving import ROOT
+
+CONFIGURATION = """
+[pytest]
+asyncio_default_fixture_loop_scope = function
+addopts = -p no:cacheprovider
+"""
+
+GROUPS = """
+import os
+import pytest
+
+@pytest.fixture(scope="module")
+def house():
+    return []
+
+@pytest.mark.parametrize("number", range(10))
+def test_together(house, number):
+    house.append(number)
+    assert house == list(range(number + 1))
+
+@pytest.mark.parametrize("number", range(10))
+def test_anywhere(number):
+    pass
+"""
+
+SEED = """
+def test_chance(seed):
+    assert seed == {expected}
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with a suite that has our plugins."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makefile(".ini", pytest=CONFIGURATION)
+    pytester.makeconftest('pytest_plugins = ["tests.support.lanes", "tests.support.seeds"]')
+    return pytester
+
+
+def test_tests_that_share_a_fixture_run_in_one_worker(project: pytest.Pytester) -> None:
+    project.makepyfile(GROUPS)
+    project.runpytest_subprocess("-n", "3").assert_outcomes(passed=20)
+
+
+def test_a_failure_tells_its_seed(project: pytest.Pytester) -> None:
+    project.makepyfile(SEED.format(expected=-1))
+    project.runpytest_subprocess().stdout.re_match_lines([r"again with: --seed \d+"])
+
+
+def test_a_seed_can_be_given(project: pytest.Pytester) -> None:
+    project.makepyfile(SEED.format(expected=7))
+    project.runpytest_subprocess("--seed", "7").assert_outcomes(passed=1)
+
+
+def test_two_processes_choose_different_ports_even_while_nothing_listens_on_them() -> None:
+    program = "from rabbit import free_ports; print(*free_ports(100))"
+    run = [sys.executable, "-c", program]
+    ours = set(free_ports(50))
+    done = subprocess.run(run, cwd=ROOT / "tools", capture_output=True, text=True, check=True, timeout=60)
+    assert not ours & set(map(int, done.stdout.split()))
+
+
+def test_a_port_that_somebody_listens_on_is_not_chosen() -> None:
+    [port] = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        assert port not in {free_ports(1)[0] for _ in range(200)}
