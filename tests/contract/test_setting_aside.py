@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 import pika
@@ -11,8 +12,9 @@ from tests.contract.brokers import BrokerUnderTest
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, Service
+from warren import AsyncClient, DeadlineExceeded, Service
 from warren.protocol import wire
+from warren.protocol.dead_letter import Death
 from warren.server.copies import Copies, Copy
 
 
@@ -114,3 +116,60 @@ def _dead(url: str, service: str) -> Any:
     with raw_channel(url) as channel:
         found = take(channel, wire.dead_queue(service))
     return None if found is None else found[0]
+
+
+async def test_a_failed_cast_stays_in_the_dead_queue_whatever_number_of_calls_expires(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    """They shared one bounded queue once: 10,000 expired calls, of an hour without workers, pushed out every cast."""
+    async with serving(make_service(service_name), url=url):
+        await client.cast(f"{service_name}.fragile", "one argument too many")
+        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    hasty = client.options(timeout=0.2)
+    ends = await asyncio.gather(*(hasty.call(f"{service_name}.ping") for _ in range(50)), return_exceptions=True)
+    assert {type(end) for end in ends} == {DeadlineExceeded}
+    await until(lambda: depth(raw, service_name) == 0)
+    assert depth(raw, wire.dead_queue(service_name)) == 1
+
+
+async def test_what_a_consumer_rejects_is_kept(client: AsyncClient, url: str, raw: Any, service_name: str) -> None:
+    async with serving(make_service(service_name), url=url):
+        pass
+    await client.cast(f"{service_name}.ping")
+    tag = (await until(lambda: taken(raw, service_name))).delivery_tag
+    raw.basic_reject(tag, requeue=False)
+    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+
+
+def taken(raw: Any, queue: str) -> Any:
+    return raw.basic_get(queue)[0]
+
+
+async def test_a_dead_queue_that_is_deleted_takes_its_exchange_along(url: str, raw: Any, service_name: str) -> None:
+    async with serving(make_service(service_name), url=url):
+        pass
+    raw.queue_delete(wire.dead_queue(service_name))
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="no exchange"):
+        raw.exchange_declare(wire.dead_queue(service_name), passive=True)
+
+
+async def test_a_failed_cast_is_kept_with_what_it_ended_in(
+    client: AsyncClient, url: str, raw: Any, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(service_name)
+
+    @service.method
+    async def fail() -> None:
+        raise KeyError("no such user")
+
+    async with serving(service, url=url):
+        await client.cast(fail)
+        message = await until(lambda: take(raw, wire.dead_queue(service_name)))
+    death = Death.read(message[0].headers)
+    assert (death.reason, death.code, death.execution) == ("HANDLER_EXCEPTION", "UNKNOWN", "EXECUTED")
+    assert (death.type, death.origin, death.attempt) == ("KeyError", "handler", 1)
+    assert "no such user" in str(death.text)
+    assert death.instance
+    assert death.at is not None
+    assert abs((death.at - datetime.now(UTC)).total_seconds()) < 300
+    assert message[0].message_id in caplog.text

@@ -45,7 +45,7 @@ def eval_queue(node: Node, queue: str, expression: str) -> str:
 
 
 @pytest.mark.scenario(
-    29, "All workers are killed and come back after the deadline: what expired is not run; it is in the dead queue."
+    29, "All workers are killed and come back after the deadline: what expired is not run, nor in the dead queue."
 )
 async def test_what_expired_while_nobody_served_is_not_run(
     client: AsyncClient, url: str, raw: Any, rabbit: Node, service_name: str, tmp_path: Path
@@ -64,11 +64,7 @@ async def test_what_expired_while_nobody_served_is_not_run(
     async with serving(make_service(service_name, "classic", runs), url=url):
         await client.call(f"{service_name}.ping")
     assert lines(runs) == ["held"]
-    dead = [take(raw, wire.dead_queue(service_name)) for _ in range(2)]
-    assert {(d[0].headers["x-first-death-reason"], d[1]) for d in dead if d} == {
-        ("expired", b'["held"]'),
-        ("expired", b'["queued"]'),
-    }
+    assert depth(raw, wire.dead_queue(service_name)) == 0  # its callers know
 
 
 @pytest.mark.scenario(

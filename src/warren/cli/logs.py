@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from warren.logs import LineFormatter
+
 
 class LogLevel(StrEnum):
     """The least severe messages that are shown."""

@@ -38,9 +38,9 @@ class Channel:
         self._prefetch = 0
         raw.add_on_close_callback(self._on_close)
 
-    async def declare_exchange(self, name: str, kind: str) -> None:
-        """Declare a durable exchange."""
-        await self._ask(self._raw.exchange_declare, name, kind, durable=True)
+    async def declare_exchange(self, name: str, kind: str, *, auto_delete: bool = False) -> None:
+        """Declare a durable exchange; with `auto_delete` it goes with the last of what is bound to it."""
+        await self._ask(self._raw.exchange_declare, name, kind, durable=True, auto_delete=auto_delete)
 
     async def declare_queue(self, name: str, *, arguments: dict[str, Any] | None = None) -> None:
         """Declare a durable queue."""
@@ -60,8 +60,14 @@ class Channel:
         """Delete a queue with all that is in it; one that does not exist is no error."""
         await self._ask(self._raw.queue_delete, name)
 
-    async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
-        await self._ask(self._raw.queue_bind, queue, exchange, routing_key)
+    async def bind(
+        self, queue: str, exchange: str, routing_key: str, *, arguments: dict[str, Any] | None = None
+    ) -> None:
+        await self._ask(self._raw.queue_bind, queue, exchange, routing_key, arguments=arguments)
+
+    async def bind_exchange(self, to: str, exchange: str, routing_key: str) -> None:
+        """Let one exchange have what another gets under a key."""
+        await self._ask(self._raw.exchange_bind, to, exchange, routing_key)
 
     async def qos(self, prefetch: int) -> None:
         """At most `prefetch` unacknowledged deliveries at a time, for consumers that start from now on."""

@@ -64,7 +64,7 @@ def service_queue(service: str) -> str:
 
 
 def dead_queue(service: str) -> str:
-    """The queue that keeps what the service could not handle."""
+    """The queue that keeps what the service could not handle, and the exchange through which the broker adds to it."""
     return f"{service}.dead"
 
 
@@ -92,6 +92,12 @@ def dead_queue_arguments(*, quorum: bool) -> dict[str, Any]:
     """The arguments of a service's dead queue, which lives on as many nodes as the service's own."""
     return DEAD_QUEUE_ARGUMENTS | ({"x-queue-type": "quorum"} if quorum else {})
 
+
+#: Why the broker takes requests off a service's queue that are kept, each the arguments of a binding. What expired is
+#: not: its caller waits no longer and is told, and a flood of it would push out the rest [docs/adr/0013].
+KEPT_DEATHS: tuple[dict[str, Any], ...] = tuple(
+    {"x-match": "all-with-x", "x-first-death-reason": reason} for reason in ("rejected", "delivery_limit", "maxlen")
+)
 
 #: A durable reply queue goes when its client has been away for so long (milliseconds).
 DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000}

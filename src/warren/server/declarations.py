@@ -38,8 +38,17 @@ def steps(service: Served) -> Iterator[Step]:
     if service.declare:
         yield Step(lambda channel: channel.declare_queue(queue, arguments=arguments), needed=True)
         yield Step(lambda channel: channel.declare_queue(dead, arguments=dead_arguments), needed=False)
-        yield Step(lambda channel: channel.bind(dead, wire.BOUNCE_EXCHANGE, service.name), needed=False)
+        yield Step(lambda channel: _keep_deaths(channel, service.name), needed=False)
     yield Step(lambda channel: channel.bind(queue, wire.EXCHANGE, service.name), needed=True)
+
+
+async def _keep_deaths(channel: Channel, service: str) -> None:
+    """Let the dead queue have what the broker takes off the service's queue, except what expired."""
+    dead = wire.dead_queue(service)
+    await channel.declare_exchange(dead, "headers", auto_delete=True)  # goes with the queue
+    for arguments in wire.KEPT_DEATHS:
+        await channel.bind(dead, dead, "", arguments=arguments)
+    await channel.bind_exchange(dead, wire.BOUNCE_EXCHANGE, service)
 
 
 async def declare(link: Link, service: Served) -> bool:

@@ -29,7 +29,6 @@ _HAND_BACK_PATIENCE = 5.0
 _ASIDE_PATIENCE = 30.0
 
 _EXCHANGE = wire.EXCHANGE.encode()
-_BOUNCE = wire.BOUNCE_EXCHANGE.encode()
 
 
 class Settler:
@@ -40,6 +39,7 @@ class Settler:
         self._service = service
         self._key = service.encode()
         self._queue = wire.service_queue(service).encode()
+        self._dead = wire.dead_queue(service).encode()
         self._user = user
         self._instance = instance
         self._replies = replies
@@ -130,7 +130,7 @@ class Settler:
         attempt.settled = True
         self.copies.send(
             Copy(
-                ways=[Way(_BOUNCE, self._key, self._dead_properties(request, reply))],
+                ways=[Way(b"", self._dead, self._dead_properties(request, reply))],
                 body=request.delivery.body,
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
