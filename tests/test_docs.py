@@ -28,6 +28,7 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 _OTHER_WORDS = {
     "ARGS",
     "BCC",
+    "FILE",
     "CC",
     "ID",
     "PYTHONPATH",

@@ -20,6 +20,7 @@ LONG_CLASSES = frozenset(
         "warren.broker.session.Session",
         "warren.client.async_client.AsyncClient",
         "warren.client.caller.Caller",
+        "warren.connection.supervisor.Supervisor",
         "warren.connection.stream.Stream",
         "warren.server.server.Server",
         "warren.server.worker.Worker",
@@ -33,7 +34,6 @@ LONG_FILES = frozenset(
         "warren.broker.session",
         "warren.client.caller",
         "warren.protocol.wire",
-        "warren.server.worker",
     }
 )
 

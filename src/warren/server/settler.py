@@ -28,8 +28,6 @@ _HAND_BACK_PATIENCE = 5.0
 #: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
 _ASIDE_PATIENCE = 30.0
 
-_EXCHANGE = wire.EXCHANGE.encode()
-
 
 class Settler:
     """Settles the deliveries of one service."""
@@ -37,8 +35,6 @@ class Settler:
     def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
         """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
         self._service = service
-        self._key = service.encode()
-        self._queue = wire.service_queue(service).encode()
         self._dead = wire.dead_queue(service).encode()
         self._user = user
         self._instance = instance
@@ -178,7 +174,7 @@ class Settler:
         if attempt.settled or attempt.channel.closed is not None:
             return
         try:
-            ways = self._ways_back(attempt, left, number)
+            ways = _ways_back(request, self._service, self._user, left, number, self.copies.room)
         except ValueError as error:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)
@@ -197,18 +193,6 @@ class Settler:
                 doubtful=None if certain else partial(self._maybe_handed_back, attempt),
             )
         )
-
-    def _ways_back(self, attempt: Attempt, left: float | None, number: int) -> list[Way]:
-        """By the exchange of all requests, or straight into the queue: without its bounce, which would be at once."""
-        request = attempt.request
-        assert request is not None
-        ways = []
-        for exchange, key, bounce in ((_EXCHANGE, self._key, True), (b"", self._queue, False)):
-            properties = request.again(budget=left, attempt=number, server_user=self._user, bounce=bounce)
-            if len(properties) > self.copies.room:
-                raise ValueError("its headers fill a frame already")
-            ways.append(Way(exchange, key, properties))
-        return ways
 
     def _not_handed_back(self, attempt: Attempt, why: str) -> None:
         message = f"the request could not be handed to another worker: {why}"
@@ -234,3 +218,19 @@ class Settler:
         log.error(
             "%s: a request could not be set aside and is lost (call %s)", self._service, printable_bytes(copy.id or b"")
         )
+
+
+def _ways_back(request: Request, service: str, user: str, left: float | None, number: int, room: int) -> list[Way]:
+    """By the exchange of all requests, or straight into the queue: without its bounce, which would be at once.
+
+    Raises:
+        ValueError: the request cannot be written again, or not into one frame.
+    """
+    ways = []
+    for exchange, key in ((wire.EXCHANGE, service), (wire.DEFAULT_EXCHANGE, wire.service_queue(service))):
+        bounce = exchange == wire.EXCHANGE
+        properties = request.again(budget=left, attempt=number, server_user=user, bounce=bounce)
+        if len(properties) > room:
+            raise ValueError("its headers fill a frame already")
+        ways.append(Way(exchange.encode(), key.encode(), properties))
+    return ways
