@@ -450,7 +450,7 @@ async def test_an_exception_that_cannot_even_say_its_text_is_an_error_like_other
         for method in (thread, loop, thread):
             error = await error_of(client.call(method))
             assert isinstance(error, RemoteError)
-            assert "Mute: (its text is not available: ZeroDivisionError)" in str(error)
+            assert "Mute: (its text is not available" in str(error)
 
 
 async def test_a_registered_exception_is_raised_as_itself(client: AsyncClient, url: str, bank: Bank) -> None:
