@@ -61,10 +61,12 @@ LAYERS: tuple[frozenset[str], ...] = (
     *BROKER,
     # what the command line does, without the terminal
     frozenset({"warren.processes", "warren.dead", "warren.bench", "warren.testing"}),
-    frozenset({"warren.processes.loading", "warren.processes.manager", "warren.dead.queue"}),
+    frozenset({"warren.processes.loading", "warren.processes.process", "warren.dead.queue"}),
+    frozenset({"warren.processes.worker", "warren.processes.crew"}),
+    frozenset({"warren.processes.manager"}),
     frozenset({"warren.bench.runner", "warren.testing.kit"}),
     # edges
-    frozenset({"warren.cli.terminal", "warren.cli.arguments"}),
+    frozenset({"warren.cli.terminal", "warren.cli.arguments", "warren.cli.logs"}),
     frozenset({f"warren.cli.{command}" for command in ("serve", "call", "bench", "broker", "dead", "demo")}),
     frozenset({"warren.cli"}),
     frozenset({"warren.testing.plugin", "warren.testing.worker"}),

@@ -10,16 +10,27 @@ from pathlib import Path
 import pytest
 
 from warren.processes import manager as processes
-from warren.processes.manager import CANNOT_SERVE, Manager
+from warren.processes.crew import CANNOT_SERVE
+from warren.processes.manager import Manager
 
 BEGIN = """
 import os, socket, sys, time
-lifeline = socket.socket(fileno=os.dup(0))
+lifeline = socket.socket(fileno=int(sys.argv[3]))
 with open(sys.argv[1], "a") as file:
     file.write(f"{sys.argv[2]} {os.getpid()}\\n")
 """
 READY = BEGIN + "lifeline.send(b'ready')\n"
 WAIT = READY + "lifeline.recv(1)\n"
+
+#: Only takes notes of what it is told.
+NOTES = (
+    READY
+    + """
+while order := lifeline.recv(16):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"told {order}\\n")
+"""
+)
 
 Make = Callable[..., Manager]
 
@@ -33,11 +44,11 @@ def started(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(started: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a manager of workers that run a given program."""
-    monkeypatch.setattr(processes, "_GRACE", 0.3)
+    monkeypatch.setattr(processes, "GRACE", 0.3)
 
     def make(program: str, workers: int = 1) -> Manager:
         return Manager(
-            lambda name: [sys.executable, "-S", "-c", program, str(started), name],
+            lambda name, lifeline: [sys.executable, "-S", "-c", program, str(started), name, str(lifeline)],
             workers=workers,
             drain_timeout=0.0,
             environment=os.environ,
@@ -116,9 +127,12 @@ async def test_stopping_ends_a_pause(make: Make, started: Path) -> None:
 
 
 async def test_a_command_that_cannot_be_started_is_tried_again(started: Path, caplog: pytest.LogCaptureFixture) -> None:
-    commands = iter([["/nowhere/python"]])
-    good = [sys.executable, "-S", "-c", WAIT, str(started), "worker-1"]
-    manager = Manager(lambda _name: next(commands, good), workers=1, drain_timeout=0.0, environment=os.environ)
+    programs = iter(["/nowhere/python"])
+
+    def command(name: str, lifeline: int) -> list[str]:
+        return [next(programs, sys.executable), "-S", "-c", WAIT, str(started), name, str(lifeline)]
+
+    manager = Manager(command, workers=1, drain_timeout=0.0, environment=os.environ)
     running = asyncio.create_task(manager.run())
     await lines(started, 1)
     manager.stop()
@@ -150,20 +164,13 @@ async def test_a_worker_that_drains_for_a_reload_is_not_told_again_when_all_shal
         await lines(started, 1)
         yield {"calc.py"}
 
-    told = """
-import signal
-def on_signal(*_):
-    with open(sys.argv[1], "a") as file:
-        file.write("told\\n")
-signal.signal(signal.SIGTERM, on_signal)
-"""
-    monkeypatch.setattr(processes, "_GRACE", 1.0)
-    manager = make(told.join(("import sys\n", READY + "time.sleep(60)")))
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    manager = make(NOTES)
     running = asyncio.create_task(manager.run(changes()))
-    assert (await lines(started, 2))[1:] == ["told"]
+    assert (await lines(started, 2))[1:] == ["told b'stop'"]
     manager.stop()
     assert await running == 1  # it had to be killed, as it only takes notes
-    assert noted(started)[1:] == ["told"]
+    assert noted(started)[1:] == ["told b'stop'"]
 
 
 async def test_a_watcher_that_fails_leaves_the_workers_alone(
@@ -179,3 +186,142 @@ async def test_a_watcher_that_fails_leaves_the_workers_alone(
     manager.stop()
     assert await running == 0
     assert "changed files are not noticed any more" in caplog.text
+
+
+# --- what may stand between a manager and its workers -----------------------------------------------------------------
+
+
+async def test_a_worker_that_dies_before_it_serves_is_replaced_though_what_it_forked_holds_its_lifeline(
+    make: Make, started: Path
+) -> None:
+    crash = """
+if os.path.getsize(sys.argv[1]) < 20:
+    if os.fork():
+        os.abort()
+    time.sleep(60)
+"""
+    manager = make(BEGIN + crash + WAIT.removeprefix(BEGIN))
+    running = asyncio.create_task(manager.run())
+    await lines(started, 2)
+    manager.stop()
+    assert await running == 0
+
+
+async def test_the_order_to_stop_is_no_signal_so_that_one_of_somebody_elses_is_the_first(
+    make: Make, started: Path
+) -> None:
+    manager = make("import signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(1))\n" + WAIT)
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 1)
+    manager.stop()
+    assert await running == 0
+
+
+async def test_a_worker_that_does_not_serve_yet_is_ended_by_sigterm(make: Make, started: Path) -> None:
+    manager = make(BEGIN + "time.sleep(60)")
+    running = asyncio.create_task(manager.run())
+    await lines(started, 1)
+    manager.stop()
+    assert await running == 0
+
+
+# --- one after the other ----------------------------------------------------------------------------------------------
+
+#: Notes when it serves and when it is told to stop.
+LOUD = (
+    BEGIN
+    + """
+def note(what):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{what} {os.getpid()}\\n")
+note("serves")
+lifeline.send(b"ready")
+lifeline.recv(16)
+note("stops")
+"""
+)
+
+
+async def ready(manager: Manager, count: int) -> None:
+    """Wait until so many workers have said that they serve, and the manager knows."""
+    async with asyncio.timeout(20):
+        while sum(process.serves for process in manager._crew._running) < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_restart_replaces_one_worker_after_the_other_each_once_its_successor_serves(
+    make: Make, started: Path
+) -> None:
+    manager = make(LOUD, workers=3)
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 3)
+    begun = len(noted(started))
+    manager.restart()
+    events = (await lines(started, begun + 9))[begun:]
+    manager.stop()
+    assert await running == 0
+    assert [event.split()[0] for event in events] == [
+        *("worker-1", "serves", "stops"),
+        *("worker-2", "serves", "stops"),
+        *("worker-3", "serves", "stops"),
+    ]
+
+
+async def test_a_restart_ends_where_a_successor_does_not_serve_and_leaves_the_others_alone(
+    make: Make, started: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = make(f"import os, sys\nif os.path.exists(sys.argv[1] + '.broken'): sys.exit({CANNOT_SERVE})\n" + LOUD, 2)
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 2)
+    before = noted(started)
+    started.with_name("started.broken").touch()
+    manager.restart()
+    async with asyncio.timeout(20):
+        while "its successor does not serve" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert noted(started) == before
+    manager.stop()
+    assert await running == 0
+
+
+async def test_a_restart_while_another_waits_for_a_successor_begins_again(make: Make, started: Path) -> None:
+    hang = "import os, sys, time\nif os.path.exists(sys.argv[1] + '.hang'): time.sleep(60)\n"
+    manager = make(hang + LOUD)
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 1)
+    flag = started.with_name("started.hang")
+    flag.touch()
+    manager.restart()
+    async with asyncio.timeout(20):
+        while len(manager._crew._running) < 2:
+            await asyncio.sleep(0.01)
+    flag.unlink()
+    manager.restart()
+    assert [event.split()[0] for event in (await lines(started, 5))[2:]] == ["worker-1", "serves", "stops"]
+    manager.stop()
+    assert await running == 0
+
+
+async def test_stopping_ends_a_restart_and_what_it_has_started(make: Make, started: Path) -> None:
+    hang = "import os, sys, time\nif os.path.exists(sys.argv[1] + '.hang'): time.sleep(60)\n"
+    manager = make(hang + LOUD)
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 1)
+    started.with_name("started.hang").touch()
+    manager.restart()
+    async with asyncio.timeout(20):
+        while len(manager._crew._running) < 2:
+            await asyncio.sleep(0.01)
+    manager.stop()
+    async with asyncio.timeout(10):
+        assert await running == 0
+
+
+async def test_a_restart_of_a_worker_that_does_not_serve_yet_starts_another_at_once(make: Make, started: Path) -> None:
+    manager = make(BEGIN + "time.sleep(60)")
+    running = asyncio.create_task(manager.run())
+    await lines(started, 1)
+    manager.restart()
+    await lines(started, 2)
+    manager.stop()
+    assert await running == 0

@@ -30,7 +30,7 @@ from warren.client.async_client import DEFAULT_MAX_IN_FLIGHT, Encoding
 from warren.connection.declare import remove_queues
 from warren.connection.settings import make_settings
 from warren.errors import CallError, InvalidArgument, MethodNotFound
-from warren.processes.manager import work
+from warren.processes.worker import take_lifeline, work
 
 Handler = Literal["async", "thread"]
 
@@ -401,11 +401,11 @@ class EchoFailed(Exception):
         self.exit_code = exit_code
 
 
-async def serve_echo(name: str, handler: Handler, url: str) -> None:
+async def serve_echo(name: str, handler: Handler, url: str, lifeline: int) -> None:
     """Be the process of the echo service, until told to stop or the parent is gone; leaves nothing at the broker."""
     server = Server(_echo(name, handler), url=url, drain_timeout=_DRAIN, name="warren bench: echo")
     try:
-        await work(server, _DRAIN)
+        await work(server, _DRAIN, take_lifeline(lifeline))
     finally:
         await remove_queues(make_settings(url, name="warren bench: removing its queues"), name)
 
@@ -435,13 +435,23 @@ async def _echo_process(handler: Handler, url: str) -> AsyncIterator[str]:
         EchoFailed: it does not.
     """
     name = f"warren-bench-{secrets.token_hex(6)}"
-    ours, theirs = socket.socketpair()  # the lifeline that `work` expects as its standard input
+    ours, theirs = socket.socketpair()  # the lifeline, see `warren.processes.process`
     with ours:
         ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "warren", "echo", name, f"--handler={handler}"),
-                stdin=theirs.fileno(),
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "warren",
+                    "echo",
+                    name,
+                    f"--handler={handler}",
+                    f"--lifeline={theirs.fileno()}",
+                ),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
                 env=os.environ | {"WARREN_URL": url},  # it may hold a password, which a command line would show
                 start_new_session=True,  # Ctrl-C is for the parent
             )

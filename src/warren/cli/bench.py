@@ -113,10 +113,12 @@ def _refuse_pair(both: bool, names: str) -> None:
         raise ValueError(f"{names}: one or the other")
 
 
-def echo(name: str, handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL) -> None:
+def echo(
+    name: str, lifeline: Annotated[int, typer.Option()], handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL
+) -> None:
     """The echo service of `bench`, in a process of its own."""
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        asyncio.run(bench.serve_echo(name, handler.value, url))
+        asyncio.run(bench.serve_echo(name, handler.value, url, lifeline))
     except CallError as error:
         fail(f"the echo service: {error.message}", exit_code(error))

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Collection, Iterable
-from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from warren import Server
+from warren.cli.logs import LogConfigError, LogLevel, Logs
 from warren.cli.terminal import USAGE, Url, fail, offer_broker
 from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
+from warren.processes.crew import CANNOT_SERVE, WRONG_USAGE
 from warren.processes.loading import ImportFailed, LoadError, load_services
-from warren.processes.manager import CANNOT_SERVE, WRONG_USAGE, Manager, work
+from warren.processes.manager import Manager, has_terminal
+from warren.processes.worker import take_lifeline, work
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT
+from warren.server.signals import STOP_SIGNALS
 
 _EPILOG = """\
 A service is named as module:variable and imported from the current folder; the
 module alone will do when it has only one.
 
 SIGTERM and the first Ctrl-C let running calls finish, the second ends at once.
+SIGHUP replaces the workers by new ones, one after the other, with no call lost.
 A worker that dies is replaced by another.
 
 [bold]Examples[/bold]
@@ -39,13 +46,13 @@ A worker that dies is replaced by another.
 """
 
 
-class LogLevel(StrEnum):
-    """The least severe messages that are shown."""
+_WEEK = 7 * 86_400
 
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+
+def _finite(seconds: float) -> float:
+    if math.isnan(seconds):  # of a nan no comparison is true, so it is in every range
+        raise typer.BadParameter("a number of seconds")
+    return seconds
 
 
 Concurrency = Annotated[
@@ -53,9 +60,25 @@ Concurrency = Annotated[
     typer.Option(min=1, max=65_535, help="Calls at a time in each worker.", show_default="what the service says"),
 ]
 DrainTimeout = Annotated[
-    float, typer.Option(min=0, metavar="SECONDS", help="How long running calls may take to finish at the end.")
+    float,
+    typer.Option(
+        min=0,
+        max=_WEEK,
+        metavar="SECONDS",
+        help="How long running calls may take to finish at the end.",
+        callback=_finite,
+    ),
 ]
-Level = Annotated[LogLevel, typer.Option("--log-level", help="The least severe messages to show.")]
+Level = Annotated[
+    LogLevel | None,
+    typer.Option("--log-level", help="The least severe messages to show.", show_default="info, or the module's own"),
+]
+LogConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Log as this JSON or TOML file says, a dictionary for logging.config.dictConfig."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -73,27 +96,60 @@ def serve(
     reload: Annotated[
         bool, typer.Option("--reload", help="Restart when a .py file below the current folder changes.")
     ] = False,
-    log_level: Level = LogLevel.INFO,
+    log_level: Level = None,
+    log_config: LogConfig = None,
 ) -> None:
     """Serve services, in one worker process or several, until told to stop."""
-    _configure_logging("main", log_level)
+    _take_stock_of_the_process()
+    logs = _begin_logging("main", log_level, log_config)
+    logs.settle()
     _check_url(url)
     if offer := offer_broker(url):  # the workers go on trying
         logging.getLogger("warren.cli").warning(offer)
     changes = _changes() if reload else None
-    options = [f"--drain-timeout={drain_timeout}", f"--log-level={log_level.value}"]
+    options = [f"--drain-timeout={drain_timeout}"]
+    if log_level is not None:
+        options.append(f"--log-level={log_level.value}")
+    if log_config is not None:
+        options.append(f"--log-config={log_config}")
     if concurrency is not None:
         options.append(f"--concurrency={concurrency}")
     # -P: the worker puts the current folder in front itself, once Python and Warren are loaded.
     # -B: two versions of a file within a second would leave the bytecode of the first.
     python = [sys.executable, "-P", *(["-B"] if reload else [])]
     manager = Manager(
-        lambda name: [*python, "-m", "warren", "worker", *options, "--", name, *services],
+        lambda name, lifeline: [
+            *(*python, "-m", "warren", "worker", f"--lifeline={lifeline}", *options, "--", name, *services)
+        ],
         workers=workers,
         drain_timeout=drain_timeout,
         environment=os.environ | {"WARREN_URL": url},  # it may hold a password, which a command line would show
+        reap=os.getpid() == 1,
+        has_terminal=has_terminal,
     )
     raise typer.Exit(asyncio.run(manager.run(changes)))
+
+
+def _take_stock_of_the_process() -> None:
+    """Mend what a careless parent left us with.
+
+    A closed standard descriptor would be the number of our next socket, for anything to write into. Ended children are
+    not seen where SIGCHLD is ignored, and a stop not where its signal is blocked.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD})
+
+
+def _begin_logging(process: str, level: LogLevel | None, file: Path | None) -> Logs:
+    try:
+        logs = Logs(process, level, file)
+        logs.begin()
+    except LogConfigError as error:
+        fail(str(error), WRONG_USAGE)
+    return logs
 
 
 def _changes() -> AsyncIterator[Collection[str]]:
@@ -118,21 +174,25 @@ def _relative(paths: Iterable[str]) -> set[str]:
 def worker(
     name: str,
     services: list[str],
+    lifeline: Annotated[int, typer.Option(help="The descriptor that leads to the parent process.")],
     url: Url = DEFAULT_URL,
     concurrency: Concurrency = None,
     drain_timeout: DrainTimeout = DEFAULT_DRAIN_TIMEOUT,
-    log_level: Level = LogLevel.INFO,
+    log_level: Level = None,
+    log_config: LogConfig = None,
 ) -> None:
     """One worker process of `serve`."""
-    _configure_logging(name, log_level)
+    parent = take_lifeline(lifeline)  # first, before anything of the application's can start processes
+    logs = _begin_logging(name, log_level, log_config)
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
-    except (LoadError, ValueError) as error:
+        logs.settle()
+    except (LoadError, LogConfigError, ValueError) as error:
         fail(str(error), WRONG_USAGE)
     except ImportFailed as error:
         fail(str(error), CANNOT_SERVE)
     try:
-        asyncio.run(work(server, drain_timeout))
+        asyncio.run(work(server, drain_timeout, parent))
     except CallError as error:
         fail(error.message, CANNOT_SERVE)
     if server.abandoned:
@@ -144,20 +204,3 @@ def _check_url(url: str) -> None:
         make_settings(url)
     except ValueError as error:
         fail(str(error), USAGE)
-
-
-def _configure_logging(process: str, level: LogLevel) -> None:
-    """Log to stderr: with colours on a terminal, else in plain lines."""
-    handler: logging.Handler
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.logging import RichHandler
-
-        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%X")
-        line = f"{process} %(name)s: %(message)s"
-    else:
-        handler = logging.StreamHandler()
-        line = f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"
-    handler.setFormatter(logging.Formatter(line))
-    logging.basicConfig(level=level.value.upper(), handlers=[handler])
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it has to say, Warren says better

@@ -277,15 +277,15 @@ class WorkerProcess:
     """One worker process, our end of its lifeline, and the number of calls that it is running."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
-        self._lifeline, theirs = socket.socketpair()  # see `warren.processes`
+        self._lifeline, theirs = socket.socketpair()  # see `warren.processes.process`
         with theirs, tempfile.TemporaryFile() as file:
             file.truncate(COUNTER_SIZE)
             self._calls = mmap.mmap(file.fileno(), COUNTER_SIZE)
             self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - the command is our own
-                [*command, str(file.fileno())],
-                stdin=theirs.fileno(),
+                [*command, str(theirs.fileno()), str(file.fileno())],
+                stdin=subprocess.DEVNULL,
                 env=environment,
-                pass_fds=(file.fileno(),),
+                pass_fds=(theirs.fileno(), file.fileno()),
                 start_new_session=True,  # Ctrl-C is for the test session, which then ends us
             )
 

@@ -1,6 +1,8 @@
-"""A worker process of a test: ``python -m warren.testing.worker MODULE VARIABLE FILE COUNTER``; see `warren.testing`.
+"""A worker process of a test; see `warren.testing`.
 
-The counter is the descriptor of a file in which this process keeps the number of handlers that it runs.
+``python -m warren.testing.worker MODULE VARIABLE FILE LIFELINE COUNTER``
+The lifeline is the descriptor that leads to the test session, the counter that of a file in which this process keeps
+the number of handlers that it runs.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from typing import Any
 
 from warren import CurrentCall, Server, Service
 from warren.middleware import Proceed
-from warren.processes.manager import work
+from warren.processes.worker import take_lifeline, work
 from warren.testing.kit import COUNTER_SIZE, DRAIN_TIMEOUT
 
 
-def main(module: str, variable: str, file: str, counter: str) -> None:
+def main(module: str, variable: str, file: str, lifeline: str, counter: str) -> None:
     """Serve until told to stop, or until the test session is gone."""
+    parent = take_lifeline(int(lifeline))
     service = getattr(_import(module, file), variable)
     assert isinstance(service, Service)
     service.middleware = (Counter(int(counter)), *service.middleware)
     server = Server(service, url=os.environ["WARREN_URL"], drain_timeout=DRAIN_TIMEOUT, name="worker of a test")
-    asyncio.run(work(server, DRAIN_TIMEOUT))
+    asyncio.run(work(server, DRAIN_TIMEOUT, parent))
 
 
 class Counter:

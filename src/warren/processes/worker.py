@@ -1,0 +1,93 @@
+"""What runs in a worker process: it serves until its manager says so, somebody else does, or the manager is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import socket
+
+from warren.processes.process import READY, signal_name
+from warren.server.server import Server
+from warren.server.signals import Signals
+
+log = logging.getLogger("warren.processes")
+
+#: Seconds beyond its own drain timeout after which a worker that shall end is killed.
+GRACE = 10.0
+
+
+def take_lifeline(descriptor: int) -> socket.socket:
+    """Take the worker's end of the lifeline over, before anything is imported that may start processes.
+
+    It was inherited; from now on no program that is started here inherits it.
+    """
+    lifeline = socket.socket(fileno=descriptor)
+    lifeline.set_inheritable(False)
+    lifeline.setblocking(False)
+    return lifeline
+
+
+async def work(server: Server, drain_timeout: float, lifeline: socket.socket) -> None:
+    """Serve as a manager's child.
+
+    It drains when the manager says so, when the manager is gone, and on the first SIGTERM or SIGINT from anybody. Only
+    a second signal ends it at once: see `warren.server.signals` for what that is. SIGHUP is for the manager.
+
+    Args:
+        server: what to serve.
+        drain_timeout: the server's, in seconds.
+        lifeline: from `take_lifeline`.
+
+    Raises:
+        CallError: as for `Server.serve`.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_reader(lifeline, _on_lifeline, server, drain_timeout, lifeline)
+    announcing = asyncio.create_task(_announce(server, lifeline))
+    try:
+        with Signals(lambda number: _on_signal(server, number), others={signal.SIGHUP: _leave_to_manager}):
+            await server.serve()
+    finally:
+        announcing.cancel()
+        loop.remove_reader(lifeline)
+
+
+async def _announce(server: Server, lifeline: socket.socket) -> None:
+    await server.ready()
+    with contextlib.suppress(OSError):  # the manager is gone, as `_on_lifeline` learns by itself
+        lifeline.send(READY)
+
+
+def _on_signal(server: Server, number: int) -> None:
+    log.info("%s: finishing what is running; once more to end at once", signal_name(number))
+    server.stop()
+
+
+def _leave_to_manager() -> None:
+    log.debug("SIGHUP: restarting workers is up to the parent process")
+
+
+def _on_lifeline(server: Server, drain_timeout: float, lifeline: socket.socket) -> None:
+    if not _says_something(lifeline):
+        asyncio.get_running_loop().remove_reader(lifeline)
+        log.warning("the parent process is gone: finishing what is running")
+        _end_after(drain_timeout + GRACE)
+    server.stop()
+
+
+def _says_something(lifeline: socket.socket) -> bool:
+    try:
+        return bool(lifeline.recv(16))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _end_after(seconds: float) -> None:
+    """Have the kernel end this process: nobody is left to kill it, should it not come to an end."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(math.ceil(seconds))
