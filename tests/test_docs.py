@@ -29,6 +29,7 @@ _OTHER_WORDS = {
     "ARGS",
     "BCC",
     "CC",
+    "FILE",
     "ID",
     "PYTHONPATH",
     "PATH",
