@@ -122,7 +122,7 @@ async def test_stopping_ends_a_pause(make: Make, started: Path) -> None:
     running = asyncio.create_task(manager.run())
     await lines(started, 5)  # the next pause takes most of a second
     manager.stop()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         await running
 
 
@@ -325,3 +325,43 @@ async def test_a_restart_of_a_worker_that_does_not_serve_yet_starts_another_at_o
     await lines(started, 2)
     manager.stop()
     assert await running == 0
+
+
+# --- process 1 of a container -----------------------------------------------------------------------------------------
+
+_PROCESS_ONE = """
+import asyncio, ctypes, os, sys
+from warren.processes.manager import Manager
+assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER: like process 1 it inherits orphans
+command = lambda name, lifeline: [sys.executable, "-S", "-c", sys.argv[1], sys.argv[2], name, str(lifeline)]
+manager = Manager(command, workers=1, drain_timeout=0.0, environment=os.environ, reap=True)
+sys.exit(asyncio.run(manager.run()))
+"""
+
+_LEAVES_AN_ORPHAN = (
+    WAIT.removesuffix("lifeline.recv(1)\n")
+    + """
+if os.fork() == 0:
+    orphan = os.fork()
+    if orphan:
+        with open(sys.argv[1], "a") as file:
+            file.write(f"orphan {orphan}\\n")
+    else:
+        time.sleep(0.2)
+    os._exit(0)
+os.wait()
+lifeline.recv(1)
+"""
+)
+
+
+async def test_as_process_one_it_buries_the_orphans_that_it_inherits(started: Path) -> None:
+    manager = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PROCESS_ONE, _LEAVES_AN_ORPHAN, str(started))
+    )
+    orphan = Path("/proc") / (await lines(started, 2))[1].split()[1]
+    async with asyncio.timeout(20):
+        while orphan.exists():
+            await asyncio.sleep(0.01)
+    manager.terminate()
+    assert await manager.wait() == 0

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from warren.printable import printable
 from warren.processes.crew import CANNOT_SERVE, WRONG_USAGE
 from warren.processes.loading import ImportFailed, LoadError, load_services
 from warren.processes.manager import Manager, has_terminal
+from warren.processes.process import Command
 from warren.processes.worker import take_lifeline, work
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT
 from warren.server.signals import STOP_SIGNALS
@@ -109,20 +110,14 @@ def serve(
     if offer := offer_broker(url):  # the workers go on trying
         get_logger("warren.cli").warning(offer)
     changes = _changes() if reload else None
-    options = [f"--drain-timeout={drain_timeout}"]
-    if log_level is not None:
-        options.append(f"--log-level={log_level.value}")
-    if log_config is not None:
-        options.append(f"--log-config={log_config}")
-    if concurrency is not None:
-        options.append(f"--concurrency={concurrency}")
-    # -P: the worker puts the current folder in front itself, once Python and Warren are loaded.
-    # -B: two versions of a file within a second would leave the bytecode of the first.
-    python = [sys.executable, "-P", *(["-B"] if reload else [])]
+    options = {
+        "drain-timeout": drain_timeout,
+        "log-level": log_level and log_level.value,
+        "log-config": log_config,
+        "concurrency": concurrency,
+    }
     manager = Manager(
-        lambda name, lifeline: [
-            *(*python, "-m", "warren", "worker", f"--lifeline={lifeline}", *options, "--", name, *services)
-        ],
+        _command(services, options, reload),
         workers=workers,
         drain_timeout=drain_timeout,
         environment=os.environ | {"WARREN_URL": url},  # it may hold a password, which a command line would show
@@ -130,6 +125,15 @@ def serve(
         has_terminal=has_terminal,
     )
     raise typer.Exit(asyncio.run(manager.run(changes)))
+
+
+def _command(services: list[str], options: Mapping[str, object], reload: bool) -> Command:
+    """What starts a worker; an option that is None is left out."""
+    # -P: the worker puts the current folder in front itself, once Python and Warren are loaded.
+    # -B: two versions of a file within a second would leave the bytecode of the first.
+    python = [sys.executable, "-P", *(["-B"] if reload else []), "-m", "warren"]
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return lambda name, lifeline: [*python, "worker", f"--lifeline={lifeline}", *given, "--", name, *services]
 
 
 def _take_stock_of_the_process() -> None:
