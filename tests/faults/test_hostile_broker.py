@@ -89,9 +89,9 @@ async def by_async(url: str, timeout: float) -> Ending:
         return outcomes[0], time.monotonic() - began
 
 
-async def by_blocking(url: str, timeout: float) -> Ending:
+async def by_blocking(url: str, timeout: float, connect_timeout: float | None = None) -> Ending:
     def call() -> Ending:
-        with Client(url, timeout=timeout, connect_timeout=timeout) as client:
+        with Client(url, timeout=timeout, connect_timeout=connect_timeout or timeout) as client:
             began = time.monotonic()
             try:
                 return AssertionError(f"a result: {client.call('any.thing')!r}"), 0.0
@@ -150,6 +150,15 @@ async def test_the_error_says_what_was_wrong(what: str, said: str) -> None:
         error, _seconds = await by_async(rogue.url, 2 * TIMEOUT)
         assert isinstance(error, CallError)
         assert re.search(said, error.message), error.message
+
+
+async def test_a_client_that_is_closed_while_it_gives_a_silent_broker_up_leaves_no_socket() -> None:
+    frame_without_end = struct.pack(">BHL", 1, 1, 100_000)
+    async with Rogue(spec.Queue.Declare, frame_without_end) as rogue:
+        # The set-up is given up after a second, and the broker then has three more to say good-bye.
+        error, _seconds = await by_blocking(rogue.url, 2.0, connect_timeout=1.0)
+        assert isinstance(error, CallError)
+        assert rogue.reached.is_set()
 
 
 @pytest.mark.scenario(123, "A server that hears such things stops when it is told to.")

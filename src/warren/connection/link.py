@@ -69,11 +69,13 @@ class Link:
         """Close the connection and wait until it is closed; a silent broker gets so many seconds."""
         if self._connection.is_open:
             self._connection.close()
-        if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=patience)
-        if not self.closed.done():
-            self.stream.abort()
-            await self.closed
+        try:
+            if not self.closed.done():
+                await asyncio.wait([self.closed], timeout=patience)
+        finally:  # also when whoever waits is cancelled: nobody else would close the socket
+            if not self.closed.done():
+                self.stream.abort()
+        await self.closed
 
     @property
     def writable(self) -> bool:
