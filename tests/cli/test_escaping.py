@@ -17,6 +17,7 @@ from tests.cli.running import PATIENCE, WARREN, environment
 from tests.support.raw import raw_channel
 from tests.support.serving import serving
 from warren import Service
+from warren.cli.call import _for_people
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n2026-01-01 00:00:00,000 WARNING forged\u202e[bold]x[/bold]\x7f"
 #: Whatever a terminal acts on; line ends are the program's own.
@@ -42,7 +43,7 @@ def on_terminal(url: str) -> OnTerminal:
             except OSError:  # Linux: the other end is closed
                 pass
         process.wait(PATIENCE)
-        return output
+        return output.replace(b"\x1b[31merror: \x1b[0m", b"error: ")  # red, and ours
 
     return run
 
@@ -53,10 +54,6 @@ def make_service(name: str) -> Service:
     @service.method
     async def text() -> str:
         return EVIL
-
-    @service.method
-    async def data() -> bytes:
-        return EVIL.encode() + b"\xff"
 
     @service.method
     async def table() -> dict[str, Any]:
@@ -73,7 +70,6 @@ def make_service(name: str) -> Service:
     "args",
     [
         ["text"],
-        ["data"],
         ["table"],
         ["fail"],
         ["no\x1b[2J\u202e"],
@@ -94,14 +90,17 @@ async def test_results_and_errors_do_nothing_to_a_terminal(
         assert not any(line.startswith(b"2026-") for line in output.splitlines())
 
 
+def test_bytes_are_shown_as_text_with_escapes_for_the_rest() -> None:
+    assert _for_people("ä\tb\n".encode() + b"\x1b[2J\xff") == "ä\tb\n\\x1b[2J\\xff"
+
+
 async def test_a_program_gets_the_result_as_it_is(url: str, service_name: str) -> None:
     async with serving(make_service(service_name), url=url):
 
         def call(*args: str) -> bytes:
             command = [*WARREN, "call", *args]
-            return subprocess.run(
-                command, env=environment(WARREN_URL=url), capture_output=True, timeout=PATIENCE
-            ).stdout
+            env = environment(WARREN_URL=url)
+            return subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE).stdout
 
         assert await asyncio.to_thread(call, f"{service_name}.text") == EVIL.encode() + b"\n"
         table = await asyncio.to_thread(call, f"{service_name}.table")

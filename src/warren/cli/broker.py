@@ -72,7 +72,7 @@ def broker(
         fail(f"--user {name}: say name:password", USAGE)
     try:
         asyncio.run(run_broker(Broker(host=host, port=port, socket=socket, users={name: password})))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         fail(f"cannot listen there: {error}", CANNOT_LISTEN)
 
 
