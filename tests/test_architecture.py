@@ -75,11 +75,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     # what the command line does, without the terminal
     frozenset({"warren.processes", "warren.dead", "warren.bench", "warren.testing"}),
     frozenset({"warren.processes.loading", "warren.processes.process", "warren.dead.queue"}),
-    frozenset({"warren.processes.worker", "warren.processes.crew"}),
+    frozenset({"warren.processes.worker", "warren.processes.crew", "warren.dead.wanted"}),
     frozenset({"warren.processes.manager"}),
     frozenset({"warren.bench.runner", "warren.testing.kit"}),
     # edges
-    frozenset({"warren.cli.terminal", "warren.cli.arguments", "warren.cli.logs"}),
+    frozenset({"warren.cli.terminal", "warren.cli.arguments", "warren.cli.logs", "warren.cli.letters"}),
     frozenset({f"warren.cli.{command}" for command in ("serve", "call", "bench", "broker", "dead", "demo")}),
     frozenset({"warren.cli"}),
     frozenset({"warren.testing.plugin", "warren.testing.worker"}),

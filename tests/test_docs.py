@@ -35,6 +35,7 @@ _OTHER_WORDS = {
     "PATH",
     "SECONDS",
     "SERVICE",
+    "TIME",
     "URL",
     "WARREN_BROKER_USER",
     "WARREN_URL",

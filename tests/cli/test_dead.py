@@ -6,6 +6,7 @@ import os
 import pty
 import struct
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.cli.running import PATIENCE, WARREN, environment
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, DeadlineExceeded, Service, current_call
+from warren import AsyncClient, CallError, Service, current_call
 from warren.connection.settings import make_settings
 from warren.dead.queue import DeadQueueError, InDoubt, open_dead_queue
 from warren.protocol import wire
@@ -97,18 +98,27 @@ async def test_list_shows_a_failed_cast_with_its_reason_method_size_and_caller(
     assert all(word in table for word in (one["id"], "HANDLER_EXCEPTION", "note", "shop"))
 
 
-async def test_list_shows_since_when_an_expired_call_is_there(
+async def reject_a_call(url: str, raw: Any, service_name: str, **options: Any) -> str:
+    """A call of `note` that a consumer of the queue refuses without an answer; returns its id."""
+    async with AsyncClient(url) as client:
+        await client.connect()
+        call = asyncio.create_task(client.options(**options).call(f"{service_name}.note", "late"))
+        tag = (await until(lambda: raw.basic_get(service_name)[0])).delivery_tag
+        raw.basic_reject(tag, requeue=False)
+        with pytest.raises(CallError) as caught:
+            await call
+    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    return str(caught.value.call_id)
+
+
+async def test_list_shows_since_when_a_rejected_call_is_there(
     dead: Dead, url: str, raw: Any, service_name: str
 ) -> None:
     async with serving(make_service(service_name, []), url=url):
         pass
-    async with AsyncClient(url) as client:
-        await client.connect()
-        with pytest.raises(DeadlineExceeded):
-            await client.options(timeout=0.2).call(f"{service_name}.note", "x")
-    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    await reject_a_call(url, raw, service_name)
     [one] = await listed(dead)
-    assert (one["reason"], one["call"]) == ("expired", True)
+    assert (one["reason"], one["call"]) == ("rejected", True)
     assert one["since"].endswith("+00:00")
     assert " s " in (await dead("list")).stdout
 
@@ -258,16 +268,12 @@ async def test_a_retried_call_runs_as_a_cast_and_that_is_said(
     runs: list[tuple[str, str | None]] = []
     async with serving(make_service(service_name, []), url=url):
         pass
-    async with AsyncClient(url) as client:
-        await client.connect()
-        with pytest.raises(DeadlineExceeded) as caught:
-            await client.options(timeout=0.2, headers={"tenant": "blue"}).call(f"{service_name}.note", "late")
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
-        async with serving(make_service(service_name, runs), url=url):
-            done = await dead("retry", str(caught.value.call_id))
-            assert "runs as a cast now" in done.stdout
-            await until(lambda: runs)
-        assert runs == [("late", caught.value.call_id)]
+    call_id = await reject_a_call(url, raw, service_name, headers={"tenant": "blue"})
+    async with serving(make_service(service_name, runs), url=url):
+        done = await dead("retry", call_id)
+        assert "runs as a cast now" in done.stdout
+        await until(lambda: runs)
+    assert runs == [("late", call_id)]
 
 
 async def test_a_retried_request_carries_nothing_of_its_past(
@@ -305,7 +311,7 @@ async def test_retry_all_sends_each_once_in_order_even_if_some_come_back(
     for number, text in enumerate(("a", "fail", "b", "fail", "c")):
         put(f'["{text}"]'.encode(), message_id=f"m{number}", type="note", content_type="application/json")
     async with serving(make_service(service_name, runs), url=url, concurrency=1):
-        done = await dead("retry", "--all")
+        done = await dead("retry", "--all", "--yes")
         assert done.returncode == 0, done.stderr
         assert "5 messages sent again" in done.stdout
         await until(lambda: depth(raw, wire.dead_queue(service_name)) == 2)
@@ -320,7 +326,7 @@ async def test_what_cannot_be_read_is_left_and_the_rest_is_retried(
     put_unreadable(raw, wire.dead_queue(service_name))
     put(b'["good"]', message_id="m", type="note", content_type="application/json")
     async with serving(make_service(service_name, runs), url=url):
-        done = await dead("retry", "--all")
+        done = await dead("retry", "--all", "--yes")
         await until(lambda: runs)
     assert done.returncode == 1
     assert "1 message cannot be tried again" in done.stderr
@@ -335,7 +341,7 @@ async def test_a_request_whose_service_has_no_queue_stays_dead(
     raw.queue_delete(service_name)
     put(message_id="m")
     put(message_id="n")
-    done = await dead("retry", "--all")
+    done = await dead("retry", "--all", "--yes")
     assert done.returncode == 1
     assert "m was not taken" in done.stderr
     assert f"no queue for '{service_name}'" in done.stderr
@@ -377,6 +383,78 @@ async def test_drop_asks_first_and_takes_no_for_an_answer(
     assert await listed(dead) == []
 
 
+async def test_retry_all_asks_first_and_says_how_many(
+    dead: Dead, put: Callable[..., None], url: str, raw: Any, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    for number in range(3):
+        put(message_id=f"m{number}")
+
+    def answer(text: str) -> Done:
+        command = [*WARREN, "dead", "retry", service_name, "--all"]
+        env = environment(WARREN_URL=url)
+        return subprocess.run(command, env=env, input=text, capture_output=True, text=True, timeout=PATIENCE)
+
+    for text, said in (("n\n", "nothing was done"), ("", "--yes does it unasked")):
+        done = await asyncio.to_thread(answer, text)
+        assert (done.returncode, depth(raw, service_name)) == (1, 0)
+        assert f"3 messages of {service_name}.dead: send again?" in done.stdout
+        assert said in done.stderr
+    done = await asyncio.to_thread(answer, "y\n")
+    assert done.stdout.endswith("3 messages sent again\n")
+    assert depth(raw, service_name) == 3
+
+
+async def test_only_those_that_are_chosen_are_listed_dropped_and_retried(
+    dead: Dead, put: Callable[..., None], url: str, raw: Any, service_name: str
+) -> None:
+    async with serving(make_service(service_name, []), url=url):
+        pass
+    old, fresh = 1_500_000_000_000, int(time.time() * 1000)
+    put(message_id="a", type="pay", headers={"rpc-dead-reason": "POISON", "rpc-dead-at": old})
+    put(message_id="b", type="note", reply_to="r", headers={"rpc-dead-reason": "POISON", "rpc-dead-at": fresh})
+    put(message_id="c", type="note", headers={"rpc-dead-reason": "VALIDATION", "rpc-dead-at": old})
+    put(message_id="d")
+
+    async def ids(*choice: str) -> list[str]:
+        return [one["id"] for one in json.loads((await dead("list", "--json", *choice)).stdout)]
+
+    assert await ids("--reason", "POISON") == ["a", "b"]
+    assert await ids("--reason", "POISON", "--reason", "VALIDATION", "--method", "note") == ["b", "c"]
+    assert await ids("--older-than", "1h") == ["a", "c"]
+    assert await ids("--newer-than", "1h") == ["b"]
+    assert await ids("--only", "calls") == ["b"]
+    assert await ids("--only", "casts") == ["a", "c", "d"]
+    assert (await dead("drop", "--all", "--yes", "--method", "pay")).stdout == "1 message dropped\n"
+    assert (await dead("retry", "--all", "--yes", "--reason", "VALIDATION")).stdout.endswith("1 message sent again\n")
+    assert await ids() == ["b", "d"]
+    assert "nothing of that kind among 2 messages" in (await dead("drop", "--all", "--method", "other")).stdout
+
+
+async def test_show_tells_what_a_failed_cast_ended_in(dead: Dead, url: str, service_name: str) -> None:
+    async with serving(make_service(service_name, []), url=url), AsyncClient(url) as client:
+        await client.cast(f"{service_name}.note", "fail")
+        await until_async(lambda: listed(dead))
+    [one] = await listed(dead)
+    assert (one["type"], one["code"], one["execution"], one["attempt"]) == ("RuntimeError", "UNKNOWN", "EXECUTED", 1)
+    page = (await dead("show", one["id"])).stdout
+    assert all(word in page for word in ("RuntimeError: not today", "EXECUTED", one["instance"], one["since"]))
+    assert "RuntimeError: not today" in (await dead("list")).stdout
+
+
+async def test_several_services_are_counted(run: Run, put: Callable[..., None], service_name: str) -> None:
+    put()
+    done = await asyncio.to_thread(run, "dead", "count", service_name, "no-such-service")
+    assert done.returncode == 1
+    assert [line.split(maxsplit=1) for line in done.stdout.splitlines()] == [
+        [service_name, "1"],
+        ["no-such-service", "no dead queue"],
+    ]
+    done = await asyncio.to_thread(run, "dead", "count", "--json", service_name)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {service_name: 1})
+
+
 async def test_without_somebody_to_ask_nothing_is_dropped(dead: Dead, put: Callable[..., None]) -> None:
     put(message_id="m")
     assert (await dead("drop", "--all")).returncode == 1
@@ -402,7 +480,7 @@ async def test_all_are_dropped(dead: Dead, put: Callable[..., None], raw: Any, s
 
 @pytest.mark.parametrize("command", ["list", "retry", "drop", "show"])
 async def test_a_service_that_never_ran_has_no_dead_queue(dead: Dead, service_name: str, command: str) -> None:
-    which = {"list": [], "show": ["m"], "retry": ["--all"], "drop": ["--all", "--yes"]}[command]
+    which = {"list": [], "show": ["m"], "retry": ["--all", "--yes"], "drop": ["--all", "--yes"]}[command]
     done = await dead(command, *which)
     assert done.returncode == 1
     assert (

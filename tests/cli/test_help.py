@@ -50,3 +50,40 @@ def test_help_takes_less_than_a_second_of_the_processor() -> None:
     output.__wrapped__("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["call", "a.b", "--url", "foo"], 2, "it has no scheme"),
+        (["dead", "list", "a", "--url", "amqp://host:port"], 2, "a port must be a number"),
+        (["dead", "list", "a", "--older-than", "soon"], 2, "is no length of time"),
+        (["dead", "retry", "a"], 2, "say which"),
+        (["dead", "drop", "a", "id", "--reason", "POISON"], 2, "go with --all"),
+        (["broker", "status", "--url", "foo"], 2, "it has no scheme"),
+        (["broker", "status", "--socket", "/nonexistent"], 3, "no broker can be reached"),
+        (["broker", "--host", "\udcff", "--port", "0"], 1, "cannot listen there"),
+        (["call", "a.b", "[" * 100_000], 2, "nested too deeply"),
+        (["dead", "count", "a", "--url", "amqp://localhost:1?name=" + "n" * 300], 3, "connection refused"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_what_makes_no_sense_gets_an_error_and_no_traceback(args: list[str], code: int, said: str) -> None:
+    done = subprocess.run([*WARREN, *args], env=environment(), capture_output=True, timeout=PATIENCE)
+    error = done.stderr.decode()
+    assert (done.returncode, "Traceback" in error) == (code, False), error
+    assert said in error
+
+
+def test_a_disk_that_is_full_is_told_and_no_traceback() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*WARREN, "--version"], env=environment(), stdout=full, stderr=-1, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_a_closed_pipe_ends_a_command_silently() -> None:
+    process = subprocess.Popen([*WARREN, "--help"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _none, error = process.communicate(timeout=PATIENCE)
+    assert error == b""

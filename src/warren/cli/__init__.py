@@ -27,10 +27,18 @@ _MODULES = {
 }
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line."""
     asked_for = sys.argv[1:2]
-    make_app(asked_for if set(asked_for) <= set(_MODULES) else ())(prog_name="warren")
+    try:
+        make_app(asked_for if set(asked_for) <= set(_MODULES) else ())(prog_name="warren")
+    except KeyboardInterrupt:  # while modules were loaded
+        sys.exit(_INTERRUPTED)
+    except OSError as error:  # a full disk behind the output, for example; a closed pipe is Click's to handle
+        sys.exit(f"error: {error.strerror or error}")
 
 
 def make_app(commands: Iterable[str] = ()) -> typer.Typer:

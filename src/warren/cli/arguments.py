@@ -43,6 +43,8 @@ def _is_named(text: str) -> bool:
 def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
+    except RecursionError:
+        raise ValueError("an argument is nested too deeply to be read as JSON") from None
     except msgspec.DecodeError:
         refuse_option(text)
         return text

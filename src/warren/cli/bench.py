@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from enum import StrEnum
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 
 from warren.bench import runner as bench
 from warren.cli.arguments import Encoding, parse_arguments
-from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, exit_code, fail, fail_call
+from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, echo_json, exit_code, fail, fail_call
 from warren.client.async_client import DEFAULT_TIMEOUT
 from warren.connection.settings import DEFAULT_URL
 from warren.errors import CallError
@@ -101,7 +100,7 @@ def run_bench(
     except KeyboardInterrupt:
         fail("interrupted before anything was measured", INTERRUPTED)
     if as_json:
-        typer.echo(json.dumps(bench.as_dict(name, plan, record)))
+        echo_json(bench.as_dict(name, plan, record))
     else:
         bench.show(name, plan, record)
     if record.interrupted:

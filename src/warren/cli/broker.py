@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import asdict
 from typing import Annotated
@@ -12,9 +11,10 @@ import typer
 
 from warren.broker import Broker
 from warren.broker.command import AskError, fetch_status, run_broker, show_status
-from warren.cli.terminal import USAGE, Url, fail
-from warren.connection.settings import DEFAULT_URL
+from warren.cli.terminal import USAGE, Url, echo_json, fail
+from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.logs import get_logger
+from warren.printable import printable
 
 CANNOT_LISTEN, NO_ANSWER = 1, 3
 
@@ -72,7 +72,7 @@ def broker(
         fail(f"--user {name}: say name:password", USAGE)
     try:
         asyncio.run(run_broker(Broker(host=host, port=port, socket=socket, users={name: password})))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         fail(f"cannot listen there: {error}", CANNOT_LISTEN)
 
 
@@ -84,7 +84,15 @@ def status(
 ) -> None:
     """List connections, queues and consumers of a broker running on this machine."""
     try:
+        make_settings(url)
         answer = fetch_status(url, socket)
-    except (AskError, OSError, ValueError) as error:
-        fail(str(error), NO_ANSWER)
-    typer.echo(json.dumps(asdict(answer)) if as_json else show_status(answer))
+    except AskError as error:
+        fail(printable(str(error)), NO_ANSWER)
+    except OSError as error:
+        fail(f"no broker can be reached there: {error.strerror or error}", NO_ANSWER)
+    except ValueError as error:
+        fail(str(error), USAGE)
+    if as_json:
+        echo_json(asdict(answer))
+    else:
+        typer.echo(show_status(answer))

@@ -136,7 +136,7 @@ def _headers(given: Sequence[str]) -> dict[str, str] | None:
 def _print_result(result: Any, as_json: bool) -> None:
     """Print a result: as it is for a program that reads it, escaped for a person."""
     if isinstance(result, str | bytes) and not as_json:
-        typer.echo(_for_people(result) if sys.stdout.isatty() else result)
+        typer.echo(_for_people(result) if sys.stdout.isatty() else _for_programs(result))
         return
     encoded = msgspec.json.encode(result, enc_hook=str)
     if as_json or not sys.stdout.isatty():
@@ -147,6 +147,11 @@ def _print_result(result: Any, as_json: bool) -> None:
 
     pretty = printable_json(msgspec.json.format(encoded, indent=2).decode())
     Console().print(JSONHighlighter()(pretty), soft_wrap=True)
+
+
+def _for_programs(result: str | bytes) -> bytes:
+    """Bytes: from text, Click would take out what looks like a terminal's escape sequence."""
+    return result.encode() if isinstance(result, str) else result
 
 
 def _for_people(text: str | bytes) -> str:

@@ -1,31 +1,26 @@
-"""``warren dead``: the commands over a service's dead queue; what they do to it is in `warren.dead`.
-
-Everything in a message is somebody's claim: it is printed escaped and bounded, and never evaluated.
-"""
+"""``warren dead``: the commands over a service's dead queue; what they do to it is in `warren.dead`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
+from warren.cli.letters import count_of, everything, print_page, print_table, summary
+from warren.cli.terminal import INTERRUPTED, USAGE, Url, echo_json, fail, fail_call
 from warren.connection.settings import DEFAULT_URL, make_settings
-from warren.dead.queue import DeadQueue, DeadQueueError, Letter, Unfit, open_dead_queue
+from warren.dead.queue import DeadQueue, DeadQueueError, Letter, NotThere, Unfit, open_dead_queue
+from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
 from warren.printable import printable
 from warren.protocol import wire
 
 NOT_DONE = 1
-#: Bytes of a body and levels of nested headers that `show` prints.
-BODY_SHOWN, DEPTH_SHOWN = 4096, 8
-#: Columns of a table that does not go to a terminal.
-_WIDTH = 200
 
 _EPILOG = """\
 [bold]Exit codes[/bold]
@@ -50,48 +45,91 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app, name="dead")
 
 
+class Kind(StrEnum):
+    """Whether somebody waited for a reply."""
+
+    CALLS = "calls"
+    CASTS = "casts"
+
+
 Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose dead queue.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A message, as `list` names it.")]
 MaybeId = Annotated[str | None, typer.Argument(metavar="ID", help="A message, as `list` names it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", metavar="R", help="Only of this reason; repeatable.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", metavar="M", help="Only of this method; repeatable.")]
+Older = Annotated[str | None, typer.Option(metavar="TIME", help="Only what died before: 90s, 10min, 2h, 3d ago.")]
+Newer = Annotated[str | None, typer.Option(metavar="TIME", help="Only what died since.")]
+Only = Annotated[Kind | None, typer.Option(help="Only calls, or only casts.")]
 T = TypeVar("T")
+
+
+@app.command(epilog=_EPILOG)
+def count(
+    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="Whose dead queues.")],
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Count what is in the dead queues of several services."""
+    counts = {service: _run(url, service, _count, as_json=as_json) for service in services}
+    if as_json:
+        echo_json(counts)
+    else:
+        for service, number in counts.items():
+            typer.echo(f"{service:<24} {'no dead queue' if number is None else number}")
+    if None in counts.values():
+        raise typer.Exit(NOT_DONE)
+
+
+async def _count(queue: DeadQueue) -> int | None:
+    try:
+        return await queue.count()
+    except NotThere:
+        return None
 
 
 @app.command("list", epilog=_EPILOG)
 def list_(
     service: Service,
     url: Url = DEFAULT_URL,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show the oldest N at most.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Look at the oldest N at most.")] = 1000,
+    reason: Reasons = None,
+    method: Methods = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
+    only: Only = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is in the dead queue, oldest first."""
+    wanted = _wanted(reason, method, older_than, newer_than, only)
 
     async def work(queue: DeadQueue) -> tuple[int, list[dict[str, Any]]]:
-        return await queue.count(), [_summary(letter) async for letter in queue.letters(limit)]
+        return await queue.count(), [summary(letter) async for letter in _chosen(queue, wanted, limit)]
 
-    count, letters = _run(url, service, work, as_json=as_json)
+    number, letters = _run(url, service, work, as_json=as_json)
     if as_json:
-        typer.echo(json.dumps(letters))
+        echo_json(letters)
     elif letters:
-        _print_table(letters)
+        print_table(letters)
     else:
-        typer.echo(f"{wire.dead_queue(service)} is empty")
-    if count > len(letters) >= limit:
-        typer.echo(f"the oldest {len(letters)} of {count}; --limit shows more", err=True)
+        typer.echo(_nothing(service, number))
+    if number > limit:
+        typer.echo(f"the oldest {limit} of {number}; --limit shows more", err=True)
 
 
 @app.command(epilog=_EPILOG)
 def show(service: Service, id: Id, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show one message: properties, headers and the beginning of the body, escaped."""
+    """Show one message: what it ended in, properties, headers and the beginning of the body, escaped."""
 
     async def work(queue: DeadQueue) -> dict[str, Any]:
-        return _everything(await queue.find(id))
+        return everything(await queue.find(id))
 
-    everything = _run(url, service, work, bodies=True, as_json=as_json)
+    page = _run(url, service, work, bodies=True, as_json=as_json)
     if as_json:
-        typer.echo(json.dumps(everything))
+        echo_json(page)
     else:
-        _print_everything(everything)
+        print_page(page)
 
 
 @app.command(epilog=_EPILOG)
@@ -99,35 +137,53 @@ def retry(
     service: Service,
     id: MaybeId = None,
     url: Url = DEFAULT_URL,
-    all_: Annotated[bool, typer.Option("--all", help="All that are there now, oldest first.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="All that are there now and chosen, oldest first.")] = False,
+    reason: Reasons = None,
+    method: Methods = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
+    only: Only = None,
+    yes: Yes = False,
 ) -> None:
     """Publish a request to its service once more, as a cast, and take it off the dead queue."""
-    _one_or_all(id, all_)
+    wanted = _wanted(reason, method, older_than, newer_than, only)
+    _one_or_all(id, all_, wanted)
+    if id is not None:
+        _run(url, service, _retry_one(id), bodies=True)
+        return
+    most = None if yes else _ask_for_all(url, service, wanted, "send again")
 
-    async def one(queue: DeadQueue) -> None:
-        letter = await queue.find(id or "")
+    async def work(queue: DeadQueue) -> None:
+        await _retry_all(queue, _chosen(queue, wanted, most))
+
+    _run(url, service, work, bodies=True)
+
+
+def _retry_one(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, None]]:
+    async def work(queue: DeadQueue) -> None:
+        letter = await queue.find(id)
         await queue.retry(letter)
         _say_retried(letter)
 
-    _run(url, service, _retry_all if all_ else one, bodies=True)
+    return work
 
 
-async def _retry_all(queue: DeadQueue) -> None:
+async def _retry_all(queue: DeadQueue, letters: AsyncIterator[Letter]) -> None:
     retried = unfit = 0
     try:
-        async for letter in queue.letters():
+        async for letter in letters:
             try:
                 await queue.retry(letter)
             except Unfit as error:
                 unfit += 1
-                typer.echo(f"left where it is: {error}", err=True)
+                typer.echo(f"left where it is: {printable(str(error))}", err=True)
             else:
                 retried += 1
                 _say_retried(letter)
     finally:
-        typer.echo(f"{_count(retried)} sent again")
+        typer.echo(f"{count_of(retried)} sent again")
     if unfit:
-        raise DeadQueueError(f"{_count(unfit)} cannot be tried again")
+        raise DeadQueueError(f"{count_of(unfit)} cannot be tried again")
 
 
 def _say_retried(letter: Letter) -> None:
@@ -140,49 +196,112 @@ def drop(
     service: Service,
     id: MaybeId = None,
     url: Url = DEFAULT_URL,
-    all_: Annotated[bool, typer.Option("--all", help="As many as are there now, oldest first.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="As many as are there now and chosen, oldest first.")] = False,
+    reason: Reasons = None,
+    method: Methods = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
+    only: Only = None,
+    yes: Yes = False,
 ) -> None:
     """Remove a message for good."""
-    _one_or_all(id, all_)
+    wanted = _wanted(reason, method, older_than, newer_than, only)
+    _one_or_all(id, all_, wanted)
     most = None
-    if not yes:  # asked with the queue let go: others may need it while a person thinks
-        question, most = _run(url, service, _question(id))
-        if most == 0:
-            typer.echo(f"{wire.dead_queue(service)} is empty")
-            return
-        typer.confirm(question, abort=True)
+    if not yes and id is not None:
+        _ask(_run(url, service, _question(id)))
+    elif not yes:
+        most = _ask_for_all(url, service, wanted, "drop for good")
 
     async def work(queue: DeadQueue) -> int:
         if id is not None:
             queue.drop(await queue.find(id))
             return 1
         dropped = 0
-        async for letter in queue.letters(most):
+        async for letter in _chosen(queue, wanted, most):
             queue.drop(letter)
             dropped += 1
         return dropped
 
-    typer.echo(f"{_count(_run(url, service, work))} dropped")
+    typer.echo(f"{count_of(_run(url, service, work))} dropped")
 
 
-def _question(id: str | None) -> Callable[[DeadQueue], Coroutine[Any, Any, tuple[str, int]]]:
-    async def work(queue: DeadQueue) -> tuple[str, int]:
-        if id is None:
-            count = await queue.count()
-            return f"Drop {_count(count)} for good?", count
+def _question(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, str]]:
+    async def work(queue: DeadQueue) -> str:
         letter = await queue.find(id)
-        return f"Drop {letter.id} ({letter.reason}, {letter.size} bytes) for good?", 1
+        return f"Drop {letter.id} ({letter.reason}, {letter.size} bytes) for good?"
 
     return work
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- choosing and asking ----------------------------------------------------------------------------------------------
 
 
-def _one_or_all(id: str | None, all_: bool) -> None:
+def _wanted(
+    reasons: list[str] | None, methods: list[str] | None, older: str | None, newer: str | None, only: Kind | None
+) -> Wanted:
+    try:
+        return Wanted(
+            tuple(reasons or ()),
+            tuple(methods or ()),
+            None if older is None else parse_duration(older),
+            None if newer is None else parse_duration(newer),
+            None if only is None else only is Kind.CALLS,
+        )
+    except ValueError as error:
+        fail(str(error), USAGE)
+
+
+def _one_or_all(id: str | None, all_: bool, wanted: Wanted) -> None:
     if (id is None) is not all_:
         fail("say which: one ID, or --all", USAGE)
+    if id is not None and not wanted.everything:
+        fail("one ID is chosen already: reasons, methods, times and kinds go with --all", USAGE)
+
+
+async def _chosen(queue: DeadQueue, wanted: Wanted, most: int | None) -> AsyncIterator[Letter]:
+    """Those that are wanted among the oldest `most`."""
+    now = datetime.now(UTC)
+    async for letter in queue.letters(most):
+        if wanted.takes(letter, now):
+            yield letter
+
+
+def _ask_for_all(url: str, service: str, wanted: Wanted, what: str) -> int:
+    """Ask about all that are wanted, with the queue let go meanwhile: others may need it while a person thinks.
+
+    Returns how many messages were there: what comes later was not asked about.
+    """
+
+    async def work(queue: DeadQueue) -> tuple[int, int]:
+        there = await queue.count()
+        if wanted.everything:
+            return there, there
+        return there, len([letter async for letter in _chosen(queue, wanted, there)])
+
+    there, meant = _run(url, service, work)
+    if not meant:
+        typer.echo(_nothing(service, there))
+        raise typer.Exit
+    _ask(f"{count_of(meant)} of {printable(wire.dead_queue(service))}: {what}?")
+    return there
+
+
+def _ask(question: str) -> None:
+    try:
+        if typer.confirm(question):
+            return
+    except typer.Abort:
+        fail("nobody answered, so nothing was done; --yes does it unasked", NOT_DONE)
+    fail("nothing was done", NOT_DONE)
+
+
+def _nothing(service: str, there: int) -> str:
+    queue = printable(wire.dead_queue(service))
+    return f"nothing of that kind among {count_of(there)} in {queue}" if there else f"{queue} is empty"
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def _run(
@@ -205,108 +324,10 @@ def _run(
         wire.check_name(wire.dead_queue(service))
         return asyncio.run(connected())
     except CallError as error:
-        fail_call(error, as_json)
+        fail_call(error, as_json, url)
     except ValueError as error:
         fail(str(error), USAGE)
     except DeadQueueError as error:
-        fail(str(error), NOT_DONE)
+        fail(printable(str(error)), NOT_DONE)
     except KeyboardInterrupt:
         fail("interrupted; what was not dealt with is where it was", INTERRUPTED)
-
-
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
-def _summary(letter: Letter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "reason": letter.reason,
-        "method": letter.method,
-        "since": letter.since.isoformat() if letter.since is not None else None,
-        "size": letter.size,
-        "caller": letter.caller,
-        "call": letter.was_a_call,
-    }
-
-
-def _everything(letter: Letter) -> dict[str, Any]:
-    properties = vars(letter.properties) if letter.properties is not None else {}
-    body = letter.body if letter.body is not None else b""
-    return _summary(letter) | {
-        "properties": {name: _plain(value) for name, value in properties.items() if name != "table"},
-        "headers": "cannot be read" if letter.headers is None else _plain(letter.headers),
-        "body": _escaped(body[:BODY_SHOWN]),
-        "body_left_out": letter.size - len(body[:BODY_SHOWN]),
-    }
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A header's value as JSON has it, escaped, and no deeper than a person would read."""
-    if depth > DEPTH_SHOWN:
-        return "…"
-    if isinstance(value, Mapping):
-        return {printable(str(k)): _plain(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v, depth + 1) for v in value]
-    if isinstance(value, bytes):
-        return _escaped(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    return printable(value.isoformat() if isinstance(value, datetime) else str(value))
-
-
-def _escaped(data: bytes) -> str:
-    """Bytes as text: what is not UTF-8 or not printable is written as an escape."""
-    return printable(data.decode("utf-8", "backslashreplace"))
-
-
-_COLUMNS = {"id": "id", "reason": "reason", "method": "method", "age": "since", "size": "size", "caller": "caller"}
-
-
-def _print_table(letters: Iterable[Mapping[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in _COLUMNS:
-        table.add_column(heading, justify="right" if heading in ("age", "size") else "left", overflow="fold")
-    now = datetime.now(UTC)
-    for letter in letters:  # as Text: a string would be read for Rich's own markup
-        table.add_row(*(Text(_cell(name, letter[name], now)) for name in _COLUMNS.values()))
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
-    console.print(table)
-
-
-def _cell(name: str, value: Any, now: datetime) -> str:
-    if value is None:
-        return "-"
-    return _age((now - datetime.fromisoformat(value)).total_seconds()) if name == "since" else str(value)
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{int(seconds / size)} {unit}"
-    return f"{max(0, int(seconds))} s"
-
-
-def _print_everything(everything: Mapping[str, Any]) -> None:
-    for name in ("id", "reason", "since"):
-        typer.echo(f"{name:<18}{everything[name] or 'not known'}")
-    for title in ("properties", "headers"):
-        typer.echo(f"\n{title}")
-        values = everything[title]
-        pairs = values.items() if isinstance(values, Mapping) else [("", values)]
-        for name, value in pairs:
-            typer.echo(f"  {name:<24}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    typer.echo(f"\nbody ({everything['size']} bytes)\n  {everything['body']}")
-    if everything["body_left_out"]:
-        typer.echo(f"  … {everything['body_left_out']} bytes more")
-
-
-def _count(number: int) -> str:
-    return f"{number} message{'' if number == 1 else 's'}"

@@ -57,7 +57,7 @@ def offer_broker(url: str) -> str | None:
 
     It is only offered. A broker that forgets everything must never be taken silently in place of a real one.
     """
-    hosts = make_settings(url).hosts
+    hosts = make_settings(url, name="warren").hosts  # a name in the URL counts for none of the commands
     if hosts != make_settings(DEFAULT_URL).hosts or not _refuses(*hosts[0]):
         return None
     host, port = hosts[0]

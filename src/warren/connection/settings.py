@@ -103,6 +103,8 @@ def make_settings(
 
 def _parse(url: str, encrypted: bool) -> Settings:
     parts = _split(url)
+    if not parts.scheme:  # not shown, as it may hold a password
+        raise ValueError(f"this is not an AMQP URL, it has no scheme; {_UNREADABLE}")
     if parts.scheme not in _PORTS:
         raise ValueError(f"{parts.scheme!r} is not an AMQP URL's scheme; {_UNREADABLE}")
     credentials, _, hosts = parts.netloc.rpartition("@")

@@ -127,7 +127,8 @@ def test_a_given_context_is_used_and_encrypts_amqp_too() -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("", "is not an AMQP URL's scheme; say amqp://user:password@host:5672/vhost"),
+        ("", "this is not an AMQP URL, it has no scheme; say amqp://user:password@host:5672/vhost"),
+        ("foo", "this is not an AMQP URL, it has no scheme; say amqp://user:password@host:5672/vhost"),
         ("localhost", "is not an AMQP URL"),
         ("localhost:5672", "is not an AMQP URL"),
         ("http://h", "is not an AMQP URL"),

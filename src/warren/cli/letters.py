@@ -1,0 +1,128 @@
+"""How the messages of a dead queue look: for people a table or a page, for programs JSON.
+
+Everything in a message is somebody's claim: it is shown escaped and bounded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+from warren.dead.queue import Letter
+from warren.printable import printable, printable_bytes
+
+#: Bytes of a body, levels of nested headers, and characters of a cause in a table that are shown.
+BODY_SHOWN, DEPTH_SHOWN, CAUSE_SHOWN = 4096, 8, 60
+#: Columns of a table that does not go to a terminal.
+_WIDTH = 240
+
+_CAUSE = ("code", "execution", "origin", "type", "text", "instance")
+_COLUMNS = ("id", "reason", "method", "age", "size", "caller", "cause")
+
+
+def summary(letter: Letter) -> dict[str, Any]:
+    """What `list` says of a message."""
+    death = letter.death
+    return {
+        "id": letter.id,
+        "reason": letter.reason,
+        "method": letter.method,
+        "since": letter.since.isoformat() if letter.since is not None else None,
+        "size": letter.size,
+        "caller": letter.caller,
+        "call": letter.was_a_call,
+        "attempt": death.attempt,
+        **{name: None if (word := getattr(death, name)) is None else printable(word) for name in _CAUSE},
+    }
+
+
+def everything(letter: Letter) -> dict[str, Any]:
+    """What `show` says of a message."""
+    properties = vars(letter.properties) if letter.properties is not None else {}
+    body = letter.body if letter.body is not None else b""
+    return summary(letter) | {
+        "properties": {name: _plain(value) for name, value in properties.items() if name != "table"},
+        "headers": "cannot be read" if letter.headers is None else _plain(letter.headers),
+        "body": printable_bytes(body[:BODY_SHOWN]),
+        "body_left_out": letter.size - len(body[:BODY_SHOWN]),
+    }
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A header's value as JSON has it, escaped, and no deeper than a person would read."""
+    if depth > DEPTH_SHOWN:
+        return "…"
+    if isinstance(value, Mapping):
+        return {printable(str(k)): _plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, depth + 1) for v in value]
+    if isinstance(value, bytes):
+        return printable_bytes(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    return printable(value.isoformat() if isinstance(value, datetime) else str(value))
+
+
+def print_table(summaries: Iterable[Mapping[str, Any]]) -> None:
+    """Print one line for each message."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in _COLUMNS:
+        table.add_column(heading, justify="right" if heading in ("age", "size") else "left", overflow="fold")
+    now = datetime.now(UTC)
+    for one in summaries:  # as Text: a string would be read for Rich's own markup
+        table.add_row(*(Text(_cell(one, heading, now)) for heading in _COLUMNS))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
+    console.print(table)
+
+
+def _cell(one: Mapping[str, Any], heading: str, now: datetime) -> str:
+    if heading == "cause":
+        text = one["text"] or one["type"] or "-"
+        return text if len(text) <= CAUSE_SHOWN else text[: CAUSE_SHOWN - 1] + "…"
+    if heading == "age":
+        return "-" if one["since"] is None else _age((now - datetime.fromisoformat(one["since"])).total_seconds())
+    return "-" if one[heading] is None else str(one[heading])
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def print_page(letter: Mapping[str, Any]) -> None:
+    """Print all there is to say about one message."""
+    for name in ("id", "reason", "since"):
+        typer.echo(f"{name:<18}{letter[name] or 'not known'}")
+    for name in (*_CAUSE, "attempt"):
+        if letter[name] is not None:
+            typer.echo(f"{name:<18}{letter[name]}")
+    for title in ("properties", "headers"):
+        _print_section(title, letter[title])
+    typer.echo(f"\nbody ({letter['size']} bytes)\n  {letter['body']}")
+    if letter["body_left_out"]:
+        typer.echo(f"  … {letter['body_left_out']} bytes more")
+
+
+def _print_section(title: str, values: Any) -> None:
+    typer.echo(f"\n{title}")
+    pairs = values.items() if isinstance(values, Mapping) else [("", values)]
+    for name, value in pairs:
+        typer.echo(f"  {name:<24}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+def count_of(number: int) -> str:
+    """A number of messages in words."""
+    return f"{number} message{'' if number == 1 else 's'}"
