@@ -43,6 +43,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.amqp.tables"}),
     # protocol/: what is said on the wire, pure
     frozenset({"warren.middleware", "warren.protocol", "warren.protocol.bases", "warren.protocol.deadline"}),
+    frozenset({"warren.protocol.collisions"}),
     frozenset({"warren.protocol.codecs"}),
     frozenset({"warren.protocol.evidence", "warren.protocol.running", "warren.protocol.signature"}),
     frozenset({"warren.protocol.problems"}),

@@ -7,6 +7,7 @@ models it does not know: they are known here by their methods, validate themselv
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from warren.protocol.bases import as_base, deep_base
+from warren.protocol.collisions import SMALL, Screen
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -77,8 +79,14 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
     except KeyError:
         raise UnknownEncoding(content_type) from None
 
+    screen = None if content_type == OCTETS else Screen.of(hint, native_keys=content_type == MSGPACK)
+
     def guarded(body: bytes) -> Any:
         try:
+            if len(body) > SMALL:
+                if screen is not None:
+                    screen.check(body, json=content_type != MSGPACK)
+                return _decode_large(decode, body)
             return decode(body)
         except msgspec.ValidationError as error:
             raise ValidationError(str(error)) from error
@@ -88,6 +96,17 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
             raise CodecError(_reason(error)) from error
 
     return guarded
+
+
+def _decode_large(decode: Decode, body: bytes) -> Any:
+    """Decode without the garbage collector, which would go through all that is new a hundred times over."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return decode(body)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def convert(value: Any, hint: Any) -> Any:
