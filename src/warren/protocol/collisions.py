@@ -94,9 +94,11 @@ class Screen:
         if len(keys) <= _FEW:
             return
         for kind in self._kinds:
-            found = {repr(key): hash(key) for key in _unsalted(keys, kind)}
-            if len(found) > _FEW:
-                _walk([*found.values()], (1, 10) if self._arrays else (1,))
+            hashes = {repr(key): hash(key) for key in _unsalted(keys, kind)}
+            if len(hashes) > _FEW:
+                # The others take part: they make the table larger.
+                hashes |= {key: hash(key) for key in keys if type(key) is str and key not in hashes}
+                _walk([*hashes.values()], (1, 10) if self._arrays else (1,))
 
 
 def _of_json(body: bytes, arrays: bool) -> Iterator[list[Any]]:
@@ -281,9 +283,9 @@ def _walk(hashes: list[int], tables: Iterable[int]) -> None:
 
 
 def _steps(hashes: list[int], in_a_row: int, most: int) -> int:
-    size, steps = 8, 0
-    while size * 2 < len(hashes) * 3:
-        size *= 2
+    """How often keys of these hashes find a place taken, up to a bit more than `most`."""
+    size = _size_of_dict(len(hashes)) if in_a_row == 1 else _size_of_set(len(hashes))
+    steps = 0
     taken = bytearray(size + in_a_row)
     mask = size - 1
     for hashed in hashes:
@@ -299,6 +301,20 @@ def _steps(hashes: list[int], in_a_row: int, most: int) -> int:
             i = free
         taken[i] = 1
     return steps
+
+
+def _size_of_dict(count: int) -> int:
+    size = 8
+    while size * 2 < count * 3:
+        size *= 2
+    return size
+
+
+def _size_of_set(count: int) -> int:
+    size = 8
+    while count * 5 >= (size - 1) * 3:
+        size *= 4 if size <= 65_536 else 2
+    return size
 
 
 _UNSIGNED = (1 << 64) - 1
