@@ -143,6 +143,8 @@ def _of_msgpack(body: bytes, arrays: bool) -> Iterator[list[Any]]:
                 if each:
                     yield _keys(body, [*starts, i], each)
                 if not stack:
+                    if i != end:
+                        raise LookupError
                     return
                 left, each, starts = stack.pop()
             if i >= end:

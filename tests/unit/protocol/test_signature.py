@@ -579,7 +579,7 @@ def test_what_is_bound_to_a_class_or_an_object_is_refused() -> None:
 
 @pytest.mark.parametrize("thing", [int, Tree, 7, "double"])
 def test_what_is_no_function_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match="is a class|is not a function"):
+    with pytest.raises(TypeError, match=r"is a class|is not a function"):
         declare(thing, name="thing")
 
 
