@@ -42,7 +42,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks", "warren.amqp.confirms"}),
     frozenset({"warren.amqp.tables"}),
     # protocol/: what is said on the wire, pure
-    frozenset({"warren.middleware", "warren.protocol", "warren.protocol.codecs", "warren.protocol.deadline"}),
+    frozenset({"warren.middleware", "warren.protocol", "warren.protocol.bases", "warren.protocol.deadline"}),
+    frozenset({"warren.protocol.collisions"}),
+    frozenset({"warren.protocol.codecs"}),
     frozenset({"warren.protocol.evidence", "warren.protocol.running", "warren.protocol.signature"}),
     frozenset({"warren.protocol.problems"}),
     frozenset({"warren.protocol.wire"}),

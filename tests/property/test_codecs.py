@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from warren.protocol import codecs
 from warren.protocol.codecs import CodecError
+from warren.protocol.collisions import SMALL, Screen
 
 CONTENT_TYPES = (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS, codecs.PROBLEM)
 integers = st.integers(-(2**63), 2**64 - 1)
@@ -139,3 +140,60 @@ def test_every_content_type_is_normalised_to_lower_case_without_parameters(conte
     bare = codecs.normalise(content_type)
     assert bare == bare.lower().strip()
     assert ";" not in bare
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Count(int):
+    __slots__ = ()
+
+
+class Share(float):
+    __slots__ = ()
+
+
+class Row(list[Any]):
+    __slots__ = ()
+
+
+class Shelf(dict[Any, Any]):
+    __slots__ = ()
+
+
+def disguised(value: Any) -> Any:
+    """The same value, made of subclasses."""
+    if isinstance(value, list):
+        return Row(map(disguised, value))
+    if isinstance(value, dict):
+        return Shelf({disguised(key): disguised(one) for key, one in value.items()})
+    kinds: dict[type, type] = {str: Text, int: Count, float: Share}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+@given(json_values)
+def test_values_made_of_subclasses_come_back_as_their_bases(value: Any) -> None:
+    body = codecs.encode(codecs.JSON, disguised(value))
+    assert body == codecs.encode(codecs.JSON, value)
+    assert codecs.decoder(codecs.MSGPACK)(codecs.encode(codecs.MSGPACK, disguised(value))) == value
+
+
+@given(msgpack_values, st.sampled_from([Any, dict[int, Any], set[int], dict[int | str, Any]]), st.booleans())
+def test_looking_for_collisions_changes_nothing_of_ordinary_values(value: Any, hint: Any, cut: bool) -> None:
+    body = codecs.encode(codecs.MSGPACK, [value, "x" * SMALL])[: -1 if cut else None]
+    screen = Screen.of(hint, native_keys=True)
+    assert screen is not None
+    with contextlib.suppress(msgspec.DecodeError):
+        screen.check(body, json=False)
+        assert not cut
+        assert codecs.decoder(codecs.MSGPACK)(body)[0] == value
+
+
+@given(st.binary(max_size=400), st.sampled_from([Any, dict[int, Any], set[int]]))
+def test_looking_for_collisions_ends_on_any_bytes(tail: bytes, hint: Any) -> None:
+    screen = Screen.of(hint, native_keys=True)
+    assert screen is not None
+    for json in (False, True):
+        with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            screen.check(b"\xdc\xff\xff" + b"\x01" * SMALL + tail, json=json)

@@ -1,17 +1,21 @@
 """Message bodies: JSON, msgpack, text and bytes. Never pickle: nothing in a message is evaluated.
 
-A leaf. Everything is encoded and decoded by msgspec, which validates against type hints while it decodes. Pydantic's
+Everything is encoded and decoded by msgspec, which validates against type hints while it decodes. Pydantic's
 models it does not know: they are known here by their methods, validate themselves, and travel as their JSON form.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import inspect
+
+from warren.protocol.bases import as_base, deep_base
+from warren.protocol.collisions import SMALL, Screen
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -40,7 +44,8 @@ class UnknownEncoding(CodecError):
     reason = "ENCODING"
 
     def __init__(self, content_type: str) -> None:
-        super().__init__(f"content type {content_type!r} is not one of {JSON}, {MSGPACK}, {TEXT}, {OCTETS}")
+        known = f"{JSON}, {MSGPACK}, {TEXT}, {OCTETS}"
+        super().__init__(f"content type {content_type!r} is not one of {known}, uncompressed")
 
 
 def normalise(content_type: str | None) -> str:
@@ -60,7 +65,7 @@ def encode(content_type: str, value: Any) -> bytes:
         return _ENCODERS[content_type](value)
     except KeyError:
         raise UnknownEncoding(content_type) from None
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+    except Exception as error:  # a model's own code may raise whatever
         raise CodecError(_reason(error)) from error
 
 
@@ -74,8 +79,14 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
     except KeyError:
         raise UnknownEncoding(content_type) from None
 
+    screen = None if content_type == OCTETS else Screen.of(hint, native_keys=content_type == MSGPACK)
+
     def guarded(body: bytes) -> Any:
         try:
+            if len(body) > SMALL:
+                if screen is not None:
+                    screen.check(body, json=content_type != MSGPACK)
+                return _decode_large(decode, body)
             return decode(body)
         except msgspec.ValidationError as error:
             raise ValidationError(str(error)) from error
@@ -87,6 +98,17 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
     return guarded
 
 
+def _decode_large(decode: Decode, body: bytes) -> Any:
+    """Decode without the garbage collector, which would go through all that is new a hundred times over."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return decode(body)
+    finally:
+        if collects:
+            gc.enable()
+
+
 def convert(value: Any, hint: Any) -> Any:
     """Check (and where lossless, convert) a Python value against a type hint.
 
@@ -95,8 +117,16 @@ def convert(value: Any, hint: Any) -> Any:
     """
     try:
         return msgspec.convert(value, hint, dec_hook=_read_custom)
-    except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
-        raise CodecError(_reason(error)) from error
+    except Exception as error:
+        return _convert_bases(value, hint, error)
+
+
+def _convert_bases(value: Any, hint: Any, refused: Exception) -> Any:
+    """Once more, with subclasses taken as their bases; what it is still not, it was refused for."""
+    try:
+        return msgspec.convert(deep_base(value), hint, dec_hook=_read_custom, from_attributes=True)
+    except Exception:
+        raise CodecError(_reason(refused)) from refused
 
 
 #: What a decoder makes by itself.
@@ -142,7 +172,7 @@ def _reason(error: BaseException) -> str:
 def _encode_text(value: Any) -> bytes:
     """A bare peer reads text: strings as they are, everything else as JSON writes it (``832040``, ``true``)."""
     if isinstance(value, str):
-        return value.encode()
+        return str.encode(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     return _json_encode(value)
@@ -160,6 +190,8 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
         return bytes
     if hint in (str, Any):
         return lambda body: str(body, "utf-8")
+    if _takes_bytes(inspect.type_info(hint)):
+        return lambda body: msgspec.convert(bytes(body), hint)
     read_json = msgspec.json.Decoder(hint, strict=False, dec_hook=_read_custom).decode
 
     def decode(body: bytes) -> Any:
@@ -175,6 +207,13 @@ def _text_decoder(hint: Any, strict: bool) -> Decode:
             return msgspec.convert(text.strip(), hint, strict=False, dec_hook=_read_custom)
 
     return decode
+
+
+def _takes_bytes(info: inspect.Type) -> bool:
+    """Whether a value of this type may be bytes: text is then not looked into, for it is not base64 of them."""
+    if isinstance(info, inspect.UnionType):
+        return any(_takes_bytes(one) for one in info.types)
+    return isinstance(info, inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType)
 
 
 def _octets_decoder(hint: Any, strict: bool) -> Decode:
@@ -205,7 +244,7 @@ def _problems(error: Exception) -> str:
 def _write_custom(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is None:
-        raise TypeError(f"objects of type {type(value).__name__} cannot be encoded")
+        return as_base(value)
     return dump(mode="json", by_alias=True)  # by alias, as that is what it is validated by
 
 

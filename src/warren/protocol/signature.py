@@ -10,8 +10,8 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal, Never, NoReturn, get_args, get_type_hints
+from functools import lru_cache, partial
+from typing import Any, Literal, Never, NoReturn, cast, get_args, get_type_hints
 
 import msgspec
 
@@ -24,6 +24,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _ATTRIBUTE = "__warren_method__"
 _INDEX = re.compile(r"\$\[(\d+)\]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_LONGEST_NAME = 200
 _KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -32,6 +33,8 @@ class Method:
     """One callable method. Made by `Service.method`, found again by `method_of`.
 
     Attributes:
+        is_async: whether to call it on the event loop. What a function of the other kind returns may be awaitable all
+            the same, as a decorator made it: see `is_awaitable`.
         delivery: what happens when a worker dies during the call (see docs/reference.md).
         max_attempts: how many workers an ``at-least-once`` request may kill before it is set aside.
         default: whether it answers bare requests, those without a method name.
@@ -50,8 +53,10 @@ class Method:
     is_async: bool
     positional: tuple[str, ...]
     keyword_only: tuple[str, ...]
+    by_position_only: frozenset[str]
     needs_names: bool
     required: int
+    required_names: frozenset[str]
     hints: dict[str, Any]
     result_hint: Any
     _by_position: type[msgspec.Struct]
@@ -67,18 +72,31 @@ class Method:
         """The request's body: an array when all arguments are positional, else an object.
 
         Raises:
-            TypeError: too many arguments, or one given twice: what a local call would raise.
+            TypeError: arguments that do not fit the signature: what a local call would raise.
             CodecError: an argument that the encoding cannot carry.
         """
-        if len(args) > len(self.positional):
-            raise TypeError(f"{self.name}() takes {len(self.positional)} positional arguments, got {len(args)}")
-        if args and kwargs:
-            named = dict(zip(self.positional, args, strict=False))
-            twice = named.keys() & kwargs.keys()
-            if twice:
-                raise TypeError(f"{self.name}() got multiple values for argument {min(twice)!r}")
-            kwargs, args = named | kwargs, ()
-        return encode_arguments(content_type, args, kwargs)
+        if kwargs:
+            named = dict(zip(self.positional, args, strict=False)) | kwargs
+            if len(named) != len(args) + len(kwargs) or not self._fits(named, kwargs):
+                self._refuse(args, kwargs)
+            return codecs.encode(content_type, named)
+        if self.needs_names or not self.required <= len(args) <= len(self.positional):
+            self._refuse(args, kwargs)
+        return codecs.encode(content_type, args)
+
+    def _fits(self, named: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+        known = named.keys() <= self.hints.keys() and self.required_names <= named.keys()
+        return known and self.by_position_only.isdisjoint(kwargs)
+
+    def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        """Raise what a local call would raise, in its words where the function has a name."""
+        if hasattr(self.function, "__name__"):
+            inspect.getcallargs(self.function, *args, **kwargs)
+        try:
+            inspect.signature(self.function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}() {error}") from None
+        raise TypeError(f"{self.name}() does not take these arguments")
 
     def decode_arguments(self, content_type: str, body: bytes) -> Arguments:
         """Decode and validate a request's body.
@@ -98,6 +116,8 @@ class Method:
         try:
             return msgspec.structs.astuple(by_position(body)), {}
         except ValidationError as error:
+            if _is_scalar(content_type, body):  # a peer that knows nothing of arguments
+                return self._decode_single(content_type, body, strict=True)
             raise ValidationError(_INDEX.sub(self._argument_name, str(error), count=1)) from error
 
     def encode_result(self, content_type: str, value: Any) -> bytes:
@@ -128,7 +148,7 @@ class Method:
             self._decoders[content_type] = pair
         return pair
 
-    def _decode_single(self, content_type: str, body: bytes) -> Arguments:
+    def _decode_single(self, content_type: str, body: bytes, *, strict: bool = False) -> Arguments:
         """A body that is not a list of arguments is the one argument itself, as a bare peer sends it."""
         if self.required > 1 or self.needs_names:
             raise ValidationError(f"{self.full_name} takes named or several arguments; send them as {JSON}")
@@ -138,7 +158,7 @@ class Method:
             raise ValidationError(f"{self.full_name} takes no argument")
         name = self.positional[0]
         try:
-            return (codecs.decoder(content_type, self.hints[name], strict=False)(body),), {}
+            return (codecs.decoder(content_type, self.hints[name], strict=strict)(body),), {}
         except ValidationError as error:
             raise ValidationError(f"{error} - at `{name}`") from error
 
@@ -161,7 +181,7 @@ def untyped_decoder(content_type: str) -> Decode:
 
 
 def method_of(function: Callable[..., Any]) -> Method:
-    """The method that a function was declared as.
+    """The method that a function was declared as; also for what a decorator above the declaration made of it.
 
     Raises:
         TypeError: it was not declared with ``@service.method``.
@@ -172,6 +192,14 @@ def method_of(function: Callable[..., Any]) -> Method:
             f"{function!r} is not a method of a service: decorate it with @service.method, or call it by name"
         )
     return method
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether a function that is not ``async def`` has returned what is still to be awaited, on the event loop.
+
+    Cheap, as every result is asked: coroutines, futures, and whatever has ``__await__``.
+    """
+    return hasattr(type(value), "__await__")
 
 
 def make_method(
@@ -191,9 +219,10 @@ def make_method(
         TypeError: a signature that cannot be called remotely.
         ValueError: an option out of range, or a name that cannot be called.
     """
-    name = name or _name_of(service, function)
+    name = _name_of(service, function) if name is None else name
     _check_options(name, delivery, max_attempts, time_limit)
     where = f"{service}.{name}"
+    function = plain_function(where, function)
     parameters = _parameters(where, function)
     hints = _hints(where, function)
     for parameter, hint in hints.items():
@@ -203,7 +232,7 @@ def make_method(
     needs_names = any(p.default is p.empty for p in parameters if p.kind not in _KINDS)
     if default and (required > 1 or not positional or needs_names):
         raise TypeError(f"{where}: the default method answers plain text, so it takes exactly one argument")
-    fields = [_field(p, hints) for p in parameters]
+    fields = [_field(where, p, hints) for p in parameters]
     count = len(positional)
     return Method(
         service=service,
@@ -214,11 +243,13 @@ def make_method(
         default=default,
         time_limit=time_limit,
         errors=errors,
-        is_async=inspect.iscoroutinefunction(function),
+        is_async=_is_async(function),
         positional=positional,
         keyword_only=tuple(p.name for p in parameters[count:]),
+        by_position_only=frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
         needs_names=needs_names,
         required=required,
+        required_names=frozenset(p.name for p in parameters if p.default is p.empty),
         hints={p.name: hints.get(p.name, Any) for p in parameters},
         result_hint=hints.get("return", Any),
         _by_position=_struct(where, fields[:count], array_like=True),
@@ -231,20 +262,53 @@ def mark(method: Method) -> None:
 
     Raises:
         TypeError: the function takes no attributes.
+        ValueError: it is a method already, so `method_of` could find only one of the two.
     """
+    other = getattr(method.function, _ATTRIBUTE, None)
+    # A mark that `functools.wraps` has copied is that of another function.
+    if isinstance(other, Method) and other.function is method.function:
+        raise ValueError(
+            f"{method.full_name}: this function is {other.full_name} already, and a call of it could mean either;"
+            " declare a function of its own that calls it"
+        )
     try:
         setattr(method.function, _ATTRIBUTE, method)
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise TypeError(
             f"{method.full_name}: {method.function!r} cannot be marked; declare a plain function"
         ) from error
 
 
+def plain_function(where: str, function: Any) -> Callable[..., Any]:
+    """What is called when `function` is: the function in a static method.
+
+    Raises:
+        TypeError: it cannot be called as it stands, or belongs to an object.
+    """
+    if isinstance(function, staticmethod):
+        return plain_function(where, function.__func__)
+    if isinstance(function, classmethod) or inspect.ismethod(function):
+        raise TypeError(
+            f"{where}: {function!r} is bound to a class or an object, which a caller elsewhere does not have;"
+            " declare a plain function that calls it"
+        )
+    if not callable(function):
+        raise TypeError(f"{where}: {function!r} is not a function")
+    if isinstance(function, type):
+        raise TypeError(f"{where}: {function!r} is a class; declare a function that returns what it makes")
+    return cast("Callable[..., Any]", function)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call returns a coroutine at once: an ``async def``, a partial of one, an object whose call is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 def _name_of(service: str, function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", None)
-    if name is None:  # a partial, for one
-        raise TypeError(f"{service}: {function!r} has no name; declare a plain function")
-    return str(name)
+    if not isinstance(name, str):  # a partial, or an object that can be called
+        raise TypeError(f"{service}: {function!r} has no name; say method(name=…), or declare a plain function")
+    return name
 
 
 def _check_hint(where: str, parameter: str, hint: Any) -> None:
@@ -259,14 +323,15 @@ def _check_hint(where: str, parameter: str, hint: Any) -> None:
 
 
 def _check_options(name: str, delivery: str, max_attempts: int, time_limit: float | None) -> None:
-    if not _IDENTIFIER.match(name):
+    if not (isinstance(name, str) and _IDENTIFIER.match(name) and len(name) <= _LONGEST_NAME):
         raise ValueError(
-            f"method name {name!r}: letters, digits, '_' and '-' only (no dot: it ends the service's name)"
+            f"method name {name!r}: letters, digits, '_' and '-' only, at most {_LONGEST_NAME}"
+            " (no dot: it ends the service's name)"
         )
     if delivery not in get_args(Delivery):
         raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts={max_attempts} must be at least 1")
+    if type(max_attempts) is not int or max_attempts < 1:
+        raise ValueError(f"max_attempts={max_attempts!r} must be a whole number, at least 1")
     if time_limit is not None and not 0 < time_limit <= 2_000_000:
         raise ValueError(f"time_limit={time_limit}: seconds, more than 0 and at most 2,000,000 (23 days)")
 
@@ -274,21 +339,43 @@ def _check_options(name: str, delivery: str, max_attempts: int, time_limit: floa
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{where}: generators cannot be methods; return a list")
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError as error:  # of some functions that are written in C
+        raise TypeError(f"{where}: {error}; declare a plain function") from error
+    if parameters and _is_of_a_class(function) and parameters[0].name in ("self", "cls"):
+        raise TypeError(
+            f"{where}: {parameters[0]} would be an argument to send; declare a plain function or a static method"
+        )
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{where}: {parameter} has no type to validate; take a list or a dict instead")
     return parameters
 
 
+def _is_of_a_class(function: Callable[..., Any]) -> bool:
+    """Whether it was written in the body of a class."""
+    scope = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
+    return bool(scope) and not scope.endswith("<locals>")
+
+
 def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(function, include_extras=True)
-    except NameError as error:
+        return get_type_hints(_annotated(function), include_extras=True)
+    except Exception as error:  # a hint in quotes is code, and may fail in any way
         raise TypeError(f"{where}: cannot resolve its type hints: {error}") from error
 
 
-def _field(parameter: inspect.Parameter, hints: dict[str, Any]) -> tuple[Any, ...]:
+def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that has the annotations of what is called: `inspect.signature` looks there as well."""
+    while isinstance(function, partial):
+        function = function.func
+    if not hasattr(function, "__annotations__"):
+        function = type(function).__call__  # an object that can be called
+    return cast("Callable[..., Any]", inspect.unwrap(function))
+
+
+def _field(where: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> tuple[Any, ...]:
     hint = hints.get(parameter.name, Any)
     default = parameter.default
     if default is parameter.empty:
@@ -313,3 +400,11 @@ def _is_map(content_type: str, body: bytes) -> bool:
         return body.lstrip(b" \t\r\n")[:1] == b"{"
     first = body[0] if body else 0
     return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
+
+
+def _is_scalar(content_type: str, body: bytes) -> bool:
+    """Whether a body that is no map is no array either."""
+    if content_type == JSON:
+        return body.lstrip(b" \t\r\n")[:1] not in (b"[", b"")
+    first = body[0] if body else 0x90
+    return not (0x90 <= first <= 0x9F or first in (0xDC, 0xDD))

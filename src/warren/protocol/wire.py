@@ -19,7 +19,7 @@ from warren.amqp.frames import (
     encode_properties,
     shortstr,
 )
-from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, split_table
+from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, pick, split_table
 from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
 from warren.printable import printable
 from warren.protocol import codecs, problems
@@ -39,6 +39,11 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
 _ERROR_TYPE = b"error"
+#: What a server or a caller wants to know of a peer's header table; all else in it is the application's.
+_OF_A_REQUEST = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
+_OF_A_REPLY = (b"rpc-status", b"rpc-reason", b"rpc-executed", b"x-first-death-reason")
+#: Content encodings that leave a body as it is: some clients write the character set there.
+_UNCHANGED = frozenset({b"", b"identity", b"utf-8", b"us-ascii", b"ascii", b"binary", b"8bit", b"7bit"})
 _DEAD_REASON = "x-first-death-reason"
 
 # The start of every Warren request's header table, with the two numbers that change left out.
@@ -230,8 +235,7 @@ class Request:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         p = self.properties = decode_properties(delivery.properties)
-        name = p.content_type
-        self.content_type = _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
+        self.content_type = _CONTENT_TYPES.get(p.content_type) or codecs.normalise(_text(p.content_type))
         self.version: int | None = None
         self.timeout_ms: int | None = None
         self.deadline_ms: int | None = None
@@ -239,17 +243,19 @@ class Request:
         self.readable = True
         table = p.table
         if table is None:
+            self._read_foreign()
             return
         if len(table) >= _TABLE_FIXED and table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
             timeout_ms, key, deadline_ms = _TIMES.unpack_from(table, len(_TABLE_START))
-            if key == _DEADLINE_KEY:
+            if key == _DEADLINE_KEY and p.content_encoding is None:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
                 return
         try:
-            self._read_table(decode_table(table))
+            self._read_table(pick(table, *_OF_A_REQUEST))
         except FrameError as error:
             self.readable = False
             raise UnreadableHeaders(str(error), self) from error
+        self._read_foreign()
 
     def _read_table(self, table: dict[str, Any]) -> None:
         """Another peer's table: the same headers in any order and integer width."""
@@ -257,6 +263,15 @@ class Request:
         self.timeout_ms = _integer(table, "rpc-timeout-ms")
         self.deadline_ms = _integer(table, "rpc-deadline")
         self.attempt = max(1, _integer(table, "rpc-attempt") or 1)
+
+    def _read_foreign(self) -> None:
+        """What other peers write in other ways."""
+        p = self.properties
+        if not p.type:
+            p.type = None  # written, but empty
+        self.content_type = _encoded(self.content_type, p)
+        if self.bare and self.content_type == codecs.OCTETS:
+            self.content_type = codecs.TEXT  # several client libraries call everything so if they are not told
 
     @property
     def had_earlier_attempts(self) -> bool:
@@ -295,10 +310,8 @@ class Request:
         """
         user = _text(self.properties.user_id)
         if user == server_user and b"rpc-user" in (self.properties.table or b""):
-            table = decode_table(self.properties.table or b"")
-            if "rpc-user" in table:
-                name = table["rpc-user"]
-                return name if isinstance(name, str) else None
+            name = pick(self.properties.table or b"", b"rpc-user").get("rpc-user", user)
+            return name if isinstance(name, str) else None
         return user
 
     def headers(self) -> Mapping[str, Any]:
@@ -334,6 +347,12 @@ class Request:
         return encode_properties(p)
 
 
+def _encoded(content_type: str, p: Properties) -> str:
+    """The content type of a body, with its content encoding where that has to be undone: nobody here can."""
+    encoding = (p.content_encoding or b"").strip().lower()
+    return content_type if encoding in _UNCHANGED else f"{content_type} in {_text(encoding)}"
+
+
 def _integer(table: Mapping[str, Any], name: str) -> int | None:
     value = table.get(name)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
@@ -355,9 +374,9 @@ _REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in _CONTENT_TY
 def result_properties(request: Request, content_type: str) -> bytes:
     """The property bytes of a reply that carries a result; it is as persistent as the request."""
     correlation_id = shortstr(request.properties.correlation_id or b"")
-    if request.bare:
+    if request.bare and content_type == codecs.TEXT:
         return _BARE_REPLY_FLAGS + correlation_id
-    if request.properties.delivery_mode == PERSISTENT:
+    if not request.bare and request.properties.delivery_mode == PERSISTENT:
         p = Properties(content_type=content_type.encode(), delivery_mode=PERSISTENT)
         p.correlation_id = request.properties.correlation_id or b""
         return encode_properties(p)
@@ -397,8 +416,8 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
         table = _reply_table(p.table or b"")
         if p.type == _ERROR_TYPE or "rpc-status" in table:
             raise _read_error(p, body, table, registered)
-    name = p.content_type
-    return _CONTENT_TYPES.get(name) or codecs.normalise(_text(name))
+    name = _CONTENT_TYPES.get(p.content_type) or codecs.normalise(_text(p.content_type))
+    return name if p.content_encoding is None else _encoded(name, p)
 
 
 def read_bounce(p: Properties) -> CallError | None:
@@ -415,7 +434,7 @@ def read_bounce(p: Properties) -> CallError | None:
 
 def _reply_table(table: bytes) -> dict[str, Any]:
     try:
-        return decode_table(table)
+        return pick(table, *_OF_A_REPLY)
     except FrameError as error:
         raise undecodable_reply(str(error)) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from warren.amqp.frames import FrameError
-from warren.amqp.tables import decode_table, decode_value, encode_table, encode_value, join_table, split_table
+from warren.amqp.tables import decode_table, decode_value, encode_table, encode_value, join_table, pick, split_table
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,6 @@ def test_a_table_leaves_out_keys_that_are_not_text() -> None:
         b"\x01a?",  # an unknown type
         b"\x01aI\x00",  # half an integer
         b"\x01aS\x00\x00\x00\x09abc",  # a string that runs over the end
-        b"\x01aT\xff\xff\xff\xff\xff\xff\xff\xff",  # a moment after the year 9999
     ],
 )
 def test_a_damaged_table_is_a_frame_error(table: bytes) -> None:
@@ -98,3 +97,20 @@ def test_what_passes_through_stays_as_it_was() -> None:
 def test_a_value_is_encoded_with_its_type() -> None:
     assert encode_value("a") == b"S\x00\x00\x00\x01a"
     assert decode_value(encode_value(None)) is None
+
+
+@pytest.mark.parametrize("letter", [b"l", b"L"])
+def test_a_long_integer_is_a_plain_one(letter: bytes) -> None:
+    value = decode_value(letter + (2**40).to_bytes(8, "big"))
+    assert (value, type(value)) == (2**40, int)
+
+
+def test_a_moment_after_the_year_9999_stays_a_number() -> None:
+    assert decode_value(b"T" + b"\xff" * 8) == 2**64 - 1
+
+
+def test_only_what_is_asked_for_is_decoded() -> None:
+    table = join_table({b"bad": b"A\x00\x00\x00\x01?", b"n": encode_value(7)})
+    assert pick(table, b"n", b"other") == {"n": 7}
+    with pytest.raises(FrameError):
+        decode_table(table)

@@ -463,3 +463,70 @@ def test_a_reply_is_no_bounce(p: Properties) -> None:
 def test_damaged_headers_are_an_error_not_a_bounce() -> None:
     with pytest.raises(CallError, match="cannot be read"):
         wire.read_bounce(Properties(table=b"\x01a?"))
+
+
+# --- what other peers write ---------------------------------------------------------------------------------------
+
+
+def test_octets_from_a_bare_peer_are_text_as_its_library_calls_everything_so() -> None:
+    assert request_with(b"30", content_type=codecs.OCTETS).content_type == codecs.TEXT
+    assert request_with(b"30", content_type=codecs.OCTETS, headers={"rpc-v": 1}).content_type == codecs.OCTETS
+
+
+def test_an_empty_type_asks_for_the_default_method() -> None:
+    assert request_with(type="").method is None
+    assert request_with(type="", headers={"rpc-v": 1}).properties.type is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "identity", "binary", ""])
+def test_a_content_encoding_that_changes_nothing_is_fine(encoding: str) -> None:
+    assert request_with(content_type=codecs.JSON, content_encoding=encoding).content_type == codecs.JSON
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "utf-16"])
+@pytest.mark.parametrize("headers", [None, {"rpc-v": 1}])
+def test_a_compressed_body_is_refused_as_such(encoding: str, headers: Any) -> None:
+    request = request_with(content_type=codecs.JSON, content_encoding=encoding, headers=headers)
+    with pytest.raises(codecs.UnknownEncoding, match=f"in {encoding}"):
+        codecs.decoder(request.content_type)
+
+
+def test_a_compressed_reply_is_not_taken_for_what_is_in_it() -> None:
+    p = decode_properties(
+        pika_frames.properties(spec.BasicProperties(content_type=codecs.JSON, content_encoding="gzip"))
+    )
+    assert wire.read_reply(p, b"", nothing_registered) == "application/json in gzip"
+
+
+@pytest.mark.parametrize("content_type", [codecs.JSON, codecs.MSGPACK])
+def test_a_bare_request_that_says_what_it_is_gets_a_reply_that_does(content_type: str) -> None:
+    request = request_with(content_type=content_type, correlation_id="7", delivery_mode=2)
+    p = properties_of(wire.result_properties(request, request.content_type))
+    assert (p.content_type, p.correlation_id, p.headers) == (content_type, "7", None)
+
+
+def test_headers_that_are_nobodys_business_do_not_make_a_request_unreadable() -> None:
+    late = b"\x04lateT" + b"\xff" * 8
+    encoded = pika_frames.properties(spec.BasicProperties(headers={"rpc-v": 1}))
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    p = decode_properties(encoded)
+    p.table = (p.table or b"") + late
+    delivery.properties = encode_properties(p)
+    request = Request(delivery)
+    assert request.version == 1
+    assert request.headers() == {"late": 2**64 - 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CallError("\udcff", reason="\udcff", code="NOT_FOUND", execution="x", origin=3),  # type: ignore[arg-type]
+        CallError(ValueError("v"), reason="x" * 1000),  # type: ignore[arg-type]
+        CallError("x" * 10**6),
+    ],
+)
+@pytest.mark.parametrize("headers", [None, {"rpc-v": 1}])
+def test_an_error_reply_is_written_whatever_the_error_holds(error: CallError, headers: Any) -> None:
+    encoded, body = wire.error_reply(request_with(headers=headers), error, Problem(details=object()))
+    assert len(encoded) < 1000
+    assert len(body) < 50_000

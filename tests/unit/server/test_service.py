@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,18 +11,29 @@ from warren import InvalidArgument, Service
 from warren.protocol.signature import method_of
 from warren.protocol.wire import MAX_MESSAGE_SIZE
 
+Double = Callable[[int], int]
+Triple = Callable[[int], Awaitable[int]]
+
 
 @pytest.fixture
 def service() -> Service:
     return Service("calc")
 
 
-def double(n: int) -> int:
-    return 2 * n
+@pytest.fixture
+def double() -> Callable[[int], int]:
+    def double(n: int) -> int:
+        return 2 * n
+
+    return double
 
 
-async def triple(n: int) -> int:
-    return 3 * n
+@pytest.fixture
+def triple() -> Callable[[int], Awaitable[int]]:
+    async def triple(n: int) -> int:
+        return 3 * n
+
+    return triple
 
 
 def test_a_decorated_function_is_a_method_and_stays_a_function(service: Service) -> None:
@@ -35,34 +47,34 @@ def test_a_decorated_function_is_a_method_and_stays_a_function(service: Service)
     assert service.methods["half"] is method_of(half)
 
 
-def test_a_method_takes_options(service: Service) -> None:
+def test_a_method_takes_options(service: Service, double: Double) -> None:
     service.method(name="twice", delivery="at-least-once", max_attempts=5)(double)
     method = service.methods["twice"]
     assert (method.full_name, method.delivery, method.max_attempts) == ("calc.twice", "at-least-once", 5)
 
 
-def test_a_method_reports_a_lost_worker_unless_said_otherwise(service: Service) -> None:
+def test_a_method_reports_a_lost_worker_unless_said_otherwise(service: Service, double: Double) -> None:
     service.method(double)
     assert (service.methods["double"].delivery, service.methods["double"].max_attempts) == ("report", 3)
 
 
-def test_one_method_may_be_the_default(service: Service) -> None:
+def test_one_method_may_be_the_default(service: Service, double: Double) -> None:
     service.method(default=True)(double)
     assert service.default is method_of(double)
 
 
-def test_no_method_is_the_default_by_itself(service: Service) -> None:
+def test_no_method_is_the_default_by_itself(service: Service, double: Double) -> None:
     service.method(double)
     assert service.default is None
 
 
-def test_two_default_methods_are_refused(service: Service) -> None:
+def test_two_default_methods_are_refused(service: Service, double: Double, triple: Triple) -> None:
     service.method(default=True)(double)
     with pytest.raises(ValueError, match="two default methods: double and triple"):
         service.method(default=True)(triple)
 
 
-def test_a_name_can_be_declared_once(service: Service) -> None:
+def test_a_name_can_be_declared_once(service: Service, double: Double, triple: Triple) -> None:
     service.method(double)
     with pytest.raises(ValueError, match=r"calc\.double is declared twice"):
         service.method(name="double")(triple)
@@ -85,13 +97,13 @@ def test_a_function_that_cannot_be_marked_is_a_type_error(service: Service, func
         service.method(function)
 
 
-def test_methods_know_the_services_errors() -> None:
+def test_methods_know_the_services_errors(double: Double) -> None:
     service = Service("calc", errors=[KeyError, InvalidArgument])
     service.method(double)
     assert service.methods["double"].errors == {"KeyError": KeyError, "InvalidArgument": InvalidArgument}
 
 
-def test_a_service_shows_its_name_and_methods(service: Service) -> None:
+def test_a_service_shows_its_name_and_methods(service: Service, double: Double, triple: Triple) -> None:
     service.method(triple)
     service.method(double)
     assert repr(service) == "Service('calc', methods=['double', 'triple'])"
@@ -156,12 +168,12 @@ def test_a_service_keeps_its_options() -> None:
     assert (service.tracebacks, service.declare, service.max_message_size) == (True, False, 9)
 
 
-def test_coroutines_run_a_hundred_at_a_time(service: Service) -> None:
+def test_coroutines_run_a_hundred_at_a_time(service: Service, triple: Triple) -> None:
     service.method(triple)
     assert service.concurrency == 100
 
 
-def test_one_function_that_needs_a_thread_makes_it_fewer(service: Service) -> None:
+def test_one_function_that_needs_a_thread_makes_it_fewer(service: Service, double: Double, triple: Triple) -> None:
     service.method(triple)
     service.method(double)
     assert service.concurrency == 32
