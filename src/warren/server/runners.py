@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from warren.middleware import Middleware, chain
 from warren.protocol.running import reset_running, set_running
+from warren.protocol.signature import is_awaitable
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall
 from warren.server.replies import Reply
@@ -142,7 +142,7 @@ class Runner:
         args, kwargs = attempt.arguments
         attempt.entered = True
         value = attempt.method.function(*args, **kwargs)
-        return value if inspect.isawaitable(value) else self._owner.reply_to(attempt, value)
+        return value if is_awaitable(value) else self._owner.reply_to(attempt, value)
 
     def _job_done(self, attempt: Attempt, result: Any) -> None:
         try:
@@ -179,4 +179,4 @@ class Runner:
         result = await done
         if isinstance(result, JobFailed):
             raise result.error
-        return await result if inspect.isawaitable(result) else result
+        return await result if is_awaitable(result) else result
