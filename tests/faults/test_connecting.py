@@ -6,13 +6,17 @@ import socket
 import time
 
 import pytest
+from pika import spec
 
 from rabbit import Node
 from tests.support.evidence import Counting, ending, works_again
 from tests.support.proxy import HOST, How, Proxy, Way
+from tests.support.rogue import Rogue
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Execution, Unavailable
+from warren.connection.dial import open_link
+from warren.connection.settings import make_settings
 
 
 @pytest.mark.scenario(
@@ -102,6 +106,18 @@ async def test_a_dead_host_in_the_list_costs_nothing(rabbit: Node, counting: Cou
         async with serving(counting.service, url=rabbit.url), AsyncClient(hosts, connect_timeout=5) as client:
             await ending(client.connect(), within=5)
             await works_again(client, counting.echo)
+
+
+async def test_a_link_whose_closing_is_cancelled_is_closed_all_the_same() -> None:
+    async with Rogue(spec.Connection.Close, b"") as rogue:  # says nothing to that
+        settings = make_settings(rogue.url)
+        link = await open_link(settings, *settings.hosts[0])
+        closing = asyncio.create_task(link.close(patience=60))
+        await rogue.reached.wait()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        assert link.closed.done()
 
 
 STEPS: list[tuple[Way, str]] = [
