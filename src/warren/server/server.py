@@ -364,9 +364,9 @@ class Server:
                     ", ".join(abandoned),
                 )
 
-    @staticmethod
-    async def _stop_consuming(worker: Worker, channel: HotChannel) -> None:
-        classic = worker.service.queue == "classic" and worker.service.declare
+    async def _stop_consuming(self, worker: Worker, channel: HotChannel) -> None:
+        # Known only of a queue that was declared here: any other may be a quorum queue, which needs the window.
+        classic = worker.service.queue == "classic" and worker.service.declare and self._may_declare
         try:
             async with asyncio.timeout(5.0):
                 await channel.cancel(window=0 if classic else worker.concurrency)
