@@ -39,7 +39,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.logs"}),
     frozenset({"warren.flood"}),
     # amqp/: AMQP bytes, pure
-    frozenset({"warren.errors", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks", "warren.amqp.confirms"}),
+    frozenset({"warren.errors", "warren.version", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks"}),
+    frozenset({"warren.amqp.confirms"}),
     frozenset({"warren.amqp.tables"}),
     # protocol/: what is said on the wire, pure
     frozenset({"warren.middleware", "warren.protocol", "warren.protocol.bases", "warren.protocol.deadline"}),
@@ -52,8 +53,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     # connection/: one connection kept open; alone knows Pika
     frozenset({"warren.connection", "warren.connection.settings", "warren.connection.liveness"}),
     frozenset({"warren.connection.errors", "warren.connection.fork", "warren.connection.futures"}),
-    frozenset({"warren.connection.diagnosis", "warren.connection.stream"}),
-    frozenset({"warren.connection.channel", "warren.connection.guard", "warren.connection.ioloop"}),
+    frozenset({"warren.connection.addresses", "warren.connection.ioloop"}),
+    frozenset({"warren.connection.diagnosis", "warren.connection.password", "warren.connection.stream"}),
+    frozenset({"warren.connection.channel", "warren.connection.guard", "warren.connection.handshake"}),
     frozenset({"warren.connection.link"}),
     frozenset({"warren.connection.dial"}),
     frozenset({"warren.connection.supervisor", "warren.connection.declare"}),

@@ -19,5 +19,4 @@ from warren.server.context import CurrentCall as CurrentCall
 from warren.server.context import current_call as current_call
 from warren.server.server import Server as Server
 from warren.server.service import Service as Service
-
-__version__ = "0.1.0"
+from warren.version import __version__ as __version__

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import warren
 from rabbit import free_ports
 from tests.contract.brokers import BrokerUnderTest, private_broker, tls_port
 from tests.support.serving import ROOT, serving
@@ -141,7 +143,42 @@ async def test_the_broker_lists_the_connections_name(broker: BrokerUnderTest, ur
     async with AsyncClient(url, name="ledger") as client:
         await client.connect()
         names = await asyncio.to_thread(broker.connection_names)
-    assert any("ledger" in name for name in names)
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    assert any(f"ledger@{place}" in name for name in names)
+
+
+async def test_a_connection_without_a_name_says_where_it_comes_from(broker: BrokerUnderTest, url: str) -> None:
+    async with AsyncClient(url) as client:
+        await client.connect()
+        names = await asyncio.to_thread(broker.connection_names)
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    assert any(place in name and f"@{place}" not in name for name in names)
+
+
+@pytest.mark.rabbitmq_only("the embedded broker lists names only")
+async def test_the_broker_lists_warren_as_the_product_with_its_version(broker: BrokerUnderTest, url: str) -> None:
+    async with AsyncClient(url) as client:
+        await client.connect()
+        (line, *_) = [x for x in await asyncio.to_thread(broker.connection_names) if str(os.getpid()) in x]
+    assert re.search(r'"product","Warren"', line), line
+    assert re.search(rf'"version","{re.escape(warren.__version__)}"', line), line
+    assert re.search(r'"platform","Python [0-9.]+, Pika [0-9.]+"', line), line
+
+
+async def test_a_password_may_come_from_an_async_function(url: str, echo: str) -> None:
+    async def password() -> str:
+        return "guest"
+
+    async with AsyncClient(url, password=password) as client:
+        assert await client.call(echo, "x") == "x"
+    with Client(url, password=password) as blocking:
+        assert await asyncio.to_thread(blocking.call, echo, "x") == "x"
+
+
+async def test_a_password_function_that_gives_something_else_is_one_clear_error_at_once(url: str) -> None:
+    error = await failure(AsyncClient(url, password=lambda: None))  # type: ignore[arg-type]
+    assert (error.reason, error.execution) == ("PASSWORD", Execution.NOT_SENT)
+    assert "the password function returned None: it must return a str" in str(error)
 
 
 async def test_a_server_that_is_refused_ends_with_the_error(url: str, service_name: str) -> None:

@@ -251,3 +251,33 @@ def test_a_death_without_a_count_counts_as_one(peer: Peer) -> None:
     channel.publish("q", "hello", headers={"x-death": deaths})
     channel.reject(channel.get("q").tag, requeue=False)
     _buried(peer, channel)
+
+
+@on_both
+def test_deaths_are_turned_round_at_every_death(peer: Peer) -> None:
+    channel = peer.channel()
+    for n in range(5):
+        channel.queue(f"c{n}", {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"c{n + 1}"})
+    channel.queue("c5")
+    channel.publish("c0", "hello")
+    for n in range(5):
+        peer.wait_for(f"c{n}", 1)
+        channel.reject(channel.get(f"c{n}").tag, requeue=False)
+    peer.wait_for("c5", 1)
+    channel.get("c5")
+
+
+@pytest.mark.parametrize("count", [None, 7])
+def test_deaths_of_one_cause_are_one_record(brokers: Brokers, count: int | None) -> None:
+    """The first of them stands for all; how many there were is its count if it has none."""
+
+    def script(peer: Peer) -> None:
+        channel = _queues(peer)
+        legacy = {"queue": "legacy", "reason": "rejected"}
+        first = legacy if count is None else {**legacy, "count": count}
+        other = {"queue": "other", "reason": "expired"}
+        channel.publish("q", "hello", headers={"x-death": [first, other, {**legacy, "count": 3}, legacy, {}, {}]})
+        channel.reject(channel.get("q").tag, requeue=False)
+        _buried(peer, channel)
+
+    brokers.compare(script)

@@ -1,18 +1,31 @@
 """Getting a connection: what a client may expect of a broker that is late, mute, full, or hangs up."""
 
 import asyncio
+import contextlib
 import logging
+import re
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import uvloop
+from pika import spec
 
 from rabbit import Node
 from tests.support.evidence import Counting, ending, works_again
 from tests.support.proxy import HOST, How, Proxy, Way
+from tests.support.rogue import Rogue
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Execution, Unavailable
+from warren.connection import addresses
+from warren.connection.addresses import Address
+from warren.connection.dial import open_link
+from warren.connection.errors import ConnectFailed
+from warren.connection.settings import make_settings
 
 
 @pytest.mark.scenario(
@@ -102,6 +115,142 @@ async def test_a_dead_host_in_the_list_costs_nothing(rabbit: Node, counting: Cou
         async with serving(counting.service, url=rabbit.url), AsyncClient(hosts, connect_timeout=5) as client:
             await ending(client.connect(), within=5)
             await works_again(client, counting.echo)
+
+
+@contextlib.contextmanager
+def listening(host: str) -> Iterator[Address]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server((host, 0)) as sock:
+        yield address_of(sock)
+
+
+@contextlib.contextmanager
+def refusing(host: str) -> Iterator[Address]:
+    """One that refuses connections."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        yield address_of(sock)
+
+
+@contextlib.contextmanager
+def hanging_up(host: str) -> Iterator[Address]:
+    """One that closes each connection at once, as a proxy without a broker behind it does."""
+    with socket.create_server((host, 0)) as sock:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield address_of(sock)
+        finally:
+            sock.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextlib.contextmanager
+def black_hole(host: str) -> Iterator[Address]:
+    """One of which nothing comes back at all: its queue of connections is full."""
+    with socket.create_server((host, 0), backlog=0) as sock, socket.socket() as first, socket.socket() as more:
+        for one in (first, more):
+            one.setblocking(False)
+            one.connect_ex(sock.getsockname())
+        yield address_of(sock)
+
+
+def address_of(sock: socket.socket) -> Address:
+    return Address(socket.AF_INET, socket.SOCK_STREAM, 0, sock.getsockname())
+
+
+DEAD = [listening, refusing, hanging_up, black_hole]
+Place = Callable[[str], contextlib.AbstractContextManager[Address]]
+
+
+@pytest.fixture
+def name_stands_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which addresses every name has."""
+
+    def say(*found: Address) -> None:
+        async def resolve(_host: str, _port: int) -> list[Address]:
+            return list(found)
+
+        monkeypatch.setattr(addresses, "resolve", resolve)
+
+    return say
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("dead", DEAD)
+def test_a_dead_address_leaves_time_for_those_behind_it(
+    rabbit: Node, dead: Place, name_stands_for: Callable[..., None], loop_factory: Any
+) -> None:
+    async def main(first: Address, second: Address) -> None:
+        name_stands_for(first, second, Address(socket.AF_INET, socket.SOCK_STREAM, 0, (HOST, rabbit.port)))
+        settings = make_settings("amqp://rabbit.test", connect_timeout=3)
+        link = await open_link(settings, *settings.hosts[0])
+        await link.close()
+
+    with dead("127.0.0.2") as first, dead("127.0.0.3") as second, asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main(first, second))
+
+
+async def test_the_error_names_each_address_and_what_was_wrong_with_it(name_stands_for: Callable[..., None]) -> None:
+    with contextlib.ExitStack() as stack:
+        name_stands_for(*(stack.enter_context(dead(f"127.0.0.{n}")) for n, dead in enumerate(DEAD, 2)))
+        settings = make_settings("amqp://rabbit.test", connect_timeout=2)
+        with pytest.raises(ConnectFailed) as caught:
+            await open_link(settings, *settings.hosts[0])
+    assert not caught.value.permanent
+    text = str(caught.value)
+    assert re.search(r"cannot connect to rabbit\.test:5672: ", text)
+    assert re.search(r"127\.0\.0\.2: no answer within [0-9.]+ s", text), text
+    assert "127.0.0.3: connection refused: does RabbitMQ run there?" in text
+    assert re.search(r"127\.0\.0\.4: .*(EOF|lost|reset)", text), text
+    assert "127.0.0.5: no answer within 2 s" in text
+
+
+async def test_a_reason_that_all_addresses_share_is_told_once(name_stands_for: Callable[..., None]) -> None:
+    with refusing("127.0.0.2") as first, refusing("127.0.0.3") as second:
+        name_stands_for(first, second)
+        settings = make_settings("amqp://rabbit.test")
+        with pytest.raises(ConnectFailed, match=r"RabbitMQ run there\? \(at 127\.0\.0\.2, 127\.0\.0\.3\)$"):
+            await open_link(settings, *settings.hosts[0])
+
+
+async def test_what_the_broker_refuses_at_one_address_is_not_tried_at_the_next(
+    rabbit: Node, proxy: Proxy, name_stands_for: Callable[..., None]
+) -> None:
+    name_stands_for(*(Address(socket.AF_INET, socket.SOCK_STREAM, 0, (HOST, p)) for p in (rabbit.port, proxy.port)))
+    settings = make_settings("amqp://guest:wrong@rabbit.test")
+    with pytest.raises(ConnectFailed, match="refuses user 'guest'"):
+        await open_link(settings, *settings.hosts[0])
+    assert not proxy.accepted
+
+
+async def test_an_attempt_that_is_cancelled_leaves_nothing(name_stands_for: Callable[..., None]) -> None:
+    settings = make_settings("amqp://rabbit.test")
+    for dead in DEAD:
+        with dead("127.0.0.2") as first, dead("127.0.0.3") as second:
+            name_stands_for(first, second)
+            opening = asyncio.create_task(open_link(settings, *settings.hosts[0]))
+            await asyncio.sleep(0.05)
+            opening.cancel()
+            await asyncio.wait([opening])
+
+
+async def test_a_link_whose_closing_is_cancelled_is_closed_all_the_same() -> None:
+    async with Rogue(spec.Connection.Close, b"") as rogue:  # says nothing to that
+        settings = make_settings(rogue.url)
+        link = await open_link(settings, *settings.hosts[0])
+        closing = asyncio.create_task(link.close(patience=60))
+        await rogue.reached.wait()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        assert link.closed.done()
 
 
 STEPS: list[tuple[Way, str]] = [

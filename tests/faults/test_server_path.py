@@ -19,7 +19,9 @@ from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, Service
+from warren.client.caller import ReplyQueue
 from warren.protocol import wire
+from warren.server.service import QueueKind
 
 
 @pytest.fixture
@@ -226,6 +228,49 @@ async def test_a_deleted_service_queue_comes_back(client: AsyncClient, rabbit: N
         await works_again(client, counting.echo)
     assert counting.runs == {"r0": 1, "r1": 1, "again": 1, **{f"after {n}": 1 for n in range(100)}}
     assert messages(rabbit, service_name) == 0
+
+
+@pytest.fixture(scope="module")
+def quorum_by_default(rabbit: Node) -> Iterator[str]:
+    """The URL of a vhost in which a queue without a type is a quorum queue."""
+    rabbit.ctl("add_vhost", "by-default", "--default-queue-type", "quorum")
+    rabbit.ctl("set_permissions", "-p", "by-default", "guest", ".*", ".*", ".*")
+    yield f"{rabbit.url.rstrip('/')}/by-default"
+    rabbit.ctl("delete_vhost", "by-default")
+
+
+@pytest.mark.parametrize("queue", ["classic", "quorum"])
+@pytest.mark.parametrize("reply", ["exclusive", "durable"])
+async def test_a_queue_is_of_the_kind_that_was_asked_for_whatever_the_vhosts_default(
+    rabbit: Node, quorum_by_default: str, service_name: str, queue: QueueKind, reply: ReplyQueue
+) -> None:
+    counting = Counting(service_name, queue=queue)
+    async with (
+        serving(counting.service, url=quorum_by_default),
+        AsyncClient(quorum_by_default, reply=reply) as client,
+    ):
+        await works_again(client, counting.echo)
+        listed = await asyncio.to_thread(rabbit.ctl, "list_queues", "-p", "by-default", "name", "type")
+    kinds = dict(line.split("\t") for line in listed.splitlines() if "\t" in line)
+    assert kinds[service_name] == kinds[f"{service_name}.dead"] == queue
+    replies = [kind for name, kind in kinds.items() if name.startswith(("amq.gen-", "warren.reply."))]
+    assert replies
+    assert set(replies) == {"classic"}
+
+
+async def test_a_worker_that_goes_loses_no_request_in_a_vhost_of_quorum_queues(
+    quorum_by_default: str, service_name: str
+) -> None:
+    counting = Counting(service_name)
+    async with AsyncClient(quorum_by_default, timeout=30) as client, serving(counting.service, url=quorum_by_default):
+        calls = [asyncio.create_task(client.call(counting.echo, str(n))) for n in range(200)]
+        for _ in range(3):
+            other = Counting(service_name)
+            async with serving(other.service, url=quorum_by_default):
+                calls += [asyncio.create_task(client.call(counting.echo, f"more {n}")) for n in range(200)]
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [end for end in ends if isinstance(end, BaseException)] == []
 
 
 @pytest.mark.scenario(

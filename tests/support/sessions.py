@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -52,9 +53,9 @@ def split(data: bytes) -> list[Any]:
 class Peer:
     """A client that speaks frames."""
 
-    def __init__(self, state: State, *, loopback: bool = True) -> None:
+    def __init__(self, state: State, *, loopback: bool = True, backlog: Callable[[], int] = lambda: 0) -> None:
         self.state = state
-        self.session = Session(state, loopback=loopback)
+        self.session = Session(state, loopback=loopback, backlog=backlog)
 
     def send(self, *pieces: bytes) -> None:
         """Send bytes, and let the answer wait."""

@@ -16,6 +16,7 @@ from warren.broker.exchanges import Exchange
 from warren.broker.message import Message
 from warren.broker.model import REPLY_TO, VirtualHost
 from warren.broker.queues import Consumer, Entry, Queue
+from warren.broker.tables import has_no_number
 
 _ENCODED_REPLY_TO = REPLY_TO.encode()
 
@@ -153,6 +154,8 @@ class Channel:
     def _read_properties(self, message: Message) -> None:
         """Those that tell the broker something, in RabbitMQ's order, which decides what is complained of first."""
         properties = message.properties
+        if has_no_number(properties.table or b""):
+            raise AmqpError(541, "", of_no_method=True)  # RabbitMQ's channel fails to read the headers
         if properties.user_id is not None and properties.user_id != self.user:
             claimed, actual = properties.user_id.decode("utf-8", "replace"), self.user.decode()
             text = f"user_id property set to '{claimed}' but authenticated user was '{actual}'"
@@ -162,6 +165,7 @@ class Channel:
             if self._reply_consumer is None:
                 raise precondition("fast reply consumer does not exist")
             message.rewrite(reply_to=self._reply_address.encode())
+        message.check_delivery_mode()
         message.read_copies()
 
     # --- consuming ----------------------------------------------------------------------------------------------------

@@ -226,7 +226,8 @@ class Broker:
     def block(self, reason: str = "low on memory", *, at_once: bool = False) -> None:
         """Block publishers, as RabbitMQ does under a memory alarm: who publishes is told so and not heard any more.
 
-        As with RabbitMQ the first message is still taken, unless all connections are blocked `at_once`.
+        As with RabbitMQ a client is told so when it publishes, and its first message is held if it has a body; with
+        `at_once` all clients are told and held now.
         """
         self._do(partial(self._alarm, reason, at_once))
 

@@ -32,7 +32,8 @@ class AmqpError(Exception):
         super().__init__(code, text)
         self.code = code
         self.of_no_method = of_no_method
-        self.text = f"{NAMES.get(code, 'ERROR')} - {text}"
+        name = NAMES.get(code, "ERROR")
+        self.text = f"{name} - {text}" if text else name
 
     @property
     def closes_connection(self) -> bool:

@@ -13,7 +13,8 @@ from warren.amqp.tables import decode_value, join_table, split_array, split_tabl
 from warren.broker.errors import precondition
 from warren.broker.tables import type_name
 
-_STEERING = 0x2310  # headers, reply_to, expiration, user_id: see `Message.steers`
+_STEERING = 0x3310  # headers, delivery_mode, reply_to, expiration, user_id: see `Message.steers`
+_TRANSIENT, _PERSISTENT = 1, 2
 _MAX_TTL = 10 * 365 * 24 * 3600 * 1000  # ten years in milliseconds, RabbitMQ's limit of any time
 _SHORTSTR_MAX = 255
 _COUNT_MAX = 2**63 - 1  # of deaths
@@ -70,6 +71,16 @@ class Message:
         """
         if self.properties.expiration is not None:
             self.ttl = parse_expiration(self.properties.expiration)
+
+    def check_delivery_mode(self) -> None:
+        """It is transient, persistent, or does not say.
+
+        Raises:
+            AmqpError: 406.
+        """
+        mode = self.properties.delivery_mode
+        if mode is not None and mode not in (_TRANSIENT, _PERSISTENT):
+            raise precondition(f"invalid message: {{delivery_mode_unknown,{mode}}}")
 
     def read_copies(self) -> None:
         """Take notice of CC and BCC, and take BCC away: nobody is to see it.
@@ -196,18 +207,39 @@ def _deaths(entries: Mapping[bytes, bytes]) -> list[Death]:
 
 
 def _record(deaths: list[Death], message: Message, queue: str, reason: str, time: int) -> list[Death]:
-    """Count one more death; the latest comes first, the others in RabbitMQ 3.10's order."""
+    """Count one more death: it comes first, the others in RabbitMQ 3.10's order."""
     named = (_encode_text(queue), _encode_text(reason))
-    same = next((death for death in deaths if (death.get(b"queue"), death.get(b"reason")) == named), None)
-    if same is not None:
-        for death in deaths:
-            death.setdefault(b"count", _encode_long(1))
+    known = _grouped(deaths)
+    same = known.pop(named, None)
+    if same is None:
+        same = _first_death(message, named, time)
+    else:
         same[b"count"] = _encode_long(_count(same) + 1)
-        return [same, *(death for death in reversed(deaths) if death is not same)]
+    return [same, *known.values()]
+
+
+def _grouped(deaths: list[Death]) -> dict[tuple[bytes | None, bytes | None], Death]:
+    """One record for each queue and reason, as RabbitMQ 3.10 makes it of all at every death: in reversed order.
+
+    The first of a group stands for it; where it has no count, the size of the group is its count. A record that is
+    the only one is left alone.
+    """
+    groups: dict[tuple[bytes | None, bytes | None], list[Death]] = {}
+    for death in deaths:
+        groups.setdefault((death.get(b"queue"), death.get(b"reason")), []).append(death)
+    if len(deaths) > 1:
+        for group in groups.values():
+            group[0].setdefault(b"count", _encode_long(len(group)))
+    return {cause: group[0] for cause, group in reversed(groups.items())}
+
+
+def _first_death(message: Message, named: tuple[bytes, bytes], time: int) -> Death:
+    """A record of this cause."""
+    queue, reason = named
     new: Death = {
         b"count": _encode_long(1),
-        b"reason": named[1],
-        b"queue": named[0],
+        b"reason": reason,
+        b"queue": queue,
         b"time": b"T" + time.to_bytes(8),
         b"exchange": _encode_text(message.exchange),
         b"routing-keys": encode_array([_encode_text(key) for key in _visible_keys(message)]),
@@ -215,12 +247,12 @@ def _record(deaths: list[Death], message: Message, queue: str, reason: str, time
     expiration = message.properties.expiration
     if expiration is not None:
         new[b"original-expiration"] = encode_entry(_TEXT, expiration)
-    return [new, *deaths]
+    return new
 
 
 def _count(death: Death) -> int:
     """Clients that publish a dead letter again may have written its count in another type."""
-    raw = death[b"count"]
+    raw = death.get(b"count", b"")
     return int(decode_value(raw)) if raw[:1] in _INTEGERS else 0
 
 

@@ -59,8 +59,8 @@ class Connection(Protocol):
     def service(self, name: str) -> Service | None:
         """What answers messages to a reserved queue name, for clients on this machine."""
 
-    def published(self) -> None:
-        """A message has been taken; under an alarm it is the last one."""
+    def publish_received(self) -> None:
+        """The header of a message has been read; under an alarm nothing more is."""
 
 
 class _Content:
@@ -144,6 +144,7 @@ class ChannelHandler:
         content.missing = size
         if not size:
             self._publish(content, b"")
+        self._connection.publish_received()
 
     def _take_body(self, content: _Content, payload: bytes) -> None:
         content.missing -= len(payload)
@@ -170,7 +171,6 @@ class ChannelHandler:
         else:
             self.channel.publish(publish.exchange, message, publish.mandatory)
         self.publishing = False
-        self._connection.published()
 
     # --- the channel's output -----------------------------------------------------------------------------------------
 

@@ -52,7 +52,8 @@ class _Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         address, loopback = _peer(transport)
         self._server.tick()
-        self.session = Session(self._server.state, loopback=loopback, address=address)
+        backlog = transport.get_write_buffer_size
+        self.session = Session(self._server.state, loopback=loopback, address=address, backlog=backlog)
         self.session.frozen = self._server.state.faults.frozen
         self._server.connections[self.session] = self
         _log.debug("%s connected", address)

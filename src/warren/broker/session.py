@@ -55,7 +55,10 @@ class Phase(Enum):
 class Session:
     """A client's connection. The server calls `receive` and `lost`, and writes what `take_output` gives."""
 
-    def __init__(self, state: State, *, loopback: bool, address: str = "") -> None:
+    def __init__(
+        self, state: State, *, loopback: bool, address: str = "", backlog: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`backlog` tells how many bytes the socket has taken and not got rid of."""
         self.state = state
         self.loopback = loopback
         self.address = address
@@ -79,6 +82,8 @@ class Session:
         self._out: list[bytes] = []
         self._pending = 0  # bytes that wait to be taken
         self._congested = False  # the socket takes no more
+        self._backlog = backlog
+        self._stuck_at, self._stuck = 0.0, 0  # since when it takes no more, and how many bytes waited then
         self._to_confirm: list[ChannelHandler] = []
         self._received_at = self._sent_at = state.timers.now
         self._timers: dict[Callable[[], None], Timer] = {}  # by what they call
@@ -155,14 +160,32 @@ class Session:
     def congest(self) -> None:
         """The socket takes no more: deliveries wait in their queues."""
         self._congested = True
+        self._watch_output()
 
     def relieve(self) -> None:
         """The socket takes more again, or what waited has been taken."""
         self._congested = False
+        if (watch := self._timers.pop(self._check_output, None)) is not None:
+            watch.cancel()
         if self.phase is Phase.RUNNING:
             for handler in list(self.channels.values()):
                 handler.channel.use_credit()
         self.proceed()
+
+    def _watch_output(self) -> None:
+        self._stuck_at, self._stuck = self.state.timers.now, self._backlog()
+        self._call_at(self._stuck_at + self.state.settings.send_timeout, self._check_output)
+
+    def _check_output(self) -> None:
+        """Cut off a client that reads nothing: for RabbitMQ heartbeats do not make up for it."""
+        due = self._stuck_at + self.state.settings.send_timeout
+        if due > self.state.timers.now:
+            self._call_at(due, self._check_output)
+        elif self._backlog() < self._stuck:
+            self._watch_output()
+        else:
+            self.resets = True
+            self.end("the client does not read")
 
     def freeze(self, frozen: bool) -> None:
         """Neither read nor send, or go on."""
@@ -209,6 +232,7 @@ class Session:
         self.connected_at += seconds
         self._received_at += seconds
         self._sent_at += seconds
+        self._stuck_at += seconds
 
     def lost(self) -> None:
         """The connection is gone: put back what was unacknowledged, delete what was the connection's own."""
@@ -246,8 +270,12 @@ class Session:
         """What answers messages to a reserved queue name; only clients on this machine may ask."""
         return self.state.services.get(name) if self.loopback else None
 
-    def published(self) -> None:
-        """Under an alarm a client that publishes is told so, and not heard until it is over."""
+    def publish_received(self) -> None:
+        """Under an alarm a client that publishes is told so, and not heard until it is over.
+
+        RabbitMQ does this at the header of the content: a message with a body is held, as its body is not read, and
+        one without is taken [3.10.8, rabbit_reader:post_process_frame].
+        """
         if self.state.alarm is not None:
             self.block()
 
@@ -431,9 +459,11 @@ class Session:
         """Close the channel, or the connection, with the error's code."""
         handler = self.channels.get(channel)
         class_id, method_id = 0, 0
-        if handler is not None and handler.publishing:
+        if error.of_no_method:
+            pass
+        elif handler is not None and handler.publishing:
             class_id, method_id = 60, 40  # whatever the frame: what failed is the publish
-        elif len(payload) >= 4 and not error.of_no_method:
+        elif len(payload) >= 4:
             class_id, method_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])
         if handler is None or error.closes_connection:
             self.close(error, class_id, method_id)

@@ -45,6 +45,7 @@ class Settings:
     max_message_size: int = 128 * 1024 * 1024
     handshake_timeout: float = 10.0
     buffer_limit: int = 1024 * 1024  # what is kept for a client that does not read
+    send_timeout: float = 30.0  # after which such a client is cut off, as by RabbitMQ [ranch_tcp's send_timeout]
 
 
 class Dirty(Protocol):

@@ -6,6 +6,9 @@ import struct
 
 from pika.compat import long
 
+from warren.amqp.frames import FrameError
+from warren.amqp.tables import split_array, split_table
+
 Value = str | bytes | int | float | bool | None | list["Value"] | dict[str, "Value"] | object
 
 _NAMES = {
@@ -46,3 +49,26 @@ def table_at(payload: bytes, offset: int) -> bytes:
     """The table whose length stands at `offset`, without that length."""
     (size,) = struct.unpack_from(">I", payload, offset)
     return payload[offset + 4 : offset + 4 + size]
+
+
+def has_no_number(table: bytes) -> bool:
+    """Whether a float somewhere in a table is infinite or NaN, which Erlang has not; skips what is malformed."""
+    if b"d" not in table and b"f" not in table:
+        return False
+    tables, arrays = [table], [b""]
+    while tables or arrays:
+        try:
+            values = list(split_table(tables.pop()).values()) if tables else split_array(arrays.pop())
+        except FrameError:
+            continue
+        if any(_is_no_number(value) for value in values):
+            return True
+        tables += [value[5:] for value in values if value[:1] == b"F"]
+        arrays += [value[5:] for value in values if value[:1] == b"A"]
+    return False
+
+
+def _is_no_number(value: bytes) -> bool:
+    """All bits of the exponent are set [IEEE 754]."""
+    exponent = {b"d": 0x7FF0, b"f": 0x7F80}.get(value[:1])
+    return exponent is not None and int.from_bytes(value[1:3]) & exponent == exponent

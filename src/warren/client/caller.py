@@ -554,7 +554,7 @@ class Caller:
     async def _open_replies(self, channel: HotChannel) -> str:
         """Declare, bind and consume the reply queue; returns its name."""
         if not self._durable:
-            queue = await channel.declare_reply_queue()
+            queue = await channel.declare_reply_queue(arguments=wire.REPLY_ARGUMENTS)
             await channel.bind(queue, wire.BOUNCE_EXCHANGE, queue)
             await channel.consume(queue, no_ack=True)
             return queue

@@ -46,9 +46,9 @@ class Channel:
         """Declare a durable queue."""
         await self._ask(self._raw.queue_declare, name, durable=True, arguments=arguments)
 
-    async def declare_reply_queue(self) -> str:
+    async def declare_reply_queue(self, *, arguments: dict[str, Any] | None = None) -> str:
         """Declare an exclusive queue; the broker names it."""
-        frame = await self._ask(self._raw.queue_declare, "", exclusive=True)
+        frame = await self._ask(self._raw.queue_declare, "", exclusive=True, arguments=arguments)
         return str(frame.method.queue)
 
     async def inspect_queue(self, name: str) -> tuple[int, int]:

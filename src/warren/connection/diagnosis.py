@@ -2,59 +2,88 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
-from pika.exceptions import AuthenticationError, ProbableAccessDeniedError, ProbableAuthenticationError
+from pika.exceptions import (
+    AuthenticationError,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
 
+from warren.connection.addresses import Address
 from warren.connection.errors import ConnectFailed
 from warren.connection.settings import Settings
-from warren.errors import Code, Execution, Origin, PermissionDenied, Unavailable
+from warren.protocol import evidence
+from warren.protocol.evidence import conclude
 
 
-def diagnose(settings: Settings, peer: str, error: BaseException) -> ConnectFailed:
-    """One clear error for what Pika reports in nested exceptions."""
+def diagnose(settings: Settings, peer: str, error: BaseException) -> ConnectFailed | None:
+    """What the broker itself says against us, at whatever address it was reached; None if it said nothing."""
     causes = list(_causes(error))
     text = describe(error)
-    # Pika guesses from when the connection ended. Only what the broker said itself is certain: it may just have died.
-    said = text if "ConnectionClosedByBroker" in text else ""
-    if "limit" in said and "reached" in said:
-        return no_connection(peer, f"the broker takes no more connections: {said}")
-    if said and any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
-        return _denied(
+    # Pika guesses from when the connection ended. Only what the broker said is certain: it may just have died.
+    if "ConnectionClosedByBroker" not in text and not any(isinstance(e, ConnectionClosedByBroker) for e in causes):
+        return None
+    if "limit" in text and "reached" in text:
+        return no_connection(peer, f"the broker takes no more connections: {text}")
+    if any(isinstance(e, ProbableAuthenticationError | AuthenticationError) for e in causes):
+        why = (
             f"{peer} refuses user {settings.username!r}: wrong password, unknown user, or not allowed from here"
-            f" ('guest' may only log in from the broker's own machine)",
-            Code.UNAUTHENTICATED,
-            "AUTHENTICATION",
+            f" ('guest' may only log in from the broker's own machine)"
         )
-    if "vhost" in said and "not found" in said:
-        return no_connection(peer, f"there is no vhost {settings.vhost!r}", reason="VHOST", permanent=True)
-    if "refused" in said and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
-        message = f"{peer} refuses user {settings.username!r} access to vhost {settings.vhost!r}"
-        return _denied(message, Code.PERMISSION_DENIED, "VHOST")
-    for cause in causes:
+        return ConnectFailed(conclude(evidence.AUTHENTICATION, why), permanent=True)
+    if "vhost" in text and "not found" in text:
+        why = f"cannot connect to {peer}: there is no vhost {settings.vhost!r}"
+        return ConnectFailed(conclude(evidence.VHOST_MISSING, why), permanent=True)
+    if "refused" in text and any(isinstance(e, ProbableAccessDeniedError) for e in causes):
+        why = f"{peer} refuses user {settings.username!r} access to vhost {settings.vhost!r}"
+        return ConnectFailed(conclude(evidence.VHOST_DENIED, why), permanent=True)
+    return None
+
+
+def no_connection(peer: str, why: str) -> ConnectFailed:
+    """The error for a peer that cannot be reached now."""
+    return ConnectFailed(conclude(evidence.NOT_CONNECTED, f"cannot connect to {peer}: {why}"))
+
+
+def unreachable(peer: str, failures: Mapping[Address, BaseException]) -> ConnectFailed:
+    """The error for a peer of which no address led to an open connection."""
+    message = f"cannot connect to {peer}: {_told(peer, failures)}"
+    tls = [isinstance(_of_tls(error), ssl.SSLError) for error in failures.values()]
+    if not all(tls):
+        return ConnectFailed(conclude(evidence.NOT_CONNECTED, message))
+    untrusted = all(isinstance(_of_tls(error), ssl.SSLCertVerificationError) for error in failures.values())
+    return ConnectFailed(conclude(evidence.TLS, message), permanent=untrusted)
+
+
+def _told(peer: str, failures: Mapping[Address, BaseException]) -> str:
+    """Each address and what was wrong with it; a reason that all share is told once."""
+    reasons = {str(address): _reason(error) for address, error in failures.items()}
+    shared = set(reasons.values())
+    if len(shared) > 1:
+        return "; ".join(f"{address}: {why}" for address, why in reasons.items())
+    (why,) = shared
+    tried = ", ".join(address for address in reasons if address != peer.rpartition(":")[0])
+    return f"{why} (at {tried})" if tried else why
+
+
+def _reason(error: BaseException) -> str:
+    """What was wrong with one address."""
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            why = f"its certificate is not trusted ({cause.verify_message}): give ssl= a context that trusts it"
-            return no_connection(peer, why, reason="TLS", permanent=True)
+            return f"its certificate is not trusted ({cause.verify_message}): give ssl= a context that trusts it"
         if isinstance(cause, ssl.SSLError):
-            return no_connection(peer, f"the TLS handshake failed: {cause}", reason="TLS")
-        if isinstance(cause, socket.gaierror):
-            return no_connection(peer, f"the name cannot be resolved: {cause.strerror}")
+            return f"the TLS handshake failed: {cause}"
         if isinstance(cause, ConnectionRefusedError):
-            return no_connection(peer, "connection refused: does RabbitMQ run there?")
-    return no_connection(peer, text)
+            return "connection refused: does RabbitMQ run there?"
+    return describe(error)
 
 
-def no_connection(peer: str, why: str, reason: str = "NOT_CONNECTED", permanent: bool = False) -> ConnectFailed:
-    """The error for a peer that cannot be reached, or refuses us."""
-    error = Unavailable(f"cannot connect to {peer}: {why}", reason=reason, execution=Execution.NOT_SENT)
-    return ConnectFailed(error, permanent=permanent)
-
-
-def _denied(message: str, code: Code, reason: str) -> ConnectFailed:
-    error = PermissionDenied(message, code=code, reason=reason, execution=Execution.NOT_SENT, origin=Origin.BROKER)
-    return ConnectFailed(error, permanent=True)
+def _of_tls(error: BaseException) -> BaseException | None:
+    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
 
 
 def describe(error: BaseException) -> str:

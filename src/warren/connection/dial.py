@@ -1,18 +1,23 @@
-"""Opening a link: Pika's parameters, the handshake, and its limit."""
+"""Opening a link: the password, the addresses of a host in turn, and one limit of time for all of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
+import socket
+from typing import Any
 
 import pika
-from pika.adapters.asyncio_connection import AsyncioConnection
 
-from warren.connection.diagnosis import diagnose, no_connection
-from warren.connection.futures import resolve
-from warren.connection.ioloop import IOServices
+from warren.connection import addresses, password
+from warren.connection.addresses import Address
+from warren.connection.diagnosis import diagnose, no_connection, unreachable
+from warren.connection.handshake import shake_hands
 from warren.connection.link import Link
 from warren.connection.settings import Settings
+from warren.version import __version__
 
 # Pika reports each step of a failed connection at ERROR. We raise one clear error instead, so without a logging
 # configuration (Python then prints warnings to stderr) its lines are kept quiet; configured logging still has them.
@@ -22,54 +27,98 @@ FRAME_MAX = 131_072  # RabbitMQ's own default, and the most that it offers
 
 
 async def open_link(settings: Settings, host: str, port: int) -> Link:
-    """Connect to one host; DNS, TCP, TLS and the AMQP handshake share ``settings.connect_timeout``.
+    """Connect to one host.
+
+    The password function, DNS, TCP, TLS and the AMQP handshake share ``settings.connect_timeout``, and so do the
+    addresses of the host: each gets its turn, and none that says nothing takes the time of those behind it.
 
     Raises:
-        ConnectFailed: why not.
+        ConnectFailed: why not, with all addresses that were tried.
     """
-    peer = f"{host}:{port}"
-    services = IOServices(asyncio.get_running_loop(), FRAME_MAX)
-    attempt: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-    connection = AsyncioConnection(
-        _parameters(settings, host, port, _password(settings, peer)),
-        on_open_callback=lambda _conn: resolve(attempt, None),
-        on_open_error_callback=lambda _conn, error: resolve(attempt, error),
-        custom_ioloop=services,
-    )
-    try:
-        async with asyncio.timeout(settings.connect_timeout):
-            error = await asyncio.shield(attempt)
-    except TimeoutError:
-        await services.abandon()
-        raise no_connection(peer, f"no answer within {settings.connect_timeout:g} s") from None
-    except asyncio.CancelledError:
-        await services.abandon()
-        raise
-    if error is not None:
-        raise diagnose(settings, peer, error) from error
-    assert services.stream is not None
-    return Link(connection, services.stream, settings, peer)
+    return await _Dial(settings, host, port).open()
 
 
-def _parameters(settings: Settings, host: str, port: int, password: str) -> pika.ConnectionParameters:
-    return pika.ConnectionParameters(
-        host=host,
-        port=port,
-        virtual_host=settings.vhost,
-        credentials=pika.PlainCredentials(settings.username, password),
-        ssl_options=pika.SSLOptions(settings.ssl, host) if settings.ssl else None,
-        heartbeat=settings.heartbeat,
-        frame_max=FRAME_MAX,
-        socket_timeout=settings.connect_timeout,
-        stack_timeout=settings.connect_timeout,
-        client_properties={"connection_name": settings.name, "product": "Warren"} if settings.name else None,
-    )
+class _Dial:
+    """One attempt at one host."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self._settings = settings
+        self._host, self._port = host, port
+        self._peer = f"{host}:{port}"
+        self._addresses: list[Address] = []
+        self._failures: dict[Address, BaseException] = {}
+        self._end = asyncio.get_running_loop().time() + settings.connect_timeout
+
+    async def open(self) -> Link:
+        silence = TimeoutError(f"no answer within {self._settings.connect_timeout:g} s")
+        try:
+            async with asyncio.timeout_at(self._end):
+                parameters = self._parameters(await password.ask(self._settings.password))
+                self._addresses = await self._resolve()
+                while self._left():
+                    if link := await self._next(parameters):
+                        return link
+        except TimeoutError:
+            self._failures |= dict.fromkeys(self._left(), silence)
+            if not self._failures:  # not one address is known
+                raise no_connection(self._peer, str(silence)) from None
+        raise unreachable(self._peer, self._failures) from next(iter(self._failures.values()))
+
+    def _left(self) -> list[Address]:
+        """The addresses that have not failed."""
+        return [address for address in self._addresses if address not in self._failures]
+
+    def _share(self) -> float:
+        """Seconds for each of the addresses that are left."""
+        return max(self._end - asyncio.get_running_loop().time(), 0.0) / len(self._left())
+
+    async def _resolve(self) -> list[Address]:
+        try:
+            return await addresses.resolve(self._host, self._port)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise no_connection(self._peer, f"the name cannot be resolved: {why}") from error
+
+    async def _next(self, parameters: pika.ConnectionParameters) -> Link | None:
+        """A link over the first address that answers to TCP; None if that leads to nothing, or none answers."""
+        delay = min(addresses.ATTEMPT_DELAY, self._share())
+        connected = await addresses.connect_first(self._left(), self._failures, delay)
+        if connected is None:
+            return None
+        sock, address = connected
+        limit = self._share() if len(self._left()) > 1 else None  # the last one has all the time that is left
+        try:
+            async with asyncio.timeout(limit):
+                connection, stream = await shake_hands(sock, parameters, self._settings.ssl)
+        except TimeoutError:
+            self._failures[address] = TimeoutError(f"no answer within {limit:.1f} s")
+        except Exception as error:
+            if refusal := diagnose(self._settings, self._peer, error):
+                raise refusal from error
+            self._failures[address] = error
+        else:
+            return Link(connection, stream, self._settings, self._peer)
+        return None
+
+    def _parameters(self, secret: str) -> pika.ConnectionParameters:
+        return pika.ConnectionParameters(
+            host=self._host,
+            port=self._port,
+            virtual_host=self._settings.vhost,
+            credentials=pika.PlainCredentials(self._settings.username, secret),
+            heartbeat=self._settings.heartbeat,
+            frame_max=FRAME_MAX,
+            client_properties=_introduction(self._settings.name),
+        )
 
 
-def _password(settings: Settings, peer: str) -> str:
-    if isinstance(settings.password, str):
-        return settings.password
-    try:
-        return settings.password()
-    except Exception as error:  # the user's function: whatever it raises, it may work the next time
-        raise no_connection(peer, f"the password cannot be had: {error!r}") from error
+def _introduction(name: str | None) -> dict[str, Any]:
+    """What the broker shows of this connection: what it is, and where to find it."""
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    return {
+        "connection_name": f"{name}@{place}" if name else place,
+        "product": "Warren",
+        "version": __version__,
+        "platform": f"Python {platform.python_version()}, Pika {pika.__version__}",
+        "information": "RPC over RabbitMQ",
+    }

@@ -66,16 +66,16 @@ class Link:
         return await self._open(HotChannel)
 
     async def close(self, patience: float = 3.0) -> None:
-        """Close the connection and wait until it is closed; a silent broker gets so many seconds."""
+        """Close the connection and wait until it is closed; it is dropped after `patience` seconds, or on a cancel."""
         if self._connection.is_open:
             self._connection.close()
         try:
-            if not self.closed.done():
-                await asyncio.wait([self.closed], timeout=patience)
-        finally:  # also when whoever waits is cancelled: nobody else would close the socket
+            await asyncio.wait([self.closed], timeout=patience)
+        finally:
             if not self.closed.done():
                 self.stream.abort()
-        await self.closed
+                # Also when cancelled: whoever cancels may stop the loop next, and the socket would stay open.
+                await self.closed
 
     @property
     def writable(self) -> bool:

@@ -7,7 +7,7 @@ password.
 from __future__ import annotations
 
 import ssl as tls
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -21,8 +21,9 @@ DEFAULT_URL = "amqp://localhost"
 #: The least `Settings.liveness_timeout`: below it a busy machine looks like a dead one.
 MIN_LIVENESS_TIMEOUT = 1.0
 
-#: A password, or what is asked for it at each attempt to connect.
-Password = str | Callable[[], str]
+#: A password, or a function that is asked for it at each attempt to connect: a plain one in a thread, an async one on
+#: the loop.
+Password = str | Callable[[], str | Awaitable[str]]
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -89,6 +90,8 @@ def make_settings(
         "name": name,
     }
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    if not (isinstance(settings.password, str) or callable(settings.password)):
+        raise ValueError("password: a str, or a function without arguments that returns one (plain or async)")
     if not 0 <= settings.heartbeat <= 65535:
         raise ValueError(f"heartbeat={settings.heartbeat}: seconds from 0 (off) to 65535")
     liveness = settings.liveness_timeout

@@ -47,7 +47,6 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._pika: nbio.AbstractStreamProtocol | None = None
-        self._on_made: Callable[[], None] | None = None
         self._error: BaseException | None = None
         self._input = memoryview(bytearray(READ_SIZE))
         self._output: list[bytes | memoryview] = []
@@ -64,21 +63,20 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     # --- asyncio's side -----------------------------------------------------------------------------------------
 
-    def attach(self, pika_protocol: nbio.AbstractStreamProtocol, on_made: Callable[[], None]) -> None:
-        """Say who gets the frames that nobody tapped, and whom to tell that the connection is made."""
-        self._pika = pika_protocol
-        self._on_made = on_made
+    def attach(self, pika: nbio.AbstractStreamProtocol) -> None:
+        """Say who hears of the connection's life, and gets the frames that nobody tapped."""
+        self._pika = pika
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        transport.set_write_buffer_limits(high=HIGH_WATER)
         self._transport = transport
+        if self._pika is None:  # given up meanwhile
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=HIGH_WATER)
         disown_in_children(self)
         self._tick()
-        if self._pika is not None and self._on_made is not None:
-            self._pika.connection_made(self)
-            # At once, as in Pika's own adapters: a peer that hangs up in the next turn must find Pika listening.
-            self._on_made()
+        self._pika.connection_made(self)
 
     def disown(self) -> None:
         """Let go of a parent's connection after a fork, without a word to the broker and without closing the parent's.

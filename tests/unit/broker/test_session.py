@@ -6,6 +6,7 @@ import pytest
 from pika import frame, spec
 
 from tests.support.sessions import HEADER, Peer, connect, make_state, message, method, publish, split
+from warren.amqp.frames import HEARTBEAT_FRAME
 from warren.broker.errors import AmqpError
 from warren.broker.session import Phase
 
@@ -256,10 +257,11 @@ def test_under_an_alarm_who_publishes_is_blocked_until_it_is_over() -> None:
     peer = connect(state)
     peer.call(QUEUE)
     state.alarm = "low on memory"
-    peer.send(publish("q"), method(1, spec.Queue.Declare(queue="q", passive=True)))
+    peer.send(publish("q", b"held"), method(1, spec.Queue.Declare(queue="q", passive=True)))
     (blocked,) = peer.methods()
     assert blocked.reason == "low on memory"
     assert peer.session.stalled
+    assert connect(state).call(spec.Queue.Declare(queue="q", passive=True)).message_count == 0
     state.alarm = None
     peer.session.unblock()
     unblocked, answer = peer.methods()
@@ -284,6 +286,16 @@ def test_a_blocked_client_may_be_silent() -> None:
     for now in range(1005, 1200, 5):
         state.advance(now)
     assert not peer.session.ended
+
+
+def test_under_an_alarm_a_message_without_a_body_is_the_last_that_is_taken() -> None:
+    state = make_state()
+    peer = connect(state)
+    peer.call(QUEUE)
+    state.alarm = "low on memory"
+    peer.send(publish("q", b""), publish("q", b""))
+    assert peer.session.stalled
+    assert connect(state).call(spec.Queue.Declare(queue="q", passive=True)).message_count == 1
 
 
 # --- a client that does not read --------------------------------------------------------------------------------------
@@ -370,7 +382,7 @@ def test_a_client_that_does_not_read_is_dropped_if_it_is_silent_as_well(beats: b
     state = make_state()
     peer = Peer(state).handshake(heartbeat=10)
     peer.session.congest()
-    for now in range(1005, 1050, 5):
+    for now in range(1005, 1030, 5):
         if beats:
             peer.send(raw(8, 0, b""))
         state.advance(float(now))
@@ -417,3 +429,52 @@ def test_headers_pass_through_byte_for_byte() -> None:
     deliver = split(data[: data.index(header) - 7])
     assert deliver[0].method.NAME == "Basic.Deliver"
     assert data.endswith(raw(2, 1, header))
+
+
+def test_a_client_that_reads_nothing_is_cut_off_whatever_it_sends() -> None:
+    state = make_state()
+    peer = Peer(state).handshake(heartbeat=10)
+    peer.session.congest()
+    for now in range(1005, 1030, 5):
+        state.advance(now)
+        peer.send(HEARTBEAT_FRAME)
+        assert not peer.session.ended
+    state.advance(1030)
+    assert peer.session.ended
+    assert peer.session.resets
+
+
+def test_a_client_that_reads_slowly_is_not_cut_off() -> None:
+    state = make_state()
+    backlog = [200_000]
+    peer = Peer(state, backlog=lambda: backlog[0]).handshake(heartbeat=0)
+    peer.session.congest()
+    for now in range(1010, 1200, 10):
+        backlog[0] -= 100
+        state.advance(now)
+        assert not peer.session.ended
+    for now in range(1200, 1270, 10):
+        state.advance(now)
+    assert peer.session.ended
+
+
+def test_a_client_that_reads_again_has_all_the_time_again() -> None:
+    state = make_state()
+    peer = Peer(state).handshake(heartbeat=0)
+    for now in range(1000, 1200, 20):
+        state.advance(now)
+        peer.session.congest()
+        state.advance(now + 19)
+        peer.session.relieve()
+    assert not peer.session.ended
+
+
+def test_a_clock_that_is_set_forward_cuts_nobody_off() -> None:
+    state = make_state()
+    peer = Peer(state).handshake(heartbeat=0)
+    peer.session.congest()
+    peer.session.skip(1000)
+    state.advance(2010)
+    assert not peer.session.ended
+    state.advance(2030)
+    assert peer.session.ended

@@ -82,12 +82,8 @@ class Both:
     def __init__(self, pika: Pika | None = None) -> None:
         self.transport, self.pika = Transport(), pika or Pika()
         self.stream = Stream(asyncio.get_running_loop(), 131_072)
-        self.linked = 0
-        self.stream.attach(self.pika, self._on_made)
+        self.stream.attach(self.pika)
         self.stream.connection_made(self.transport)
-
-    def _on_made(self) -> None:
-        self.linked += 1
 
 
 @pytest.fixture
@@ -108,8 +104,17 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
-async def test_pika_and_its_connector_hear_of_the_connection_in_the_same_turn(both: Both) -> None:
-    assert (both.pika.made, both.linked) == (1, 1)
+async def test_pika_hears_of_the_connection_in_the_same_turn(both: Both) -> None:
+    assert both.pika.made == 1
+
+
+async def test_a_connection_that_is_made_after_it_was_given_up_is_dropped() -> None:
+    stream, transport, pika = Stream(asyncio.get_running_loop(), 131_072), Transport(), Pika()
+    stream.attach(pika)
+    stream.detach()
+    stream.connection_made(transport)
+    assert transport.aborted
+    assert pika.made == 0
 
 
 async def test_all_that_is_written_in_one_turn_leaves_in_one_write(both: Both) -> None:

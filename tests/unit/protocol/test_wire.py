@@ -54,19 +54,19 @@ def test_a_services_queue_is_called_after_it() -> None:
     assert (wire.service_queue("calc"), wire.dead_queue("calc")) == ("calc", "calc.dead")
 
 
-@pytest.mark.parametrize(("quorum", "kind"), [(True, "quorum"), (False, None)])
-def test_a_dead_queue_lives_on_as_many_nodes_as_its_service_and_is_bounded(quorum: bool, kind: str | None) -> None:
+@pytest.mark.parametrize(("quorum", "kind"), [(True, "quorum"), (False, "classic")])
+def test_a_dead_queue_lives_on_as_many_nodes_as_its_service_and_is_bounded(quorum: bool, kind: str) -> None:
     arguments = wire.dead_queue_arguments(quorum=quorum)
-    assert arguments.get("x-queue-type") == kind
+    assert arguments["x-queue-type"] == kind
     assert arguments["x-max-length"] == 10_000
 
 
 @pytest.mark.parametrize(
     ("quorum", "max_length", "more"),
     [
-        (False, None, {}),
+        (False, None, {"x-queue-type": "classic"}),
         (True, None, {"x-queue-type": "quorum"}),
-        (False, 10, {"x-max-length": 10, "x-overflow": "reject-publish"}),
+        (False, 10, {"x-queue-type": "classic", "x-max-length": 10, "x-overflow": "reject-publish"}),
         (True, 10, {"x-queue-type": "quorum", "x-max-length": 10, "x-overflow": "reject-publish"}),
     ],
 )
@@ -75,6 +75,11 @@ def test_a_queue_sends_what_it_drops_to_the_bounce_exchange(
 ) -> None:
     arguments = wire.queue_arguments(quorum=quorum, max_length=max_length)
     assert arguments == {"x-dead-letter-exchange": "warren.bounce"} | more
+
+
+def test_reply_queues_are_classic_whatever_the_vhosts_default() -> None:
+    assert wire.REPLY_ARGUMENTS == {"x-queue-type": "classic"}
+    assert wire.DURABLE_REPLY_ARGUMENTS["x-queue-type"] == "classic"
 
 
 @pytest.mark.parametrize("name", ["rpc-v", "rpc-anything", "x-death", "CC", "BCC"])

@@ -1,0 +1,3 @@
+"""Warren's version, where the lowest floor can read it."""
+
+__version__ = "0.1.0"
