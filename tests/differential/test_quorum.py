@@ -219,3 +219,28 @@ def test_what_is_put_back_goes_to_consumers_before_the_queue_is_too_long(peer: P
     channel.nack(last.tag, multiple=True)
     channel.deliveries(3)
     peer.wait_for("q", 0)
+
+
+@pytest.mark.parametrize("limit", [{"x-max-length": n} for n in (0, 1, 2, 10)] + [{"x-max-length-bytes": 10}], ids=str)
+def test_a_full_queue_takes_one_too_many_and_then_refuses_until_a_fifth_is_free(
+    brokers: Brokers, limit: dict[str, int]
+) -> None:
+    def script(peer: Peer) -> None:
+        channel = peer.channel()
+        channel.queue("q", {"x-queue-type": "quorum", "x-overflow": "reject-publish", **limit}, durable=True)
+        channel.confirms()
+        for n in range(1, 15):
+            channel.publish("q", "x")
+            channel.confirmed(n)  # one after the other: a quorum queue is a little late to say that it is full
+        found = peer.count("q")
+        assert isinstance(found, tuple)
+        taken, _consumers = found
+        peer.note(taken)
+        for left in range(taken - 1, -1, -1):
+            channel.get("q", no_ack=True)
+            peer.wait_for("q", left)
+        channel.publish("q", "x")
+        channel.confirmed(15)
+        peer.wait_for("q", 1)
+
+    brokers.compare(script)

@@ -15,6 +15,9 @@ from warren.broker.arguments import QueueArguments
 from warren.broker.message import Message
 from warren.broker.timers import Timer, Timers
 
+#: The part of its limits down to which a quorum queue that has refused messages goes on doing so.
+_SOFT_LIMIT = 0.8
+
 
 class Entry:
     """One message in one queue, waiting or delivered but not acknowledged.
@@ -213,6 +216,7 @@ class Queue:
         self._alarm: Timer | None = None  # for the message at the head
         self._end: Timer | None = None  # if nobody uses it
         self._used = around.timers.now
+        self._refusing = False  # a quorum queue that was too full, until it is less so
         self._limited = arguments.max_length is not None or arguments.max_bytes is not None
         if arguments.expires is not None:
             self._end = self._around.timers.at(self._idle_until(), self._expire_if_idle)
@@ -224,7 +228,7 @@ class Queue:
 
         A ready consumer gets it even if its time to live is 0.
         """
-        if self._limited and self.arguments.overflow != "drop-head" and self._is_full_for(message):
+        if self._limited and self.arguments.overflow != "drop-head" and self._refuses(message):
             if self.arguments.overflow == "reject-publish-dlx":
                 self._around.bury(self._entry(message), "maxlen")
             return False
@@ -233,7 +237,7 @@ class Queue:
             self._hand_over(consumer, entry)
             return True
         self.waiting.add(entry)
-        if self._limited:
+        if self._limited and self.arguments.overflow == "drop-head":
             self._drop_overflow()
         if entry.expires is not None or self._limited:
             self._expire_head()
@@ -312,17 +316,23 @@ class Queue:
 
     # --- limits -------------------------------------------------------------------------------------------------------
 
-    def _is_full_for(self, message: Message) -> bool:
-        length, size = self.arguments.max_length, self.arguments.max_bytes
-        return (length is not None and self.waiting.count + 1 > length) or (
-            size is not None and self.waiting.bytes + message.size > size
+    def _refuses(self, message: Message) -> bool:
+        if not self.arguments.quorum:
+            return not self._fits(1, message.size)
+        # Soft: what goes over the limit is taken, and then nothing until a fifth of it is free again [RabbitMQ 3.10.8,
+        # rabbit_fifo:evaluate_limit].
+        self._refusing = not self._fits(part=_SOFT_LIMIT if self._refusing else 1.0)
+        return self._refusing
+
+    def _fits(self, more: int = 0, size: int = 0, *, part: float = 1.0) -> bool:
+        """Whether what waits, and so many messages of so many bytes in all, stay within a part of the limits."""
+        length, limit = self.arguments.max_length, self.arguments.max_bytes
+        return (length is None or self.waiting.count + more <= int(length * part)) and (
+            limit is None or self.waiting.bytes + size <= int(limit * part)
         )
 
     def _drop_overflow(self) -> None:
-        length, size = self.arguments.max_length, self.arguments.max_bytes
-        while self.waiting.count and (
-            (length is not None and self.waiting.count > length) or (size is not None and self.waiting.bytes > size)
-        ):
+        while self.waiting.count and not self._fits():
             self._around.bury(self.waiting.pop(), "maxlen")
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from warren.connection.dial import open_link
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.settings import Settings
-from warren.errors import Code, Execution, Origin, make_error
-from warren.protocol import wire
+from warren.protocol import evidence, wire
 
 
 async def declare_exchanges(link: Link) -> bool:
@@ -22,16 +21,8 @@ async def declare_exchanges(link: Link) -> bool:
             await channel.close()
         except ChannelClosed as error:
             if error.code != ACCESS_REFUSED:
-                raise ConnectFailed(
-                    make_error(
-                        Code.FAILED_PRECONDITION,
-                        "TOPOLOGY",
-                        f"exchange {name!r} cannot be declared: {error.text}",
-                        execution=Execution.NOT_SENT,
-                        origin=Origin.BROKER,
-                    ),
-                    permanent=True,
-                ) from error
+                message = f"exchange {name!r} cannot be declared: {error.text}"
+                raise ConnectFailed(evidence.conclude(evidence.TOPOLOGY, message), permanent=True) from error
             allowed = False
     return allowed
 
