@@ -126,7 +126,7 @@ def test_text_that_is_not_utf8_cannot_be_decoded() -> None:
     ("content_type", "body"), [(JSON, b"[" * 100_000), (JSON, b'{"":' * 100_000), (MSGPACK, b"\x91" * 100_000)]
 )
 def test_a_bomb_of_nesting_is_refused(content_type: str, body: bytes) -> None:
-    with pytest.raises(CodecError, match="nested too deeply"):
+    with pytest.raises(CodecError, match=r"nested too deeply|malformed"):
         codecs.decoder(content_type)(body)
 
 
