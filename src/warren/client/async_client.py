@@ -322,7 +322,10 @@ class AsyncClient:
         to = find_target(self._targets, self._options, "call", target)
         future = self._start(to, encode_call(to, args, kwargs), self._options.deadline())
         del args, kwargs  # they are written: nothing of them is kept while the call is under way
-        return read_result(await future, to, self._errors)
+        try:
+            return read_result(await future, to, self._errors)
+        finally:
+            del future  # what it holds may be the exception that is raised: no cycle with this frame
 
     @overload
     async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...

@@ -200,8 +200,8 @@ class Client:
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
-        outcome = self._shared.io().run(to, encode_call(to, args, kwargs), self._options.deadline())
-        return read_result(outcome, to, self._errors)
+        body, deadline = encode_call(to, args, kwargs), self._options.deadline()
+        return read_result(self._shared.io().run(to, body, deadline), to, self._errors)
 
     @overload
     def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...

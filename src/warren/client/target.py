@@ -116,7 +116,10 @@ def encode_bare(body: bytes | str) -> bytes:
 def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:
     """The result that a call ended in, or raise what it ended in instead."""
     if isinstance(outcome, Exception):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     method = target.declared
     try:
@@ -136,7 +139,10 @@ def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, ty
 def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
     """The body that a bare call ended in."""
     if isinstance(outcome, Exception):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     try:
         wire.read_reply(p, body, lambda _problem: None)
@@ -148,7 +154,10 @@ def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
 def read_confirm(outcome: Exception | None) -> None:
     """Raise what a cast ended in, unless the broker confirmed it."""
     if outcome is not None:
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
 
 def _locate(error: CallError, target: Target, p: Any) -> CallError:

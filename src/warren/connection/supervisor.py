@@ -202,7 +202,7 @@ class Supervisor:
             self.failure = _broken(error)
         self._on(Event.BROKE)
         if link is not None:
-            link.stream.abort()
+            link.stream.fail(ConnectionAbortedError("given up"))
         if before is State.DRAINING:
             return
         assert self.failure is not None
