@@ -97,7 +97,7 @@ class _Shared:
         caller = self._caller
         if caller is None:
             caller = self._begin()
-        elif caller.loop is not asyncio.get_running_loop() or self._process != os.getpid():
+        elif self._process != os.getpid() or caller.loop is not asyncio.get_running_loop():
             raise RuntimeError(
                 "this AsyncClient was opened on another event loop, and works there only: make one in each"
                 " asyncio.run() and in each forked process; for several threads use Client"
