@@ -158,6 +158,8 @@ class Supervisor:
         if Event.CLOSE in _NEXT[self.state]:
             self.failure = closed_error()
             self._interrupted = self._activity
+            if self._interrupted is not None:
+                self._interrupted.cancel()
             self._on(Event.CLOSE)
         if self._activity is not None:
             await asyncio.wait([self._activity])
@@ -272,13 +274,13 @@ class Supervisor:
         return Event.RESTED
 
     async def _drain(self) -> Event:
-        """End what was under way, then close the link that is there or was just made."""
+        """Let what was cut short wind up, then close the link that is there or was just made."""
         if self._interrupted is not None:
-            self._interrupted.cancel()
             await asyncio.wait([self._interrupted])
         if self.link is not None:
             await self.link.close(self._patience)
             self.link = None
+        self.failure = closed_error()
         return Event.DRAINED
 
     # --- telling ------------------------------------------------------------------------------------------------
