@@ -177,6 +177,7 @@ class IOThread:
         self._inbox: deque[Request] = deque()
         self._woken = False
         self._closed = False
+        self._dead = False
         self._stopping = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -187,7 +188,7 @@ class IOThread:
     @property
     def is_open(self) -> bool:
         """Whether there is anything that `close` would end."""
-        return self._loop is not None and not self._closed
+        return self._loop is not None and not self._closed and not self._dead
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -203,8 +204,8 @@ class IOThread:
                 raise closed_error()
             if self._thread is None:
                 self._thread = self._begin()
-            elif not self._thread.is_alive():
-                raise evidence.conclude(evidence.NO_IO_THREAD, "the client's I/O thread has died: make a new client")
+            if self._dead:
+                raise _dead_error()
 
     def connect(self) -> None:
         """Wait for the connection; bounded by the attempts at each host."""
@@ -225,7 +226,7 @@ class IOThread:
 
     def start(self, request: Request) -> None:
         """Hand a request to the I/O thread, which finishes it in any case."""
-        if self._loop is None or self._closed:
+        if self._loop is None or self._closed or self._dead:
             self.open()
         if sys.is_finalizing():
             raise evidence.conclude(evidence.NO_IO_THREAD, "the interpreter is ending: its other threads stand still")
@@ -338,14 +339,26 @@ class IOThread:
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Finish what is left, if anything: whoever waits must not wait for ever."""
+        if not self._stopping:
+            self._die(loop)
         with contextlib.suppress(Exception):
-            if not self._stopping and self._caller is not None:
-                loop.run_until_complete(self._caller.close())
             loop.run_until_complete(loop.shutdown_asyncgens())
         with contextlib.suppress(Exception):
             loop.close()
         self._woken = False  # whoever finds it so from now on finds the loop closed, too
         self._refuse_inbox()
+
+    def _die(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End every call without a loop to rely on."""
+        assert self._caller is not None
+        self._dead = True
+        try:
+            loop.run_until_complete(self._caller.close())
+        except Exception:
+            closing = self._caller.close()  # its first step ends all calls, and needs no loop
+            with contextlib.suppress(Exception, StopIteration):
+                closing.send(None)
+            closing.close()
 
     def _begin_closing(self) -> None:
         if self._closing is None:
@@ -384,6 +397,8 @@ class IOThread:
                     request.finish(self._why_refused())
 
     def _why_refused(self) -> CallError:
-        if self._closed:
-            return closed_error()
-        return evidence.conclude(evidence.NO_IO_THREAD, "the client's I/O thread has died: make a new client")
+        return closed_error() if self._closed else _dead_error()
+
+
+def _dead_error() -> CallError:
+    return evidence.conclude(evidence.NO_IO_THREAD, "the client's I/O thread has died: make a new client")
