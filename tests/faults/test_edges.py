@@ -126,7 +126,11 @@ async def test_a_fork_made_in_c_is_noticed_at_the_next_use(url: str, edge: Edge,
         out = await run(
             """
             import ctypes
-            fork = ctypes.PyDLL(None).fork  # keeps the interpreter lock, and runs none of Python's hooks
+            def fork():
+                # It runs none of Python's hooks. CPython itself hangs in the child if another thread waits for the
+                # interpreter lock in that very moment, so all of them get time to rest.
+                time.sleep(0.5)
+                return ctypes.PyDLL(None).fork()
 
             def generation(who, client):
                 assert client.call(echo, who) == who

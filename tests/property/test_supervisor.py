@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warren.connection import supervisor
-from warren.connection.link import ConnectFailed, LinkLost
+from warren.connection.errors import ConnectFailed, LinkLost
 from warren.connection.settings import Settings
 from warren.connection.supervisor import Event, State, Supervisor
 from warren.errors import CallError, Execution, PermissionDenied, Unavailable
