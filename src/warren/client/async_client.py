@@ -132,7 +132,8 @@ class _Shared:
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
             self._caller.loop.call_soon_threadsafe(_close_dropped, self._caller, context=Context())
-        message = f"an AsyncClient to {self._settings!r} was dropped unclosed: use `async with`, or await its close()"
+        todo = "use `async with` on it (a view's block closes nothing), or await its close()"
+        message = f"an AsyncClient to {self._settings!r} was dropped unclosed: {todo}"
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 

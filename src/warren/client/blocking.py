@@ -79,7 +79,8 @@ class _Shared:
         if io is None or not io.is_open or sys.is_finalizing():
             return
         io.abandon()
-        message = f"a Client to {self._settings!r} was dropped unclosed: use `with`, or call its close()"
+        todo = "use `with` on it (a view's block closes nothing), or call its close()"
+        message = f"a Client to {self._settings!r} was dropped unclosed: {todo}"
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
