@@ -39,7 +39,6 @@ from warren.client.target import (
 )
 from warren.connection.settings import Password, Settings, make_settings
 from warren.protocol import wire
-from warren.protocol.problems import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")

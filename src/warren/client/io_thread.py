@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -23,9 +22,10 @@ from warren.client.target import read_result
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
 from warren.errors import CallError
+from warren.logs import get_logger
 from warren.protocol import evidence
 
-log = logging.getLogger("warren.client")
+log = get_logger("warren.client")
 
 #: Seconds after a call's deadline at which its thread stops believing in the I/O thread.
 _GRACE = 5.0

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from warren.client.caller import Limits
 from warren.protocol import codecs, wire
+from warren.protocol.problems import registry
 from warren.protocol.running import Running, get_running
 
 Encoding = Literal["json", "msgpack"]
@@ -145,13 +146,4 @@ def make_errors(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]
     """
     if isinstance(errors, type) or not isinstance(errors, Iterable):
         raise TypeError(f"errors={errors!r} is not a list of exception classes: say for example errors=[OutOfStock]")
-    known: dict[str, type[Exception]] = {}
-    for error in errors:
-        if not isinstance(error, type) or not issubclass(error, Exception):
-            raise TypeError(f"errors: {error!r} is not an exception class: list the classes, derived from Exception")
-        if known.setdefault(error.__name__, error) is not error:
-            raise ValueError(
-                f"errors: two classes are called {error.__name__!r}, {known[error.__name__]!r} and {error!r}:"
-                " list one, or rename the other"
-            )
-    return known
+    return registry(errors)

@@ -11,6 +11,7 @@ from warren.errors import CallError
 from warren.protocol import codecs, evidence, wire
 from warren.protocol import signature as methods
 from warren.protocol.codecs import CodecError
+from warren.protocol.problems import rebuild
 from warren.protocol.signature import Method, method_of
 
 #: The targets that a client knows already, by what makes them differ; views with other options share them.
@@ -123,7 +124,7 @@ def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, ty
     p, body = outcome
     method = target.declared
     try:
-        content_type = wire.read_reply(p, body, lambda problem: _rebuild(problem, method, errors))
+        content_type = wire.read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
         if method is not None:
             return method.decode_result(content_type, body)
         return methods.untyped_decoder(content_type)(body)
@@ -145,7 +146,7 @@ def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
             del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     try:
-        wire.read_reply(p, body, lambda _problem: None)
+        wire.read_reply(p, body, lambda _problem, _status: None)
     except CallError as error:
         raise _locate(error, target, p) from error.__cause__
     return body
@@ -165,13 +166,6 @@ def _locate(error: CallError, target: Target, p: Any) -> CallError:
     return error.locate(method=target.name, queue=target.queue, call_id=call_id or None)
 
 
-def _rebuild(problem: wire.Problem, method: Method | None, errors: dict[str, type[Exception]]) -> Exception | None:
-    """The registered exception that a handler raised, made anew from its arguments; None when it is not registered."""
-    name = problem.error or ""
-    kind = errors.get(name) or (method.errors.get(name) if method is not None else None)
-    if kind is None or not isinstance(problem.details, list):
-        return None
-    try:
-        return kind(*problem.details)
-    except Exception:  # its constructor wants other arguments: a RemoteError is still the truth
-        return None
+def _known(method: Method | None, errors: dict[str, type[Exception]]) -> dict[str, type[Exception]]:
+    """The errors that travel as themselves: the client's, and those of the service whose function was called."""
+    return errors if method is None else method.errors | errors

@@ -24,6 +24,7 @@ from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFaile
 from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.errors import CallError
+from warren.logs import get_logger
 from warren.protocol import evidence
 
 log = get_logger("warren.amqp")

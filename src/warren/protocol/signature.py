@@ -72,29 +72,31 @@ class Method:
         """The request's body: an array when all arguments are positional, else an object.
 
         Raises:
-            TypeError: an argument is missing, unknown, one too many or given twice: what a local call would raise.
+            TypeError: arguments that do not fit the signature: what a local call would raise.
             CodecError: an argument that the encoding cannot carry.
         """
-        if len(args) > len(self.positional):
-            raise TypeError(f"{self.name}() takes {len(self.positional)} positional arguments, got {len(args)}")
-        if args and kwargs:
-            named = dict(zip(self.positional, args, strict=False))
-            twice = named.keys() & kwargs.keys()
-            if twice:
-                raise TypeError(f"{self.name}() got multiple values for argument {min(twice)!r}")
-            kwargs, args = named | kwargs, ()
-        if kwargs or self.needs_names or len(args) < self.required:
-            self._check_names(kwargs or dict.fromkeys(self.positional[: len(args)]))
-        return encode_arguments(content_type, args, kwargs)
+        if kwargs:
+            named = dict(zip(self.positional, args, strict=False)) | kwargs
+            if len(named) != len(args) + len(kwargs) or not self._fits(named, kwargs):
+                self._refuse(args, kwargs)
+            return codecs.encode(content_type, named)
+        if self.needs_names or not self.required <= len(args) <= len(self.positional):
+            self._refuse(args, kwargs)
+        return codecs.encode(content_type, args)
 
-    def _check_names(self, given: dict[str, Any]) -> None:
-        fields = {field.encode_name: field.required for field in msgspec.structs.fields(self._by_name)}
-        missing = [repr(name) for name, required in fields.items() if required and name not in given]
-        if missing:
-            raise TypeError(f"{self.name}() is missing required arguments: {', '.join(missing)}")
-        for name in given:
-            if name not in fields:
-                raise TypeError(f"{self.name}() has no argument {name!r}; it takes {', '.join(fields) or 'none'}")
+    def _fits(self, named: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+        known = named.keys() <= self.hints.keys() and self.required_names <= named.keys()
+        return known and self.by_position_only.isdisjoint(kwargs)
+
+    def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        """Raise what a local call would raise, in its words where the function has a name."""
+        if hasattr(self.function, "__name__"):
+            inspect.getcallargs(self.function, *args, **kwargs)
+        try:
+            inspect.signature(self.function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}() {error}") from None
+        raise TypeError(f"{self.name}() does not take these arguments")
 
     def decode_arguments(self, content_type: str, body: bytes) -> Arguments:
         """Decode and validate a request's body.

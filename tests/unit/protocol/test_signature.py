@@ -180,30 +180,6 @@ def test_too_many_positional_arguments_are_a_type_error_as_in_a_local_call() -> 
         declare(area).encode_arguments(JSON, (1, 2, 3), {})
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "problem"),
-    [
-        ((), {}, "missing required arguments: 'width'"),
-        ((), {"unit": "m"}, "missing required arguments: 'width'"),
-        ((2,), {"colour": "red"}, "no argument 'colour'; it takes width, "),
-    ],
-)
-def test_missing_and_unknown_arguments_are_a_type_error_as_in_a_local_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], problem: str
-) -> None:
-    with pytest.raises(TypeError, match=problem):
-        declare(area).encode_arguments(JSON, args, kwargs)
-
-
-def test_a_missing_keyword_only_argument_is_a_type_error() -> None:
-    def scale(n: int, *, factor: int, unit: str = "m") -> int:
-        return n * factor
-
-    with pytest.raises(TypeError, match="missing required arguments: 'factor'"):
-        declare(scale).encode_arguments(JSON, (1,), {})
-    assert declare(scale).encode_arguments(JSON, (1,), {"factor": 2}) == b'{"n":1,"factor":2}'
-
-
 def test_an_argument_given_twice_is_a_type_error_as_in_a_local_call() -> None:
     with pytest.raises(TypeError, match="multiple values for argument 'width'"):
         declare(area).encode_arguments(JSON, (1,), {"width": 2})
