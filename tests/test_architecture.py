@@ -62,7 +62,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     # client/ and server/, which do not know each other
     frozenset({"warren.client", "warren.client.calls"}),
     frozenset({"warren.client.caller"}),
-    frozenset({"warren.client.async_client"}),
+    frozenset({"warren.client.options"}),
+    frozenset({"warren.client.target"}),
+    frozenset({"warren.client.async_client", "warren.client.io_thread"}),
     frozenset({"warren.client.blocking"}),
     frozenset({"warren.server", "warren.server.threads", "warren.server.signals", "warren.server.places"}),
     frozenset({"warren.server.admission", "warren.server.context", "warren.server.copies", "warren.server.lifecycle"}),

@@ -12,8 +12,9 @@ from warren import Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.frames import Delivery, Splitter, decode_properties
-from warren.client.async_client import Options, Targets, encode_call, find_target, read_result
 from warren.client.calls import PendingCalls
+from warren.client.options import Options
+from warren.client.target import Targets, encode_call, find_target, read_result
 from warren.protocol import codecs, wire
 from warren.protocol.signature import Method
 

@@ -52,10 +52,10 @@ async def echo(url: str, service_name: str) -> AsyncIterator[str]:
         yield f"{service_name}.echo"
 
 
-async def failure(client: AsyncClient) -> CallError:
+async def failure(client: AsyncClient, *, fail_fast: bool = False) -> CallError:
     async with client:
         with pytest.raises(CallError) as caught:
-            await asyncio.wait_for(client.call("any.thing"), 10)
+            await asyncio.wait_for(client.options(fail_fast=fail_fast).call("any.thing"), 10)
     return caught.value
 
 
@@ -122,7 +122,7 @@ async def test_a_fail_fast_call_does_not_wait_for_a_connection() -> None:
 
 
 async def test_an_unknown_host_is_named(echo: str) -> None:
-    error = await failure(AsyncClient("amqp://no-such-host.invalid").options(fail_fast=True))  # however long DNS takes
+    error = await failure(AsyncClient("amqp://no-such-host.invalid"), fail_fast=True)  # however long DNS takes
     assert "cannot connect to no-such-host.invalid:5672: the name cannot be resolved" in str(error)
 
 

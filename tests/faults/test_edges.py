@@ -120,6 +120,95 @@ async def test_after_a_fork_both_processes_call_over_connections_of_their_own(ur
     assert out == "0\n"
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["connected", "unused"])
+async def test_a_fork_made_in_c_is_noticed_at_the_next_use(url: str, edge: Edge, early: bool) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            import ctypes
+            def fork():
+                # It runs none of Python's hooks. CPython itself hangs in the child if another thread waits for the
+                # interpreter lock in that very moment, so all of them get time to rest.
+                time.sleep(0.5)
+                return ctypes.PyDLL(None).fork()
+
+            def generation(who, client):
+                assert client.call(echo, who) == who
+                os.write(1, f"{who}\\n".encode())
+
+            client = Client(url, timeout=10)
+            if sys.argv[3] == "True":
+                client.connect()
+            child = fork()
+            if child == 0:
+                generation("child", client)
+                if (grandchild := fork()) == 0:
+                    generation("grandchild", client)
+                    os._exit(0)
+                os.waitpid(grandchild, 0)
+                generation("child again", client)
+                client.close()
+                os._exit(0)
+            os.waitpid(child, 0)
+            generation("parent", client)
+            client.close()
+            """,
+            url,
+            edge.name,
+            str(early),
+        )
+    assert out.splitlines() == ["child", "grandchild", "child again", "parent"]
+
+
+async def test_an_async_client_refuses_to_work_on_in_a_child_that_was_forked_in_c(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            import ctypes
+
+            async def main():
+                async with AsyncClient(url) as client:
+                    await client.call(echo, 1)
+                    child = ctypes.PyDLL(None).fork()
+                    if child == 0:  # on the parent's event loop, as far as Python knows
+                        try:
+                            await client.call(echo, 2)
+                        except RuntimeError as error:
+                            os.write(1, f"{error}\\n".encode())
+                        await client.close()  # the parent's: nothing to do
+                        os._exit(0)
+                    await asyncio.to_thread(os.waitpid, child, 0)
+                    for n in range(50):
+                        assert await client.call(echo, n) == n
+
+            asyncio.run(main())
+            """,
+            url,
+            edge.name,
+        )
+    assert "each forked process" in out
+
+
+async def test_a_client_closed_before_a_fork_is_closed_in_the_child(url: str, edge: Edge) -> None:
+    out = await run(
+        """
+        client = Client(url, timeout=10)
+        client.close()
+        child = os.fork()
+        if child == 0:
+            try:
+                client.call(echo, 1)
+            except CallError as error:
+                os.write(1, f"{error.reason} {error.execution}\\n".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        """,
+        url,
+        edge.name,
+    )
+    assert out == "CLOSED NOT_SENT\n"
+
+
 @pytest.mark.scenario(53, "A fork during calls: the child ends none of them, the parent gets all results.")
 async def test_a_fork_during_calls_leaves_them_to_the_parent(url: str, edge: Edge, tmp_path: Path) -> None:
     all_begun = tmp_path / "begun"
@@ -274,7 +363,7 @@ async def test_a_daemon_thread_that_calls_for_ever_does_not_keep_the_program(url
 
 
 @pytest.mark.scenario(131, "Waiting in a client's own I/O thread: RuntimeError; the client works on.")
-@pytest.mark.parametrize("what", ["call", "cast", "connect", "close"])
+@pytest.mark.parametrize("what", ["call", "cast", "connect"])
 async def test_waiting_in_the_clients_own_thread_is_a_clear_error(url: str, edge: Edge, what: str) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
         errors: list[BaseException] = []
@@ -300,6 +389,29 @@ async def test_waiting_in_the_clients_own_thread_is_a_clear_error(url: str, edge
             await asyncio.to_thread(client.close)
     [error] = errors
     assert "own I/O thread" in str(error)
+
+
+async def test_closing_in_the_clients_own_thread_begins_it_and_does_not_wait_for_itself(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        client = Client(url)
+        future = await asyncio.to_thread(client.submit, f"{edge.name}.hold")
+        await until(lambda: edge.held == 1)
+        future.add_done_callback(lambda _future: client.close())
+        edge.release.set()
+        await asyncio.to_thread(future.result, PATIENCE)
+        await asyncio.to_thread(client.close)  # waits for what the callback began
+        assert not any(thread.name == "warren-client" for thread in threading.enumerate())
+
+
+async def test_a_callback_that_raises_system_exit_does_not_end_the_clients_thread(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        with Client(url) as client:
+            future = await asyncio.to_thread(client.submit, f"{edge.name}.hold")
+            await until(lambda: edge.held == 1)
+            future.add_done_callback(lambda _future: sys.exit("out of a callback"))
+            edge.release.set()
+            assert await asyncio.to_thread(client.call, f"{edge.name}.echo", "still here") == "still here"
+            await asyncio.to_thread(client.close)
 
 
 async def test_calls_may_be_submitted_from_a_callback(url: str, edge: Edge) -> None:

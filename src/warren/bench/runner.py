@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from warren import AsyncClient, Server, Service
-from warren.client.async_client import DEFAULT_MAX_IN_FLIGHT, Encoding
+from warren.client.options import DEFAULT_MAX_IN_FLIGHT, Encoding
 from warren.connection.declare import remove_queues
 from warren.connection.settings import make_settings
 from warren.errors import CallError, InvalidArgument, MethodNotFound

@@ -12,7 +12,7 @@ import typer
 from warren.bench import runner as bench
 from warren.cli.arguments import Encoding, parse_arguments
 from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, echo_json, exit_code, fail, fail_call
-from warren.client.async_client import DEFAULT_TIMEOUT
+from warren.client.options import DEFAULT_TIMEOUT
 from warren.connection.settings import DEFAULT_URL
 from warren.errors import CallError
 

@@ -15,7 +15,8 @@ import typer
 from warren import Client
 from warren.cli.arguments import Encoding, parse_arguments, refuse_option
 from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
-from warren.client.async_client import DEFAULT_TIMEOUT, Options, split_name
+from warren.client.options import DEFAULT_TIMEOUT, Options
+from warren.client.target import split_name
 from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import CallError
 from warren.printable import printable, printable_json

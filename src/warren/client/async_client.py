@@ -1,70 +1,51 @@
-"""The asyncio client, and what it has in common with the blocking one: options, encoding, reading of replies."""
+"""The asyncio client.
+
+What outlives a call here has one owner, `_Shared`, which a client and its views hold together: it opens the
+connection, closes it, and ends it when all of them are dropped without a word.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import os
 import ssl as tls
-import time
+import sys
+import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextvars import Context
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren.client.caller import Caller, Limits, Reply, ReplyQueue, Target
+from warren.client.caller import Caller, Limits, ReplyQueue, Target
 from warren.client.calls import PendingCall
-from warren.connection.settings import Password, make_settings
-from warren.errors import CallError, Execution, InvalidArgument
-from warren.protocol import codecs, wire
-from warren.protocol import signature as methods
-from warren.protocol.codecs import CodecError
-from warren.protocol.problems import rebuild, registry
-from warren.protocol.running import get_running
-from warren.protocol.signature import Method, method_of
+from warren.client.options import (
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_WAITING_BYTES,
+    DEFAULT_TIMEOUT,
+    Encoding,
+    Options,
+    make_errors,
+    make_limits,
+)
+from warren.client.target import (
+    Targets,
+    bare_target,
+    encode_bare,
+    encode_call,
+    find_target,
+    read_bare,
+    read_confirm,
+    read_result,
+)
+from warren.connection.settings import Password, Settings, make_settings
+from warren.connection.supervisor import closed_error
+from warren.protocol import wire
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-Encoding = Literal["json", "msgpack"]
-_CONTENT_TYPES = {"json": codecs.JSON, "msgpack": codecs.MSGPACK}
-
-#: Seconds a call may take when nothing else is said.
-DEFAULT_TIMEOUT = 30.0
-#: Calls, casts and bare calls that one client may have under way at a time.
-DEFAULT_MAX_IN_FLIGHT = 65_536
-#: Bytes of requests that may wait to be sent.
-DEFAULT_MAX_WAITING_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How calls are made; see `AsyncClient.options`."""
-
-    timeout: float = DEFAULT_TIMEOUT
-    fail_fast: bool = False
-    encoding: Encoding = "json"
-    headers: Mapping[str, Any] | None = None
-    resend: bool | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.timeout <= 2_000_000:
-            raise ValueError(f"timeout={self.timeout!r}: seconds, more than 0 and at most 2,000,000 (23 days)")
-        if self.encoding not in _CONTENT_TYPES:
-            raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(_CONTENT_TYPES)}")
-        if self.headers is not None:
-            wire.check_headers(self.headers)
-
-    def with_given(self, **given: Any) -> Options:
-        """These options, but for those that are given: None stands for one that is not."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
-    def deadline(self) -> float:
-        """When a call that begins now ends at the latest: inside a handler, no later than the handler's own call."""
-        deadline = time.monotonic() + self.timeout
-        current = get_running()
-        if current is not None and current.deadline is not None and current.deadline < deadline:
-            return current.deadline
-        return deadline
+T = TypeVar("T")
 
 
 class _Outcome(asyncio.Future[Any]):
@@ -87,6 +68,87 @@ class _Outcome(asyncio.Future[Any]):
         if call is not None:
             self._caller.cancel(call)
         return super().cancel(msg)
+
+
+class _Shared:
+    """The connection of a client and its views: opened once, in one event loop of one process, and closed once."""
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._caller: Caller | None = None
+        self._process = 0
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def open(self) -> Caller:
+        """The calls of the connection, for as long as it is not closed.
+
+        Raises:
+            Cancelled: it is closed.
+            RuntimeError: it was opened on another event loop, or before a fork.
+        """
+        if self._closed:
+            raise closed_error()
+        return self.caller()
+
+    def caller(self) -> Caller:
+        """As `open`, on the way of every call: the caller itself says that it is closed."""
+        caller = self._caller
+        if caller is None:
+            caller = self._begin()
+        elif self._process != os.getpid() or caller.loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "this AsyncClient was opened on another event loop, and works there only: make one in each"
+                " asyncio.run() and in each forked process; for several threads use Client"
+            )
+        return caller
+
+    async def close(self) -> None:
+        """Close it, once; whoever asks waits until it is closed, and may be cancelled without stopping that."""
+        if self._caller is None or self._process != os.getpid() or self._caller.loop.is_closed():
+            self._closed = True
+            return  # never opened; the parent's; or ended with its loop
+        caller = self.caller()
+        self._closed = True
+        if self._closing is None or self._closing.done():
+            self._closing = _in_no_context(caller.loop.create_task, caller.close())
+        await asyncio.shield(self._closing)
+
+    @property
+    def ignored_replies(self) -> int:
+        return self._caller.ignored_replies if self._caller is not None else 0
+
+    def _begin(self) -> Caller:
+        if self._closed:
+            raise closed_error()
+        self._caller = _in_no_context(Caller, self._settings, self._limits)
+        self._process = os.getpid()
+        _in_no_context(self._caller.open)
+        return self._caller
+
+    def __del__(self) -> None:
+        if self._caller is None or self._closed or self._process != os.getpid() or sys.is_finalizing():
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
+            self._caller.loop.call_soon_threadsafe(_close_dropped, self._caller, context=Context())
+        todo = "use `async with` on it (a view's block closes nothing), or await its close()"
+        message = f"an AsyncClient to {self._settings!r} was dropped unclosed: {todo}"
+        warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+
+
+def _in_no_context(function: Callable[..., T], *args: Any) -> T:
+    """Call a function whose tasks and timers outlive the call: they must carry no context variable of its maker."""
+    return Context().run(function, *args)
+
+
+_dropped: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+
+
+def _close_dropped(caller: Caller) -> None:
+    task = caller.loop.create_task(caller.close())
+    _dropped.add(task)
+    task.add_done_callback(_dropped.discard)
 
 
 class AsyncClient:
@@ -146,9 +208,9 @@ class AsyncClient:
             connect_timeout: seconds for one attempt to reach one host (default 10).
 
         Raises:
-            ValueError: an option that makes no sense.
+            ValueError, TypeError: an option that makes no sense.
         """
-        self._settings = make_settings(
+        settings = make_settings(
             url,
             username=username,
             password=password,
@@ -160,32 +222,43 @@ class AsyncClient:
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = registry(errors)
-        self._limits = Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()
+        self._errors = make_errors(errors)
+        limits = make_limits(
+            max_in_flight=max_in_flight,
+            max_message_size=max_message_size,
+            max_waiting_bytes=max_waiting_bytes,
+            send_user=send_user,
+            reply=reply,
+        )
         self._targets: Targets = {}
-        self._shared: list[Caller] = []  # shared with the views that `options` makes; holds one once it is open
+        self._is_view = False
+        self._shared = _Shared(settings, limits)
 
     async def __aenter__(self) -> Self:
-        self._caller()
+        self._shared.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        if not self._is_view:
+            await self.close()
 
     async def connect(self) -> None:
         """Wait for the connection: to find out at start-up whether the broker can be reached.
 
         Raises:
-            CallError: it cannot, each host having been tried once.
+            CallError: it cannot, each host having been tried once; or the client is closed.
         """
-        await self._caller().connected()
+        await self._shared.open().connected()
 
     async def close(self) -> None:
-        """End all calls under way with `Cancelled` and close the connection. Closing twice is no error."""
-        if self._shared and not self._shared[0].loop.is_closed():  # a connection ends with its loop
-            await self._caller().close()
+        """End all calls under way with `Cancelled` and close the connection, for good, for all views.
+
+        At any time, any number of times, before the first use, too. It goes on when the awaiting task is cancelled.
+        In a forked child it leaves the parent's connection alone.
+        """
+        await self._shared.close()
 
     def options(
         self,
@@ -195,8 +268,12 @@ class AsyncClient:
         resend: bool | None = None,
         encoding: Encoding | None = None,
         headers: Mapping[str, Any] | None = None,
+        detached: bool | None = None,
     ) -> Self:
-        """The same client with other options for the calls made through it; it shares the connection.
+        """The same client with other options for the calls made through it: a view, which shares the connection.
+
+        What is not given (or None) stays as it is. A view needs no closing: ``async with`` on it opens the connection
+        and leaves it open, for the client to close.
 
         Args:
             timeout: seconds a call may take.
@@ -206,13 +283,21 @@ class AsyncClient:
                 handler may then run twice. Default: for functions declared ``at-least-once`` only.
             encoding: ``json`` or ``msgpack``.
             headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
+            detached: for calls inside a handler: do not bind them to the time that is left of its own call. For what
+                must be done even when that is over, such as undoing something.
 
         Raises:
-            ValueError: an option that makes no sense, or a header that AMQP cannot carry.
+            ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
         """
         view = copy.copy(self)
+        view._is_view = True
         view._options = self._options.with_given(
-            timeout=timeout, fail_fast=fail_fast, resend=resend, encoding=encoding, headers=headers
+            timeout=timeout,
+            fail_fast=fail_fast,
+            resend=resend,
+            encoding=encoding,
+            headers=headers,
+            detached=detached,
         )
         return view
 
@@ -232,12 +317,16 @@ class AsyncClient:
         Raises:
             CallError: every ending that is not a result; see the table in the README. When the awaiting task is
                 cancelled the call is given up, and whether its handler runs is not known.
+            TypeError: arguments that do not fit the function; nothing was sent.
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
-        future = self._start(to, encode_call(to, args, kwargs))
+        future = self._start(to, encode_call(to, args, kwargs), self._options.deadline())
         del args, kwargs  # they are written: nothing of them is kept while the call is under way
-        return read_result(await future, to, self._errors)
+        try:
+            return read_result(await future, to, self._errors)
+        finally:
+            del future  # what it holds may be the exception that is raised: no cycle with this frame
 
     @overload
     async def cast(self, target: str, /, *args: Any, **kwargs: Any) -> None: ...
@@ -247,13 +336,13 @@ class AsyncClient:
         """Send a request that nobody answers; returns once the broker has confirmed that it has it.
 
         The request is stored durably and waits in the queue for as long as it takes; the timeout is for the
-        broker's confirm only.
+        broker's confirm only, and inside a handler it is not bound to the time that is left of its call.
 
         Raises:
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
         to = find_target(self._targets, self._options, "cast", target)
-        read_confirm(await self._start(to, encode_call(to, args, kwargs)))
+        read_confirm(await self._start(to, encode_call(to, args, kwargs), self._options.own_deadline()))
 
     async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
@@ -262,172 +351,16 @@ class AsyncClient:
             CallError: as for `call`.
         """
         to = bare_target(self._options, queue)
-        return read_bare(await self._start(to, encode_bare(body)), to)
+        return read_bare(await self._start(to, encode_bare(body), self._options.deadline()), to)
 
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
-        return self._shared[0].ignored_replies if self._shared else 0
+        return self._shared.ignored_replies
 
-    def _start(self, target: Target, body: bytes) -> asyncio.Future[Any]:
+    def _start(self, target: Target, body: bytes, deadline: float) -> asyncio.Future[Any]:
         """Start a request; the future gets its outcome, whatever it is."""
-        caller = self._caller()
+        caller = self._shared.caller()
         future = _Outcome(caller)
-        future.call = caller.start(target, body, self._options.deadline(), future)
+        future.call = caller.start(target, body, deadline, future)
         return future
-
-    def _caller(self) -> Caller:
-        """The calls of this client's connection.
-
-        Raises:
-            RuntimeError: it was opened on another event loop.
-        """
-        if not self._shared:
-            caller = Caller(self._settings, self._limits)
-            caller.open()
-            self._shared.append(caller)
-        caller = self._shared[0]
-        if caller.loop is not asyncio.get_running_loop():
-            raise RuntimeError(
-                "this AsyncClient was opened on another event loop, and works there only: make one in each"
-                " asyncio.run() and in each forked process; for several threads use Client"
-            )
-        return caller
-
-
-#: The targets that a client knows already, by what makes them differ; views with other options share them.
-Targets = dict[tuple[Any, ...], Target]
-_MOST_TARGETS = 10_000
-
-
-def find_target(
-    known: Targets, options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str
-) -> Target:
-    """The target of a declared function or of a name.
-
-    Raises:
-        TypeError: a function that is no method.
-        ValueError: a name that cannot be one.
-    """
-    if options.headers is not None:
-        return _make_target(options, kind, function)
-    key = (function, kind, options.encoding, options.fail_fast, options.resend)
-    target = known.get(key)
-    if target is None:
-        if len(known) >= _MOST_TARGETS:
-            known.clear()
-        target = known[key] = _make_target(options, kind, function)
-    return target
-
-
-def _make_target(options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str) -> Target:
-    method = None if isinstance(function, str) else method_of(function)
-    full_name = str(function) if method is None else method.full_name
-    service, name = split_name(full_name)
-    return Target(
-        kind,
-        name,
-        wire.service_queue(service),
-        full_name,
-        _CONTENT_TYPES[options.encoding],
-        fail_fast=options.fail_fast and kind == "call",
-        resend=_resends(options, method),
-        headers=options.headers,
-        declared=method,
-    )
-
-
-def split_name(full_name: str) -> tuple[str, str]:
-    """The service and the method of ``service.method``.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    service, _, name = full_name.rpartition(".")
-    if not service or not name:
-        raise ValueError(f"{full_name!r} does not name a method: say 'service.method', for example 'calc.fib'")
-    return service, name
-
-
-def _resends(options: Options, method: Method | None) -> bool:
-    if options.resend is None:
-        return method is not None and method.delivery == "at-least-once"
-    return options.resend
-
-
-def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """The body of a call.
-
-    Raises:
-        InvalidArgument: an argument that the encoding cannot carry.
-        TypeError: arguments that do not fit the function.
-    """
-    encode = methods.encode_arguments if target.declared is None else target.declared.encode_arguments
-    try:
-        return encode(target.content_type, args, kwargs)
-    except CodecError as error:
-        raise InvalidArgument(
-            f"the arguments cannot be encoded: {error}",
-            reason="ENCODE",
-            execution=Execution.NOT_SENT,
-            method=target.name,
-            queue=target.queue,
-        ) from error
-
-
-def bare_target(options: Options, queue: str) -> Target:
-    """The queue of a tutorial-six server."""
-    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast, resend=_resends(options, None))
-
-
-def encode_bare(body: bytes | str) -> bytes:
-    """A bare body goes as it is."""
-    return body.encode() if isinstance(body, str) else bytes(body)
-
-
-def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:
-    """The result that a call ended in, or raise what it ended in instead."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    p, body = outcome
-    method = target.declared
-    try:
-        content_type = wire.read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
-        if method is not None:
-            return method.decode_result(content_type, body)
-        return methods.untyped_decoder(content_type)(body)
-    except CodecError as error:
-        raise _locate(wire.undecodable_reply(str(error)), target, p) from error
-    except CallError as error:
-        raise _locate(error, target, p) from error.__cause__
-    except Exception as error:
-        error.add_note(f"raised by the handler of {target.name}")
-        raise
-
-
-def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
-    """The body that a bare call ended in."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    p, body = outcome
-    try:
-        wire.read_reply(p, body, lambda _problem, _status: None)
-    except CallError as error:
-        raise _locate(error, target, p) from error.__cause__
-    return body
-
-
-def read_confirm(outcome: Exception | None) -> None:
-    """Raise what a cast ended in, unless the broker confirmed it."""
-    if outcome is not None:
-        raise outcome
-
-
-def _locate(error: CallError, target: Target, p: Any) -> CallError:
-    call_id = (p.correlation_id or b"").decode("utf-8", "replace")
-    return error.locate(method=target.name, queue=target.queue, call_id=call_id or None)
-
-
-def _known(method: Method | None, errors: dict[str, type[Exception]]) -> dict[str, type[Exception]]:
-    """The errors that travel as themselves: the client's, and those of the service whose function was called."""
-    return errors if method is None else method.errors | errors

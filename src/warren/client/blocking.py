@@ -6,26 +6,28 @@ threads may call. A call is encoded and decoded in the thread that makes it; onl
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import copy
 import os
 import ssl as tls
-import threading
-import time
-import weakref
-from collections import deque
+import sys
+import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren.client.async_client import (
+from warren.client.caller import Limits, ReplyQueue
+from warren.client.io_thread import IOThread, Promise
+from warren.client.options import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_MAX_WAITING_BYTES,
     DEFAULT_TIMEOUT,
     Encoding,
     Options,
+    make_errors,
+    make_limits,
+)
+from warren.client.target import (
     Targets,
     bare_target,
     encode_bare,
@@ -35,18 +37,50 @@ from warren.client.async_client import (
     read_confirm,
     read_result,
 )
-from warren.client.caller import Caller, Limits, ReplyQueue, Target
-from warren.client.calls import PendingCall
 from warren.connection.settings import Password, Settings, make_settings
-from warren.errors import CallError, Cancelled, Execution
 from warren.protocol import wire
-from warren.protocol.problems import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds after a call's deadline at which its thread stops believing in the I/O thread.
-_GRACE = 5.0
+
+class _Shared:
+    """The I/O threads of a client and its views, one in each process.
+
+    A forked child finds itself by its process id, at every use, as a fork made in C tells Python nothing. No lock is
+    taken for that: one that was held at the fork would be held for ever. The parent's thread, loop and connection are
+    kept in the child, untouched: to finalise them would disturb the parent's.
+    """
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._closed = False
+        self._of_process: dict[int, IOThread] = {}
+
+    def io(self) -> IOThread:
+        """That of this process, on the way of every call: it says itself that it is closed."""
+        return self._of_process.get(os.getpid()) or self._begin()
+
+    def close(self) -> None:
+        """Close that of this process; from now on those of its children are closed, too."""
+        self._closed = True
+        self.io().close()
+
+    def _begin(self) -> IOThread:
+        fresh = IOThread(self._settings, self._limits)
+        if self._closed:
+            fresh.close()
+        return self._of_process.setdefault(os.getpid(), fresh)
+
+    def __del__(self) -> None:
+        io = self._of_process.get(os.getpid())
+        if io is None or not io.is_open or sys.is_finalizing():
+            return
+        io.abandon()
+        todo = "use `with` on it (a view's block closes nothing), or call its close()"
+        message = f"a Client to {self._settings!r} was dropped unclosed: {todo}"
+        warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
 class Client:
@@ -91,32 +125,43 @@ class Client:
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = registry(errors)
-        self._targets: Targets = {}
-        self._io = _IOThread(
-            settings, Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()
+        self._errors = make_errors(errors)
+        limits = make_limits(
+            max_in_flight=max_in_flight,
+            max_message_size=max_message_size,
+            max_waiting_bytes=max_waiting_bytes,
+            send_user=send_user,
+            reply=reply,
         )
+        self._targets: Targets = {}
+        self._is_view = False
+        self._shared = _Shared(settings, limits)
 
     def __enter__(self) -> Self:
-        self._io.open()
+        self._shared.io().open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if not self._is_view:
+            self.close()
 
     def connect(self) -> None:
         """Wait for the connection: to find out at start-up whether the broker can be reached.
 
         Raises:
-            CallError: it cannot, each host having been tried once.
+            CallError: it cannot, each host having been tried once; or the client is closed.
         """
-        self._io.connect()
+        self._shared.io().connect()
 
     def close(self) -> None:
-        """End all calls under way with `Cancelled` and close the connection. Closing twice is no error."""
-        self._io.close()
+        """End all calls under way with `Cancelled` and close the connection, for good, for all views.
+
+        At any time, from any thread, any number of times; each returns when the connection is closed. From a future's
+        callback it only begins that.
+        """
+        self._shared.close()
 
     def options(
         self,
@@ -126,11 +171,18 @@ class Client:
         resend: bool | None = None,
         encoding: Encoding | None = None,
         headers: Mapping[str, Any] | None = None,
+        detached: bool | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it; see `AsyncClient.options`."""
         view = copy.copy(self)
+        view._is_view = True
         view._options = self._options.with_given(
-            timeout=timeout, fail_fast=fail_fast, resend=resend, encoding=encoding, headers=headers
+            timeout=timeout,
+            fail_fast=fail_fast,
+            resend=resend,
+            encoding=encoding,
+            headers=headers,
+            detached=detached,
         )
         return view
 
@@ -148,8 +200,8 @@ class Client:
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
-        outcome = self._io.run(to, encode_call(to, args, kwargs), self._options.deadline())
-        return read_result(outcome, to, self._errors)
+        body, deadline = encode_call(to, args, kwargs), self._options.deadline()
+        return read_result(self._shared.io().run(to, body, deadline), to, self._errors)
 
     @overload
     def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
@@ -166,8 +218,10 @@ class Client:
         do not wait for another call in them.
         """
         to = find_target(self._targets, self._options, "call", target)
-        promise = _Promise(to, encode_call(to, args, kwargs), self._options.deadline(), self._errors, self._io)
-        self._io.start(promise)
+        body, deadline = encode_call(to, args, kwargs), self._options.deadline()
+        io = self._shared.io()
+        promise = Promise(to, body, deadline, self._errors, io, owner=self._shared)
+        io.start(promise)
         return promise
 
     @overload
@@ -181,7 +235,7 @@ class Client:
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
         to = find_target(self._targets, self._options, "cast", target)
-        read_confirm(self._io.run(to, encode_call(to, args, kwargs), self._options.deadline()))
+        read_confirm(self._shared.io().run(to, encode_call(to, args, kwargs), self._options.own_deadline()))
 
     def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six; see `AsyncClient.call_bare`.
@@ -190,232 +244,9 @@ class Client:
             CallError: as for `call`.
         """
         to = bare_target(self._options, queue)
-        return read_bare(self._io.run(to, encode_bare(body), self._options.deadline()), to)
+        return read_bare(self._shared.io().run(to, encode_bare(body), self._options.deadline()), to)
 
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
-        return self._io.ignored_replies
-
-
-class _Waiter:
-    """A request whose thread waits for its outcome: a lock that the I/O thread releases."""
-
-    __slots__ = ("_lock", "body", "call", "deadline", "given_up", "outcome", "target")
-
-    def __init__(self, target: Target, body: bytes, deadline: float) -> None:
-        self.target = target
-        self.body = body
-        self.deadline = deadline
-        self.call: PendingCall | None = None
-        self.given_up = False
-        self.outcome: Any = None
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def finish(self, outcome: Any) -> None:
-        self.call = None
-        self.outcome = outcome
-        self._lock.release()
-
-    def wait(self, timeout: float) -> bool:
-        return self._lock.acquire(timeout=timeout)
-
-
-class _Promise(Future[Any]):
-    """A request whose outcome is a future's."""
-
-    def __init__(
-        self, target: Target, body: bytes, deadline: float, errors: dict[str, type[Exception]], io: _IOThread
-    ) -> None:
-        super().__init__()
-        self.target = target
-        self.body = body
-        self.deadline = deadline
-        self.call: PendingCall | None = None
-        self.given_up = False
-        self._errors = errors
-        self._io = io
-
-    def finish(self, outcome: Any) -> None:
-        self.call = None
-        # Not marked as running first, as executors do: a second lock and wake-up for a state that nobody sees.
-        with contextlib.suppress(InvalidStateError):  # cancelled in this very moment
-            try:
-                self.set_result(read_result(outcome, self.target, self._errors))
-            except InvalidStateError:
-                raise
-            except BaseException as error:
-                self.set_exception(error)
-
-    def cancel(self) -> bool:
-        if not super().cancel():
-            return False
-        if not self.given_up:
-            self._io.give_up(self)
-            self.set_running_or_notify_cancel()  # tells `concurrent.futures.wait` and its like
-        return True
-
-
-_Request = _Waiter | _Promise
-
-
-class _IOThread:
-    """An event loop with a `Caller` in a daemon thread, and the ways into it."""
-
-    def __init__(self, settings: Settings, limits: Limits) -> None:
-        self._settings = settings
-        self._limits = limits
-        self._caller: Caller | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
-        self._of_the_parent: list[object] = []
-        self.begin_anew()
-        _io_threads.add(self)
-
-    def begin_anew(self) -> None:
-        """Forget thread and connection: those of a process that was forked are its parent's."""
-        self._of_the_parent += [self._loop, self._caller]  # kept, as to finalise them would disturb the parent's
-        self._start_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._loop = self._caller = None
-        self._inbox: deque[_Request] = deque()
-        self._woken = False
-
-    @property
-    def ignored_replies(self) -> int:
-        return self._caller.ignored_replies if self._caller is not None else 0
-
-    def open(self) -> asyncio.AbstractEventLoop:
-        """Start the thread, once; returns its loop."""
-        with self._start_lock:
-            if self._closed:
-                raise _closed()
-            if self._thread is None:
-                ready = threading.Event()
-                thread = threading.Thread(target=self._main, args=(ready,), name="warren-client", daemon=True)
-                thread.start()  # raises at the end of the interpreter (3.12)
-                self._thread = thread
-                ready.wait()
-        assert self._loop is not None
-        return self._loop
-
-    def connect(self) -> None:
-        loop = self.open()
-        assert self._caller is not None
-        self._forbid_own_thread()
-        asyncio.run_coroutine_threadsafe(self._caller.connected(), loop).result()
-
-    def run(self, target: Target, body: bytes, deadline: float) -> Any:
-        """Start a request and wait in this thread for its outcome, whatever it is."""
-        self._forbid_own_thread()
-        waiter = _Waiter(target, body, deadline)
-        self.start(waiter)
-        try:
-            # The I/O thread ends every call by its deadline; the grace is for a thread that died.
-            if waiter.wait(max(0.0, deadline - time.monotonic()) + _GRACE):
-                return waiter.outcome
-        except BaseException:  # KeyboardInterrupt: nobody will take the outcome
-            self.give_up(waiter)
-            raise
-        raise CallError("the client's I/O thread does not answer", reason="IO_THREAD", execution=Execution.UNKNOWN)
-
-    def start(self, request: _Request) -> None:
-        """Hand a request to the I/O thread, which finishes it in any case."""
-        if self._loop is None or self._closed:
-            self.open()
-        self._inbox.append(request)
-        self._wake()
-
-    def give_up(self, request: _Request) -> None:
-        """Nobody waits for a request any more; its `finish` may still be called."""
-        request.given_up = True
-        self._inbox.append(request)
-        self._wake()
-
-    def close(self) -> None:
-        self._forbid_own_thread()
-        with self._start_lock:
-            self._closed = True
-            thread, loop, caller = self._thread, self._loop, self._caller
-            self._thread = None
-        if thread is not None and loop is not None and caller is not None:
-            asyncio.run_coroutine_threadsafe(caller.close(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-
-    def _wake(self) -> None:
-        if self._woken:
-            return
-        self._woken = True
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._take_inbox)
-        except RuntimeError:  # the loop was closed in between
-            self._refuse_inbox()
-
-    def _take_inbox(self) -> None:
-        # Cleared before looking: what is put in later either is seen now or wakes the loop again.
-        self._woken = False
-        inbox = self._inbox
-        while inbox:
-            self._take(inbox.popleft())
-
-    def _take(self, request: _Request) -> None:
-        assert self._caller is not None
-        if request.given_up:
-            if request.call is not None:
-                self._caller.cancel(request.call)
-            return
-        body, request.body = request.body, b""
-        try:
-            request.call = self._caller.start(request.target, body, request.deadline, request)
-        except Exception as error:  # a header that cannot be encoded, for one: the caller's to hear, not the loop's
-            request.finish(error)
-
-    def _refuse_inbox(self) -> None:
-        while self._inbox:
-            request = self._inbox.popleft()
-            if not request.given_up:
-                request.finish(_closed())
-
-    def _forbid_own_thread(self) -> None:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "this is the client's own I/O thread (a future's callback?): waiting here would wait for ever;"
-                " use another thread, or submit() without waiting"
-            )
-
-    def _main(self, ready: threading.Event) -> None:
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_until_complete(self._start_caller(loop))
-            ready.set()
-            loop.run_forever()
-            self._refuse_inbox()
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            ready.set()
-            loop.close()
-            self._refuse_inbox()
-
-    async def _start_caller(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._caller = Caller(self._settings, self._limits)
-        self._caller.open()
-        self._loop = loop
-
-
-_io_threads: weakref.WeakSet[_IOThread] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    for io in list(_io_threads):
-        io.begin_anew()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
-
-
-def _closed() -> Cancelled:
-    return Cancelled("the client is closed", reason="CLOSED", execution=Execution.NOT_SENT)
+        return self._shared.io().ignored_replies

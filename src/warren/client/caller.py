@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import secrets
 import time
@@ -115,6 +116,7 @@ class Caller:
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # of its maker, not of the call that happens to set a timer
         self._app_id = settings.name
         self._user_id = settings.username if limits.send_user else None
         self._limits = limits
@@ -379,7 +381,8 @@ class Caller:
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(max(0.0, when - time.monotonic()), self._expire)
+        delay = max(0.0, when - time.monotonic())
+        self._timer = self.loop.call_later(delay, self._expire, context=self._context)
 
     def _expire(self) -> None:
         self._timer = None

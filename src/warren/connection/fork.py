@@ -1,6 +1,7 @@
 """What a forked child does with the connections of its parent: it lets go of them, without a word to the broker.
 
-They belong to the parent, and their locks may be held by threads that the child does not have.
+They belong to the parent, and their locks may be held by threads that the child does not have. A fork made by Python is
+noticed at once; one made in C runs no hook, and is noticed by the process id when the child opens a connection.
 """
 
 from __future__ import annotations
@@ -17,17 +18,27 @@ class Disownable(Protocol):
         """Let go of it; called in the child."""
 
 
-_belongings: weakref.WeakSet[Disownable] = weakref.WeakSet()
+class _Belongings:
+    """What belongs to this process."""
+
+    def __init__(self) -> None:
+        self._things: weakref.WeakSet[Disownable] = weakref.WeakSet()
+        self._process = os.getpid()
+
+    def add(self, thing: Disownable) -> None:
+        if self._process != os.getpid():
+            self.disown()
+        self._things.add(thing)
+
+    def disown(self) -> None:
+        self._process = os.getpid()
+        for thing in list(self._things):
+            thing.disown()
 
 
-def disown_in_children(thing: Disownable) -> None:
-    """From now on, until it is collected, forked children let go of this."""
-    _belongings.add(thing)
+_belongings = _Belongings()
 
+#: ``disown_in_children(thing)``: from now on, until it is collected, forked children let go of this.
+disown_in_children = _belongings.add
 
-def _disown_all() -> None:
-    for thing in list(_belongings):
-        thing.disown()
-
-
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=_belongings.disown)

@@ -15,8 +15,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
+from typing import Any
 
 from warren.connection.dial import open_link
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
@@ -112,18 +113,19 @@ class Supervisor:
         self._lost = lost
         self._failed = failed
         self._backoff = Backoff(rng or random.Random())
-        self._activities: dict[State, Callable[[], Awaitable[Event]]] = {
+        self._activities: dict[State, Callable[[], Coroutine[Any, Any, Event]]] = {
             State.CONNECTING: self._connect,
             State.OPEN: self._stay_open,
             State.WAITING: self._rest,
             State.DRAINING: self._drain,
         }
-        self._activity: asyncio.Future[Event] | None = None
-        self._interrupted: asyncio.Future[Event] | None = None  # the activity that `close` cut short
+        self._activity: asyncio.Task[Event] | None = None
+        self._interrupted: asyncio.Task[Event] | None = None  # the activity that `close` cut short
         self._permanent = False
         self._waiters: set[asyncio.Future[Link]] = set()
         self.state = State.NEW
         self.link: Link | None = None
+        self._fresh: Link | None = None  # made, and not yet set up
         self.failure: CallError | None = None
         self._was_open = False
         self._patience = 3.0  # seconds that a silent broker gets to close a link
@@ -159,13 +161,15 @@ class Supervisor:
         if Event.CLOSE in _NEXT[self.state]:
             self.failure = closed_error()
             self._interrupted = self._activity
+            if self._interrupted is not None:
+                self._interrupted.cancel()
             self._on(Event.CLOSE)
         if self._activity is not None:
             await asyncio.wait([self._activity])
 
     @property
     def _usable(self) -> Link | None:
-        return None if self.state is State.DRAINING else self.link
+        return None if self.state in (State.DRAINING, State.CLOSED) else self.link
 
     # --- the interpreter ----------------------------------------------------------------------------------------
 
@@ -177,12 +181,12 @@ class Supervisor:
         log.debug("connection: %s -> %s", self.state.value, state.value)
         self.state = state
         if state in self._activities:
-            self._activity = asyncio.ensure_future(self._activities[state]())
+            self._activity = asyncio.get_running_loop().create_task(self._activities[state]())
             self._activity.add_done_callback(self._done)
         if state is not State.CONNECTING:
             self._tell_waiters()
 
-    def _done(self, activity: asyncio.Future[Event]) -> None:
+    def _done(self, activity: asyncio.Task[Event]) -> None:
         """An activity has ended, in whatever way."""
         broke = activity.cancelled() or activity.exception() is not None
         if activity is not self._activity:  # cut short: what it began is closed by `_drain`
@@ -197,17 +201,17 @@ class Supervisor:
 
         The owner's `setup` raised what it may not, there is a bug, or the event loop is ending.
         """
-        before, link = self.state, self.link
-        self.link = None
+        before, was_open = self.state, self.link is not None
         if before is not State.DRAINING:
             self.failure = _broken(error)
         self._on(Event.BROKE)
-        if link is not None:
-            link.stream.abort()
+        for link in self._links():
+            link.stream.fail(ConnectionAbortedError("given up"))
+        self.link = self._fresh = None
         if before is State.DRAINING:
             return
         assert self.failure is not None
-        if before is State.OPEN and link is not None:
+        if before is State.OPEN and was_open:
             self._tell_owner(self._lost, self.failure)
         self._tell_owner(self._failed, self.failure, True)
 
@@ -224,16 +228,17 @@ class Supervisor:
         self._permanent = False
         for host, port in self._settings.hosts:
             try:
-                link = await open_link(self._settings, host, port)
-                await self._prepare(link)
+                self._fresh = await open_link(self._settings, host, port)
+                await self._prepare(self._fresh)
             except ConnectFailed as failed:
+                self._fresh = None
                 self._permanent = failed.permanent
                 self._report(failed.error)
                 if failed.permanent:
                     break
             else:
                 self.failure = None
-                self.link = link
+                self.link, self._fresh = self._fresh, None
                 return Event.OPENED
         return self._give_up()
 
@@ -245,15 +250,15 @@ class Supervisor:
         return Event.REFUSED if for_good else Event.FAILED
 
     async def _prepare(self, link: Link) -> None:
-        """Run the owner's setup; a link on which that fails is closed again."""
+        """Run the owner's setup; a link on which that fails is closed again, here or by who ends the activity."""
         try:
             async with asyncio.timeout(max(self._settings.connect_timeout, 1.0)):
                 await self._setup(link)
         except (LinkLost, ChannelClosed, TimeoutError) as error:
             await link.close()
             raise _setup_failed(link.peer, error) from error
-        except BaseException:
-            await link.close(self._patience)
+        except ConnectFailed:
+            await link.close()
             raise
 
     async def _stay_open(self) -> Event:
@@ -268,18 +273,20 @@ class Supervisor:
         self._lost(self.failure)
         return Event.LOST
 
+    def _links(self) -> list[Link]:
+        return [link for link in (self.link, self._fresh) if link is not None]
+
     async def _rest(self) -> Event:
         await asyncio.sleep(self._backoff.next(time.monotonic()))
         return Event.RESTED
 
     async def _drain(self) -> Event:
-        """End what was under way, then close the link that is there or was just made."""
+        """Let what was cut short wind up, then close the link that is there or was just made."""
         if self._interrupted is not None:
-            self._interrupted.cancel()
             await asyncio.wait([self._interrupted])
-        if self.link is not None:
-            await self.link.close(self._patience)
-            self.link = None
+        await asyncio.gather(*(link.close(self._patience) for link in self._links()))
+        self.link = self._fresh = None
+        self.failure = closed_error()
         return Event.DRAINED
 
     # --- telling ------------------------------------------------------------------------------------------------

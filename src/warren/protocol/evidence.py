@@ -71,6 +71,7 @@ TOPOLOGY = _unsent(Code.FAILED_PRECONDITION, "TOPOLOGY", Origin.BROKER)
 QUEUE_ARGUMENTS = _unsent(Code.FAILED_PRECONDITION, "QUEUE_ARGUMENTS", Origin.BROKER)
 SETUP_DENIED = _unsent(Code.PERMISSION_DENIED, "PERMISSION_DENIED", Origin.BROKER)
 CONNECTION = _unsent(Code.INTERNAL, "CONNECTION")
+NO_IO_THREAD = _unsent(Code.INTERNAL, "IO_THREAD")
 
 # --- at the client, after the request was written -----------------------------------------------------------------
 
@@ -85,7 +86,7 @@ PUBLISH_DENIED = _unknown(
     Origin.BROKER,
     "the broker does not say which of the publishes on the channel it refuses: those before were routed",
 )
-IO_THREAD = _unknown(Code.UNKNOWN, "IO_THREAD", Origin.CLIENT, _GONE)
+IO_THREAD = _unknown(Code.INTERNAL, "IO_THREAD", Origin.CLIENT, _GONE)
 NO_ROUTE = Ending(
     Code.UNAVAILABLE,
     "NO_ROUTE",

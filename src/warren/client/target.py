@@ -1,0 +1,171 @@
+"""Whom to call, and how its requests are written and its replies read: what both clients have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from warren.client.caller import Reply, Target
+from warren.client.options import CONTENT_TYPES, Options
+from warren.errors import CallError
+from warren.protocol import codecs, evidence, wire
+from warren.protocol import signature as methods
+from warren.protocol.codecs import CodecError
+from warren.protocol.problems import rebuild
+from warren.protocol.signature import Method, method_of
+
+#: The targets that a client knows already, by what makes them differ; views with other options share them.
+Targets = dict[tuple[Any, ...], Target]
+_MOST_TARGETS = 10_000
+
+
+def find_target(
+    known: Targets, options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str
+) -> Target:
+    """The target of a declared function or of a name.
+
+    Raises:
+        TypeError: a function that is no method.
+        ValueError: a name that cannot be one.
+    """
+    if options.headers is not None:
+        return _make_target(options, kind, function)
+    key = (function, kind, options.encoding, options.fail_fast, options.resend)
+    try:
+        target = known.get(key)
+    except TypeError:  # a callable that cannot be a key: no method, in all likelihood
+        return _make_target(options, kind, function)
+    if target is None:
+        if len(known) >= _MOST_TARGETS:
+            known.clear()
+        target = known[key] = _make_target(options, kind, function)
+    return target
+
+
+def _make_target(options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str) -> Target:
+    method = None if isinstance(function, str) else method_of(function)
+    full_name = str(function) if method is None else method.full_name
+    service, name = split_name(full_name)
+    return Target(
+        kind,
+        name,
+        wire.service_queue(service),
+        full_name,
+        CONTENT_TYPES[options.encoding],
+        fail_fast=options.fail_fast and kind == "call",
+        resend=_resends(options, method),
+        headers=options.headers,
+        declared=method,
+    )
+
+
+def split_name(full_name: str) -> tuple[str, str]:
+    """The service and the method of ``service.method``.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    service, _, name = full_name.rpartition(".")
+    if not service or not name:
+        raise ValueError(f"{full_name!r} does not name a method: say 'service.method', for example 'calc.fib'")
+    return service, name
+
+
+def _resends(options: Options, method: Method | None) -> bool:
+    if options.resend is None:
+        return method is not None and method.delivery == "at-least-once"
+    return options.resend
+
+
+def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The body of a call.
+
+    Raises:
+        InvalidArgument: an argument that the encoding cannot carry.
+        TypeError: arguments that do not fit the function: one is missing, unknown or given twice.
+    """
+    encode = methods.encode_arguments if target.declared is None else target.declared.encode_arguments
+    try:
+        return encode(target.content_type, args, kwargs)
+    except CodecError as error:
+        message = f"the arguments cannot be encoded: {error}"
+        raise evidence.conclude(evidence.ENCODE, message, method=target.name, queue=target.queue) from error
+
+
+def bare_target(options: Options, queue: str) -> Target:
+    """The queue of a tutorial-six server.
+
+    Raises:
+        TypeError, ValueError: something that cannot be the name of a queue.
+    """
+    if not isinstance(queue, str):
+        raise TypeError(f"{queue!r} is not the name of a queue: say for example call_bare('rpc_queue', b'30')")
+    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast, resend=_resends(options, None))
+
+
+def encode_bare(body: bytes | str) -> bytes:
+    """A bare body goes as it is.
+
+    Raises:
+        TypeError: it is neither bytes nor text.
+    """
+    if not isinstance(body, (bytes, str, bytearray, memoryview)):
+        raise TypeError(f"a bare body is bytes or str, and {type(body).__name__} is neither: encode it first")
+    return body.encode() if isinstance(body, str) else bytes(body)
+
+
+def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:
+    """The result that a call ended in, or raise what it ended in instead."""
+    if isinstance(outcome, Exception):
+        try:
+            raise outcome
+        finally:
+            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
+    p, body = outcome
+    method = target.declared
+    try:
+        content_type = wire.read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
+        if method is not None:
+            return method.decode_result(content_type, body)
+        return methods.untyped_decoder(content_type)(body)
+    except CodecError as error:
+        raise _locate(wire.undecodable_reply(str(error)), target, p) from error
+    except CallError as error:
+        raise _locate(error, target, p) from error.__cause__
+    except Exception as error:
+        error.add_note(f"raised by the handler of {target.name}")
+        raise
+
+
+def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
+    """The body that a bare call ended in."""
+    if isinstance(outcome, Exception):
+        try:
+            raise outcome
+        finally:
+            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
+    p, body = outcome
+    try:
+        wire.read_reply(p, body, lambda _problem, _status: None)
+    except CallError as error:
+        raise _locate(error, target, p) from error.__cause__
+    return body
+
+
+def read_confirm(outcome: Exception | None) -> None:
+    """Raise what a cast ended in, unless the broker confirmed it."""
+    if outcome is not None:
+        try:
+            raise outcome
+        finally:
+            del outcome
+
+
+def _locate(error: CallError, target: Target, p: Any) -> CallError:
+    call_id = (p.correlation_id or b"").decode("utf-8", "replace")
+    return error.locate(method=target.name, queue=target.queue, call_id=call_id or None)
+
+
+def _known(method: Method | None, errors: dict[str, type[Exception]]) -> dict[str, type[Exception]]:
+    """The errors that travel as themselves: the client's, and those of the service whose function was called."""
+    return errors if method is None else method.errors | errors

@@ -1,0 +1,176 @@
+"""Options of calls and clients: what is refused, and how long a call may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren import AsyncClient, Client
+from warren.client.options import LEAST_RESERVED, MOST_RESERVED, Options, make_errors, nested_deadline
+from warren.client.target import bare_target, encode_bare
+from warren.protocol.running import reset_running, set_running
+
+CLIENTS: list[type[Client] | type[AsyncClient]] = [Client, AsyncClient]
+
+
+@dataclass
+class Serving:
+    """A call that is being served, or was."""
+
+    deadline: float | None
+    ended: bool = False
+
+
+@contextmanager
+def inside(call: Serving) -> Iterator[None]:
+    token = set_running(call)
+    try:
+        yield
+    finally:
+        reset_running(token)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("timeout", [None, "3", True, [], object()])
+def test_a_timeout_that_is_no_number_is_a_type_error_that_says_what_to_say(client: Any, timeout: Any) -> None:
+    with pytest.raises(TypeError, match=r"number of seconds: say for example timeout=2\.5"):
+        client(timeout=timeout)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 2_000_001])
+def test_a_timeout_out_of_range_is_a_value_error_with_the_range(client: Any, timeout: Any) -> None:
+    with pytest.raises(ValueError, match="more than 0 and at most 2,000,000"):
+        client(timeout=timeout)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ({"max_in_flight": "x"}, "max_in_flight='x' is not a whole number"),
+        ({"max_in_flight": True}, "max_in_flight=True is not a whole number"),
+        ({"max_message_size": 1.5}, "max_message_size=1.5 is not a whole number"),
+        ({"send_user": "yes"}, "send_user='yes' is neither True nor False"),
+        ({"errors": ValueError}, "list of exception classes"),
+        ({"errors": 5}, "list of exception classes"),
+        ({"errors": [5]}, "errors: 5 is not a class of exceptions"),
+        ({"errors": [KeyboardInterrupt]}, "is not a class of exceptions"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_a_type_error_with_its_name(
+    client: Any, option: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(TypeError, match=problem):
+        client(**option)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    "option", [{"max_in_flight": 0}, {"reply": "x"}, {"reply": []}, {"encoding": "xml"}, {"encoding": []}]
+)
+def test_an_option_with_a_wrong_value_is_a_value_error_with_its_name(client: Any, option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        client(**option)
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ({"timeout": "3"}, "number of seconds"),
+        ({"fail_fast": "no"}, "fail_fast='no' is neither"),
+        ({"resend": 1}, "resend=1 is neither"),
+        ({"detached": "x"}, "detached='x' is neither"),
+        ({"headers": 5}, "not a mapping"),
+        ({"headers": [("a", 1)]}, "not a mapping"),
+        ({"headers": {5: 1}}, "names are strings"),
+    ],
+)
+def test_an_option_of_a_call_of_the_wrong_type_is_a_type_error(option: dict[str, Any], problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        Options().with_given(**option)
+
+
+def test_two_exception_classes_of_one_name_are_refused() -> None:
+    other = type("KeyError", (Exception,), {})
+    with pytest.raises(ValueError, match="have one name on the wire, KeyError"):
+        make_errors([KeyError, other])
+    assert make_errors([KeyError, KeyError]) == {"KeyError": KeyError}
+
+
+def test_headers_are_copied_so_that_what_was_checked_is_what_is_sent() -> None:
+    headers = {"tenant": "a"}
+    options = Options(headers=headers)
+    headers["rpc-v"] = "2"
+    assert options.headers == {"tenant": "a"}
+
+
+@pytest.mark.parametrize("body", [5, None, [1], {}])
+def test_a_bare_body_is_bytes_or_text_and_nothing_else(body: Any) -> None:
+    with pytest.raises(TypeError, match="a bare body is bytes or str"):
+        encode_bare(body)
+
+
+def test_a_bare_call_names_its_queue() -> None:
+    with pytest.raises(TypeError, match="5 is not the name of a queue"):
+        bare_target(Options(), 5)  # type: ignore[arg-type]
+
+
+# --- deadlines ----------------------------------------------------------------------------------------------------
+
+
+def test_outside_a_handler_the_timeout_alone_counts() -> None:
+    assert nested_deadline(None, 100.0) is None
+    assert Options(timeout=5).deadline() == pytest.approx(time.monotonic() + 5, abs=1)
+
+
+def test_a_nested_call_ends_a_little_before_its_callers() -> None:
+    assert nested_deadline(Serving(deadline=110.0), 100.0) == pytest.approx(109.5)
+
+
+@given(left=st.floats(0.0, 1e6), now=st.floats(0.0, 1e6))
+def test_the_callers_share_is_never_more_than_half_and_otherwise_within_its_bounds(left: float, now: float) -> None:
+    limit = nested_deadline(Serving(deadline=now + left), now)
+    assert limit is not None
+    reserved = now + left - limit
+    assert -1e-6 <= reserved <= min(left / 2, MOST_RESERVED) + 1e-6
+    assert reserved >= min(left / 2, LEAST_RESERVED) - 1e-6
+
+
+def test_when_no_time_is_left_the_deadline_is_the_callers() -> None:
+    assert nested_deadline(Serving(deadline=99.0), 100.0) == 99.0
+
+
+def test_a_call_without_a_deadline_limits_nothing() -> None:
+    assert nested_deadline(Serving(deadline=None), 100.0) is None
+
+
+def test_a_call_that_has_ended_limits_nothing() -> None:
+    assert nested_deadline(Serving(deadline=101.0, ended=True), 100.0) is None
+
+
+def test_inside_a_handler_the_earlier_deadline_counts() -> None:
+    with inside(Serving(deadline=time.monotonic() + 2)):
+        assert Options(timeout=30).deadline() < time.monotonic() + 2
+        assert Options(timeout=0.5).deadline() < time.monotonic() + 1
+
+
+def test_a_detached_call_has_its_own_time_also_when_its_callers_is_over() -> None:
+    with inside(Serving(deadline=time.monotonic() - 1)):
+        assert Options(timeout=30).deadline() < time.monotonic()
+        assert Options(timeout=30, detached=True).deadline() > time.monotonic() + 20
+
+
+def test_a_cast_inherits_no_deadline() -> None:
+    with inside(Serving(deadline=time.monotonic() - 1)):
+        assert Options(timeout=30).own_deadline() > time.monotonic() + 20
