@@ -3,7 +3,7 @@
 Python salts the hashes of strings and bytes only. Numbers, UUIDs and tuples of them can be chosen so that each walks
 past all others in a dict or set, which costs the square of their number, inside one call that nothing can interrupt.
 So where such keys can be (`Screen.of`), the keys of a body that is large enough to matter are looked at first, and the
-steps that they would take are counted, as CPython takes them [Objects/dictobject.c, setobject.c]. ADR 0020 has why.
+steps that they would take are counted, as CPython takes them [Objects/dictobject.c, setobject.c]. ADR 0017 has why.
 """
 
 from __future__ import annotations
