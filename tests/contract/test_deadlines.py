@@ -133,3 +133,61 @@ async def test_without_any_time_left_nothing_is_sent(client: AsyncClient, url: s
         with contextlib.suppress(DeadlineExceeded):  # its reply and the timer race
             await client.options(timeout=1.0).call(late)
     assert error[0].execution is Execution.NOT_SENT
+
+
+async def test_what_outlives_its_call_is_not_bound_by_it(client: AsyncClient, url: str, service_name: str) -> None:
+    service = Service(service_name)
+    left_running: list[asyncio.Task[str]] = []
+    ended = asyncio.Event()
+
+    @service.method
+    async def other() -> str:
+        return "other"
+
+    async def later() -> str:
+        await ended.wait()
+        return await client.call(other)
+
+    @service.method
+    async def start() -> float:
+        left_running.append(asyncio.create_task(later()))
+        deadline = current_call().deadline
+        assert deadline is not None
+        return deadline
+
+    async with serving(service, url=url):
+        deadline = await client.options(timeout=1.0).call(start)
+        while time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        ended.set()
+        assert await asyncio.wait_for(left_running[0], 20) == "other"
+
+
+async def test_a_handler_whose_time_is_over_can_undo_what_it_did(
+    client: AsyncClient, url: str, service_name: str
+) -> None:
+    service = Service(service_name)
+    undone, cast = asyncio.Event(), asyncio.Event()
+
+    @service.method
+    async def undo() -> None:
+        undone.set()
+
+    @service.method
+    async def tell() -> None:
+        cast.set()
+
+    @service.method
+    async def book() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await client.cast(tell)
+            await client.options(detached=True).call(undo)
+            raise
+
+    async with serving(service, url=url):
+        with pytest.raises(DeadlineExceeded):
+            await client.options(timeout=1.0).call(book)
+        await asyncio.wait_for(undone.wait(), 20)
+        await asyncio.wait_for(cast.wait(), 20)
