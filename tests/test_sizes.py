@@ -20,6 +20,7 @@ LONG_CLASSES = frozenset(
         "warren.broker.session.Session",
         "warren.client.async_client.AsyncClient",
         "warren.client.caller.Caller",
+        "warren.client.io_thread.IOThread",
         "warren.connection.supervisor.Supervisor",
         "warren.connection.stream.Stream",
         "warren.server.server.Server",

@@ -104,9 +104,10 @@ def test_a_result_is_written_as_pika_writes_it(correlation_id: bytes, content_ty
 
 
 @given(some.ids, content_types)
-def test_a_result_for_a_bare_caller_has_only_its_correlation_id(correlation_id: bytes, content_type: str) -> None:
+def test_a_result_for_a_bare_caller_says_what_it_is_unless_it_is_text(correlation_id: bytes, content_type: str) -> None:
     request = wire.Request(delivered(wire.bare_properties(correlation_id, b"q", b"1")))
-    expected = spec.BasicProperties(correlation_id=correlation_id)
+    said = None if content_type == "text/plain" else content_type
+    expected = spec.BasicProperties(correlation_id=correlation_id, content_type=said)
     assert wire.result_properties(request, content_type) == pika_frames.properties(expected)
 
 
@@ -175,7 +176,7 @@ def test_a_request_reads_as_it_was_written(
         "deadline_ms": request.deadline_ms,
         "attempt": request.attempt,
         "bare": request.bare,
-        "method": request.method,
+        "method": request.method or "",
         "content_type": request.content_type,
         "call_id": request.call_id,
         "caller": request.caller,

@@ -272,8 +272,6 @@ class Request:
     def _read_foreign(self) -> None:
         """What other peers write in other ways."""
         p = self.properties
-        if not p.type:
-            p.type = None  # written, but empty
         self.content_type = _encoded(self.content_type, p)
         if self.bare and self.content_type == codecs.OCTETS:
             self.content_type = codecs.TEXT  # several client libraries call everything so if they are not told
@@ -296,8 +294,8 @@ class Request:
 
     @property
     def method(self) -> str | None:
-        """The method's name; None asks for the default method."""
-        return _text(self.properties.type)
+        """The method's name; None, as when it is written but empty, asks for the default method."""
+        return _text(self.properties.type) or None
 
     @property
     def call_id(self) -> str | None:

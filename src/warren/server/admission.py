@@ -81,7 +81,7 @@ class Admission:
     def __init__(self, service: Offered) -> None:
         self._service = service
         self._methods: dict[bytes | None, Method | None] = {n.encode(): m for n, m in service.methods.items()}
-        self._methods[None] = service.default
+        self._methods[None] = self._methods[b""] = service.default
 
     def decide(self, request: Request, *, wall: float, draining: bool) -> Decision:
         """What to do with a request, at `wall` seconds since 1970."""

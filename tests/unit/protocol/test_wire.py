@@ -480,7 +480,7 @@ def test_octets_from_a_bare_peer_are_text_as_its_library_calls_everything_so() -
 
 def test_an_empty_type_asks_for_the_default_method() -> None:
     assert request_with(type="").method is None
-    assert request_with(type="", headers={"rpc-v": 1}).properties.type is None
+    assert request_with(type="", headers={"rpc-v": 1}).method is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "identity", "binary", ""])
