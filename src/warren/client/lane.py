@@ -102,6 +102,7 @@ class Lane:
         self._on_ready = on_ready
         self._on_broken = on_broken
         self._confirm = confirm
+        self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._current: _Publisher | None = None
         self._retired: _Publisher | None = None
@@ -168,7 +169,7 @@ class Lane:
         """
         if not self.changing and self._link is not None:
             pause = self._refusal_backoff.next(time.monotonic())
-            self._pause = asyncio.get_running_loop().call_later(pause, self._replace)
+            self._pause = self._loop.call_later(pause, self._replace)
 
     def close_retired(self) -> None:
         """Close the channel that was replaced once the broker has settled what was published on it."""
