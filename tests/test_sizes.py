@@ -19,7 +19,6 @@ LONG_CLASSES = frozenset(
         "warren.broker.queues.Queue",
         "warren.broker.session.Session",
         "warren.client.async_client.AsyncClient",
-        "warren.client.caller.Caller",
         "warren.connection.supervisor.Supervisor",
         "warren.connection.stream.Stream",
         "warren.server.server.Server",
@@ -32,7 +31,6 @@ LONG_FILES = frozenset(
         "warren.bench.runner",
         "warren.broker.methods",
         "warren.broker.session",
-        "warren.client.caller",
         "warren.protocol.wire",
     }
 )

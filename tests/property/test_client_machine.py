@@ -33,6 +33,7 @@ from warren.client import caller, endings, explainer, lane, replies
 from warren.client.caller import Caller
 from warren.client.calls import ASKED, CONFIRMED, ENDED, REFUSED, WAITING, WRITTEN, PendingCall
 from warren.client.target import Limits, Target
+from warren.connection.channel import Returned
 from warren.connection.settings import make_settings
 from warren.errors import CallError, Execution
 from warren.protocol.deadline import TICK
@@ -277,7 +278,7 @@ class ClientMachine(RuleBasedStateMachine):
         if message is None or message.ran or message.settled or message.channel.closed:
             return
         message.dead = True
-        message.channel.receiver.returned(message.id, 312, "NO_ROUTE")
+        message.channel.receiver.returned(Returned((b"warren", b"q"), message.id, "NO_ROUTE"))
         self.settle()
 
     @rule(queue=st.sampled_from(["answers", "missing", "silent"]))

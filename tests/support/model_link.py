@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from warren.amqp.frames import Delivery, decode_properties
-from warren.connection.link import ChannelClosed, LinkLost
+from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.supervisor import State
 from warren.errors import CallError, Code, Execution, make_error
 

@@ -54,12 +54,14 @@ class ReplyRoute:
         self._max_size = max_size
         self._name = _new_name()
         self._connections = 0
+        self._consuming: tuple[HotChannel, Link] | None = None
         self._strays = Strays(_QUIET)
         self.address = b""
 
     async def open(self, link: Link) -> None:
         """Declare, bind and consume the queue; the consumer proves that it is there."""
         channel = await link.hot_channel()
+        self._consuming = channel, link
         channel.attach(self, body_limit=self._max_size)
         self.address = (
             await (self._open_durable(channel) if self._durable else self._open_exclusive(channel))
@@ -121,7 +123,8 @@ class ReplyRoute:
             channel.ack(delivery.tag)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
-        self._on_gone(channel.link)
+        if self._consuming is not None and self._consuming[0] is channel:
+            self._on_gone(self._consuming[1])
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         """Nothing is published on this channel."""
