@@ -418,3 +418,20 @@ def quiet() -> Iterator[None]:
 
 TestClient = ClientMachine.TestCase
 TestClient.settings = settings(stateful_step_count=40)
+
+
+def test_a_confirmed_call_survives_a_second_loss_while_another_has_its_number() -> None:
+    # Publish numbers belong to a channel: those of a lost one say nothing of the next one's.
+    machine = ClientMachine()
+    try:
+        machine.make(durable=True)
+        machine.start("call", False, False, 19.0, 1)
+        machine.ack(0, False)
+        machine.lose_link()
+        machine.connect()
+        machine.start("call", False, False, 19.0, 1)
+        assert [message.number for message in machine.broker.messages] == [1, 1]
+        machine.lose_link()
+        assert [record.alive for record in machine.records] == [True, False]
+    finally:
+        machine.teardown()

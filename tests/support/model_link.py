@@ -104,7 +104,7 @@ class ModelChannel:
     async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
         self.consumes = True
 
-    async def declare_reply_queue(self) -> str:
+    async def declare_reply_queue(self, *, arguments: Any) -> str:
         return f"replies-{id(self)}"
 
     async def inspect_queue(self, name: str) -> tuple[int, int]:

@@ -57,8 +57,8 @@ def no_route(queue: str, text: str) -> CallError:
 def refused(there: bool, state: str) -> CallError:
     """The broker refused the publish (nack); `there`: the queue has answered since, so that its node is not down."""
     if there:
-        message = "the broker refuses the request: its queue is full (or had no leader): add workers, or slow down"
-        return conclude(evidence.QUEUE_FULL, message)
+        message = "the broker refuses the request: its queue is full, or had no leader; add workers or slow down"
+        return conclude(evidence.QUEUE_FULL, message + state)
     message = f"the broker refuses the request, and its queue does not answer: its node may have gone down{state}"
     return conclude(evidence.QUEUE_DOWN, message)
 
