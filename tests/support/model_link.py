@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,10 @@ class Message:
         self.settled = self.ran = self.dead = False
 
 
+class SeamFails(RuntimeError):
+    """What a sabotaged seam raises."""
+
+
 class Seams:
     """The functions at the seams; `fail` makes one of them raise the next time it is used."""
 
@@ -53,7 +58,7 @@ class Seams:
             self._failing[name] = left - 1
             return
         del self._failing[name]
-        raise RuntimeError(f"{name} fails")
+        raise SeamFails(f"{name} fails")
 
 
 class ModelBroker:
@@ -129,7 +134,8 @@ class ModelChannel:
         self.on_closed(reason)
 
     def deliver(self, delivery: Delivery) -> None:
-        self.receiver.delivered(self, delivery)
+        with contextlib.suppress(SeamFails):  # the ack: the reply itself must not be lost with it
+            self.receiver.delivered(self, delivery)
 
 
 class ModelLink:
@@ -202,7 +208,7 @@ class ModelSupervisor:
         link = ModelLink(self.broker, self._on_close)
         try:
             await self._setup(link)
-        except (RuntimeError, LinkLost, ChannelClosed):
+        except (SeamFails, LinkLost, ChannelClosed):
             link.break_off()
             return
         self.link, self.state, self.failure = link, State.OPEN, None
