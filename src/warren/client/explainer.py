@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from warren.client.calls import PendingCall
 from warren.client.lane import Spawn
-from warren.connection.errors import NOT_FOUND, ChannelClosed, LinkLost
+from warren.connection.errors import NOT_FOUND, ChannelClosed
 from warren.connection.link import Link
 
 #: Seconds that an error may take longer to find out how the call's queue stands.
@@ -105,7 +105,7 @@ class Explainer:
             await channel.close()
         except ChannelClosed as error:
             return Standing(False, f"; queue {queue!r} does not exist" if error.code == NOT_FOUND else "")
-        except LinkLost:
+        except Exception:  # the link is lost, or whatever it may be: an ending matters more than its explanation
             return NOT_KNOWN
         state = f"; queue {queue!r} has {_count(messages, 'message')} waiting and {_count(consumers, 'consumer')}"
         return Standing(True, state if consumers else f"{state}: is a worker running?")
