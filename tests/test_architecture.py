@@ -61,6 +61,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"warren.connection.supervisor", "warren.connection.declare"}),
     # client/ and server/, which do not know each other
     frozenset({"warren.client", "warren.client.calls"}),
+    frozenset({"warren.client.requests", "warren.client.outcomes", "warren.client.lane"}),
+    frozenset({"warren.client.explainer", "warren.client.replies"}),
+    frozenset({"warren.client.endings"}),
     frozenset({"warren.client.caller"}),
     frozenset({"warren.client.options"}),
     frozenset({"warren.client.target"}),

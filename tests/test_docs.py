@@ -251,7 +251,7 @@ def _run(command: str, folder: Path, url: str) -> str:
 
 def _masked(text: str) -> str:
     """Without what differs from call to call, and from Python 3.14 on."""
-    return re.sub(r"call [0-9a-f]{12}\.\d+", "call ID", text).replace("float division by zero", "division by zero")
+    return re.sub(r"call [0-9a-f]{24}", "call ID", text).replace("float division by zero", "division by zero")
 
 
 _RUN = [

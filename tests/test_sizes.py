@@ -19,7 +19,6 @@ LONG_CLASSES = frozenset(
         "warren.broker.queues.Queue",
         "warren.broker.session.Session",
         "warren.client.async_client.AsyncClient",
-        "warren.client.caller.Caller",
         "warren.client.io_thread.IOThread",
         "warren.connection.supervisor.Supervisor",
         "warren.connection.stream.Stream",
@@ -33,7 +32,6 @@ LONG_FILES = frozenset(
         "warren.bench.runner",
         "warren.broker.methods",
         "warren.broker.session",
-        "warren.client.caller",
         "warren.protocol.wire",
     }
 )

@@ -5,14 +5,16 @@ A case is a function that sets up and returns the step. `each` says how many mes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from warren import Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
+from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery, Splitter, decode_properties
-from warren.client.calls import PendingCalls
+from warren.client.calls import Calls, PendingCall, unguessable
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
 from warren.protocol import codecs, wire
@@ -24,7 +26,7 @@ Step = Callable[[], object]
 BATCH = 100
 _FRAME_MAX = 131_072
 _REPLY_TO = b"amq.gen-AbCdEfGhIjKlMnOpQrStUv"
-_ID = b"0123456789ab.12345"
+_ID = b"0123456789abcdef01234567"
 _BODY = b"[12345]"
 
 service = Service("calc")
@@ -112,30 +114,37 @@ def prepare() -> Step:
 
 @case()
 def start_and_take() -> Step:
-    """`PendingCalls.start`, then `take` with the reply's correlation id; 100 others are under way."""
-    pending, nobody = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None), _Nobody()
+    """`Calls.start`, then `take` with the reply's correlation id; 100 others are under way."""
+    calls, nobody, bare = _calls(), _Nobody(), Confirms[PendingCall]()
     for _ in range(100):
-        pending.start(1e6, _Nobody(), None, awaits_reply=True)
+        calls.start(1e6, _Nobody(), None, awaits_reply=True)
 
     def step() -> object:
-        call = pending.start(1e6, nobody, None, awaits_reply=True)
-        pending.sent(call, 0)
-        return pending.take(call.id)
+        call = calls.start(1e6, nobody, None, awaits_reply=True)
+        calls.written(call, bare, 7)
+        return calls.take(call.id)
 
     return step
 
 
 @case()
-def confirm() -> Step:
-    """`PendingCalls.sent` with a publish number, and its confirm."""
-    pending = PendingCalls(b"0123456789ab.", 65_536, lambda _when: None)
-    call = pending.start(1e6, _Nobody(), None, awaits_reply=True)
+def start_confirm_and_take() -> Step:
+    """`Calls.start` and `written`, the confirm and the reply: the whole life of a call."""
+    calls, nobody, confirms = _calls(), _Nobody(), Confirms[PendingCall]()
 
     def step() -> object:
-        pending.sent(call, 7)
-        return pending.confirmed(7, False)
+        call = calls.start(1e6, nobody, None, awaits_reply=True)
+        calls.written(call, confirms, 7)
+        calls.confirmed(confirms.settle(7, False))
+        return calls.take(call.id)
 
+    for _ in range(100):
+        calls.start(1e6, _Nobody(), None, awaits_reply=True)
     return step
+
+
+def _calls() -> Calls:
+    return Calls(unguessable(os.urandom), 65_536, lambda _when: None)
 
 
 @case()

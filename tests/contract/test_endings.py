@@ -106,8 +106,8 @@ async def test_fail_fast_while_the_only_worker_is_busy(client: AsyncClient, url:
         busy = asyncio.create_task(client.call(slow))
         await started.wait()
         error = await error_of(client.options(fail_fast=True).call(quick))
-        # A method that is known to be at-most-once cannot have been held by a worker before.
-        assert ending(error) == ("UNAVAILABLE", "NO_FREE_WORKER", "NOT_EXECUTED", "broker")
+        # Unknown also of an at-most-once method: the ack that precedes its handler may have been lost with the worker.
+        assert ending(error) == ("UNAVAILABLE", "NO_FREE_WORKER", "UNKNOWN", "broker")
         release.set()
         assert await busy == "done"
         assert await client.options(fail_fast=True).call(quick) == "done"
@@ -139,9 +139,11 @@ async def test_a_full_queue_gives_the_oldest_request_back(client: AsyncClient, r
     await client.cast(f"{service_name}.x", 2)
     error = await first
     assert isinstance(error, Overloaded)
-    assert ending(error) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL", "NOT_EXECUTED", "broker")
+    # A worker that died may have held it before: the oldest is what comes back to a queue, too.
+    assert ending(error) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL", "UNKNOWN", "broker")
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_full_queue_that_refuses_publishes_ends_the_call_by_nack(
     client: AsyncClient, raw: Any, service_name: str
 ) -> None:
@@ -149,6 +151,7 @@ async def test_a_full_queue_that_refuses_publishes_ends_the_call_by_nack(
     await client.cast(f"{service_name}.x", 1)
     error = await error_of(client.call(f"{service_name}.x", 2))
     assert ending(error) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL", "NOT_EXECUTED", "broker")
+    assert f"queue {service_name!r} has 1 message waiting and no consumers" in str(error)
     assert ending(await error_of(client.cast(f"{service_name}.x", 3)))[1] == "QUEUE_FULL"
 
 

@@ -381,7 +381,7 @@ async def reply_queue_of(client: AsyncClient, raw: Any, echo: Echo) -> str:
     return str(taken[0].reply_to)
 
 
-@pytest.mark.scenario(27, "A reply whose headers cannot be read: DECODE_REPLY, EXECUTED, for that call only.")
+@pytest.mark.scenario(27, "A reply with a header beyond Python's range is a result like others.")
 async def test_a_reply_with_a_moment_that_python_cannot_hold_is_a_result_like_others(
     client: AsyncClient, raw: Any, service_name: str
 ) -> None:

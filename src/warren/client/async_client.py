@@ -18,7 +18,7 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren.client.caller import Caller, Limits, ReplyQueue, Target
+from warren.client.caller import Caller
 from warren.client.calls import PendingCall
 from warren.client.options import (
     DEFAULT_MAX_IN_FLIGHT,
@@ -29,6 +29,7 @@ from warren.client.options import (
     make_errors,
     make_limits,
 )
+from warren.client.requests import Limits, ReplyQueue, Target
 from warren.client.target import (
     Targets,
     bare_target,

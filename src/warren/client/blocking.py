@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren.client.caller import Limits, ReplyQueue
 from warren.client.io_thread import IOThread, Promise
 from warren.client.options import (
     DEFAULT_MAX_IN_FLIGHT,
@@ -27,6 +26,7 @@ from warren.client.options import (
     make_errors,
     make_limits,
 )
+from warren.client.requests import Limits, ReplyQueue
 from warren.client.target import (
     Targets,
     bare_target,

@@ -1,17 +1,26 @@
-"""The calls of one client that have not ended yet.
+"""The calls of one client that have not ended, and where each of them is.
 
-Pure: no I/O, and time is passed in. A call ends exactly once: whoever takes it out of the table completes it, be it
-a reply, a bounce, a return, a nack, its timer, a lost connection or the caller. What comes later finds no entry and
-is counted.
+Pure: no I/O; time and chance are passed in. A call is in exactly one place, which its state tells, and an ended one is
+in none: not among those that wait, not under a publish number, not in a timer. So the memory of a client is bounded by
+its calls in flight. Whoever ends a call, be it a reply, a bounce, a return, a nack, its timer, a lost connection or the
+caller, takes it out here first and completes it then; what comes later finds nothing and is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from binascii import hexlify
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import Any, Protocol
 
-from warren.errors import Execution, Overloaded
+from warren.amqp.confirms import Confirms
+from warren.errors import CallError
 from warren.protocol.deadline import Slice, Timers
+from warren.protocol.evidence import CLIENT_LIMIT, conclude
+
+#: Random bytes of a correlation id: nobody can guess one within a call's life [docs/wire.md, Request].
+_ID_BYTES = 12
+_IDS_AT_ONCE = 256
 
 
 class Waiter(Protocol):
@@ -19,6 +28,32 @@ class Waiter(Protocol):
 
     def finish(self, outcome: Any) -> None:
         """Take the outcome, at most once: the reply, None for a confirmed cast, or the error that stands for it."""
+
+
+class State(StrEnum):
+    """Where a call is."""
+
+    BEGUN = "begun"  # being written, or put among those that wait, in this very turn
+    WAITING = "waiting"  # to be written: `Calls.waiting`
+    WRITTEN = "written"  # on a channel whose broker has not confirmed it: the channel's `Confirms`
+    CONFIRMED = "confirmed"  # the broker has said that it has it; in no other place
+    ASKED = "asked"  # what ends it is known, and a question about its queue is under way: that question
+    REFUSED = "refused"  # by the broker, and to be sent again over another channel: `Calls.refused`
+    ENDED = "ended"  # nowhere
+
+
+BEGUN, WAITING, WRITTEN, CONFIRMED, ASKED, REFUSED, ENDED = State
+
+#: The ways of a call; it may end in any state but the last.
+_NEXT: dict[State, frozenset[State]] = {
+    BEGUN: frozenset({WAITING, WRITTEN}),
+    WAITING: frozenset({WRITTEN, ASKED}),
+    WRITTEN: frozenset({CONFIRMED, ASKED, WAITING}),
+    CONFIRMED: frozenset({ASKED, WAITING}),
+    ASKED: frozenset({REFUSED, WAITING}),
+    REFUSED: frozenset({WAITING, ASKED}),
+    ENDED: frozenset(),
+}
 
 
 class PendingCall:
@@ -29,48 +64,56 @@ class PendingCall:
         first_id: that of its first attempt, stable over all of them: the ``message_id``.
         deadline: seconds of the clock that the table's owner uses.
         waiter: who gets the outcome.
-        body: the request, while it waits to be written (or to be written again); see `PendingCalls.hold`.
-        tag: None before it was written; then its publish number on the confirming channel, 0 on another channel.
+        target: where it goes.
+        awaits_reply: False for a cast, which ends with its confirm.
+        body: the request, while it waits to be written (or to be written again); see `Calls.hold`.
+        state: see `State`.
+        earlier: whether an earlier attempt may have been begun: what is known of this one is not known of the call.
     """
 
-    __slots__ = ("awaits_reply", "body", "context", "deadline", "first_id", "id", "slice", "tag", "waiter")
+    __slots__ = (
+        "awaits_reply", "body", "confirms", "deadline", "earlier", "first_id", "id", "place", "slice", "state", "tag",
+        "target", "waiter",
+    )  # fmt: skip
 
-    def __init__(self, id: bytes, deadline: float, waiter: Waiter, context: Any, awaits_reply: bool) -> None:
+    def __init__(self, id: bytes, deadline: float, waiter: Waiter, target: Any, awaits_reply: bool) -> None:
         self.id = self.first_id = id
         self.deadline = deadline
         self.waiter = waiter
-        self.context = context
+        self.target = target
         self.awaits_reply = awaits_reply
         self.body: bytes | None = None
-        self.tag: int | None = None
+        self.earlier = False
+        self.state = BEGUN
+        self.place: dict[PendingCall, Any] | None = None  # of WAITING, ASKED, REFUSED
+        self.confirms: Confirms[PendingCall]  # of WRITTEN, with its number there
+        self.tag: int
         self.slice: Slice[PendingCall]
 
     @property
-    def written(self) -> bool:
-        """Whether the broker may have its present attempt."""
-        return self.tag is not None
-
-    @property
-    def again(self) -> bool:
-        """Whether an earlier attempt was written: what is known of the present one is not known of the call."""
+    def sent_before(self) -> bool:
+        """Whether this is not the first attempt."""
         return self.id is not self.first_id
 
 
-class PendingCalls:
+class Calls:
     """The table.
 
     Attributes:
+        waiting: to be written, in order.
+        refused: to be sent again over another channel, each with what was found out about its queue.
         ignored: replies that nobody waited for (late, duplicate, foreign).
         held: bytes of the bodies that are kept.
     """
 
-    def __init__(self, prefix: bytes, limit: int, on_earlier: Callable[[float], None]) -> None:
-        self._prefix = prefix
+    def __init__(self, ids: Iterator[bytes], limit: int, on_earlier: Callable[[float], None]) -> None:
+        """`on_earlier(when)` is called when `expire` has to be called earlier than known so far."""
+        self._ids = ids
         self._limit = limit
-        self._last = 0
         self._calls: dict[bytes, PendingCall] = {}
-        self._unconfirmed: dict[int, PendingCall] = {}
         self._timers: Timers[PendingCall] = Timers(on_earlier)
+        self.waiting: dict[PendingCall, None] = {}
+        self.refused: dict[PendingCall, Any] = {}
         self.ignored = 0
         self.held = 0
 
@@ -78,23 +121,24 @@ class PendingCalls:
         return len(self._calls)
 
     def __contains__(self, call: PendingCall) -> bool:
-        return call.id in self._calls
+        return call.state is not ENDED
 
-    def start(self, deadline: float, waiter: Waiter, context: Any, *, awaits_reply: bool) -> PendingCall:
-        """Enter a call; its id is unique in this process and, by the random prefix, elsewhere.
+    def __iter__(self) -> Iterator[PendingCall]:
+        """All of them, oldest first; those that end meanwhile come all the same."""
+        return iter(list(self._calls.values()))
+
+    # --- beginning ----------------------------------------------------------------------------------------------
+
+    def start(self, deadline: float, waiter: Waiter, target: Any, *, awaits_reply: bool) -> PendingCall:
+        """Enter a call, which is to be written or to wait in the same turn.
 
         Raises:
-            Overloaded: the client's own limit of calls in flight is reached.
+            CallError: the client's own limit of calls in flight is reached.
         """
         calls = self._calls
         if len(calls) >= self._limit:
-            raise Overloaded(
-                f"{self._limit} calls are in flight on this client: wait for some of them, or raise max_in_flight",
-                reason="CLIENT_LIMIT",
-                execution=Execution.NOT_SENT,
-            )
-        self._last = number = self._last + 1
-        call = PendingCall(self._prefix + b"%d" % number, deadline, waiter, context, awaits_reply)
+            raise _too_many(self._limit)
+        call = PendingCall(next(self._ids), deadline, waiter, target, awaits_reply)
         calls[call.id] = call
         call.slice = self._timers.add(deadline, call)
         return call
@@ -110,103 +154,132 @@ class PendingCalls:
         self.held -= len(body)
         return body
 
-    def sent(self, call: PendingCall, tag: int) -> None:
-        """The call was written, as publish number `tag` of the confirming channel (0: by another channel)."""
-        call.tag = tag
-        if tag:
-            self._unconfirmed[tag] = call
+    # --- from place to place ------------------------------------------------------------------------------------
 
-    def again(self, call: PendingCall, *, refused: bool = False) -> None:
-        """The call will be written once more, with another id; an attempt that was refused counts as none at all."""
-        first = refused and not call.again
-        del self._calls[call.id]
-        self._last += 1
-        call.id = self._prefix + b"%d" % self._last
-        if first:
-            call.first_id = call.id
-        call.tag = None
-        self._calls[call.id] = call
+    def _move(self, call: PendingCall, state: State) -> None:
+        """Take a call out of its place: the interpreter of `_NEXT`. The caller puts it into the next one."""
+        if state not in _NEXT[call.state]:
+            raise RuntimeError(f"a call that is {call.state} cannot become {state}")
+        self._leave(call)
+        call.state = state
 
-    def is_confirmed(self, call: PendingCall) -> bool:
-        """Whether the broker has said that it has the call; of bare calls it never does."""
-        return bool(call.tag) and call.tag not in self._unconfirmed
+    @staticmethod
+    def _leave(call: PendingCall) -> None:
+        if call.state is WRITTEN:
+            call.confirms.forget(call.tag)
+        elif call.place is not None:
+            del call.place[call]
+            call.place = None
+
+    def _put(self, call: PendingCall, state: State, place: dict[PendingCall, Any], why: Any) -> None:
+        self._move(call, state)
+        call.place = place
+        place[call] = why
+
+    def wait(self, call: PendingCall) -> None:
+        """The call cannot be written now: it waits behind the others."""
+        self._put(call, WAITING, self.waiting, None)
+
+    def written(self, call: PendingCall, confirms: Confirms[PendingCall], tag: int) -> None:
+        """The call was written, as publish number `tag` of the channel that `confirms` belongs to."""
+        if call.state is BEGUN:  # as most are: there is no place to leave
+            call.state = WRITTEN
+        else:
+            self._move(call, WRITTEN)
+        call.confirms, call.tag = confirms, tag
+        confirms.sent(tag, call)
+
+    def confirmed(self, settled: list[PendingCall]) -> list[PendingCall]:
+        """The broker has these, which their `Confirms` has let go; returns the casts, which end with that."""
+        casts = []
+        for call in settled:
+            call.state = CONFIRMED
+            if not call.awaits_reply:
+                self.end(call)
+                casts.append(call)
+        return casts
+
+    def ask(self, call: PendingCall, question: dict[PendingCall, Any], verdict: Any) -> None:
+        """What ends the call is known, except for what the answer to `question` adds."""
+        if call.state is ASKED and call.place is not None:  # the later event is the one to tell of
+            call.place[call] = verdict
+        else:
+            self._put(call, ASKED, question, verdict)
+
+    def park(self, call: PendingCall, why: Any) -> None:
+        """The call was refused, and waits for another channel."""
+        self._put(call, REFUSED, self.refused, why)
+
+    def again(self, calls: Iterable[PendingCall], *, first: bool) -> None:
+        """These calls will be written once more, each with another id; before all others or behind them."""
+        behind = list(self.waiting) if first else []
+        for call in calls:
+            del self._calls[call.id]
+            call.id = next(self._ids)
+            self._calls[call.id] = call
+            self.wait(call)
+        for call in behind:
+            del self.waiting[call]
+            self.waiting[call] = None
+
+    # --- ending -------------------------------------------------------------------------------------------------
 
     def take(self, id: bytes | None) -> PendingCall | None:
-        """Take the call with this correlation id out of the table; None (and counted) when there is none."""
+        """End the call with this correlation id; None (and counted) when there is none."""
         call = self._calls.pop(id, None)  # type: ignore[arg-type]  # None is simply not there
         if call is None:
             self.ignored += 1
-            return None
-        call.slice.pop(call, None)
-        if call.body is not None:
-            self.release(call)
+        else:
+            self._forget(call)
         return call
 
-    def remove(self, call: PendingCall) -> bool:
-        """Take this call out of the table; False when it has ended already."""
-        if self._calls.pop(call.id, None) is None:
+    def find(self, id: bytes | None) -> PendingCall | None:
+        """The call with this correlation id, which goes on; None (and counted) when there is none."""
+        call = self._calls.get(id)  # type: ignore[arg-type]  # see `take`
+        if call is None:
+            self.ignored += 1
+        return call
+
+    def end(self, call: PendingCall) -> bool:
+        """End this call; False when it has ended already."""
+        if call.state is ENDED:
             return False
-        call.slice.pop(call, None)
-        if call.body is not None:
-            self.release(call)
+        del self._calls[call.id]
+        self._forget(call)
         return True
 
-    def confirmed(self, tag: int, multiple: bool) -> list[PendingCall]:
-        """The broker has these publishes; returns the casts that end with that."""
-        return [call for call in self._settled(tag, multiple) if not call.awaits_reply and self.remove(call)]
+    def _forget(self, call: PendingCall) -> None:
+        group = call.slice
+        group.pop(call, None)
+        if not group:
+            self._timers.drop(group)
+        if call.state is not CONFIRMED:
+            self._leave(call)
+        call.state = ENDED
+        if call.body is not None:
+            self.release(call)
 
-    def refused(
-        self, tag: int, multiple: bool, carries_on: Callable[[PendingCall], bool] = lambda _call: False
-    ) -> list[PendingCall]:
-        """The broker refuses these publishes; returns the calls that end with that: those that do not carry on."""
-        refused = [call for call in self._settled(tag, multiple) if call in self]
-        return [call for call in refused if not carries_on(call) and self.remove(call)]
+    # --- time ---------------------------------------------------------------------------------------------------
 
-    def _settled(self, tag: int, multiple: bool) -> list[PendingCall]:
-        unconfirmed = self._unconfirmed
-        if not multiple:
-            call = unconfirmed.pop(tag, None)
-            return [] if call is None else [call]
-        tags = []
-        for known in unconfirmed:  # entered in ascending order
-            if known > tag:
-                break
-            tags.append(known)
-        return [unconfirmed.pop(known) for known in tags]
-
-    @property
-    def settled(self) -> bool:
-        """Whether the broker has confirmed or refused all that was published."""
-        return not self._unconfirmed
-
-    def expire(self, now: float) -> list[PendingCall]:
-        """Take out the calls whose time is up."""
-        return [call for call in self._timers.due(now) if self.remove(call)]
+    def expired(self, now: float) -> list[PendingCall]:
+        """The calls whose time is up, each of them once; none has ended yet."""
+        return self._timers.due(now)
 
     def next_expiry(self) -> float | None:
-        """When to call `expire` next."""
+        """When to call `expired` next."""
         return self._timers.next_due()
 
-    def unconfirmed_lost(self) -> list[PendingCall]:
-        """The confirming channel closed: take out the calls that the broker had not confirmed."""
-        lost = [call for call in self._unconfirmed.values() if self.remove(call)]
-        self._unconfirmed.clear()
-        return lost
 
-    def written_lost(self, which: Callable[[PendingCall], bool]) -> list[PendingCall]:
-        """The way back is gone: take out the written calls that `which` picks."""
-        return [call for call in list(self._calls.values()) if call.written and which(call) and self.remove(call)]
+def unguessable(random: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Ids of 96 random bits as hexadecimal digits; `random` gives so many bytes that nobody else knows."""
+    width = 2 * _ID_BYTES
+    while True:
+        digits = hexlify(random(_ID_BYTES * _IDS_AT_ONCE))
+        for at in range(0, len(digits), width):
+            yield digits[at : at + width]
 
-    def connection_lost(self, carries_on: Callable[[PendingCall], bool]) -> list[PendingCall]:
-        """The connection is gone: take out the calls that were written to it, but for those that carry on."""
-        lost = self.written_lost(lambda call: not carries_on(call))
-        self._unconfirmed.clear()
-        return lost
 
-    def close(self) -> list[PendingCall]:
-        """Take out every call."""
-        calls = list(self._calls.values())
-        for call in calls:
-            self.remove(call)
-        self._unconfirmed.clear()
-        return calls
+def _too_many(limit: int) -> CallError:
+    return conclude(
+        CLIENT_LIMIT, f"{limit} calls are in flight on this client: wait for some of them, or raise max_in_flight"
+    )

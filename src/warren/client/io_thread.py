@@ -16,8 +16,9 @@ from concurrent.futures import Future, InvalidStateError
 from contextvars import Context
 from typing import Any, Protocol
 
-from warren.client.caller import Caller, Limits, Target
+from warren.client.caller import Caller
 from warren.client.calls import PendingCall
+from warren.client.requests import Limits, Target
 from warren.client.target import read_result
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error

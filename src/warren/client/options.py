@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
-from warren.client.caller import Limits
+from warren.client.requests import Limits
 from warren.protocol import codecs, wire
 from warren.protocol.problems import registry
 from warren.protocol.running import Running, get_running

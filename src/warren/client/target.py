@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from warren.client.caller import Reply, Target
 from warren.client.options import CONTENT_TYPES, Options
+from warren.client.requests import Reply, Target
 from warren.errors import CallError
 from warren.protocol import codecs, evidence, wire
 from warren.protocol import signature as methods

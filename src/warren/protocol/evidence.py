@@ -149,9 +149,12 @@ DRAIN = _of_handler(Code.CANCELLED, "DRAIN")
 
 _RAN = "only a handler's result comes without an error's marks"
 REPLY_TOO_LARGE = Ending(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", Origin.CLIENT, Execution.EXECUTED, _RAN)
+ERROR_TOO_LARGE = _unknown(
+    Code.RESOURCE_EXHAUSTED, "TOO_LARGE", Origin.CLIENT, "an error's headers say what is known, where they can be read"
+)
 DECODE_REPLY = Ending(Code.INTERNAL, "DECODE_REPLY", Origin.CLIENT, Execution.EXECUTED, _RAN)
 DECODE_ERROR = _unknown(
-    Code.INTERNAL, "DECODE_REPLY", Origin.CLIENT, "an answer came, and what it says of the handler cannot be read"
+    Code.INTERNAL, "DECODE_REPLY", Origin.CLIENT, "an error's headers say what is known, where they can be read"
 )
 
 
@@ -173,7 +176,13 @@ def weigh(execution: Execution, *, earlier: bool) -> Execution:
 
 
 def conclude(
-    ending: Ending, message: str, *, earlier: bool = False, entered: bool = False, **where: str | None
+    ending: Ending,
+    message: str,
+    *,
+    earlier: bool = False,
+    entered: bool = False,
+    word: Execution | None = None,
+    **where: str | None,
 ) -> CallError:
     """The error that a call ends in.
 
@@ -182,9 +191,10 @@ def conclude(
         message: what happened and what to do about it, for people.
         earlier: see `weigh`.
         entered: whether the handler was entered in this attempt; counts where the ending proves nothing by itself.
+        word: what the server has said of execution (see `told`), which then counts.
         **where: `method`, `queue`, `call_id`, as in `CallError`.
     """
-    execution = weigh(_proven(ending, entered), earlier=earlier)
+    execution = weigh(word or _proven(ending, entered), earlier=earlier)
     return make_error(ending.code, ending.reason, message, execution=execution, origin=ending.origin, **where)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from warren.amqp.frames import (
     Delivery,
@@ -20,9 +20,10 @@ from warren.amqp.frames import (
     shortstr,
 )
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, pick, split_table
-from warren.errors import CallError, Code, Execution, Origin, RemoteError, error_class, make_error
+from warren.errors import CallError, Code, Origin, RemoteError, make_error
 from warren.printable import printable
-from warren.protocol import codecs, problems
+from warren.protocol import codecs, evidence, problems
+from warren.protocol.evidence import Ending, conclude
 from warren.protocol.problems import Problem
 
 VERSION = 1
@@ -417,13 +418,25 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
     """
     if p.type == _ERROR_TYPE or p.table is not None:
         table = _reply_table(p.table or b"")
-        if p.type == _ERROR_TYPE or "rpc-status" in table:
+        if _is_error(p, table):
             raise _read_error(p, body, table, registered)
     name = _CONTENT_TYPES.get(p.content_type) or codecs.normalise(_text(p.content_type))
     return name if p.content_encoding is None else _encoded(name, p)
 
 
-def read_bounce(p: Properties) -> CallError | None:
+class Bounce(NamedTuple):
+    """Why the broker gave a request back."""
+
+    ending: Ending
+    message: str
+
+
+def is_bounce(p: Properties) -> bool:
+    """Whether a message is a bounce, as far as can be seen without reading its headers."""
+    return p.table is not None and _DEAD_REASON.encode() in p.table
+
+
+def read_bounce(p: Properties) -> Bounce | None:
     """Why the broker gave a request back; None when this is a reply and not a bounce.
 
     Raises:
@@ -432,30 +445,51 @@ def read_bounce(p: Properties) -> CallError | None:
     if p.table is None:
         return None
     why = _reply_table(p.table).get(_DEAD_REASON)
-    return None if why is None else _bounced(str(why))
+    if why is None:
+        return None
+    return _BOUNCES.get(str(why)) or Bounce(evidence.BOUNCED, f"the broker gave the request back: {why}")
 
 
 def _reply_table(table: bytes) -> dict[str, Any]:
     try:
         return pick(table, *_OF_A_REPLY)
     except FrameError as error:
-        raise undecodable_reply(str(error)) from error
+        raise _undecodable_error(str(error), {}) from error
 
 
 def undecodable_reply(why: str) -> CallError:
-    """A reply came, so the handler ran, but it cannot be read."""
-    return make_error(Code.INTERNAL, "DECODE_REPLY", f"the reply cannot be read: {why}", execution=Execution.EXECUTED)
+    """A result came, so the handler ran, but it cannot be read."""
+    return conclude(evidence.DECODE_REPLY, f"the reply cannot be read: {why}")
+
+
+def _undecodable_error(why: str, table: Mapping[str, Any]) -> CallError:
+    """What came is no result for certain: an error, or headers that cannot be read."""
+    message = f"the reply cannot be read: {why}"
+    return conclude(evidence.DECODE_ERROR, message, word=evidence.told(table, earlier=False))
+
+
+def reply_too_large(p: Properties, size: int, limit: int) -> CallError:
+    """What a reply of more than `limit` bytes ends its call in; its headers have been read by `read_bounce`."""
+    message = f"the reply has {size} bytes, the limit is {limit}"
+    table = _reply_table(p.table or b"")
+    if _is_error(p, table):
+        return conclude(evidence.ERROR_TOO_LARGE, message, word=evidence.told(table, earlier=False))
+    return conclude(evidence.REPLY_TOO_LARGE, message)
+
+
+def _is_error(p: Properties, table: Mapping[str, Any]) -> bool:
+    return p.type == _ERROR_TYPE or "rpc-status" in table
 
 
 def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered: ErrorFactory) -> Exception:
-    problem = _read_problem(p, body)
+    problem = _read_problem(p, body, table)
     code = _member(Code, table.get("rpc-status"), Code.UNKNOWN)
     reason = str(table.get("rpc-reason", "UNKNOWN"))
     error = make_error(
         code,
         reason,
         problem.detail,
-        execution=_member(Execution, table.get("rpc-executed"), Execution.UNKNOWN),
+        execution=evidence.told(table, earlier=False),
         origin=_member(Origin, problem.origin, Origin.SERVER),
     )
     rebuilt = registered(problem, error)
@@ -469,21 +503,21 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
     return error
 
 
-def _read_problem(p: Properties, body: bytes) -> Problem:
+def _read_problem(p: Properties, body: bytes, table: Mapping[str, Any]) -> Problem:
     if p.type != _ERROR_TYPE:  # an answer to a bare call: text
         return Problem(detail=body.decode("utf-8", "replace"))
     try:
         problem: Problem = _decode_problem(body)
     except codecs.CodecError as error:
-        raise undecodable_reply(f"its error description is damaged: {error}") from error
+        raise _undecodable_error(f"its error description is damaged: {error}", table) from error
     return problem
 
 
 def doubted(p: Properties) -> Properties:
     """A reply's properties, where its claim that nothing was executed covers only the last of several attempts."""
     table = _reply_table(p.table or b"")
-    if table.get("rpc-executed") in (Execution.NOT_SENT, Execution.NOT_EXECUTED):
-        p.table = encode_table({**table, "rpc-executed": Execution.UNKNOWN.value})
+    if "rpc-executed" in table:
+        p.table = encode_table({**table, "rpc-executed": evidence.told(table, earlier=True).value})
     return p
 
 
@@ -495,35 +529,13 @@ def _member(kind: Any, value: Any, default: Any) -> Any:
 
 
 _BOUNCES = {
-    "expired": (
-        Code.DEADLINE_EXCEEDED,
-        "QUEUE_TTL",
-        Execution.UNKNOWN,
-        "the request's time ran out in the queue",
+    "expired": Bounce(evidence.QUEUE_TTL, "the request's time ran out in the queue"),
+    "maxlen": Bounce(
+        evidence.DROPPED,
+        "the queue is full and dropped the request, which a worker may have begun before: add workers or slow down",
     ),
-    "maxlen": (
-        Code.RESOURCE_EXHAUSTED,
-        "QUEUE_FULL",
-        Execution.NOT_EXECUTED,
-        "the queue is full and dropped the request: add workers or slow down",
+    "delivery_limit": Bounce(
+        evidence.DELIVERY_LIMIT, "the request was returned to its queue too often: it may be killing its workers"
     ),
-    "delivery_limit": (
-        Code.INTERNAL,
-        "POISON",
-        Execution.UNKNOWN,
-        "the request was returned to its queue too often: it may be killing its workers",
-    ),
-    "rejected": (
-        Code.ABORTED,
-        "REJECTED",
-        Execution.UNKNOWN,
-        "a consumer of the queue refused the request without an answer",
-    ),
+    "rejected": Bounce(evidence.REJECTED, "a consumer of the queue refused the request without an answer"),
 }
-
-
-def _bounced(why: str) -> CallError:
-    """The broker gave the request back [docs/wire.md, The bounce]."""
-    unknown = (Code.INTERNAL, "BOUNCED", Execution.UNKNOWN, f"the broker gave the request back: {why}")
-    code, reason, execution, message = _BOUNCES.get(why, unknown)
-    return error_class(code, reason)(message, code=code, reason=reason, execution=execution, origin=Origin.BROKER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from warren.protocol.deadline import MAX_LATENESS, TICK, Timers, remaining_budget
@@ -97,7 +99,7 @@ def test_slices_that_became_empty_are_forgotten_even_before_their_time() -> None
     assert timers.next_due() is None
 
 
-def test_removing_an_item_that_is_gone_is_no_error() -> None:
+def test_removing_an_item_that_is_gone_is_ignored() -> None:
     timers: Timers[str] = Timers(Alarm())
     key = timers.add(1.0, "a")
     timers.due(2.0)
@@ -112,3 +114,38 @@ def test_an_item_that_is_due_already_asks_for_an_alarm() -> None:
     timers.due(6.0)
     timers.add(4.0, "b")
     assert alarm.times[-1] == pytest.approx(4.01)
+
+
+def test_an_item_of_a_slice_that_was_opened_again_is_not_forgotten_with_the_old_one() -> None:
+    timers: Timers[str] = Timers(Alarm())
+    old = timers.add(1.0, "a")
+    timers.due(2.0)
+    timers.add(1.0, "b")
+    timers.remove(old, "a")
+    assert timers.due(3.0) == ["b"]
+
+
+def test_what_is_kept_is_bounded_by_the_items_waited_for_however_long_the_timeout() -> None:
+    # One call in each tick, each over at once, with a timeout of a day.
+    timers: Timers[object] = Timers(Alarm())
+    tracemalloc.start()
+    try:
+        for tick in range(20_000):
+            item = object()
+            timers.remove(timers.add(tick * TICK + 86_400, item), item)
+        kept, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 50_000, f"{kept} bytes are kept of items that are gone"
+    assert len(timers) == 0
+
+
+def test_a_peak_leaves_nothing_behind() -> None:
+    timers: Timers[int] = Timers(Alarm())
+    slices = [timers.add(float(number), number) for number in range(5000)]
+    for number, group in enumerate(slices):
+        timers.remove(group, number)
+    timers.add(9.0, 9)
+    assert len(timers) == 1
+    assert timers.due(1e6) == [9]
+    assert timers.next_due() is None

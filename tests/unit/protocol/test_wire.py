@@ -431,14 +431,39 @@ def test_an_error_without_headers_is_an_error_all_the_same() -> None:
     assert (error.code, error.reason) == (Code.UNKNOWN, "UNKNOWN")
 
 
-def test_a_damaged_error_is_an_error_about_the_reply() -> None:
-    error = refusal(encode_properties(Properties(type=b"error")), b"\xff")
-    assert (error.code, error.reason, error.execution) == (Code.INTERNAL, "DECODE_REPLY", Execution.EXECUTED)
+@pytest.mark.parametrize(
+    ("headers", "execution"),
+    [
+        ({}, Execution.UNKNOWN),
+        ({"rpc-executed": "NOT_EXECUTED"}, Execution.NOT_EXECUTED),
+        ({"rpc-executed": "EXECUTED"}, Execution.EXECUTED),
+        ({"rpc-executed": "perhaps"}, Execution.UNKNOWN),
+    ],
+)
+def test_a_damaged_error_says_of_execution_what_its_headers_say(headers: dict[str, Any], execution: Execution) -> None:
+    error = refusal(encode_properties(Properties(type=b"error", table=encode_table(headers))), b"\xff")
+    assert (error.code, error.reason, error.execution) == (Code.INTERNAL, "DECODE_REPLY", execution)
 
 
-def test_damaged_reply_headers_are_an_error_about_the_reply() -> None:
+def test_damaged_reply_headers_are_an_error_about_the_reply_that_proves_nothing() -> None:
     error = refusal(encode_properties(Properties(table=b"\x01a?")), b"")
-    assert error.reason == "DECODE_REPLY"
+    assert (error.reason, error.execution) == ("DECODE_REPLY", Execution.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("p", "execution"),
+    [
+        (Properties(), Execution.EXECUTED),
+        (Properties(table=encode_table({"server": "7"})), Execution.EXECUTED),
+        (Properties(type=b"error"), Execution.UNKNOWN),
+        (Properties(type=b"error", table=encode_table({"rpc-executed": "NOT_EXECUTED"})), Execution.NOT_EXECUTED),
+        (Properties(table=encode_table({"rpc-status": "ABORTED", "rpc-executed": "EXECUTED"})), Execution.EXECUTED),
+    ],
+    ids=["result", "result with headers", "error", "error not executed", "error as text"],
+)
+def test_a_reply_too_large_says_of_execution_what_its_headers_say(p: Properties, execution: Execution) -> None:
+    error = wire.reply_too_large(p, 2000, 1000)
+    assert (error.reason, error.execution, "2000 bytes" in error.message) == ("TOO_LARGE", execution, True)
 
 
 # --- bounces ------------------------------------------------------------------------------------------------------
@@ -448,7 +473,7 @@ def test_damaged_reply_headers_are_an_error_about_the_reply() -> None:
     ("why", "code", "reason", "execution"),
     [
         ("expired", Code.DEADLINE_EXCEEDED, "QUEUE_TTL", Execution.UNKNOWN),
-        ("maxlen", Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", Execution.NOT_EXECUTED),
+        ("maxlen", Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", Execution.UNKNOWN),  # a worker may have died holding it
         ("delivery_limit", Code.INTERNAL, "POISON", Execution.UNKNOWN),
         ("rejected", Code.ABORTED, "REJECTED", Execution.UNKNOWN),
         ("something new", Code.INTERNAL, "BOUNCED", Execution.UNKNOWN),
@@ -457,7 +482,8 @@ def test_damaged_reply_headers_are_an_error_about_the_reply() -> None:
 def test_a_bounce_says_why_the_broker_gave_up(why: str, code: Code, reason: str, execution: Execution) -> None:
     bounce = wire.read_bounce(Properties(table=encode_table({"x-first-death-reason": why})))
     assert bounce is not None
-    assert (bounce.code, bounce.reason, bounce.execution, bounce.origin) == (code, reason, execution, Origin.BROKER)
+    ending = bounce.ending
+    assert (ending.code, ending.reason, ending.proves, ending.origin) == (code, reason, execution, Origin.BROKER)
 
 
 @pytest.mark.parametrize("p", [Properties(), Properties(table=encode_table({"rpc-status": "OK"}))])

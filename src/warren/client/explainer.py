@@ -1,0 +1,115 @@
+"""Asking the broker how a queue stands, for errors that say why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from warren.client.calls import PendingCall
+from warren.client.lane import Spawn
+from warren.connection.errors import NOT_FOUND, ChannelClosed
+from warren.connection.link import Link
+
+#: Seconds that an error may take longer to find out how the call's queue stands.
+LIMIT = 0.25
+
+
+class Standing(NamedTuple):
+    """What the broker says of a queue.
+
+    Attributes:
+        there: whether the queue itself answered.
+        text: the rest of a sentence about it, or nothing.
+    """
+
+    there: bool
+    text: str
+
+
+NOT_KNOWN = Standing(False, "")
+_SILENT = Standing(False, "; the broker does not say how its queue stands")
+
+#: Builds what a call ends in; None when it goes on after all.
+Verdict = Callable[[PendingCall, Standing], Any]
+Question = dict[PendingCall, Verdict]
+
+
+class Explainer:
+    """One question for each queue at a time; who asks meanwhile gets the next answer, as the present one is older.
+
+    Calls that wait for an answer stay calls under way: a reply, or their caller, may still end them before. Each is
+    answered within `LIMIT` seconds, whatever the broker does.
+    """
+
+    def __init__(
+        self, link: Callable[[], Link | None], answer: Callable[[Question, Standing], None], spawn: Spawn
+    ) -> None:
+        """`answer` is called once with each question, and what was found out."""
+        self._link = link
+        self._answer = answer
+        self._spawn = spawn
+        self._next: dict[str, tuple[float, Question]] = {}  # to be asked, until when
+        self._open: dict[str, Question] = {}  # under way
+        self._silent: dict[str, asyncio.Task[Any]] = {}  # the broker has not answered these yet
+
+    def question(self, queue: str) -> Question:
+        """The next question about a queue; what is put into it in this turn will be answered."""
+        known = self._next.get(queue)
+        if known is None:
+            known = self._next[queue] = (time.monotonic() + LIMIT, {})
+            if queue not in self._open:
+                self._begin(queue)
+        return known[1]
+
+    def _begin(self, queue: str) -> None:
+        self._open[queue] = {}
+        task = self._spawn(self._ask_all(queue))
+        task.add_done_callback(lambda _task: self._over(queue))
+
+    async def _ask_all(self, queue: str) -> None:
+        while queue in self._next:
+            until, question = self._next.pop(queue)
+            self._open[queue] = question
+            self._answer(question, await self._ask(queue, until))
+            self._open[queue] = {}
+
+    async def _ask(self, queue: str, until: float) -> Standing:
+        if queue in self._silent:  # what was asked before is not answered yet: more questions do not help
+            return _SILENT
+        inspection = self._silent[queue] = self._spawn(self._inspect(queue))
+        inspection.add_done_callback(lambda _task: self._silent.pop(queue, None))
+        await asyncio.wait([inspection], timeout=max(0.0, until - time.monotonic()))
+        if not inspection.done():
+            return _SILENT
+        answer: Standing = inspection.result()
+        return answer
+
+    def _over(self, queue: str) -> None:
+        """However the asking ended, whoever waits for it is answered."""
+        _until, later = self._next.pop(queue, (0.0, {}))
+        for question in (self._open.pop(queue, {}), later):
+            if question:
+                self._answer(question, NOT_KNOWN)
+
+    async def _inspect(self, queue: str) -> Standing:
+        link = self._link()
+        if link is None:
+            return Standing(False, "; the connection is down")
+        if link.blocked is not None:
+            return Standing(False, f"; the broker takes no publishes: {link.blocked}")
+        try:
+            channel = await link.channel()
+            messages, consumers = await channel.inspect_queue(queue)
+            await channel.close()
+        except ChannelClosed as error:
+            return Standing(False, f"; queue {queue!r} does not exist" if error.code == NOT_FOUND else "")
+        except Exception:  # the link is lost, or whatever it may be: an ending matters more than its explanation
+            return NOT_KNOWN
+        state = f"; queue {queue!r} has {_count(messages, 'message')} waiting and {_count(consumers, 'consumer')}"
+        return Standing(True, state if consumers else f"{state}: is a worker running?")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

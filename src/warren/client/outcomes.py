@@ -1,0 +1,92 @@
+"""What the calls of a client end in, in words; the evidence is `warren.protocol.evidence`'s."""
+
+from __future__ import annotations
+
+from warren.client.calls import BEGUN, WAITING, PendingCall
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
+from warren.errors import CallError
+from warren.logs import get_logger
+from warren.protocol import evidence, wire
+from warren.protocol.evidence import conclude
+
+log = get_logger("warren.client")
+
+
+def locate(error: CallError, call: PendingCall) -> CallError:
+    """Say which call an error is about; what is true of its present attempt may not be true of earlier ones."""
+    error.execution = evidence.weigh(error.execution, earlier=call.earlier)
+    return error.locate(method=call.target.name, queue=call.target.queue, call_id=call.first_id.decode())
+
+
+def waiter_failed(call: PendingCall) -> None:
+    """Whoever waited for a call raised when it was told; the calls behind it must end all the same."""
+    log.exception("who waited for %s (id %s) failed to take its outcome", call.target.name, call.first_id.decode())
+
+
+def unwritable(error: BaseException) -> CallError:
+    return conclude(evidence.ENCODE, f"the request cannot be written: {error!r}")
+
+
+def closed(call: PendingCall) -> CallError:
+    """The client was closed."""
+    unsent = call.state in (BEGUN, WAITING) and not call.sent_before
+    return conclude(evidence.CLOSED_UNSENT if unsent else evidence.CLOSED, "the client was closed")
+
+
+def connection_lost(reason: object) -> CallError:
+    return conclude(evidence.CONNECTION_LOST, f"{reason}; whether the handler ran is not known")
+
+
+def channel_closed(reason: ChannelClosed) -> CallError:
+    """The broker does not say which publish it closed a channel over, and may have routed those before."""
+    if reason.code == ACCESS_REFUSED:
+        message = (
+            f"the broker refuses a publish, this one or another on the same channel: {reason.text};"
+            " whether the handler ran is not known"
+        )
+        return conclude(evidence.PUBLISH_DENIED, message)
+    message = f"the broker closed the channel before it had confirmed the request: {reason}"
+    return conclude(evidence.CHANNEL_CLOSED, message)
+
+
+def no_route(queue: str, text: str) -> CallError:
+    message = f"no queue {queue!r}: no worker of this service has ever run here ({text})"
+    return conclude(evidence.NO_ROUTE, message)
+
+
+def refused(there: bool, state: str) -> CallError:
+    """The broker refused the publish (nack); `there`: the queue has answered since, so that its node is not down."""
+    if there:
+        message = "the broker refuses the request: its queue is full, or had no leader; add workers or slow down"
+        return conclude(evidence.QUEUE_FULL, message + state)
+    message = f"the broker refuses the request, and its queue does not answer: its node may have gone down{state}"
+    return conclude(evidence.QUEUE_DOWN, message)
+
+
+def timed_out(call: PendingCall, confirmed: bool, state: str) -> CallError:
+    """The call's own timer; `confirmed`: the broker has said that it has the request, or never says so."""
+    if not call.awaits_reply:
+        message = "the broker has not confirmed the cast in time, so it may or may not have it"
+    elif confirmed:
+        message = "no reply in time"
+    else:
+        message = "no reply in time, and the broker has not confirmed that it has the request"
+    return conclude(evidence.TIMER, message + state)
+
+
+def never_written(call: PendingCall, why: str) -> CallError:
+    """The call's time was up while it waited to be written (again)."""
+    if not call.sent_before:
+        return conclude(evidence.NOT_CONNECTED, why)
+    if call.earlier:
+        message = f"the connection was lost after the request was sent, and it could not be sent again: {why}"
+        return conclude(evidence.CONNECTION_LOST, message)
+    return conclude(evidence.QUEUE_FULL, f"the broker refused the request, and it could not be sent again: {why}")
+
+
+def bounced(call: PendingCall, bounce: wire.Bounce, state: str) -> CallError:
+    """The broker gave the request back."""
+    if bounce.ending is evidence.QUEUE_TTL and call.target.fail_fast:
+        message = f"no worker was free to take the call at once (fail_fast){state}"
+        return conclude(evidence.NO_FREE_WORKER, message)
+    return conclude(bounce.ending, bounce.message + state)

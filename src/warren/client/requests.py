@@ -1,0 +1,115 @@
+"""Where calls go, what a client allows, and how its requests are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+from warren.amqp.frames import Properties
+from warren.client.calls import PendingCall
+from warren.protocol import wire
+from warren.protocol.signature import Method
+
+#: What a call ends in, if it does not end in an error.
+Reply = tuple[Properties, bytes]
+ReplyQueue = Literal["exclusive", "durable"]
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """Where calls of one method go and how they are written: all that they have in common, worked out once.
+
+    Attributes:
+        kind: what a request to it is.
+        name: what it is called in errors.
+        declared: the method, where its code is shared.
+        fail_fast, headers, resend: see `AsyncClient.options`.
+        templates: of the requests with and without a bounce, made for the reply address `epoch`.
+    """
+
+    kind: Literal["call", "cast", "bare"]
+    method: str
+    queue: str
+    name: str
+    content_type: str
+    fail_fast: bool = False
+    resend: bool = False
+    headers: Mapping[str, Any] | None = None
+    declared: Method | None = None
+    epoch: object = None
+    templates: dict[bool, wire.RequestTemplate] = field(default_factory=dict)
+    routing_key: bytes = b""
+
+    def __post_init__(self) -> None:
+        wire.check_name(self.queue)
+        wire.check_name(self.method)
+        self.routing_key = self.queue.encode()
+
+
+class Limits(NamedTuple):
+    """What a client allows and adds; see `AsyncClient`."""
+
+    max_in_flight: int
+    max_message_size: int
+    max_waiting_bytes: int
+    send_user: bool
+    reply: ReplyQueue
+
+    def checked(self) -> Limits:
+        """Itself; `ValueError` when it lets nothing through."""
+        for name in ("max_in_flight", "max_message_size", "max_waiting_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.reply not in get_args(ReplyQueue):
+            raise ValueError(f"reply={self.reply!r} is not one of {', '.join(get_args(ReplyQueue))}")
+        return self
+
+
+class Requests:
+    """How one client's requests are written.
+
+    Attributes:
+        reply_to: where replies shall go; another object for each link, as templates are made for one.
+    """
+
+    def __init__(self, *, app_id: str | None, user_id: str | None, durable: bool) -> None:
+        self._app_id = app_id
+        self._user_id = user_id
+        self._durable = durable
+        self.reply_to = b""
+
+    def properties(self, call: PendingCall, size: int, left: float, wall: float) -> bytes:
+        """The property bytes of a call's present attempt: a body of `size` bytes, `left` seconds, sent at `wall`."""
+        target: Target = call.target
+        left_ms = max(0, int(left * 1000))
+        expiration = b"0" if target.fail_fast else b"%d" % left_ms
+        if target.kind == "bare":
+            return wire.bare_properties(call.id, self.reply_to, expiration)
+        # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
+        template = self._template(target, size <= wire.BOUNCE_LIMIT or target.fail_fast)
+        if target.kind == "cast":
+            return template.encode_cast(call.id, call.first_id)
+        return template.encode(call.id, call.first_id, left_ms, int(wall * 1000) + left_ms, expiration)
+
+    def _template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
+        if target.epoch is not self.reply_to:
+            target.epoch = self.reply_to
+            target.templates.clear()
+        template = target.templates.get(bounce)
+        if template is None:
+            template = target.templates[bounce] = self._make_template(target, bounce)
+        return template
+
+    def _make_template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
+        is_call = target.kind == "call"
+        return wire.RequestTemplate(
+            target.method,
+            content_type=target.content_type,
+            reply_to=self.reply_to if is_call else None,
+            bounce=is_call and bounce,
+            durable=not is_call or self._durable,
+            app_id=self._app_id,
+            user_id=self._user_id,
+            headers=target.headers,
+        )

@@ -1,0 +1,437 @@
+"""A client's real objects over a model broker, through any order of everything that can happen to a call.
+
+`Caller` and all that it is made of run on an event loop whose time is the test's; the link, its channels and the
+supervisor are `tests.support.model_link`'s. After each step the client is held against a plain model: which calls are
+under way, what the broker has of each, and whether a handler may have run it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.support.model_link import (
+    Message,
+    ModelBroker,
+    ModelChannel,
+    ModelSupervisor,
+    VirtualClock,
+    VirtualLoop,
+    lost,
+)
+from warren.amqp.frames import Delivery, Properties, encode_properties
+from warren.amqp.tables import encode_table
+from warren.client import caller, endings, explainer, lane, replies
+from warren.client.caller import Caller
+from warren.client.calls import ASKED, CONFIRMED, ENDED, REFUSED, WAITING, WRITTEN, PendingCall
+from warren.client.requests import Limits, Target
+from warren.connection.channel import Returned
+from warren.connection.settings import make_settings
+from warren.errors import CallError, Execution
+from warren.protocol.deadline import TICK
+
+CLOCKS: tuple[ModuleType, ...] = (caller, endings, explainer, lane, replies)
+LIMITS = {"max_in_flight": 8, "max_message_size": 1000, "max_waiting_bytes": 300}
+ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
+PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
+choices = st.integers(0, 1000)
+
+
+class Record:
+    """What the model knows of one call: also its waiter."""
+
+    def __init__(self, machine: ClientMachine, target: Target, deadline: float) -> None:
+        self.machine = machine
+        self.target = target
+        self.deadline = deadline
+        self.call: PendingCall | None = None
+        self.given_up = False
+        self.messages: list[Message] = []
+        self.outcomes: list[Any] = []
+        self.confirmed = False  # the broker has said so of its latest message
+
+    @property
+    def alive(self) -> bool:
+        return not self.outcomes and not self.given_up
+
+    def finish(self, outcome: Any) -> None:
+        self.outcomes.append(outcome)
+        assert len(self.outcomes) == 1, "a call ended twice"
+        assert not self.given_up, "a call that was given up ended"
+        self.machine.hold_to(self, outcome)
+        self.machine.broker.seams.use("finish")
+
+
+class ClientMachine(RuleBasedStateMachine):
+    """The model, and the ways to disturb a client."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.broker = ModelBroker()
+        self.records: list[Record] = []
+        self.by_id: dict[bytes, Record] = {}
+        self.lies: list[str] = []
+        self.seen = 0
+        clock = VirtualClock(self.loop)
+        self.patches: list[Any] = [patch.object(module, "time", clock) for module in CLOCKS]
+        self.patches.append(patch.object(caller, "Supervisor", self.make_supervisor))
+        for one in self.patches:
+            one.start()
+
+    def make_supervisor(self, _settings: Any, **callbacks: Any) -> ModelSupervisor:
+        self.supervisor = ModelSupervisor(self.broker, **callbacks)
+        return self.supervisor
+
+    @initialize(durable=st.booleans())
+    def make(self, durable: bool) -> None:
+        self.durable = durable
+        limits = Limits(**LIMITS, send_user=False, reply="durable" if durable else "exclusive")
+
+        async def make() -> Caller:
+            made = Caller(make_settings("amqp://model"), limits)
+            made.open()
+            return made
+
+        self.caller = self.loop.run_until_complete(make())
+        self.connect()
+
+    def settle(self) -> None:
+        self.loop.settle()
+        self.note_messages()
+
+    def note_messages(self) -> None:
+        """Whose message is it that was published?"""
+        for message in self.broker.messages[self.seen :]:
+            record = self.by_id.get(message.first_id) or self.by_call_id(message.id)
+            self.by_id[message.first_id] = record
+            record.messages.append(message)
+            record.confirmed = False
+        self.seen = len(self.broker.messages)
+
+    def by_call_id(self, id: bytes) -> Record:
+        return next(r for r in self.records if r.call is not None and id in (r.call.id, r.call.first_id))
+
+    # --- the truth ----------------------------------------------------------------------------------------------
+
+    def hold_to(self, record: Record, outcome: Any) -> None:
+        """Evidence against what has happened, and what may still happen, to the call's requests."""
+        self.note_messages()
+        ran = any(message.ran for message in record.messages)
+        may_run = any(not message.dead for message in record.messages)
+        if not isinstance(outcome, CallError):
+            return
+        told = outcome.execution
+        if told in PROVEN and (ran or may_run):
+            self.lies.append(f"{outcome} though it {'ran' if ran else 'may run'}")
+        if told is Execution.NOT_SENT and record.messages:
+            self.lies.append(f"{outcome} though it was sent")
+        if told is Execution.EXECUTED and not ran:
+            self.lies.append(f"{outcome} though it did not run")
+
+    # --- callers ------------------------------------------------------------------------------------------------
+
+    @rule(
+        kind=st.sampled_from(["call", "call", "cast", "bare"]),
+        resend=st.booleans(),
+        fail_fast=st.booleans(),
+        timeout=st.floats(0.02, 20),
+        size=st.integers(1, 120),
+    )
+    def start(self, kind: Any, resend: bool, fail_fast: bool, timeout: float, size: int) -> None:
+        target = Target(kind, "m", "q", "q.m", "application/json", fail_fast=fail_fast, resend=resend)
+        record = Record(self, target, self.loop.now + timeout)
+        self.records.append(record)
+
+        async def start() -> None:
+            record.call = self.caller.start(target, b"x" * size, record.deadline, record)
+
+        try:
+            self.loop.run_until_complete(start())
+        except CallError as error:
+            record.given_up = True  # its waiter must not hear of it
+            self.hold_to(record, error)
+        self.settle()
+
+    def alive(self) -> list[Record]:
+        return [record for record in self.records if record.alive]
+
+    @precondition(lambda self: self.alive())
+    @rule(choice=choices)
+    def cancel(self, choice: int) -> None:
+        record = self.alive()[choice % len(self.alive())]
+        assert record.call is not None
+        assert self.caller.cancel(record.call)
+        record.given_up = True
+        assert not self.caller.cancel(record.call)
+        self.settle()
+
+    # --- workers ------------------------------------------------------------------------------------------------
+
+    def message(self, choice: int, *, alive: bool = True) -> Message | None:
+        fit = [message for message in self.broker.messages if not (alive and message.dead)]
+        return fit[-1 - choice % min(6, len(fit))] if fit else None
+
+    @rule(choice=choices)
+    def run(self, choice: int) -> None:
+        message = self.message(choice)
+        if message is not None:
+            message.ran = True
+
+    def deliver(self, message: Message, p: Properties, body: bytes | None) -> None:
+        """To the reply queue of the present link."""
+        link = self.supervisor.link
+        channels = [channel for channel in link.channels if channel.consumes] if link is not None else []
+        if not channels:
+            return
+        p.correlation_id = message.id
+        delivery = Delivery(7, False, b"\x00\x00")
+        delivery.properties, delivery.body, delivery.body_size = encode_properties(p), body, len(body or b"x" * 2000)
+        channels[0].deliver(delivery)
+        self.settle()
+
+    @rule(choice=choices, too_large=st.booleans(), headers=st.booleans())
+    def reply(self, choice: int, too_large: bool, headers: bool) -> None:
+        """A result; sent twice, at times, or for a call that has ended."""
+        message = self.message(choice)
+        if message is not None:
+            message.ran = True
+            table = encode_table({"server": "7"}) if headers else None
+            self.deliver(message, Properties(table=table), None if too_large else b"1")
+
+    @rule(choice=choices, too_large=st.booleans(), damaged=st.booleans())
+    def error(self, choice: int, too_large: bool, damaged: bool) -> None:
+        """An error reply, which says the truth of its attempt."""
+        message = self.message(choice)
+        if message is None:
+            return
+        message.dead = True
+        word = "EXECUTED" if message.ran else "NOT_EXECUTED"
+        table = b"\x01a?" if damaged else encode_table({**ERROR, "rpc-executed": word})
+        self.deliver(message, Properties(type=b"error", table=table), None if too_large else b"{}")
+
+    # --- the broker ---------------------------------------------------------------------------------------------
+
+    @rule(choice=choices, why=st.sampled_from(["expired", "maxlen", "delivery_limit", "rejected", "news"]))
+    def bounce(self, choice: int, why: str) -> None:
+        message = self.message(choice)
+        if message is not None:
+            message.dead = True
+            table = encode_table({"x-first-death-reason": why})
+            self.deliver(message, Properties(table=table, type=b"m"), b"x")
+
+    def unsettled(self) -> list[ModelChannel]:
+        link = self.supervisor.link
+        channels = link.channels if link is not None else []
+        return [channel for channel in channels if channel.confirming and self.open_on(channel)]
+
+    def open_on(self, channel: ModelChannel) -> list[Message]:
+        return [m for m in self.broker.messages if m.channel is channel and not m.settled]
+
+    def take_open(self, choice: int, multiple: bool) -> tuple[ModelChannel, int, list[Message]] | None:
+        channels = self.unsettled()
+        if not channels:
+            return None
+        channel = channels[choice % len(channels)]
+        waiting = self.open_on(channel)
+        last = waiting[choice % len(waiting)]
+        taken = [m for m in waiting if m.number <= last.number] if multiple else [last]
+        for message in taken:
+            message.settled = True
+        return channel, last.number, taken
+
+    @rule(choice=choices, multiple=st.booleans())
+    def ack(self, choice: int, multiple: bool) -> None:
+        taken = self.take_open(choice, multiple)
+        if taken is not None:
+            for message in taken[2]:
+                self.by_id[message.first_id].confirmed = self.by_id[message.first_id].messages[-1] is message
+            taken[0].receiver.confirmed(taken[1], multiple)
+            self.settle()
+
+    @rule(choice=choices, multiple=st.booleans(), dying=st.booleans())
+    def nack(self, choice: int, multiple: bool, dying: bool) -> None:
+        """A full queue has none of these; one whose node goes down may have had them, and does not answer."""
+        taken = self.take_open(choice, multiple)
+        if taken is None:
+            return
+        if dying or self.broker.queue != "answers" or any(message.ran for message in taken[2]):
+            self.broker.queue = "missing" if choice % 2 else "silent"
+        else:
+            for message in taken[2]:
+                message.dead = True
+        taken[0].receiver.refused(taken[1], multiple)
+        self.settle()
+
+    @rule(choice=choices)
+    def give_back(self, choice: int) -> None:
+        """There is no queue: the return precedes the confirm."""
+        message = self.message(choice)
+        if message is None or message.ran or message.settled or message.channel.closed:
+            return
+        message.dead = True
+        message.channel.receiver.returned(Returned((b"warren", b"q"), message.id, "NO_ROUTE"))
+        self.settle()
+
+    @rule(queue=st.sampled_from(["answers", "missing", "silent"]))
+    def queue_changes(self, queue: str) -> None:
+        asked = any(r.call is not None and r.call.state is ASKED for r in self.alive())
+        if not asked:  # a node does not come back within the quarter of a second that a question takes
+            self.broker.queue = queue
+
+    @rule(choice=choices, code=st.sampled_from([403, 404, 406]))
+    def close_channel(self, choice: int, code: int) -> None:
+        link = self.supervisor.link
+        publishing = [c for c in link.channels if c.receiver is not None and not c.consumes] if link is not None else []
+        if publishing:
+            publishing[choice % len(publishing)].close_by_broker(code)
+            self.settle()
+
+    @rule()
+    def delete_reply_queue(self) -> None:
+        link = self.supervisor.link
+        for channel in link.channels if link is not None else []:
+            if channel.consumes:
+                channel.receiver.consumer_cancelled(channel)
+        self.settle()
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    @rule()
+    def connect(self) -> None:
+        if self.supervisor.link is None:
+            self.loop.run_until_complete(self.supervisor.connect())
+            self.settle()
+
+    @precondition(lambda self: self.supervisor.link is not None)
+    @rule()
+    def lose_link(self) -> None:
+        sure = [
+            r for r in self.alive() if self.durable and r.confirmed and r.call is not None and r.call.state is CONFIRMED
+        ]
+        self.supervisor.lose(lost())
+        self.settle()
+        assert all(record.alive for record in sure), "a confirmed call with a durable reply ended with the link"
+
+    @precondition(lambda self: self.supervisor.link is None)
+    @rule(for_good=st.booleans())
+    def no_link(self, for_good: bool) -> None:
+        self.supervisor.failed(lost(), for_good)
+        self.settle()
+
+    @precondition(lambda self: self.supervisor.link is not None)
+    @rule(reason=st.none() | st.just("low on memory"))
+    def block(self, reason: str | None) -> None:
+        assert self.supervisor.link is not None
+        self.supervisor.link.block(reason)
+        self.settle()
+
+    # --- time, and what fails -----------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.3, 1.0, 5.0, 20.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.loop.now + seconds
+        while self.loop.now < end:
+            self.loop.now = min(end, self.loop.now + max(0.01, seconds / 40))
+            self.settle()
+
+    @rule(seam=st.sampled_from(["finish", "publish", "ack", "channel", "confirm", "inspect"]), after=st.integers(0, 3))
+    def sabotage(self, seam: str, after: int) -> None:
+        self.broker.seams.fail(seam, after)
+
+    # --- always -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nobody_is_told_what_is_not_true(self) -> None:
+        assert not self.lies, self.lies
+
+    @invariant()
+    def no_call_outlives_its_time(self) -> None:
+        late = explainer.LIMIT + 2 * TICK + 0.6  # the steps in which time passes
+        assert not [r for r in self.alive() if r.deadline + late < self.loop.now], "a call hangs"
+
+    @invariant()
+    def every_call_is_in_one_place_and_an_ended_one_in_none(self) -> None:
+        if self.records:
+            check_places(self.caller, self.records)
+
+    @invariant()
+    def nothing_raised_where_nothing_may(self) -> None:
+        assert not self.loop.errors, self.loop.errors
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "caller"):
+                self.broker.seams.heal()
+                self.loop.run_until_complete(self.caller.close())
+                self.settle()
+                assert not self.alive(), "close left a call under way"
+                assert not self.lies, self.lies
+                check_places(self.caller, self.records)
+        finally:
+            self.loop.close()
+            for one in self.patches:
+                one.stop()
+
+
+def check_places(client: Caller, records: list[Record]) -> None:
+    """Each call under way is where its state says, and nowhere else; nothing else is anywhere."""
+    calls = client._calls
+    alive = [record.call for record in records if record.alive and record.call is not None]
+    assert len(client) == len(alive) <= LIMITS["max_in_flight"]
+    assert set(calls) == set(alive)
+    publishers = [p for way in (client._confirming, client._bare) for p in (way._current, way._retired) if p]
+    numbered = [call for publisher in publishers for call in publisher.confirms._open.values()]
+    questions = client._endings._explainer
+    asked = [call for question in questions._open.values() for call in question]
+    asked += [call for _until, question in questions._next.values() for call in question]
+    for state, place in ((WAITING, calls.waiting), (REFUSED, calls.refused), (ASKED, asked), (WRITTEN, numbered)):
+        found = list(place)
+        expected = [call for call in alive if call.state is state]
+        assert len(found) == len(set(found))
+        if state is WRITTEN and client._link is None:  # the channel went first, and its link's loss is to be told
+            assert set(found) <= set(expected)
+        else:
+            assert set(found) == set(expected), state
+    assert all(call.state is not ENDED for call in alive)
+    assert len(calls._timers) <= len(alive)
+    assert calls.held == sum(len(call.body or b"") for call in alive) <= LIMITS["max_waiting_bytes"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """The client logs each closed channel, and each waiter that fails."""
+    logger = logging.getLogger("warren.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(level)
+
+
+TestClient = ClientMachine.TestCase
+TestClient.settings = settings(stateful_step_count=40)
+
+
+def test_a_confirmed_call_survives_a_second_loss_while_another_has_its_number() -> None:
+    # Publish numbers belong to a channel: those of a lost one say nothing of the next one's.
+    machine = ClientMachine()
+    try:
+        machine.make(durable=True)
+        machine.start("call", False, False, 19.0, 1)
+        machine.ack(0, False)
+        machine.lose_link()
+        machine.connect()
+        machine.start("call", False, False, 19.0, 1)
+        assert [message.number for message in machine.broker.messages] == [1, 1]
+        machine.lose_link()
+        assert [record.alive for record in machine.records] == [True, False]
+    finally:
+        machine.teardown()

@@ -1,0 +1,113 @@
+"""The client machine finds each fault that a client had before, when it is brought back [docs/adr/0018]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.property.test_client_machine import ClientMachine
+from warren.amqp.confirms import Confirms
+from warren.client import outcomes
+from warren.client.caller import Caller
+from warren.client.calls import WAITING, Calls, PendingCall
+from warren.client.endings import Endings
+from warren.errors import CallError, Execution
+from warren.protocol import evidence, wire
+
+#: The first failure is enough; the same examples each time.
+SEARCH = settings(
+    phases=(Phase.generate,), max_examples=600, stateful_step_count=40, database=None, derandomize=True, deadline=None
+)
+Patch = pytest.MonkeyPatch
+
+
+def in_line_for_ever(patch: Patch) -> None:
+    leave = Calls._leave
+    patch.setattr(Calls, "_leave", staticmethod(lambda call: None if call.state is WAITING else leave(call)))
+
+
+def publish_numbers_for_ever(patch: Patch) -> None:
+    patch.setattr(Confirms, "forget", lambda _self, _tag: None)
+
+
+def denied_means_not_executed(patch: Patch) -> None:
+    patch.setattr(evidence, "PUBLISH_DENIED", not_executed(evidence.PUBLISH_DENIED))
+
+
+def dropped_means_not_executed(patch: Patch) -> None:
+    patch.setitem(wire._BOUNCES, "maxlen", wire.Bounce(not_executed(evidence.DROPPED), "full"))
+
+
+def expired_means_not_executed(patch: Patch) -> None:
+    ending = not_executed(evidence.QUEUE_TTL)
+    patch.setitem(wire._BOUNCES, "expired", wire.Bounce(ending, "expired"))
+    patch.setattr(evidence, "QUEUE_TTL", ending)
+    patch.setattr(evidence, "NO_FREE_WORKER", not_executed(evidence.NO_FREE_WORKER))
+
+
+def refused_means_not_executed(patch: Patch) -> None:
+    patch.setattr(evidence, "QUEUE_DOWN", not_executed(evidence.QUEUE_DOWN))
+
+
+def too_large_means_executed(patch: Patch) -> None:
+    patch.setattr(wire, "_is_error", lambda _p, _table: False)
+
+
+def unreadable_means_executed(patch: Patch) -> None:
+    patch.setattr(evidence, "DECODE_ERROR", replace(evidence.DECODE_ERROR, proves=Execution.EXECUTED))
+
+
+def earlier_attempts_do_not_count(patch: Patch) -> None:
+    def locate(error: CallError, call: PendingCall) -> CallError:
+        return error.locate(method=None, queue=None, call_id=call.first_id.decode())
+
+    patch.setattr(outcomes, "locate", locate)
+
+
+def a_call_that_cannot_be_written_stays(patch: Patch) -> None:
+    def start(self: Caller, target: Any, body: bytes, deadline: float, waiter: Any) -> PendingCall:
+        call = self._calls.start(deadline, waiter, target, awaits_reply=target.kind != "cast")
+        if not self._writable():
+            self._calls.hold(call, body)
+            self._calls.wait(call)
+        else:
+            self._write(call, body)
+        return call
+
+    patch.setattr(Caller, "start", start)
+
+
+def a_waiter_that_fails_takes_others_along(patch: Patch) -> None:
+    patch.setattr(Endings, "_finish", staticmethod(lambda call, outcome: call.waiter.finish(outcome)))
+
+
+def not_executed(ending: evidence.Ending) -> evidence.Ending:
+    return replace(ending, proves=Execution.NOT_EXECUTED)
+
+
+FAULTS = [
+    in_line_for_ever,
+    publish_numbers_for_ever,
+    denied_means_not_executed,
+    dropped_means_not_executed,
+    expired_means_not_executed,
+    refused_means_not_executed,
+    too_large_means_executed,
+    unreadable_means_executed,
+    earlier_attempts_do_not_count,
+    a_call_that_cannot_be_written_stays,
+    a_waiter_that_fails_takes_others_along,
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_it_is_found(fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError, KeyError, ExceptionGroup)):
+        run_state_machine_as_test(ClientMachine, settings=SEARCH)

@@ -1,0 +1,38 @@
+"""Log lines about replies that nobody waited for."""
+
+from __future__ import annotations
+
+import pytest
+
+from warren.amqp.frames import Properties
+from warren.amqp.tables import encode_table
+from warren.client.replies import Strays
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("INFO", "warren.client")
+    return caplog
+
+
+def test_a_flood_is_summed_up_in_one_line_per_pause(lines: pytest.LogCaptureFixture) -> None:
+    strays = Strays(10.0)
+    for number in range(2001):
+        strays.came(Properties(correlation_id=b"%d" % number), number / 100)
+    assert [record.getMessage().partition(": ")[2][:30] for record in lines.records] == [
+        "1 since the last such line, no",
+        "1000 since the last such line,",
+        "1000 since the last such line,",
+    ]
+    assert "id '2000'" in lines.messages[-1]
+
+
+def test_a_late_bounce_names_its_method(lines: pytest.LogCaptureFixture) -> None:
+    bounce = Properties(type=b"fib", correlation_id=b"7", table=encode_table({"x-first-death-reason": "expired"}))
+    Strays(10.0).came(bounce, 0.0)
+    assert "id '7', method 'fib'" in lines.text
+
+
+def test_what_a_stranger_sends_is_escaped(lines: pytest.LogCaptureFixture) -> None:
+    Strays(10.0).came(Properties(correlation_id=b"\x1b[2Jx\n"), 0.0)
+    assert lines.records[0].getMessage().isprintable()
