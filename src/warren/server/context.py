@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
-from warren.protocol.running import get_running
+from warren.protocol.running import get_running, set_running
 from warren.protocol.wire import Request
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class CurrentCall:
@@ -29,6 +33,22 @@ class CurrentCall:
         self.attempt = request.attempt
         self._request = request
         self._server_user = server_user
+
+    def carry(self, function: Callable[P, R]) -> Callable[P, R]:
+        """`function`, to be run in a thread of the handler's own as if it were part of the handler.
+
+        Threads that a handler starts know nothing of its call: calls made there have no deadline but their own. Each
+        run has a copy of the context in which `carry` was called, so that several may run at a time::
+
+            pool.submit(current_call().carry(client.call), other.method, 3)
+        """
+        context = contextvars.copy_context()
+        context.run(set_running, self)
+
+        def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+            return context.copy().run(function, *args, **kwargs)
+
+        return carried
 
     @property
     def remaining(self) -> float | None:

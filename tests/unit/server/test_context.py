@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -80,6 +83,27 @@ async def test_the_current_call_follows_into_asyncios_threads() -> None:
         assert await asyncio.to_thread(current_call) is call
     finally:
         reset_running(token)
+
+
+def test_a_function_that_is_carried_along_runs_in_its_call_several_times_at_once() -> None:
+    call = call_with()
+    carried = call.carry(lambda: (current_call(), threading.get_ident()))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _n: carried(), range(8)))
+    assert {one for one, _thread in found} == {call}
+    assert threading.get_ident() not in {thread for _one, thread in found}
+    assert get_running() is None
+
+
+def test_what_one_carried_run_sets_the_next_does_not_see() -> None:
+    seen = ContextVar("seen", default=0)
+
+    def count() -> int:
+        seen.set(seen.get() + 1)
+        return seen.get()
+
+    carried = call_with().carry(count)
+    assert [carried(), carried()] == [1, 1]
 
 
 async def test_the_current_call_is_nobody_elses() -> None:
