@@ -18,6 +18,7 @@ import warren
 from rabbit import Node
 from warren import Code, Execution
 from warren.broker import Broker
+from warren.protocol import evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src" / "warren").rglob("*.py"))
@@ -144,9 +145,33 @@ def test_every_default_is_what_the_source_says() -> None:
         assert float(value.replace(",", "")) == _constant(where.strip("`")), where
 
 
-def _rows(mark: str) -> list[list[str]]:
+def test_the_table_of_evidence_is_what_the_source_says() -> None:
+    rows = _rows("evidence", (ROOT / "docs" / "wire.md").read_text())
+    assert rows == [
+        [f"`{name}`", f"{ending.code.value} / {ending.reason}", _proves(ending), ending.proof]
+        for name, ending in evidence.endings()
+    ]
+
+
+def _proves(ending: evidence.Ending) -> str:
+    return "EXECUTED if the handler was entered, else NOT_EXECUTED" if ending.proves is None else ending.proves.value
+
+
+def test_the_table_of_errors_claims_for_each_reason_what_its_endings_prove_and_no_more() -> None:
+    rows = {tuple(row[0].replace("`", "").split(" / ")): row for row in _rows("errors")}
+    for code, reason in {(ending.code.value, ending.reason) for _name, ending in evidence.endings()}:
+        same = [ending for _name, ending in evidence.endings() if (ending.code, ending.reason) == (code, reason)]
+        proven = {ending.proves or Execution.EXECUTED for ending in same}
+        earlier = {Execution.UNKNOWN}  # always possible: see `evidence.weigh`
+        by_entering = {Execution.NOT_EXECUTED} if any(ending.proves is None for ending in same) else set()
+        claimed = {Execution(word) for word in re.findall(rf"\b(?:{'|'.join(Execution)})\b", rows[code, reason][1])}
+        assert proven <= claimed <= proven | by_entering | earlier, reason
+        assert [ending.origin for ending in same if ending.origin.value not in rows[code, reason][2]] == [], reason
+
+
+def _rows(mark: str, page: str = REFERENCE) -> list[list[str]]:
     """The cells of the table that follows a comment."""
-    table = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", REFERENCE)
+    table = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", page)
     assert table is not None
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
 
