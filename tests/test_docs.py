@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 
 import warren
+from floorplan import as_mermaid, read
 from rabbit import Node
 from warren import Code, Execution
 from warren.broker import Broker
 from warren.protocol import evidence
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "src" / "warren").rglob("*.py"))
+SOURCE = ROOT / "src" / "warren"
+SOURCES = sorted(SOURCE.rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
@@ -198,6 +200,30 @@ def _resolve(path: str) -> Any:
             value = getattr(value, name)
         return value
     raise AssertionError(f"there is no {path}")
+
+
+# --- the tour of the source ---------------------------------------------------------------------------------------
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+NAMED = set(re.findall(r"(?<![\w./])[\w/]+\.py\b", ARCHITECTURE.read_text()))
+
+
+def test_every_file_that_the_tour_names_exists() -> None:
+    assert len(NAMED) > 50
+    assert [name for name in sorted(NAMED) if not any((root / name).exists() for root in (SOURCE, ROOT))] == []
+
+
+@pytest.mark.parametrize("room", ["amqp", "protocol", "connection", "client", "server"])
+def test_the_tour_names_every_module_of_the_inner_rooms(room: str) -> None:
+    modules = {f"{room}/{path.name}" for path in (SOURCE / room).glob("*.py")} - {f"{room}/__init__.py"}
+    assert len(modules) > 3
+    assert modules - NAMED == set()
+
+
+def test_the_tours_drawing_of_the_rooms_is_what_make_map_draws() -> None:
+    assert [drawing.rstrip() for drawing in blocks(ARCHITECTURE, "mermaid")] == [as_mermaid(read())], (
+        "paste the output of `make map ARGS=--mermaid` into docs/architecture.md"
+    )
 
 
 # --- the tutorial and the guides, run -----------------------------------------------------------------------------
