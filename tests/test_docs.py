@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_every_python_block_compiles(page: Path) -> None:
 def test_every_page_that_the_source_refers_to_exists() -> None:
     named = {name for source in SOURCES for name in re.findall(r"\bdocs/[\w/.-]+\.md", source.read_text())}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_version_is_the_same_in_both_places_and_the_changelog_knows_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == warren.__version__
+    assert warren.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+    assert [name for name in pages if f"({name})" not in index] == []
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -202,6 +215,32 @@ def _resolve(path: str) -> Any:
     raise AssertionError(f"there is no {path}")
 
 
+# --- words --------------------------------------------------------------------------------------------------------
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+
+def _glossary() -> Iterator[tuple[str, list[str]]]:
+    """The tables of the glossary, under their headings."""
+    for heading, table in re.findall(r"^## (.+)\n\n((?:\|.*\n)+)", GLOSSARY.read_text(), re.M):
+        for line in table.splitlines()[2:]:
+            yield heading, [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = [word for _heading, row in _glossary() for word in re.split(r", (?:to )?", row[0])]
+    assert len(words) > 60
+    assert sorted(words) == sorted(set(words))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GLOSSARY and "adr" not in page.parts], ids=page_id)
+def test_the_pages_are_in_plain_english(page: Path) -> None:
+    avoided = [row[1] for heading, row in _glossary() if heading == "Plain English"]
+    assert len(avoided) > 4
+    text = " ".join(page.read_text().split())
+    assert [phrase for phrase in avoided if re.search(rf"\b{phrase}(?!\w)", text)] == []
+
+
 # --- the tour of the source ---------------------------------------------------------------------------------------
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -298,6 +337,19 @@ def _run(command: str, folder: Path, url: str) -> str:
         timeout=60,
     )
     return done.stdout
+
+
+def test_errors_that_the_tutorial_only_shows_are_worded_as_in_the_source() -> None:
+    shown = [re.match(r"error: \S+: (.+) \[", text) for text in blocks(ROOT / "docs" / "tutorial.md", "text")]
+    words = {message[1] for message in shown if message is not None}
+    assert words
+    assert words - _texts() == set()
+
+
+def _texts() -> set[str]:
+    """All strings that stand in the source."""
+    nodes = (node for source in SOURCES for node in ast.walk(ast.parse(source.read_text())))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _masked(text: str) -> str:
