@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 
 import warren
+from floorplan import as_mermaid, read
 from rabbit import Node
 from warren import Code, Execution
 from warren.broker import Broker
+from warren.protocol import evidence
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "src" / "warren").rglob("*.py"))
+SOURCE = ROOT / "src" / "warren"
+SOURCES = sorted(SOURCE.rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
@@ -96,6 +100,18 @@ def test_every_page_that_the_source_refers_to_exists() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+def test_the_version_is_the_same_in_both_places_and_the_changelog_knows_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == warren.__version__
+    assert warren.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+    assert [name for name in pages if f"({name})" not in index] == []
+
+
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
@@ -144,9 +160,33 @@ def test_every_default_is_what_the_source_says() -> None:
         assert float(value.replace(",", "")) == _constant(where.strip("`")), where
 
 
-def _rows(mark: str) -> list[list[str]]:
+def test_the_table_of_evidence_is_what_the_source_says() -> None:
+    rows = _rows("evidence", (ROOT / "docs" / "wire.md").read_text())
+    assert rows == [
+        [f"`{name}`", f"{ending.code.value} / {ending.reason}", _proves(ending), ending.proof]
+        for name, ending in evidence.endings()
+    ]
+
+
+def _proves(ending: evidence.Ending) -> str:
+    return "EXECUTED if the handler was entered, else NOT_EXECUTED" if ending.proves is None else ending.proves.value
+
+
+def test_the_table_of_errors_claims_for_each_reason_what_its_endings_prove_and_no_more() -> None:
+    rows = {tuple(row[0].replace("`", "").split(" / ")): row for row in _rows("errors")}
+    for code, reason in {(ending.code.value, ending.reason) for _name, ending in evidence.endings()}:
+        same = [ending for _name, ending in evidence.endings() if (ending.code, ending.reason) == (code, reason)]
+        proven = {ending.proves or Execution.EXECUTED for ending in same}
+        earlier = {Execution.UNKNOWN}  # always possible: see `evidence.weigh`
+        by_entering = {Execution.NOT_EXECUTED} if any(ending.proves is None for ending in same) else set()
+        claimed = {Execution(word) for word in re.findall(rf"\b(?:{'|'.join(Execution)})\b", rows[code, reason][1])}
+        assert proven <= claimed <= proven | by_entering | earlier, reason
+        assert [ending.origin for ending in same if ending.origin.value not in rows[code, reason][2]] == [], reason
+
+
+def _rows(mark: str, page: str = REFERENCE) -> list[list[str]]:
     """The cells of the table that follows a comment."""
-    table = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", REFERENCE)
+    table = re.search(rf"<!-- {mark} -->\n((?:\|.*\n)+)", page)
     assert table is not None
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()[2:]]
 
@@ -173,6 +213,56 @@ def _resolve(path: str) -> Any:
             value = getattr(value, name)
         return value
     raise AssertionError(f"there is no {path}")
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+
+def _glossary() -> Iterator[tuple[str, list[str]]]:
+    """The tables of the glossary, under their headings."""
+    for heading, table in re.findall(r"^## (.+)\n\n((?:\|.*\n)+)", GLOSSARY.read_text(), re.M):
+        for line in table.splitlines()[2:]:
+            yield heading, [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = [word for _heading, row in _glossary() for word in re.split(r", (?:to )?", row[0])]
+    assert len(words) > 60
+    assert sorted(words) == sorted(set(words))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GLOSSARY and "adr" not in page.parts], ids=page_id)
+def test_the_pages_are_in_plain_english(page: Path) -> None:
+    avoided = [row[1] for heading, row in _glossary() if heading == "Plain English"]
+    assert len(avoided) > 4
+    text = " ".join(page.read_text().split())
+    assert [phrase for phrase in avoided if re.search(rf"\b{phrase}(?!\w)", text)] == []
+
+
+# --- the tour of the source ---------------------------------------------------------------------------------------
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+NAMED = set(re.findall(r"(?<![\w./])[\w/]+\.py\b", ARCHITECTURE.read_text()))
+
+
+def test_every_file_that_the_tour_names_exists() -> None:
+    assert len(NAMED) > 50
+    assert [name for name in sorted(NAMED) if not any((root / name).exists() for root in (SOURCE, ROOT))] == []
+
+
+@pytest.mark.parametrize("room", ["amqp", "protocol", "connection", "client", "server"])
+def test_the_tour_names_every_module_of_the_inner_rooms(room: str) -> None:
+    modules = {f"{room}/{path.name}" for path in (SOURCE / room).glob("*.py")} - {f"{room}/__init__.py"}
+    assert len(modules) > 3
+    assert modules - NAMED == set()
+
+
+def test_the_tours_drawing_of_the_rooms_is_what_make_map_draws() -> None:
+    assert [drawing.rstrip() for drawing in blocks(ARCHITECTURE, "mermaid")] == [as_mermaid(read())], (
+        "paste the output of `make map ARGS=--mermaid` into docs/architecture.md"
+    )
 
 
 # --- the tutorial and the guides, run -----------------------------------------------------------------------------
@@ -247,6 +337,19 @@ def _run(command: str, folder: Path, url: str) -> str:
         timeout=60,
     )
     return done.stdout
+
+
+def test_errors_that_the_tutorial_only_shows_are_worded_as_in_the_source() -> None:
+    shown = [re.match(r"error: \S+: (.+) \[", text) for text in blocks(ROOT / "docs" / "tutorial.md", "text")]
+    words = {message[1] for message in shown if message is not None}
+    assert words
+    assert words - _texts() == set()
+
+
+def _texts() -> set[str]:
+    """All strings that stand in the source."""
+    nodes = (node for source in SOURCES for node in ast.walk(ast.parse(source.read_text())))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _masked(text: str) -> str:

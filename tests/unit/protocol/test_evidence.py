@@ -11,7 +11,6 @@ from warren.protocol import evidence
 from warren.protocol.evidence import Ending, conclude, endings, weigh
 
 SOURCE = Path(warren.__file__).parent
-PAGE = SOURCE.parent.parent / "docs" / "wire.md"
 
 #: Where the evidence's words may stand: where they are defined, and where they are decided.
 HOMES = frozenset({"errors", "protocol.evidence"})
@@ -29,23 +28,6 @@ OTHERS = frozenset(
     }
 )
 ENDINGS = list(endings())
-
-
-def row(ending: Ending) -> str:
-    proves = "by whether the handler was entered" if ending.proves is None else ending.proves.value
-    return f"| {ending.code.value} / {ending.reason} | {ending.origin.value} | {proves} | {ending.proof} |"
-
-
-def table() -> list[str]:
-    """The table of docs/wire.md: what two endings have in common stands there once."""
-    return list(dict.fromkeys(row(ending) for _, ending in ENDINGS))
-
-
-def test_the_documentation_has_a_row_for_each_ending_with_its_proof() -> None:
-    lines = PAGE.read_text().splitlines()
-    start = lines.index("| ends as | said by | proves of the attempt | because |") + 2
-    end = lines.index("", start)
-    assert lines[start:end] == table()
 
 
 @pytest.mark.parametrize(("name", "ending"), ENDINGS, ids=[name for name, _ in ENDINGS])
