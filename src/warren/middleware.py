@@ -1,4 +1,4 @@
-"""Middleware: code around every call of a service or client. With none installed there is no chain at all.
+"""Middleware: code around every call of a service. With none installed there is no chain at all.
 
 A middleware is an async function that gets the call and `proceed`, and returns what the caller shall get::
 

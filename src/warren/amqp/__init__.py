@@ -1,1 +1,1 @@
-"""AMQP 0-9-1 through Pika: the only package that imports it."""
+"""AMQP 0-9-1 as bytes, pure: frames, header tables, and which numbers are open."""

@@ -34,7 +34,7 @@ class Acks:
         return True
 
     def forget(self, tag: int) -> None:
-        """A delivery is settled otherwise; one that is not known is no error."""
+        """A delivery is settled otherwise; one that is not known is ignored."""
         self._open.pop(tag, None)
         self._done.discard(tag)
 

@@ -401,7 +401,7 @@ class Splitter:
         self._contents[channel] = _Content(self, tap, body_limit)
 
     def untap(self, channel: int) -> None:
-        """Leave a channel to Pika; one that is not tapped is no error."""
+        """Leave a channel to Pika; one that is not tapped is ignored."""
         self._contents.pop(channel, None)
 
     def feed(self, data: bytes) -> None:

@@ -201,7 +201,7 @@ class AsyncClient:
                 in ``current_call().user``.
             name: what this client calls itself, for the broker's list of connections and for ``current_call()``.
             username, password, vhost: override what the URL says. A password may be a function that returns it,
-                asked anew for each attempt to connect: for passwords that change.
+                asked for each attempt to connect: for passwords that change.
             ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
             heartbeat: seconds between heartbeats (default 15).
             liveness_timeout: seconds after which a silent broker or network is given up (default twice the

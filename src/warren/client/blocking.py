@@ -88,7 +88,7 @@ class Client:
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with
     the first use and goes on in the background: calls wait for the connection within their own timeout, and a lost
-    one is re-established. After a fork the child's client connects anew; the parent's calls stay the parent's.
+    one is re-established. After a fork the child's client connects again; the parent's calls stay the parent's.
     """
 
     def __init__(

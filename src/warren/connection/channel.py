@@ -57,7 +57,7 @@ class Channel:
         return frame.method.message_count, frame.method.consumer_count
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with all that is in it; one that does not exist is no error."""
+        """Delete a queue with all that is in it; one that does not exist is ignored."""
         await self._ask(self._raw.queue_delete, name)
 
     async def bind(

@@ -40,7 +40,7 @@ class Guard:
             self._change.notify()
 
     def unwatch(self, stream: Stream) -> None:
-        """Stop watching; a stream that is not watched is no error."""
+        """Stop watching; a stream that is not watched is ignored."""
         with self._change:
             self._streams.pop(stream, None)
             self._reported.pop(stream, None)

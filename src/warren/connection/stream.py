@@ -182,7 +182,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._before_flush.append(produce)
 
     def forget(self, produce: Callable[[], None]) -> None:
-        """Undo `before_flush`; a producer that is not there is no error."""
+        """Undo `before_flush`; a producer that is not there is ignored."""
         if produce in self._before_flush:
             self._before_flush.remove(produce)
 
@@ -271,7 +271,7 @@ def _write_whole(fd: int, data: bytes) -> None:
 
 @functools.cache
 def _keep_large_blocks() -> None:
-    """Have malloc keep the memory of large bodies for the next ones, instead of giving it back and asking anew.
+    """Have malloc keep the memory of large bodies for the next ones, instead of giving it back and asking again.
 
     Once a block of this size has been freed, glibc takes smaller ones from its heap, and trims that only when twice
     as much is free (mallopt(3), M_MMAP_THRESHOLD). Measured with 1 MiB echoed: 745 page faults per call at the server

@@ -64,7 +64,7 @@ class Service:
             max_length: requests that may wait in the queue; one more is refused to its caller as `Overloaded`,
                 certainly not executed. Fixed once the queue exists.
             errors: exception classes that travel as themselves: raised by a handler, raised again at the caller,
-                made from their ``args``.
+                with arguments, attributes and notes, if JSON can carry all of them.
             middleware: async functions around every call, the first one outermost (see `warren.middleware`).
             tracebacks: send tracebacks to callers. Off by default: they reveal code and data.
             declare: False to use an existing queue as it is, whatever its arguments.
@@ -177,7 +177,7 @@ class Service:
             **connection: as for `Server`.
 
         Raises:
-            CallError: the broker cannot be reached with these settings, or refuses the service.
+            CallError: the broker refuses the login or the service: what trying again cannot mend.
         """
         Server(self, url=url, concurrency=concurrency, **connection).run()
 
