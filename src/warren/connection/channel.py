@@ -144,7 +144,7 @@ class HotChannel(Channel):
         self._frame_max: int = raw.connection.params.frame_max
         self._published = 0
         self._receiver: Receiver | None = None
-        self._consumer_tag: str | None = None
+        self._consumers: list[str] = []  # their tags
         self._queue = ""  # that it consumes
         self._acks = Acks()
         self._no_ack = False
@@ -159,7 +159,7 @@ class HotChannel(Channel):
         self._stream.splitter.tap(self.number, self, body_limit=body_limit)
         self._stream.before_flush(self._write_acks)
         self._raw.add_on_return_callback(self._on_return)
-        self._raw.add_on_cancel_callback(lambda _frame: receiver.consumer_cancelled(self))
+        self._raw.add_on_cancel_callback(self._on_cancel)
 
     async def confirm(self) -> None:
         """Ask the broker to confirm every publish."""
@@ -167,29 +167,44 @@ class HotChannel(Channel):
         await self._ask(self._raw.confirm_delivery, lambda _frame: None)
 
     async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
-        """Start the channel's one consumer; of several on a queue those of the highest priority are served first."""
+        """Start consuming a queue; of several consumers those of the highest priority are served first."""
         self._no_ack = no_ack
         self._queue = queue
         arguments = {"x-priority": priority} if priority else None
         frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
-        self._consumer_tag = frame.method.consumer_tag
+        self._consumers.append(frame.method.consumer_tag)
+
+    @property
+    def consumes(self) -> bool:
+        """Whether it consumes."""
+        return bool(self._consumers)
+
+    async def widen(self, more: int) -> None:
+        """Let the broker send this many unacknowledged deliveries more, for as long as the channel lives.
+
+        By another consumer of the same queue: the prefetch of one that is there cannot change [RabbitMQ, Consumer
+        Prefetch].
+        """
+        await self.qos(more)
+        await self.consume(self._queue, no_ack=self._no_ack)
 
     async def cancel(self, *, window: int = 0) -> None:
-        """Stop the consumer; no delivery comes after this has returned.
+        """Stop consuming; no delivery comes after this has returned.
 
-        With a `window`, the consumer's prefetch, nothing is on its way to us at that moment. For a quorum queue that
+        With a `window`, the prefetch of all its consumers, nothing is on its way to us at that moment. For a quorum queue that
         matters: what it has sent and the broker's channel has not passed on yet goes back to the queue, marked
         redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
         acknowledgement is written, so that the window fills up.
         """
-        if self._consumer_tag is None:
+        if not self._consumers:
             return
-        tag, self._consumer_tag = self._consumer_tag, None
+        tags, self._consumers = self._consumers, []
         try:
             if window:
                 self._holds_acks = True
                 await self._fill(window)
-            await self._ask(self._raw.basic_cancel, tag)
+            for tag in tags:
+                await self._ask(self._raw.basic_cancel, tag)
             # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
             # That it changes the prefetch matters to no consumer any more.
             await self.qos(1)
@@ -323,6 +338,15 @@ class HotChannel(Channel):
         if self.closed is None and not self._holds_acks:
             for tag, multiple in self._acks.collect():
                 self._stream.write(frames.ack_frame(self.number, tag, multiple=multiple))
+
+    def _on_cancel(self, frame: Any) -> None:
+        """The broker has ended a consumer: its queue is gone, for example."""
+        assert self._receiver is not None
+        tag = frame.method.consumer_tag
+        if tag in self._consumers:
+            self._consumers.remove(tag)
+        if not self._consumers:
+            self._receiver.consumer_cancelled(self)
 
     def _on_return(self, _channel: object, method: Any, properties: Any, _body: bytes) -> None:
         assert self._receiver is not None

@@ -129,6 +129,7 @@ class Copies:
         self._empty.set()
         self.on_broken: Callable[[], None] | None = None
         self.on_change: Callable[[], None] | None = None
+        self.on_parked: Callable[[int], None] | None = None
 
     def __len__(self) -> int:
         return self._unconfirmed + len(self._waiting) + len(self._pauses)
@@ -246,6 +247,8 @@ class Copies:
             log.warning("%s; trying again", why)
             pause = self._backoff.next(now)
             self._pauses[copy] = asyncio.get_running_loop().call_later(pause, self._after_pause, copy)
+            if self.on_parked is not None:
+                self.on_parked(sum(not parked.outlives_link for parked in self._pauses))
 
     def _after_pause(self, copy: Copy) -> None:
         if self._pauses.pop(copy, None) is not None:

@@ -78,10 +78,12 @@ class Post:
         self._link: Link | None = None
         self._channel: HotChannel | None = None
         self._surely_classic = False
+        self._widened = 0  # by how much its window is larger than the worker's concurrency
         self._consuming = _Repair(spawn, self._consume_again)
         self._copying = _Repair(spawn, self._open_copies)
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken
+        worker.copies.on_parked = self._on_parked
 
     @property
     def name(self) -> str:
@@ -130,7 +132,7 @@ class Post:
         channel.on_closed = lambda reason: self._on_channel_closed(channel, reason)
         try:
             await channel.qos(worker.concurrency)
-            self._channel = channel
+            self._channel, self._widened = channel, 0
             await self._start_consuming(channel)
         except ChannelClosed as error:
             raise ConnectFailed(refusal(worker.service, error), permanent=True) from error
@@ -146,7 +148,8 @@ class Post:
     async def _stop_consuming(self, channel: HotChannel) -> None:
         try:
             async with asyncio.timeout(_CANCEL_PATIENCE):
-                await channel.cancel(window=0 if self._surely_classic else self.worker.concurrency)
+                window = self.worker.concurrency + self._widened
+                await channel.cancel(window=0 if self._surely_classic else window)
         except (ChannelClosed, LinkLost, TimeoutError):
             log.debug("the consumer could not be cancelled; its connection is going anyway")
 
@@ -175,8 +178,22 @@ class Post:
         channel = self._channel
         if channel is None or channel.closed is not None:
             await self._consume(link)
-        else:
+        elif not channel.consumes:
+            self._widened = 0
+            await channel.qos(self.worker.concurrency)
             await self._start_consuming(channel)
+
+    def _on_parked(self, count: int) -> None:
+        """Requests wait to be put elsewhere: they must not hold the window that others come through."""
+        count = min(count, self.worker.concurrency)
+        if self._channel is not None and count > self._widened and not self.worker.draining:
+            more, self._widened = count - self._widened, count
+            self._spawn(self._widen(self._channel, more))
+
+    async def _widen(self, channel: HotChannel, more: int) -> None:
+        with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own
+            if channel.consumes:
+                await channel.widen(more)
 
     # --- the channel for copies ---------------------------------------------------------------------------------
 
