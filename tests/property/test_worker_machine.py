@@ -31,6 +31,8 @@ from warren.server import admission, context, copies, settler, worker
 from warren.server.threads import JobFailed
 from warren.server.worker import Worker
 
+#: Of tasks that are cancelled before their first step.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
 MODULES = (admission, context, copies, settler, worker)
 
 
@@ -120,12 +122,12 @@ SEAMS = {
     "admission": ("decide",),
     "replies": ("result", "ended", "raised", "_error"),
     "settler": ("take_off", "reply", "_send", "_release", "bury", "_answer", "_buried", "_not_buried", "hand_back"),
-    "ending": ("_not_handed_back", "_maybe_handed_back", "_end_held", "_dead_properties", "_bury_cast"),
-    "copies": ("send", "_refused", "_in_doubt"),
+    "ending": ("_not_handed_back", "_maybe_handed_back", "_end_held", "_let_go", "_dead_properties", "_bury_cast"),
+    "copies": ("_refused", "_in_doubt"),
     "releases": ("prove",),
     "places": ("take",),
-    "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_run_async", "_run_in_chain", "_job", "_await"),
-    "worker": ("_admit", "_start", "_refuse", "finish", "reply_to", "_log_failure", "_decline", "completed", "raised"),
+    "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_job"),
+    "worker": ("_admit", "_start", "_refuse", "reply_to", "_log_failure", "_decline", "_end"),
     "channel": ("ack", "publish", "publish_unrouted", "flush"),
     "outlet": ("publish",),
 }
@@ -464,7 +466,13 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule()
     def finish(self) -> None:
         self.loop.turn(self.worker.hand_back)
-        self.finishing = self.loop.create_task(self.worker.finish_running(5.0))
+        self.finishing = self.loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        try:
+            await self.worker.finish_running(5.0)
+        finally:
+            self.worker.close()
 
     @precondition(lambda self: not self.sabotage.done)
     @rule(
@@ -518,7 +526,8 @@ class WorkerMachine(RuleBasedStateMachine):
             self.clock.now += 1.0
         if self.finishing is None:
             self.loop.turn(self.worker.stop_taking)
-            self.finishing = self.loop.create_task(self.worker.finish_running(5.0))
+            self.loop.turn(self.worker.hand_back)
+            self.finishing = self.loop.create_task(self._finish())
         for _ in range(40):
             self._one_round()
             self.clock.now += 1.0
@@ -547,14 +556,14 @@ class WorkerMachine(RuleBasedStateMachine):
 
     def _busy(self) -> bool:
         w = self.worker
-        return bool(w._places.taken or w._places.waiting or w._held or len(w.copies) or self.loop.ready)
+        return bool(w._places.taken or w._places.waiting or w._held or w._settler.releases._suspected or len(w.copies) or self.loop.ready)
 
     def _check_rest(self) -> None:
         w = cast(Any, self.worker)
         for handed in self.broker.handed:
             if handed.channel.closed is None:
                 assert len(handed.settled) == 1, f"{handed.message.request} is not settled"
-        for table in (w._places.taken, w._places.waiting, w._held, w._suspected, w.copies, w._settler.releases._proofs):
+        for table in (w._places.taken, w._places.waiting, w._held, w._settler.releases._suspected, w.copies, w._settler.releases._proofs):
             assert not len(table), table
         assert not any(w._timers._slices.values())
         self._check_nothing_lost()

@@ -16,27 +16,31 @@ from warren.server.context import CurrentCall
 class Attempt:
     """Owns one delivery, from its arrival to its one settlement.
 
-    Each of three things about it ends once, and separately, and this is where it says whether it has: its outcome (what
-    its caller is told, `ended`), its delivery (`settled`), and its place (held as long as code of it runs, `busy`).
+    Each of these ends once, and separately, and this is where it says whether it has: its outcome (`ended`), its reply
+    (`answered`), its delivery (`settled`), and its place (held as long as code of it runs, `busy`).
 
     Attributes:
         request: None until it has been read.
-        method, arguments, call: None until it is known to be run.
+        method, arguments, deadline: unset until it is known to be run. `deadline` is its caller's, in seconds of
+            `time.monotonic`; None for no limit.
+        call, limit: unset until it begins; its own deadline may be earlier, and `limit` is what ends it then.
         entered: whether its handler was begun: middleware may end a call before.
         ended: whether its outcome is decided; a later one is dropped.
+        answered: whether its reply was sent, or had nobody to go to.
         settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
         acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are.
         busy: tasks and threads that run code of it.
-        limit: what ends it when its time is over.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 
     __slots__ = (
         "acked",
+        "answered",
         "arguments",
         "busy",
         "call",
         "channel",
+        "deadline",
         "delivery",
         "ended",
         "entered",
@@ -52,6 +56,7 @@ class Attempt:
     call: CurrentCall
     method: Method
     arguments: Arguments
+    deadline: float | None
     limit: Ending
 
     def __init__(self, channel: HotChannel, delivery: Delivery) -> None:
@@ -60,6 +65,7 @@ class Attempt:
         self.request: Request | None = None
         self.entered = False
         self.ended = False
+        self.answered = False
         self.settled = False
         self.acked = False
         self.busy = 0

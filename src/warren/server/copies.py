@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from warren.amqp.confirms import Confirms
@@ -24,6 +25,7 @@ from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
 from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
+from warren.protocol.problems import class_name
 
 log = get_logger("warren.server")
 
@@ -46,7 +48,7 @@ class Copy:
         id: its correlation id.
         patience: seconds from the first refusal on for which it is tried again.
         outlives_link: whether nobody else has the request any more.
-        taken: called when the broker has it.
+        taken: called when the broker has it. None of these three may raise.
         refused: called when it is certain that the broker does not have it and its patience is over.
         doubtful: called when the broker may have it, or may not; None: it is sent again.
     """
@@ -79,105 +81,29 @@ class Copy:
         return self._tries % len(self.ways) == 0
 
 
-class Copies:
-    """The copies of one service that are not safe yet; the receiver of their channel."""
+class _Outlet:
+    """One channel for copies, and what is unconfirmed on it: publish numbers mean nothing on another one."""
 
-    def __init__(self) -> None:
-        self._channel: HotChannel | None = None
-        self._confirms: Confirms[Copy] = Confirms()
-        self._waiting: deque[Copy] = deque()  # for a channel, or for their turn
-        self._one_by_one = False
-        self._pauses: dict[Copy, asyncio.TimerHandle] = {}
-        self._backoff = Backoff(random.Random())
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self.on_broken: Callable[[], None] | None = None
-        self.on_change: Callable[[], None] | None = None
+    def __init__(self, owner: Copies, channel: HotChannel) -> None:
+        self.owner = owner
+        self.channel = channel
+        self.confirms: Confirms[Copy] = Confirms()
 
-    def __len__(self) -> int:
-        return len(self._confirms) + len(self._waiting) + len(self._pauses)
-
-    @property
-    def room(self) -> int:
-        """Bytes that the properties of a copy may take."""
-        return self._channel.room if self._channel is not None else LEAST_ROOM
-
-    @property
-    def open(self) -> bool:
-        """Whether there is a channel to publish on."""
-        return self._channel is not None
-
-    def attach(self, channel: HotChannel) -> HotChannel | None:
-        """Publish on this channel from now on; returns the one before, for the caller to close."""
-        before, self._channel = self._channel, channel
-        unsure = self._confirms.lost()
-        channel.attach(self, body_limit=0)
-        channel.on_closed = lambda reason: self._on_closed(channel, reason)
-        for copy in unsure:
-            self._in_doubt(copy, "its channel was replaced")
-        self._publish_waiting()
-        return before
-
-    def send(self, copy: Copy) -> None:
-        """Put a request elsewhere; one of the copy's three functions is called in the end, unless the link goes."""
-        self._empty.clear()
-        self._waiting.append(copy)
-        self._publish_waiting()
-
-    def _publish_waiting(self) -> None:
-        while self._waiting and self._may_publish():
-            copy = self._waiting.popleft()
-            exchange, routing_key, properties = copy.way
-            copy.returned = None
-            assert self._channel is not None
-            self._confirms.sent(self._channel.publish(exchange, routing_key, properties, copy.body), copy)
-
-    def _may_publish(self) -> bool:
-        if self._channel is None or self._channel.closed is not None:
-            return False
-        return not (self._one_by_one and len(self._confirms))
-
-    async def settled(self) -> None:
-        """Wait until nothing is on its way."""
-        await self._empty.wait()
-
-    def drop(self) -> list[Copy]:
-        """Forget all that is on its way; returns the copies of which nobody else has the original."""
-        copies = [*self._confirms.lost(), *self._waiting, *self._pauses]
-        for pause in self._pauses.values():
-            pause.cancel()
-        self._waiting.clear()
-        self._pauses.clear()
-        self._changed()
-        return [copy for copy in copies if copy.outlives_link]
-
-    def link_lost(self) -> None:
-        """The link is gone: the broker delivers again what was not acknowledged."""
-        self._channel = None
-        self._waiting.extend(self.drop())
-        self._changed()
+    def publish(self, copy: Copy) -> None:
+        exchange, routing_key, properties = copy.way
+        self.confirms.sent(self.channel.publish(exchange, routing_key, properties, copy.body), copy)
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def confirmed(self, tag: int, multiple: bool) -> None:
-        for copy in self._confirms.settle(tag, multiple):
-            if copy.returned is not None:
-                self._refused(copy, copy.returned)
-            else:
-                self._call(copy.taken)
-        self._changed()
+        self.owner.confirmed(self.confirms.settle(tag, multiple))
 
     def refused(self, tag: int, multiple: bool) -> None:
-        for copy in self._confirms.settle(tag, multiple):
-            self._refused(copy, "the broker refuses it")
-        self._changed()
-        # A channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8).
-        if self.on_broken is not None:
-            self.on_broken()
+        self.owner.refused(self.confirms.settle(tag, multiple))
 
     def returned(self, message: Returned) -> None:
         """Nothing took a copy; its confirm follows."""
-        for copy in self._confirms.open():
+        for copy in self.confirms.open():
             if copy.returned is None and copy.id == message.correlation_id and copy.way[:2] == message.route:
                 copy.returned = f"there is no queue for it ({message.why})"
                 return
@@ -188,19 +114,121 @@ class Copies:
     def consumer_cancelled(self, channel: HotChannel) -> None:
         """See `delivered`."""
 
-    def _on_closed(self, channel: HotChannel, reason: Exception) -> None:
-        if channel is not self._channel or not isinstance(reason, ChannelClosed):
+
+class Copies:
+    """The copies of one service that are not safe yet."""
+
+    def __init__(self) -> None:
+        self._outlet: _Outlet | None = None
+        self._waiting: deque[Copy] = deque()  # for a channel, or for their turn
+        self._one_by_one = False
+        self._pauses: dict[Copy, asyncio.TimerHandle] = {}
+        self._backoff = Backoff(random.Random())
+        self._room = LEAST_ROOM
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.on_broken: Callable[[], None] | None = None
+        self.on_change: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return self._unconfirmed + len(self._waiting) + len(self._pauses)
+
+    @property
+    def _unconfirmed(self) -> int:
+        return 0 if self._outlet is None else len(self._outlet.confirms)
+
+    @property
+    def room(self) -> int:
+        """Bytes that the properties of a copy may take: what its last channel says, while there is none."""
+        return self._room
+
+    def attach(self, channel: HotChannel) -> HotChannel | None:
+        """Publish on this channel from now on; returns the one before, for the caller to close."""
+        before, outlet = self._outlet, _Outlet(self, channel)
+        self._outlet, self._room = outlet, channel.room
+        channel.attach(outlet, body_limit=0)
+        channel.on_closed = lambda reason: self._on_closed(outlet, reason)
+        if before is not None:
+            for copy in before.confirms.lost():
+                self._judge(copy, partial(self._in_doubt, copy, "its channel was replaced"))
+        self._changed()
+        return None if before is None else before.channel
+
+    def send(self, copy: Copy) -> None:
+        """Put a request elsewhere; one of the copy's three functions is called in the end, unless the link goes."""
+        self._waiting.append(copy)
+        self._changed()
+
+    def _publish_waiting(self) -> None:
+        while self._waiting and (outlet := self._free_outlet()) is not None:
+            copy = self._waiting.popleft()
+            copy.returned = None
+            self._judge(copy, partial(outlet.publish, copy))
+
+    def _free_outlet(self) -> _Outlet | None:
+        outlet = self._outlet
+        if outlet is None or outlet.channel.closed is not None or (self._one_by_one and len(outlet.confirms)):
+            return None
+        return outlet
+
+    async def settled(self) -> None:
+        """Wait until nothing is on its way."""
+        await self._empty.wait()
+
+    def drop(self) -> list[Copy]:
+        """Forget all that is on its way; returns the copies of which nobody else has the original."""
+        copies = self._take_out()
+        self._changed()
+        return copies
+
+    def link_lost(self) -> None:
+        """The link is gone: the broker delivers again what was not acknowledged."""
+        self._waiting.extend(self._take_out())
+        self._outlet = None
+        self._changed()
+
+    def _take_out(self) -> list[Copy]:
+        unconfirmed = [] if self._outlet is None else self._outlet.confirms.lost()
+        copies = [*unconfirmed, *self._waiting, *self._pauses]
+        for pause in self._pauses.values():
+            pause.cancel()
+        self._waiting.clear()
+        self._pauses.clear()
+        return [copy for copy in copies if copy.outlives_link]
+
+    # --- from the outlet ----------------------------------------------------------------------------------------
+
+    def confirmed(self, copies: list[Copy]) -> None:
+        """The broker has taken these, except those that it has returned before."""
+        for copy in copies:
+            if copy.returned is not None:
+                self._judge(copy, partial(self._refused, copy, copy.returned))
+            else:
+                copy.taken()
+        self._changed()
+
+    def refused(self, copies: list[Copy]) -> None:
+        """The broker has not taken these."""
+        for copy in copies:
+            self._judge(copy, partial(self._refused, copy, "the broker refuses it"))
+        self._changed()
+        # A channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8).
+        if self.on_broken is not None:
+            self.on_broken()
+
+    def _on_closed(self, outlet: _Outlet, reason: Exception) -> None:
+        if outlet is not self._outlet or not isinstance(reason, ChannelClosed):
             return  # replaced, or the link is going: `link_lost` follows
-        self._channel = None
-        unsure = self._confirms.lost()
+        self._outlet = None
+        unsure = outlet.confirms.lost()
+        self._one_by_one = True
         for copy in unsure:
             if copy.returned is not None:
-                self._refused(copy, copy.returned)
+                self._judge(copy, partial(self._refused, copy, copy.returned))
             elif len(unsure) == 1:
-                self._refused(copy, str(reason), for_good=True)
+                self._judge(copy, partial(self._refused, copy, str(reason), for_good=True))
             else:
-                self._in_doubt(copy, str(reason))
-        self._one_by_one = True
+                self._judge(copy, partial(self._in_doubt, copy, str(reason)))
         self._changed()
         if self.on_broken is not None:
             self.on_broken()
@@ -211,7 +239,7 @@ class Copies:
         """The broker does not have it; what is refused `for_good` would be by this way again."""
         now = time.monotonic()
         if not copy.next_way(now) or (for_good and copy.tried_all):
-            self._call(lambda: copy.refused(why))
+            copy.refused(why)
         elif not copy.tried_all:
             self.send(copy)
         else:
@@ -224,22 +252,24 @@ class Copies:
             self.send(copy)
 
     def _in_doubt(self, copy: Copy, why: str) -> None:
-        doubtful = copy.doubtful
-        if doubtful is None:
+        if copy.doubtful is None:
             self.send(copy)
         else:
-            self._call(lambda: doubtful(why))
+            copy.doubtful(why)
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """One owner that fails must not hold up the others."""
+    def _judge(self, copy: Copy, judgement: Callable[[], None]) -> None:
+        """Do this for a copy; should it fail, its owner has to decide, and the others are not held up."""
         try:
-            function()
-        except Exception:
-            log.exception("letting a request go failed")
+            judgement()
+        except BaseException as error:
+            log.exception("putting a request elsewhere failed")
+            (copy.doubtful or copy.refused)(f"it failed: {class_name(type(error))}")
 
     def _changed(self) -> None:
         self._publish_waiting()
-        if not len(self):
+        if len(self):
+            self._empty.clear()
+        else:
             self._one_by_one = False
             self._empty.set()
         if self.on_change is not None:

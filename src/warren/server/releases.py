@@ -1,4 +1,4 @@
-"""Whether this worker has got rid of the requests that it has put elsewhere.
+"""Whether this worker has got rid of the requests that it has put elsewhere, and what waits for that.
 
 A copy is safe before its original is acknowledged, and the ack may still be lost with the connection or the process.
 If this worker then begins the copy, or another request that kills it, both come back: a request that kills its workers
@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
+from warren.server.attempt import Attempt
 from warren.server.copies import Copies
+
+#: Seconds that a suspected request waits at most for copies that the broker does not confirm. For acks it waits on: they
+#: are proven, or their channel goes, and then the request goes with it.
+_SUSPICION = 5.0
 
 
 class Releases:
-    """The originals of copies whose acks are not proven yet."""
+    """The originals of copies whose acks are not proven yet, and the suspected requests that wait meanwhile."""
 
     def __init__(self, copies: Copies) -> None:
         self._copies = copies
         self._proofs: set[asyncio.Task[None]] = set()
-        self.on_clean: Callable[[], None] | None = None
+        self._suspected: dict[Attempt, float] = {}  # with the time until which they wait for copies, in order
+        self._timer: asyncio.TimerHandle | None = None
+        self.on_clean: Callable[[Attempt], None] | None = None
         copies.on_change = self._look
 
     @property
@@ -48,11 +56,37 @@ class Releases:
             proof.exception()  # seen: an unexpected one must not be reported as forgotten
         self._look()
 
+    # --- what waits ---------------------------------------------------------------------------------------------
+
+    def wait(self, attempt: Attempt) -> None:
+        """Give this attempt to `on_clean` when there is nothing to be afraid of any more."""
+        self._suspected[attempt] = time.monotonic() + _SUSPICION
+        self._look()
+
+    def give_up_waiting(self) -> list[Attempt]:
+        """Take out those that wait."""
+        suspected, self._suspected = list(self._suspected), {}
+        return suspected
+
     def _look(self) -> None:
-        if self.clean and self.on_clean is not None:
-            self.on_clean()
+        now = time.monotonic()
+        while self._suspected and not self._proofs:
+            attempt, patience = next(iter(self._suspected.items()))
+            if len(self._copies) and now < patience:
+                self._look_at(patience - now)
+                return
+            del self._suspected[attempt]
+            if self.on_clean is not None:
+                self.on_clean(attempt)
+
+    def _look_at(self, pause: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(pause, self._look)
 
     def close(self) -> None:
         """Stop asking."""
+        if self._timer is not None:
+            self._timer.cancel()
         for proof in self._proofs:
             proof.cancel()

@@ -11,7 +11,7 @@ from warren.logs import get_logger
 from warren.protocol import evidence, wire
 from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
-from warren.protocol.problems import Problem, describe
+from warren.protocol.problems import Problem, class_name, describe
 from warren.server.attempt import Attempt
 
 log = get_logger("warren.server")
@@ -46,7 +46,8 @@ class Replies:
         try:
             body = attempt.method.encode_result(request.content_type, value)
         except BaseException as error:  # code of the user's may run in there
-            why = error if isinstance(error, CodecError) else type(error).__name__
+            kind = type(error)  # `isinstance` would ask the object
+            why = error if issubclass(kind, CodecError) else class_name(kind)
             message = f"the handler's result does not fit its declared type or the encoding: {why}"
             log.error("%s: %s", attempt.name, message)
             return self.ended(attempt, evidence.ENCODE_REPLY, message)

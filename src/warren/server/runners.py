@@ -37,6 +37,9 @@ class Owner(Protocol):
     def finish(self, attempt: Attempt, reply: Reply) -> None:
         """The handler has ended, and this is its reply."""
 
+    def stoppable(self, attempt: Attempt) -> None:
+        """It runs in a task, which can be cancelled when its time is over."""
+
     def stopped(self, attempt: Attempt) -> None:
         """No code of the attempt runs any more."""
 
@@ -67,15 +70,17 @@ class Runner:
 
     def _spawn(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
         token = set_running(attempt.call)
+        attempt.busy += 1
         try:
-            task = attempt.task = self._loop.create_task(work)
+            task = attempt.task = self._loop.create_task(work)  # an eager one begins in here, and may end
         except BaseException:
+            attempt.busy -= 1
             work.close()
             raise
         finally:
             reset_running(token)
-        attempt.busy += 1
         task.add_done_callback(partial(self._task_done, attempt))
+        self._owner.stoppable(attempt)
 
     def _task_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         try:
@@ -106,8 +111,16 @@ class Runner:
         call = partial(method.function, *args, **kwargs)
 
         async def innermost() -> Any:
+            if attempt.ended:  # its caller was told already whether it was executed
+                raise asyncio.CancelledError("the call has ended")
+            if not method.is_async:
+                return await self._in_thread(attempt, call)
             attempt.entered = True
-            return await (call() if method.is_async else self._in_thread(attempt, call))
+            attempt.busy += 1  # middleware may leave it alone
+            try:
+                return await call()
+            finally:
+                self._leave(attempt)
 
         try:
             value = await chain(self._middleware, attempt.call, innermost)()
@@ -154,7 +167,6 @@ class Runner:
                 self._spawn(attempt, self._await(attempt, result))
         except BaseException as error:
             self._owner.raised(attempt, error)
-            raise
         finally:
             self._leave(attempt)
 
@@ -176,7 +188,8 @@ class Runner:
         except BaseException:
             attempt.busy -= 1
             raise
+        attempt.entered = True
         result = await done
-        if isinstance(result, JobFailed):
+        if type(result) is JobFailed:
             raise result.error
         return await result if is_awaitable(result) else result

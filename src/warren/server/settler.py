@@ -1,20 +1,26 @@
 """What becomes of deliveries: the only caller of ack, reject and publish on a service's channels.
 
 Each delivery is settled once, and in every case: acknowledged behind its reply, acknowledged once its copy is safe in
-the dead queue or back in its own, or, as the last resort, rejected, so that the broker itself dead-letters it.
+the dead queue or back in its own, or, as the last resort, rejected, so that the broker itself dead-letters it. What
+was done is noted after it was done: should it fail, `fail` does what is missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence, wire
 from warren.protocol.dead_letter import Death, dead_properties
+from warren.protocol.evidence import Ending
+from warren.protocol.problems import class_name
 from warren.protocol.wire import Request
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, Way
@@ -51,8 +57,8 @@ class Settler:
 
         Should the ack get lost on its way, the request comes back marked redelivered, and is then not run.
         """
-        attempt.acked = True
         attempt.channel.ack(attempt.delivery.tag)
+        attempt.acked = True
         attempt.channel.flush()
 
     def reply(self, attempt: Attempt, reply: Reply) -> None:
@@ -71,22 +77,24 @@ class Settler:
         """Have the broker dead-letter a delivery as it is."""
         if attempt.settled:
             return
-        attempt.settled = True
         if attempt.acked:
             log.error("%s: %s is lost: it was taken off its queue before it ran", self._service, attempt.name)
         else:
             attempt.channel.reject(attempt.delivery.tag)
+        attempt.settled = True
 
     def _release(self, attempt: Attempt) -> None:
         if not attempt.settled:
-            attempt.settled = True
             if not attempt.acked:
                 attempt.channel.ack(attempt.delivery.tag)
+            attempt.settled = True
 
     def _send(self, attempt: Attempt, reply: Reply) -> None:
         channel, request = attempt.channel, attempt.request
         assert request is not None
         address = request.properties.reply_to or b""
+        if attempt.answered:
+            return
         if channel.closed is not None:
             self._gone("%s: %s: the connection was lost before its reply", self._service, attempt.name)
         elif address.startswith(wire.DIRECT_REPLY_TO):
@@ -97,6 +105,7 @@ class Settler:
             channel.publish_unrouted(address, reply.properties, reply.body)  # `mandatory` would be a false alarm
         else:
             channel.publish(b"", address, reply.properties, reply.body)
+        attempt.answered = True
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
         """A reply found no reader."""
@@ -123,7 +132,6 @@ class Settler:
         if attempt.channel.closed is not None and not attempt.acked:
             self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
             return
-        attempt.settled = True
         self.copies.send(
             Copy(
                 ways=[Way(b"", self._dead, self._dead_properties(request, reply))],
@@ -131,10 +139,11 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
                 outlives_link=attempt.acked,
-                taken=partial(self._buried, attempt, reply),
-                refused=partial(self._not_buried, attempt, reply),
+                taken=partial(self._surely, attempt, self._buried, reply),
+                refused=partial(self._surely, attempt, self._not_buried, reply),
             )
         )
+        attempt.settled = True
 
     def _dead_properties(self, request: Request, reply: Reply) -> bytes:
         assert reply.failure is not None
@@ -147,13 +156,15 @@ class Settler:
             self._send(attempt, reply)
 
     def _buried(self, attempt: Attempt, reply: Reply) -> None:
-        self._answer(attempt, reply)
-        self._let_go(attempt)
+        try:
+            self._answer(attempt, reply)
+        finally:
+            self._let_go(attempt)
 
     def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
+        attempt.settled = False
         log.error("%s: %s cannot be set aside: %s; rejecting it", self._service, attempt.name, why)
         self._answer(attempt, reply)
-        attempt.settled = False
         self.reject(attempt)
 
     def _let_go(self, attempt: Attempt) -> None:
@@ -179,7 +190,6 @@ class Settler:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)
             return
-        attempt.settled = True
         certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
         self.copies.send(
             Copy(
@@ -188,23 +198,46 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
-                taken=partial(self._let_go, attempt),
-                refused=partial(self._not_handed_back, attempt),
-                doubtful=None if certain else partial(self._maybe_handed_back, attempt),
+                taken=partial(self._surely, attempt, self._let_go),
+                refused=partial(self._surely, attempt, self._not_handed_back),
+                doubtful=None if certain else partial(self._surely, attempt, self._maybe_handed_back),
             )
         )
+        attempt.settled = True
 
     def _not_handed_back(self, attempt: Attempt, why: str) -> None:
-        message = f"the request could not be handed to another worker: {why}"
-        self._end_held(attempt, self._replies.ended(attempt, evidence.HAND_BACK, message))
+        self._end_held(attempt, evidence.HAND_BACK, f"the request could not be handed to another worker: {why}")
 
     def _maybe_handed_back(self, attempt: Attempt, why: str) -> None:
         message = f"the request was being handed to another worker, which may have it or not: {why}"
-        self._end_held(attempt, self._replies.ended(attempt, evidence.WORKER_LOST, message))
+        self._end_held(attempt, evidence.WORKER_LOST, message)
 
-    def _end_held(self, attempt: Attempt, reply: Reply) -> None:
+    def _end_held(self, attempt: Attempt, ending: Ending, message: str) -> None:
         attempt.settled = False
-        self.reply(attempt, reply)
+        self.reply(attempt, self._replies.ended(attempt, ending, message))
+
+    # --- when something of ours goes wrong ----------------------------------------------------------------------
+
+    def _surely(self, attempt: Attempt, step: Callable[..., None], *args: Any) -> None:
+        """Take a last step for a delivery, and see to it that it is the last. Never raises."""
+        try:
+            step(attempt, *args)
+        except BaseException as error:
+            self.fail(attempt, error)
+
+    def fail(self, attempt: Attempt, error: BaseException) -> None:
+        """Answer what is not answered yet, and settle what is not settled. Never raises."""
+        name = class_name(type(error))
+        with _logged():
+            log.error("%s: %s could not be handled: %s", self._service, attempt.name, name)
+            log.debug("it is", exc_info=error)
+        if attempt.request is not None:
+            with _logged():
+                message = f"the server failed to handle the request: {name}"
+                reply = self._replies.ended(attempt, evidence.SERVER, message)
+                (self._answer if attempt.settled else self.reply)(attempt, reply)
+        with _logged():
+            self.reject(attempt)
 
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
@@ -234,3 +267,13 @@ def _ways_back(request: Request, service: str, user: str, left: float | None, nu
             raise ValueError("its headers fill a frame already")
         ways.append(Way(exchange.encode(), key.encode(), properties))
     return ways
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """What fails in here is only logged: the next step has to be taken all the same."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            log.exception("a request could not be ended as it should be")

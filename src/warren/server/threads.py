@@ -42,6 +42,7 @@ class WorkerThreads:
         self._jobs: SimpleQueue[tuple[Context, Job, OnDone] | None] = SimpleQueue()
         self._finished: deque[tuple[OnDone, Any]] = deque()
         self._woken = False
+        self._closed = False
         self._threads = 0
         self._unfinished = 0
 
@@ -51,6 +52,8 @@ class WorkerThreads:
         Raises:
             RuntimeError: there is no thread, and none can be started: the job will not run.
         """
+        if self._closed:
+            raise RuntimeError("the worker has ended, and its threads with it")
         if self._unfinished >= self._threads and self._threads < self._limit:
             self._start()
         self._unfinished += 1
@@ -58,8 +61,10 @@ class WorkerThreads:
 
     def close(self) -> None:
         """Let the threads end once their jobs are done."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        if not self._closed:
+            self._closed = True
+            for _ in range(self._threads):
+                self._jobs.put(None)
 
     def _start(self) -> None:
         """Start one more thread. Where that fails the others have to do, if there are any."""
@@ -102,5 +107,8 @@ class WorkerThreads:
             on_done, result = finished.popleft()
             try:
                 on_done(result)
-            except Exception:  # those behind it must not wait for the next job
+            except BaseException as error:  # those behind it must not wait for the next job
                 log.exception("taking the result of a thread failed")
+                if isinstance(error, KeyboardInterrupt):
+                    self._wake()
+                    raise

@@ -39,8 +39,6 @@ log = get_logger("warren.server")
 _SETTLE_TIME = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
 _CANCEL_TIME = 1.0
-#: Seconds that a suspected request waits at most for the proof that this worker has got rid of others.
-_SUSPICION = 5.0
 
 _CUT_OFF = "the handler was cut off at the deadline"
 _OVER_LIMIT = "the handler was cut off at its method's time_limit"
@@ -77,13 +75,12 @@ class Worker:
         self._places: Places[Attempt] = Places(concurrency)
         self._replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, self._replies)
-        self._settler.releases.on_clean = self._begin_suspected
+        self._settler.releases.on_clean = self._take_turn
         self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._runner = Runner(self, self._threads, service.middleware)
         self._timers: Timers[Attempt] = Timers(self._wake_at)
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
-        self._suspected: list[Attempt] = []
         self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
@@ -103,7 +100,7 @@ class Worker:
             self._receive(attempt)
         except BaseException as error:
             self._fail(attempt, error)
-            if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt):  # for the process; other classes are somebody's values
                 raise
 
     def confirmed(self, tag: int, multiple: bool) -> None:
@@ -153,31 +150,23 @@ class Worker:
                 self._settler.bury(attempt, self._replies.ended(attempt, ending, message))
 
     def _admit(self, attempt: Attempt, run: Run) -> None:
-        method = attempt.method = run.method
-        attempt.arguments = run.arguments
-        request = attempt.request
-        assert request is not None
-        left, attempt.limit = run.left, evidence.HANDLER_DEADLINE
-        if method.time_limit is not None and (left is None or method.time_limit < left):
-            left, attempt.limit = method.time_limit, evidence.TIME_LIMIT
-        deadline = None if left is None else time.monotonic() + left
-        attempt.call = CurrentCall(method.full_name, deadline, request, self._user)
-        if request.attempt > 1 and not self._settler.releases.clean:
-            self._suspected.append(attempt)
-            self._loop.call_later(_SUSPICION, self._begin_suspected)
+        attempt.method, attempt.arguments, left = run
+        attempt.deadline = None if left is None else time.monotonic() + left
+        assert attempt.request is not None
+        if attempt.request.attempt > 1 and not self._settler.releases.clean:
+            self._settler.releases.wait(attempt)
         elif self._places.take(attempt):
             self._start(attempt)
 
-    def _begin_suspected(self) -> None:
-        suspected, self._suspected = self._suspected, []
-        for attempt in suspected:
-            if self._places.take(attempt):
-                self._start_late(attempt)
+    def _take_turn(self, attempt: Attempt) -> None:
+        """It had to wait because it was suspected, and may begin."""
+        if self._places.take(attempt):
+            self._start_late(attempt)
 
     def _start_late(self, attempt: Attempt) -> None:
         """Start what had to wait for its turn."""
         try:
-            if attempt.call.remaining == 0:
+            if attempt.deadline is not None and attempt.deadline <= time.monotonic():
                 self._refuse(attempt, too_late())
                 self._places.leave(attempt)
             else:
@@ -186,22 +175,40 @@ class Worker:
             self._fail(attempt, error)
 
     def _start(self, attempt: Attempt) -> None:
-        if attempt.method.delivery == "at-most-once":
+        method, request = attempt.method, attempt.request
+        assert request is not None
+        deadline, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
+        if method.time_limit is not None:
+            limit = time.monotonic() + method.time_limit
+            if deadline is None or limit < deadline:
+                deadline, attempt.limit = limit, evidence.TIME_LIMIT
+        attempt.call = CurrentCall(method.full_name, deadline, request, self._user)
+        if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)
-        if attempt.call.deadline is not None and attempt.task is not None and not attempt.ended:
+
+    def stoppable(self, attempt: Attempt) -> None:
+        if attempt.call.deadline is not None and not attempt.ended:
             attempt.slice = self._timers.add(attempt.call.deadline, attempt)
 
     # --- ending -------------------------------------------------------------------------------------------------
 
     def completed(self, attempt: Attempt, value: Any) -> None:
-        if not attempt.ended:
-            self.finish(attempt, self.reply_to(attempt, value))
+        try:
+            if not attempt.ended:
+                self.finish(attempt, self.reply_to(attempt, value))
+        except BaseException as error:
+            self._fail(attempt, error)
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
-        if attempt.ended:
-            return
-        if attempt.stopped_by is not None and isinstance(error, asyncio.CancelledError):
+        try:
+            if not attempt.ended:
+                self._end_raised(attempt, error)
+        except BaseException as another:
+            self._fail(attempt, another)
+
+    def _end_raised(self, attempt: Attempt, error: BaseException) -> None:
+        if attempt.stopped_by is not None and issubclass(type(error), asyncio.CancelledError):
             self.finish(attempt, self._replies.ended(attempt, *attempt.stopped_by))
             return
         reply = self._replies.raised(attempt, error)
@@ -215,13 +222,16 @@ class Worker:
         """The outcome of an attempt, once: a later one is dropped."""
         if attempt.ended:
             return
-        attempt.ended = attempt.call.ended = True
-        if attempt.slice is not None:
-            self._timers.remove(attempt.slice, attempt)
         try:
+            self._end(attempt)
             self._settler.reply(attempt, reply)
         except BaseException as error:
             self._fail(attempt, error)
+
+    def _end(self, attempt: Attempt) -> None:
+        attempt.ended = attempt.call.ended = True
+        if attempt.slice is not None:
+            self._timers.remove(attempt.slice, attempt)
 
     def stopped(self, attempt: Attempt) -> None:
         """No code of the attempt runs any more: its place is free."""
@@ -243,19 +253,13 @@ class Worker:
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """Something of ours went wrong: the caller must still hear of it, and the broker, and the place come back."""
-        log.error("%s: %s could not be handled", self.service.name, attempt.name, exc_info=error)
-        try:
-            if attempt.request is not None and not attempt.settled:
-                message = f"the server failed to handle the request: {type(error).__name__}"
-                self._settler.reply(attempt, self._replies.ended(attempt, evidence.SERVER, message))
-        except BaseException:
-            log.exception("%s: %s could not even be answered; rejecting it", self.service.name, attempt.name)
-        finally:
-            attempt.ended = True
-            self._settler.reject(attempt)
-            if not attempt.busy and attempt in self._places.taken:
-                self._places.leave(attempt)
-                self._loop.call_soon(self._start_waiting)
+        if attempt.busy:
+            self._end(attempt)
+        attempt.ended = True
+        self._settler.fail(attempt, error)
+        if not attempt.busy and attempt in self._places.taken:
+            self._places.leave(attempt)
+            self._loop.call_soon(self._start_waiting)
 
     def _log_failure(self, attempt: Attempt, reply: Reply, error: BaseException) -> None:
         if reply.failure is None or (reply.problem is not None and reply.problem.state is not None):
@@ -285,10 +289,8 @@ class Worker:
 
     def channel_lost(self) -> None:
         """The channel is gone: what had not started will be delivered again."""
-        self._suspected.clear()
+        self._give_up_waiting()
         self._held.clear()
-        for _ in self._places.give_up_waiting():
-            pass
 
     def link_lost(self) -> None:
         """The connection is gone."""
@@ -298,9 +300,10 @@ class Worker:
     def stop_taking(self) -> None:
         """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self.draining = True
-        waiting = [*self._places.give_up_waiting(), *self._suspected]
-        self._suspected.clear()
-        self._held += [(attempt, attempt.call.deadline) for attempt in waiting]
+        self._held += [(attempt, attempt.deadline) for attempt in self._give_up_waiting()]
+
+    def _give_up_waiting(self) -> list[Attempt]:
+        return [*self._places.give_up_waiting(), *self._settler.releases.give_up_waiting()]
 
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
@@ -322,7 +325,6 @@ class Worker:
         await self._until_idle(_CANCEL_TIME)  # they reply that they were stopped
         with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
             await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
-        self._close()
         return abandoned
 
     async def _until_idle(self, timeout: float) -> None:
@@ -331,7 +333,8 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
         if self._timer is not None:
             self._timer.cancel()
         self._threads.close()
