@@ -100,11 +100,13 @@ class Sabotage:
     """One function fails, once, at its n-th call."""
 
     def __init__(self) -> None:
+        self.armed = False
         self.done = False
 
     def arm(self, owner: Any, name: str, count: int, kind: type[BaseException]) -> None:
         original = getattr(owner, name)
         calls = 0
+        self.armed = True
 
         def failing(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
@@ -474,7 +476,7 @@ class WorkerMachine(RuleBasedStateMachine):
         finally:
             self.worker.close()
 
-    @precondition(lambda self: not self.sabotage.done)
+    @precondition(lambda self: not self.sabotage.armed)
     @rule(
         seam=st.sampled_from([(owner, name) for owner, names in SEAMS.items() for name in names]),
         count=st.integers(1, 2),
@@ -536,6 +538,7 @@ class WorkerMachine(RuleBasedStateMachine):
             self.finishing.result()
 
     def _one_round(self) -> None:
+        self.loop.turn()
         self.loop.settle()
         if self.worker.draining and self.finishing is None:
             self.loop.turn(self.worker.hand_back)
@@ -571,11 +574,12 @@ class WorkerMachine(RuleBasedStateMachine):
     def _check_nothing_lost(self) -> None:
         waiting = {m.request for m in self.broker.queue} | {h.message.request for h in self.channel.unacked.values()}
         dead = [m.request for m in self.broker.dead]
+        lost = {h.message.request for h in self.broker.handed if h.channel.closed is not None}
         for asked in self.requests:
             if asked in waiting:
                 continue
             if asked.call:
-                assert asked.told or asked in dead, f"{asked} got no answer"
+                assert asked.told or asked in dead or asked in lost, f"{asked} got no answer"
             else:
                 done = asked.ran or asked in dead or asked.around in ("return", "leave", "give up")
                 assert done, f"{asked} is lost"

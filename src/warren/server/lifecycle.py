@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Iterator
 from enum import Enum
+from typing import Any
 
 from warren.protocol import evidence
 from warren.protocol.evidence import conclude
@@ -72,8 +74,10 @@ class Lifecycle:
     def end(self, life: int, reason: BaseException | None = None) -> None:
         """This life is over, for this reason if something went wrong; one that is over already is ignored."""
         if life == self._life and self.state is not State.IDLE:
-            stopped = conclude(evidence.CLOSED_UNSENT, "the server was stopped before it had begun to serve")
-            self.reason = reason or stopped
+            if reason is None or isinstance(reason, asyncio.CancelledError):  # who waits is not cancelled with it
+                words = "the server has stopped" if self._has_served else "the server was stopped before it could serve"
+                reason = conclude(evidence.CLOSED_UNSENT, words)
+            self.reason = reason
             self._move(State.IDLE)
 
     def stop(self) -> None:
@@ -109,6 +113,60 @@ class Lifecycle:
         self.state = state
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+
+class Life(Coroutine[Any, Any, None]):
+    """A life as something to be awaited. It ends when this does, also if no line of it has run: a task that is
+    cancelled before its first step throws into it, and one that nobody awaits is closed or forgotten.
+    """
+
+    def __init__(self, cycle: Lifecycle, work: Coroutine[Any, Any, None]) -> None:
+        """A life of this server begins; `work` is all of it.
+
+        Raises:
+            RuntimeError: one is under way.
+        """
+        self._work = work
+        self._end = cycle.end
+        try:
+            self._life = cycle.begin()
+        except RuntimeError:
+            work.close()
+            raise
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._work.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._work.throw, *error)
+
+    def close(self) -> None:
+        try:
+            self._work.close()
+        finally:
+            self._end(self._life)
+
+    def __del__(self) -> None:
+        self._end(self._life)
+
+    def _step(self, step: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return step(*args)
+        except StopIteration:
+            self._end(self._life)
+            raise
+        except BaseException as error:
+            self._end(self._life, error)
+            raise
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

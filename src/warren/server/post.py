@@ -27,6 +27,47 @@ _CANCEL_PATIENCE = 5.0
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
+class _Repair:
+    """Opens something of a link again, in the background: one attempt at a time, and one more if it broke meanwhile.
+
+    What is under way for a link that is gone does not count: the new link's things break by themselves.
+    """
+
+    def __init__(self, spawn: Spawn, attempt: Callable[[Link], Coroutine[Any, Any, None]]) -> None:
+        self._spawn = spawn
+        self._attempt = attempt
+        self._backoff = Backoff(random.Random())
+        self._link: Link | None = None  # for which one is under way
+        self._once_more = False
+
+    def wanted(self, link: Link) -> None:
+        """It has broken on this link."""
+        if self._link is link:
+            self._once_more = True
+        else:
+            self._link, self._once_more = link, False
+            self._spawn(self._run(link))
+
+    async def _run(self, link: Link) -> None:
+        again = True
+        while again and self._link is link:
+            self._once_more = False
+            try:
+                await asyncio.sleep(self._backoff.next(time.monotonic()))  # what broke it may do so again
+                await self._attempt(link)
+            except (ChannelClosed, ConnectFailed, LinkLost) as error:
+                log.warning("a channel cannot be opened again: %s; reconnecting", error)
+                self._forget(link)
+                await link.close()
+                return
+            again = self._once_more
+        self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+
+
 class Post:
     """One service on whatever link there is."""
 
@@ -34,12 +75,11 @@ class Post:
         """`spawn` runs what has to be done in the background, for as long as the server is served."""
         self.worker = worker
         self._spawn = spawn
-        self._backoff = Backoff(random.Random())
         self._link: Link | None = None
         self._channel: HotChannel | None = None
         self._surely_classic = False
-        self._resuming = False
-        self._reopening = False
+        self._consuming = _Repair(spawn, self._consume_again)
+        self._copying = _Repair(spawn, self._open_copies)
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken
 
@@ -51,8 +91,7 @@ class Post:
         """Begin to serve on a new link; while draining only what has to be set aside still has a way."""
         self._link = link
         await self._open_copies(link)  # first: what is consumed may have to be set aside at once
-        if not self.worker.draining:
-            await self._consume(link)
+        await self._consume(link)
 
     async def declare(self, link: Link) -> bool:
         """Declare what the service needs; False where the broker does not allow all of it."""
@@ -84,18 +123,25 @@ class Post:
 
     async def _consume(self, link: Link) -> None:
         worker = self.worker
+        if worker.draining:
+            return
         channel = await link.hot_channel()
         channel.attach(worker, body_limit=worker.service.max_message_size)
         channel.on_closed = lambda reason: self._on_channel_closed(channel, reason)
         try:
             await channel.qos(worker.concurrency)
-            await channel.consume(wire.service_queue(self.name), no_ack=False)
+            self._channel = channel
+            await self._start_consuming(channel)
         except ChannelClosed as error:
             raise ConnectFailed(refusal(worker.service, error), permanent=True) from error
-        self._channel = channel
-        if worker.draining:  # it was told to stop meanwhile
+
+    async def _start_consuming(self, channel: HotChannel) -> None:
+        if self.worker.draining:  # it was told to stop meanwhile
+            return
+        await channel.consume(wire.service_queue(self.name), no_ack=False)
+        if self.worker.draining:
             await self._stop_consuming(channel)
-            worker.hand_back()
+            self.worker.hand_back()
 
     async def _stop_consuming(self, channel: HotChannel) -> None:
         try:
@@ -117,26 +163,20 @@ class Post:
             self._resume()
 
     def _resume(self) -> None:
-        if self._link is not None and not self.worker.draining and not self._resuming:
-            self._resuming = True
-            self._spawn(self._consume_again(self._link))
+        if self._link is not None and not self.worker.draining:
+            self._consuming.wanted(self._link)
 
     async def _consume_again(self, link: Link) -> None:
-        """Declare and consume again on the link that is open; if that fails, on a new one."""
-        try:
-            await asyncio.sleep(self._backoff.next(time.monotonic()))  # what closed the channel may do so again
-            await declare_exchanges(link)
-            await self.declare(link)
-            channel = self._channel
-            if channel is None or channel.closed is not None:
-                await self._consume(link)
-            else:
-                await channel.consume(wire.service_queue(self.name), no_ack=False)
-        except (ChannelClosed, ConnectFailed, LinkLost) as error:
-            log.warning("%s: cannot consume again: %s; reconnecting", self.name, error)
-            await link.close()
-        finally:
-            self._resuming = False
+        """Declare and consume again on the link that is open."""
+        if self.worker.draining:
+            return
+        await declare_exchanges(link)
+        await self.declare(link)
+        channel = self._channel
+        if channel is None or channel.closed is not None:
+            await self._consume(link)
+        else:
+            await self._start_consuming(channel)
 
     # --- the channel for copies ---------------------------------------------------------------------------------
 
@@ -148,21 +188,8 @@ class Post:
             self._spawn(_close(before))
 
     def _on_copies_broken(self) -> None:
-        if self._link is not None and not self._reopening:
-            self._reopening = True
-            self._spawn(self._reopen_copies(self._link))
-
-    async def _reopen_copies(self, link: Link) -> None:
-        try:
-            await asyncio.sleep(self._backoff.next(time.monotonic()))
-            await self._open_copies(link)
-        except LinkLost:
-            pass  # the next link brings another
-        except ChannelClosed as error:
-            log.warning("%s: no channel for copies: %s; reconnecting", self.name, error)
-            await link.close()
-        finally:
-            self._reopening = False
+        if self._link is not None:
+            self._copying.wanted(self._link)
 
 
 async def _close(channel: HotChannel) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import ssl as tls
-import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from warren.connection.settings import Password, make_settings
 from warren.connection.supervisor import Supervisor
 from warren.errors import CallError
 from warren.logs import get_logger
-from warren.server.lifecycle import Lifecycle
+from warren.server.lifecycle import Life, Lifecycle
 from warren.server.post import Post
 from warren.server.signals import Signals
 from warren.server.worker import Served, Worker
@@ -118,11 +117,7 @@ class Server:
             CallError: the broker refuses the login or a service's queue: what trying again cannot mend.
             RuntimeError: it is being served already.
         """
-        life = self._life.begin()
-        serving = self._serve(life)
-        # A task that is cancelled before its first step runs no line of it, `finally` included.
-        weakref.finalize(serving, self._life.end, life).atexit = False
-        return serving
+        return Life(self._life, self._live())
 
     async def __aenter__(self) -> Self:
         """Serve in the background; returns once requests are being consumed. Leaving finishes what is running.
@@ -168,16 +163,6 @@ class Server:
     def _on_signal(self, number: int) -> None:
         log.info("%s: finishing what is running", signal.Signals(number).name)
         self.stop()
-
-    async def _serve(self, life: int) -> None:
-        reason: BaseException | None = None
-        try:
-            await self._live()
-        except BaseException as error:
-            reason = error
-            raise
-        finally:
-            self._life.end(life, reason)
 
     async def _live(self) -> None:
         self._failure, self.abandoned = None, []
@@ -253,10 +238,12 @@ class Server:
         try:
             for abandoned in await asyncio.gather(*(post.drain(self._drain_timeout) for post in self._posts)):
                 self.abandoned += abandoned
-        finally:
-            await supervisor.close()
+        finally:  # first what cannot be cut short
+            for post in self._posts:
+                post.worker.close()
             for task in self._tasks:
                 task.cancel()
+            await supervisor.close()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
