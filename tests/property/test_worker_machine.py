@@ -32,7 +32,9 @@ from warren.server.threads import JobFailed
 from warren.server.worker import Worker
 
 #: Of tasks that are cancelled before their first step.
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 MODULES = (admission, context, copies, settler, worker)
 
 
@@ -124,7 +126,7 @@ SEAMS = {
     "admission": ("decide",),
     "replies": ("result", "ended", "raised", "_error"),
     "settler": ("take_off", "reply", "_send", "_release", "bury", "_answer", "_buried", "_not_buried", "hand_back"),
-    "ending": ("_not_handed_back", "_maybe_handed_back", "_end_held", "_let_go", "_dead_properties", "_bury_cast"),
+    "ending": ("_end_held", "_let_go", "_bury_cast"),
     "copies": ("_refused", "_in_doubt"),
     "releases": ("prove",),
     "places": ("take",),
@@ -408,7 +410,9 @@ class WorkerMachine(RuleBasedStateMachine):
         self.loop.turn()
 
     @rule(
-        outlet=st.booleans(), count=st.integers(1, 3), fate=st.sampled_from(["take"] * 3 + ["refuse", "return", "close"])
+        outlet=st.booleans(),
+        count=st.integers(1, 3),
+        fate=st.sampled_from(["take"] * 3 + ["refuse", "return", "close"]),
     )
     def broker_reads(self, outlet: bool, count: int, fate: str) -> None:
         channel = self.outlet if outlet else self.channel
@@ -558,16 +562,19 @@ class WorkerMachine(RuleBasedStateMachine):
         self.loop.settle()
 
     def _busy(self) -> bool:
-        w = self.worker
-        return bool(w._places.taken or w._places.waiting or w._held or w._settler.releases._suspected or len(w.copies) or self.loop.ready)
+        return bool(self.loop.ready) or any(map(len, self._tables()))
+
+    def _tables(self) -> list[Any]:
+        w = cast(Any, self.worker)
+        releases = w._settler.releases
+        return [w._places.taken, w._places.waiting, w._held, w.copies, releases._suspected, releases._proofs]
 
     def _check_rest(self) -> None:
         w = cast(Any, self.worker)
         for handed in self.broker.handed:
             if handed.channel.closed is None:
                 assert len(handed.settled) == 1, f"{handed.message.request} is not settled"
-        for table in (w._places.taken, w._places.waiting, w._held, w._settler.releases._suspected, w.copies, w._settler.releases._proofs):
-            assert not len(table), table
+        assert not any(map(len, self._tables())), self._tables()
         assert not any(w._timers._slices.values())
         self._check_nothing_lost()
 

@@ -23,6 +23,7 @@ class FakeChannel:
     """
 
     closed: Exception | None = None
+    receiver: Any = None
     room = FRAME_MAX - frames.OVERHEAD - frames.CONTENT_HEAD
 
     def __init__(self) -> None:
@@ -55,7 +56,8 @@ class FakeChannel:
     def flush(self) -> None: ...
     async def settled(self) -> None: ...
     async def close(self) -> None: ...
-    def attach(self, receiver: Any, *, body_limit: int) -> None: ...
+    def attach(self, receiver: Any, *, body_limit: int) -> None:
+        self.receiver = receiver
 
 
 def make_service() -> Service:
@@ -104,7 +106,7 @@ class Bench:
         self._check_replies(delivery)
 
     def _confirm(self) -> None:
-        self.worker.copies.confirmed(len(self.elsewhere.published), True)
+        self.elsewhere.receiver.confirmed(len(self.elsewhere.published), True)
 
     def _check_replies(self, delivery: Delivery) -> None:
         try:

@@ -20,7 +20,7 @@ class NoText(Exception):
 
 
 class NoArguments(Exception):
-    args = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    args = property(lambda self: 1 / 0)
 
 
 class _Liar(type):
@@ -37,14 +37,14 @@ class Lying(Exception, metaclass=_Liar):
 
 
 class NoClass(Exception):
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         raise RuntimeError("no class")
 
 
 class NoTraceback(Exception):
-    __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
-    __cause__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    __traceback__ = property(lambda self: 1 / 0)
+    __cause__ = property(lambda self: 1 / 0)
 
 
 class NoCause(Exception):
@@ -89,6 +89,6 @@ class Unwritable:
     def model_dump(self, **_options: Any) -> Any:
         raise self._kind
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         raise self._kind

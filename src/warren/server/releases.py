@@ -12,26 +12,28 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
-from warren.server.attempt import Attempt
 from warren.server.copies import Copies
 
-#: Seconds that a suspected request waits at most for copies that the broker does not confirm. For acks it waits on: they
-#: are proven, or their channel goes, and then the request goes with it.
+T = TypeVar("T")
+
+#: Seconds that a suspected request waits at most for copies that the broker does not confirm. For acks it waits longer:
+#: they are proven, or their channel goes, and then the request goes with it.
 _SUSPICION = 5.0
 
 
-class Releases:
+class Releases(Generic[T]):
     """The originals of copies whose acks are not proven yet, and the suspected requests that wait meanwhile."""
 
     def __init__(self, copies: Copies) -> None:
         self._copies = copies
         self._proofs: set[asyncio.Task[None]] = set()
-        self._suspected: dict[Attempt, float] = {}  # with the time until which they wait for copies, in order
+        self._suspected: dict[T, float] = {}  # with the time until which they wait for copies, in order
         self._timer: asyncio.TimerHandle | None = None
-        self.on_clean: Callable[[Attempt], None] | None = None
+        self.on_clean: Callable[[T], None] | None = None
         copies.on_change = self._look
 
     @property
@@ -58,12 +60,12 @@ class Releases:
 
     # --- what waits ---------------------------------------------------------------------------------------------
 
-    def wait(self, attempt: Attempt) -> None:
+    def wait(self, attempt: T) -> None:
         """Give this attempt to `on_clean` when there is nothing to be afraid of any more."""
         self._suspected[attempt] = time.monotonic() + _SUSPICION
         self._look()
 
-    def give_up_waiting(self) -> list[Attempt]:
+    def give_up_waiting(self) -> list[T]:
         """Take out those that wait."""
         suspected, self._suspected = list(self._suspected), {}
         return suspected

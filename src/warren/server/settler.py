@@ -34,6 +34,9 @@ _HAND_BACK_PATIENCE = 5.0
 #: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
 _ASIDE_PATIENCE = 30.0
 
+_NOT_HANDED_BACK = "the request could not be handed to another worker"
+_MAYBE_HANDED_BACK = evidence.WORKER_LOST, "the request was being handed to another worker, which may have it or not"
+
 
 class Settler:
     """Settles the deliveries of one service."""
@@ -46,7 +49,7 @@ class Settler:
         self._instance = instance
         self._replies = replies
         self.copies = Copies()
-        self.releases = Releases(self.copies)
+        self.releases: Releases[Attempt] = Releases(self.copies)
         self._gone = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
 
@@ -132,9 +135,12 @@ class Settler:
         if attempt.channel.closed is not None and not attempt.acked:
             self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
             return
+        death = _death(request, reply, self._instance)
         self.copies.send(
             Copy(
-                ways=[Way(b"", self._dead, self._dead_properties(request, reply))],
+                ways=[
+                    Way(b"", self._dead, dead_properties(request, death, server_user=self._user, room=self.copies.room))
+                ],
                 body=request.delivery.body,
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
@@ -144,12 +150,6 @@ class Settler:
             )
         )
         attempt.settled = True
-
-    def _dead_properties(self, request: Request, reply: Reply) -> bytes:
-        assert reply.failure is not None
-        raised = None if reply.problem is None else reply.problem.error
-        death = Death.of(reply.failure, type=raised, at=time.time(), instance=self._instance, attempt=request.attempt)
-        return dead_properties(request, death, server_user=self._user, room=self.copies.room)
 
     def _answer(self, attempt: Attempt, reply: Reply) -> None:
         if attempt.request is not None and attempt.request.properties.reply_to:
@@ -162,15 +162,14 @@ class Settler:
             self._let_go(attempt)
 
     def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
-        attempt.settled = False
         log.error("%s: %s cannot be set aside: %s; rejecting it", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)
 
     def _let_go(self, attempt: Attempt) -> None:
         """The copy is safe: acknowledge the original, and find out when that has arrived."""
+        self._release(attempt)
         if not attempt.acked and attempt.channel.closed is None:
-            attempt.channel.ack(attempt.delivery.tag)
             self.releases.prove(attempt.channel)
 
     # --- handing back -------------------------------------------------------------------------------------------
@@ -199,27 +198,20 @@ class Settler:
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
                 taken=partial(self._surely, attempt, self._let_go),
-                refused=partial(self._surely, attempt, self._not_handed_back),
-                doubtful=None if certain else partial(self._surely, attempt, self._maybe_handed_back),
+                refused=partial(self._surely, attempt, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
+                doubtful=None if certain else partial(self._surely, attempt, self._end_held, *_MAYBE_HANDED_BACK),
             )
         )
         attempt.settled = True
 
-    def _not_handed_back(self, attempt: Attempt, why: str) -> None:
-        self._end_held(attempt, evidence.HAND_BACK, f"the request could not be handed to another worker: {why}")
-
-    def _maybe_handed_back(self, attempt: Attempt, why: str) -> None:
-        message = f"the request was being handed to another worker, which may have it or not: {why}"
-        self._end_held(attempt, evidence.WORKER_LOST, message)
-
-    def _end_held(self, attempt: Attempt, ending: Ending, message: str) -> None:
-        attempt.settled = False
-        self.reply(attempt, self._replies.ended(attempt, ending, message))
+    def _end_held(self, attempt: Attempt, ending: Ending, message: str, why: str) -> None:
+        self.reply(attempt, self._replies.ended(attempt, ending, f"{message}: {why}"))
 
     # --- when something of ours goes wrong ----------------------------------------------------------------------
 
     def _surely(self, attempt: Attempt, step: Callable[..., None], *args: Any) -> None:
-        """Take a last step for a delivery, and see to it that it is the last. Never raises."""
+        """A copy has come to its end: the delivery is ours again, and this is its last step. Never raises."""
+        attempt.settled = False
         try:
             step(attempt, *args)
         except BaseException as error:
@@ -229,12 +221,12 @@ class Settler:
         """Answer what is not answered yet, and settle what is not settled. Never raises."""
         name = class_name(type(error))
         with _logged():
-            log.error("%s: %s could not be handled: %s", self._service, attempt.name, name)
-            log.debug("it is", exc_info=error)
+            log.error("%s: %s could not be handled: %s", self._service, attempt.name, name, exc_info=error)
         if attempt.request is not None:
             with _logged():
-                message = f"the server failed to handle the request: {name}"
-                reply = self._replies.ended(attempt, evidence.SERVER, message)
+                reply = self._replies.ended(
+                    attempt, evidence.SERVER, f"the server failed to handle the request: {name}"
+                )
                 (self._answer if attempt.settled else self.reply)(attempt, reply)
         with _logged():
             self.reject(attempt)
@@ -242,15 +234,17 @@ class Settler:
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
         for copy in self.copies.drop():
-            self._lost(copy)
+            call = printable_bytes(copy.id or b"")
+            log.error("%s: a request could not be set aside and is lost (call %s)", self._service, call)
         self.releases.close()
         for flood in (self._gone, self._unread):
             flood.sum_up()
 
-    def _lost(self, copy: Copy) -> None:
-        log.error(
-            "%s: a request could not be set aside and is lost (call %s)", self._service, printable_bytes(copy.id or b"")
-        )
+
+def _death(request: Request, reply: Reply, instance: str) -> Death:
+    assert reply.failure is not None
+    raised = None if reply.problem is None else reply.problem.error
+    return Death.of(reply.failure, type=raised, at=time.time(), instance=instance, attempt=request.attempt)
 
 
 def _ways_back(request: Request, service: str, user: str, left: float | None, number: int, room: int) -> list[Way]:
