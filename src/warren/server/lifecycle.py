@@ -127,7 +127,7 @@ class Life(Coroutine[Any, Any, None]):
             RuntimeError: one is under way.
         """
         self._work = work
-        self._end = cycle.end
+        self._end, self._life = cycle.end, 0
         try:
             self._life = cycle.begin()
         except RuntimeError:

@@ -43,10 +43,8 @@ class Settler:
 
     def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
         """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
-        self._service = service
+        self._service, self._user, self._instance = service, user, instance
         self._dead = wire.dead_queue(service).encode()
-        self._user = user
-        self._instance = instance
         self._replies = replies
         self.copies = Copies()
         self.releases: Releases[Attempt] = Releases(self.copies)

@@ -1,0 +1,97 @@
+"""Putting requests elsewhere: an original is let go only when the broker has its copy."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from tests.support.fake_channel import FakeChannel
+
+from warren.connection.channel import HotChannel
+from warren.connection.errors import ChannelClosed
+from warren.server.copies import Copies, Copy, Way
+
+
+class Book:
+    """What became of copies, by name."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, list[str]] = {}
+
+    def copy(self, name: str, *, outlives_link: bool = False, ways: int = 1) -> Copy:
+        ends = self.ends[name] = []
+        return Copy(
+            ways=[Way(b"", b"way %d" % number, b"\x00\x00") for number in range(ways)],
+            body=b"",
+            id=name.encode(),
+            patience=5.0,
+            outlives_link=outlives_link,
+            taken=lambda: ends.append("taken"),
+            refused=lambda why: ends.append(f"refused: {why}"),
+            doubtful=lambda why: ends.append("doubtful"),
+        )
+
+
+def attached(copies: Copies, channel: FakeChannel) -> FakeChannel:
+    copies.attach(cast(HotChannel, channel))
+    return channel
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+async def test_a_late_confirm_of_a_channel_that_was_replaced_confirms_nothing_on_the_new_one(book: Book) -> None:
+    copies = Copies()
+    old = attached(copies, FakeChannel())
+    copies.send(book.copy("first"))
+    new = attached(copies, FakeChannel())
+    copies.send(book.copy("second"))
+    old.receiver.confirmed(1, True)
+    assert book.ends == {"first": ["doubtful"], "second": []}
+    new.receiver.confirmed(1, False)
+    assert book.ends["second"] == ["taken"]
+
+
+async def test_what_waits_for_the_next_link_is_on_its_way_still(book: Book) -> None:
+    copies = Copies()
+    attached(copies, FakeChannel())
+    copies.send(book.copy("acknowledged before", outlives_link=True))
+    copies.send(book.copy("the broker has it"))
+    copies.link_lost()
+    settled = asyncio.ensure_future(copies.settled())
+    await asyncio.sleep(0)
+    assert not settled.done()
+    attached(copies, FakeChannel()).receiver.confirmed(1, False)
+    await settled
+    assert book.ends == {"acknowledged before": ["taken"], "the broker has it": []}
+
+
+async def test_a_copy_that_cannot_be_written_holds_up_no_other(book: Book) -> None:
+    copies, channel = Copies(), FakeChannel()
+    unwritable = book.copy("too long")
+    unwritable.ways = [Way(b"", b"k" * 256, b"\x00\x00")]
+    copies.send(unwritable)
+    copies.send(book.copy("good"))
+    attached(copies, channel).receiver.confirmed(1, False)
+    assert book.ends == {"too long": ["doubtful"], "good": ["taken"]}
+    await copies.settled()
+
+
+async def test_between_two_channels_there_is_as_much_room_as_on_the_last(book: Book) -> None:
+    copies = Copies()
+    channel = attached(copies, FakeChannel())
+    before = copies.room
+    cast(Any, channel).on_closed(ChannelClosed(404, "no exchange"))
+    assert copies.room == before == channel.room
+
+
+async def test_the_one_copy_that_a_channel_was_closed_over_takes_its_next_way(book: Book) -> None:
+    copies = Copies()
+    channel = attached(copies, FakeChannel())
+    copies.send(book.copy("only", ways=2))
+    cast(Any, channel).on_closed(ChannelClosed(404, "no exchange"))
+    again = attached(copies, FakeChannel())
+    assert [key for key, _ in again.published] == [b"way 1"]
+    cast(Any, again).on_closed(ChannelClosed(404, "no queue"))
+    assert book.ends == {"only": ["refused: 404 no queue"]}

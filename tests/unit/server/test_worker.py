@@ -1,0 +1,232 @@
+"""A worker's promises about one request, over a channel that writes down what it is told."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from tests.support.fake_channel import FakeChannel
+from tests.support.odd_errors import ODD, Unwritable
+
+from warren import Service
+from warren.amqp.frames import Delivery, Properties, decode_properties, encode_properties
+from warren.amqp.tables import decode_table, encode_table
+from warren.connection.channel import HotChannel
+from warren.server.worker import Worker
+
+
+class Desk:
+    """A worker of one service, and both of its channels."""
+
+    def __init__(self, service: Service, concurrency: int = 10) -> None:
+        self.channel, self.elsewhere = FakeChannel(), FakeChannel()
+        self.worker = Worker(service, concurrency, "server", "a process")
+        self.worker.copies.attach(cast(HotChannel, self.elsewhere))
+        self._tags = 0
+
+    def deliver(self, method: str, body: bytes = b"[]", *, call: bool = True, **headers: Any) -> None:
+        self._tags += 1
+        p = Properties(table=encode_table({"rpc-v": 1} | headers), type=method.encode(), correlation_id=b"id")
+        p.content_type = b"application/json"
+        p.reply_to = b"replies" if call else None
+        delivery = Delivery(self._tags, False, b"\x06warren\x03any")
+        delivery.properties, delivery.body, delivery.body_size = encode_properties(p), body, len(body)
+        self.worker.delivered(cast(HotChannel, self.channel), delivery)
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Drain it; returns what each reply says of errors."""
+        await self.worker.finish_running(30.0)
+        self.worker.close()
+        return [decode_table(decode_properties(head).table or b"") for _, head in self.channel.published]
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service("any")
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step_is_answered_and_gives_its_place_back(
+    service: Service,
+) -> None:
+    entered: list[int] = []
+
+    @service.method
+    async def work() -> None:
+        entered.append(1)
+
+    desk = Desk(service, concurrency=1)
+    for _ in range(3):
+        before = asyncio.all_tasks()
+        desk.deliver("work")
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert [reply["rpc-executed"] for reply in await desk.rest()] == ["NOT_EXECUTED"] * 3
+    assert desk.channel.settlements == {1: 1, 2: 1, 3: 1}
+    assert entered == []
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("how", ["raised", "returned"])
+async def test_every_exception_and_every_value_is_answered_and_gives_its_place_back(
+    service: Service, odd: str, threaded: bool, how: str
+) -> None:
+    def end() -> Any:
+        if how == "raised":
+            raise ODD[odd]()
+        return Unwritable(ODD[odd])
+
+    async def work() -> Any:
+        return end()
+
+    service.method(name="work")(end if threaded else work)
+    desk = Desk(service, concurrency=1)
+    desk.deliver("work")
+    (reply,) = await desk.rest()
+    assert reply["rpc-executed"] == "EXECUTED"
+    assert desk.channel.settlements == {1: 1}
+
+
+async def test_a_time_limit_counts_from_the_beginning_and_shortens_no_cast_that_is_handed_back(
+    service: Service,
+) -> None:
+    gate = asyncio.Event()
+
+    @service.method(delivery="at-most-once", time_limit=20.0)
+    async def work() -> None:
+        await gate.wait()
+
+    desk = Desk(service, concurrency=1)
+    desk.deliver("work", call=False)
+    desk.deliver("work", call=False)
+    await asyncio.sleep(0)
+    desk.worker.stop_taking()
+    desk.worker.hand_back()
+    ((key, head),) = desk.elsewhere.published
+    desk.elsewhere.receiver.confirmed(1, False)
+    assert (key, decode_properties(head).expiration) == (b"any", None)
+    gate.set()
+    await desk.rest()
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_a_handler_that_middleware_has_left_behind_is_not_entered_after_its_call_has_ended(
+    threaded: bool,
+) -> None:
+    left: list[asyncio.Task[Any]] = []
+    entered: list[int] = []
+
+    async def leave(_call: Any, proceed: Callable[[], Any]) -> Any:
+        left.append(asyncio.ensure_future(proceed()))
+        raise PermissionError("no")
+
+    async def work() -> None:
+        entered.append(1)
+
+    service = Service("any", middleware=[leave])
+    service.method(name="work")((lambda: entered.append(1)) if threaded else work)
+    desk = Desk(service)
+    desk.deliver("work")
+    await asyncio.wait([*asyncio.all_tasks() - {asyncio.current_task()}])
+    (reply,) = await desk.rest()
+    assert (reply["rpc-executed"], entered) == ("NOT_EXECUTED", [])
+    assert left[0].cancelled()
+
+
+async def test_a_handler_that_middleware_does_not_wait_for_holds_its_place() -> None:
+    gate = asyncio.Event()
+    running: list[int] = []
+
+    async def leave(_call: Any, proceed: Callable[[], Any]) -> str:
+        running.append(1)
+        task = asyncio.ensure_future(proceed())
+        task.add_done_callback(lambda _: running.pop())
+        await asyncio.sleep(0)
+        return "early"
+
+    service = Service("any", middleware=[leave])
+
+    @service.method(delivery="at-most-once")
+    async def work() -> None:
+        assert len(running) == 1
+        await gate.wait()
+
+    desk = Desk(service, concurrency=1)
+    desk.deliver("work")
+    desk.deliver("work")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(running) == 1
+    gate.set()
+    assert len(await desk.rest()) == 2
+
+
+async def test_middleware_that_fails_before_the_handler_says_that_it_was_not_executed() -> None:
+    async def refuse(_call: Any, _proceed: Any) -> None:
+        raise SystemExit(3)
+
+    service = Service("any", middleware=[refuse])
+
+    @service.method
+    async def work() -> None: ...
+
+    desk = Desk(service)
+    desk.deliver("work")
+    (reply,) = await desk.rest()
+    assert reply["rpc-executed"] == "NOT_EXECUTED"
+
+
+@pytest.mark.parametrize(
+    ("body", "method", "timeout", "reason"),
+    [
+        pytest.param(b"[]", "gone", 30_000, "METHOD", id="method"),
+        pytest.param(b'["x"]', "work", 30_000, "VALIDATION", id="validation"),
+        pytest.param(b"{", "work", 30_000, "DECODE", id="decode"),
+        pytest.param(b"[1]", "work", 0, "ON_ARRIVAL", id="on arrival"),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_a_refusal_proves_something_only_where_no_earlier_attempt_may_have_run(
+    service: Service, body: bytes, method: str, timeout: int, reason: str, earlier: bool
+) -> None:
+    @service.method
+    async def work(n: int) -> None: ...
+
+    desk = Desk(service)
+    desk.deliver(method, body, **{"rpc-timeout-ms": timeout}, **({"rpc-attempt": 2} if earlier else {}))
+    (reply,) = await desk.rest()
+    assert (reply["rpc-reason"], reply["rpc-executed"]) == (reason, "UNKNOWN" if earlier else "NOT_EXECUTED")
+
+
+async def test_what_a_def_returned_to_be_awaited_ends_at_the_deadline(service: Service) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    def work() -> Any:
+        return never()
+
+    service.method(name="work")(work)
+    desk = Desk(service)
+    desk.deliver("work", **{"rpc-timeout-ms": 50})
+    (reply,) = await asyncio.wait_for(desk.rest(), 20)
+    assert reply["rpc-reason"] == "HANDLER"
+
+
+async def test_without_a_thread_for_it_a_call_is_answered_and_gives_its_place_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", no_thread)
+
+    @service.method
+    def work() -> None: ...
+
+    desk = Desk(service, concurrency=1)
+    desk.deliver("work")
+    desk.deliver("work")
+    replies = await desk.rest()
+    assert [(r["rpc-reason"], r["rpc-executed"]) for r in replies] == [("SERVER", "NOT_EXECUTED")] * 2
