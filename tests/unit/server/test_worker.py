@@ -24,9 +24,11 @@ class Desk:
         self.worker.copies.attach(cast(HotChannel, self.elsewhere))
         self._tags = 0
 
-    def deliver(self, method: str, body: bytes = b"[]", *, call: bool = True, **headers: Any) -> None:
+    def deliver(
+        self, method: str, body: bytes = b"[]", *, call: bool = True, headers: dict[str, Any] | None = None
+    ) -> None:
         self._tags += 1
-        p = Properties(table=encode_table({"rpc-v": 1} | headers), type=method.encode(), correlation_id=b"id")
+        p = Properties(table=encode_table({"rpc-v": 1} | (headers or {})), type=method.encode(), correlation_id=b"id")
         p.content_type = b"application/json"
         p.reply_to = b"replies" if call else None
         delivery = Delivery(self._tags, False, b"\x06warren\x03any")
@@ -195,7 +197,7 @@ async def test_a_refusal_proves_something_only_where_no_earlier_attempt_may_have
     async def work(n: int) -> None: ...
 
     desk = Desk(service)
-    desk.deliver(method, body, **{"rpc-timeout-ms": timeout}, **({"rpc-attempt": 2} if earlier else {}))
+    desk.deliver(method, body, headers={"rpc-timeout-ms": timeout} | ({"rpc-attempt": 2} if earlier else {}))
     (reply,) = await desk.rest()
     assert (reply["rpc-reason"], reply["rpc-executed"]) == (reason, "UNKNOWN" if earlier else "NOT_EXECUTED")
 
@@ -209,7 +211,7 @@ async def test_what_a_def_returned_to_be_awaited_ends_at_the_deadline(service: S
 
     service.method(name="work")(work)
     desk = Desk(service)
-    desk.deliver("work", **{"rpc-timeout-ms": 50})
+    desk.deliver("work", headers={"rpc-timeout-ms": 50})
     (reply,) = await asyncio.wait_for(desk.rest(), 20)
     assert reply["rpc-reason"] == "HANDLER"
 
