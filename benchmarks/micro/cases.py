@@ -5,20 +5,25 @@ A case is a function that sets up and returns the step. `each` says how many mes
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from warren import Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery, Splitter, decode_properties
+from warren.client.async_client import Options, Targets, encode_call, find_target, read_result
 from warren.client.calls import Calls, PendingCall, unguessable
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
+from warren.connection.channel import HotChannel
 from warren.protocol import codecs, wire
 from warren.protocol.signature import Method
+from warren.server.worker import Worker
 
 Step = Callable[[], object]
 
@@ -34,6 +39,11 @@ service = Service("calc")
 
 @service.method
 async def echo(n: int) -> int:
+    return n
+
+
+@service.method
+def echo_in_thread(n: int) -> int:
     return n
 
 
@@ -68,6 +78,53 @@ class _Sink:
     def delivered(self, delivery: Delivery) -> None: ...
     def confirmed(self, tag: int, multiple: bool) -> None: ...
     def refused(self, tag: int, multiple: bool) -> None: ...
+
+
+class _Channel:
+    """A channel on which replies and acks only count."""
+
+    closed = None
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._acked = 0
+
+    def publish(self, *_args: object) -> int:
+        return 1
+
+    def ack(self, _tag: int) -> None:
+        self._acked += 1
+        if not self._acked % self._expected:
+            asyncio.get_running_loop().stop()
+
+
+def _served(method: str, count: int) -> Step:
+    """So many deliveries at once, from `Worker.delivered` to their acks."""
+    loop = asyncio.new_event_loop()
+    channel = cast(HotChannel, _Channel(count))
+    deliveries = [_delivery(tag, method) for tag in range(1, count + 1)]
+
+    async def make() -> Worker:
+        return Worker(service, count, "guest", "a process")
+
+    worker: Any = loop.run_until_complete(make())
+
+    def step() -> None:
+        for delivery in deliveries:
+            loop.call_soon(worker.delivered, channel, delivery)
+        loop.run_forever()
+        loop.call_soon(loop.stop)
+        loop.run_forever()  # what follows the acks
+
+    return step
+
+
+def _delivery(tag: int, method: str) -> Delivery:
+    template = wire.RequestTemplate(method, content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False)
+    delivery = Delivery(tag, False, b"\x06warren\x04calc")
+    delivery.properties = template.encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
+    delivery.body, delivery.body_size = _BODY, len(_BODY)
+    return delivery
 
 
 def _method() -> Method:
@@ -276,3 +333,18 @@ def read_reply() -> Step:
     errors: dict[str, type[Exception]] = {}
     outcome = decode_properties(wire.result_properties(_request(), codecs.JSON)), b"12345"
     return lambda: read_result(outcome, target, errors)
+
+
+# --- worker -------------------------------------------------------------------------------------------------------
+
+
+@case(each=BATCH)
+def serve_async() -> Step:
+    """A worker, from delivery to reply and ack: an ``async def``, 100 at a time."""
+    return _served("echo", BATCH)
+
+
+@case(each=10)
+def serve_in_thread() -> Step:
+    """The same for a ``def``, ten at a time."""
+    return _served("echo_in_thread", 10)
