@@ -191,8 +191,8 @@ class HotChannel(Channel):
     async def cancel(self, *, window: int = 0) -> None:
         """Stop consuming; no delivery comes after this has returned.
 
-        With a `window`, the prefetch of all its consumers, nothing is on its way to us at that moment. For a quorum queue that
-        matters: what it has sent and the broker's channel has not passed on yet goes back to the queue, marked
+        With a `window`, the prefetch of all its consumers, nothing is on its way to us at that moment. For a quorum
+        queue that matters: what it has sent and the broker's channel has not passed on yet goes back to it, marked
         redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
         acknowledgement is written, so that the window fills up.
         """

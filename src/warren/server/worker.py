@@ -72,6 +72,7 @@ class Worker:
         self.concurrency = concurrency
         self._user = user
         self._admission = Admission(service)
+        self._names = {method: method.full_name for method in service.methods.values()}
         self._places: Places[Attempt] = Places(concurrency)
         self._replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, self._replies)
@@ -182,7 +183,7 @@ class Worker:
             limit = time.monotonic() + method.time_limit
             if deadline is None or limit < deadline:
                 deadline, attempt.limit = limit, evidence.TIME_LIMIT
-        attempt.call = CurrentCall(method.full_name, deadline, request, self._user)
+        attempt.call = CurrentCall(self._names[method], deadline, request, self._user)
         if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)
@@ -223,7 +224,9 @@ class Worker:
         if attempt.ended:
             return
         try:
-            self._end(attempt)
+            attempt.ended = attempt.call.ended = True  # as in `_end`: this runs for every request
+            if attempt.slice is not None:
+                self._timers.remove(attempt.slice, attempt)
             self._settler.reply(attempt, reply)
         except BaseException as error:
             self._fail(attempt, error)
