@@ -2,11 +2,13 @@
 
     python -m tests.faults.soak --minutes 10 --seed 7
 
-A private node, four worker processes of two services (one on a classic, one on a quorum queue) and three clients,
-with a fault proxy in front of the workers and one in front of the clients. A schedule drawn from the seed cuts and
-silences connections, kills, freezes and drains workers, deletes queues, and freezes, kills and restarts the broker.
-Each ending of a call and each run of a handler is a line in a file; `books.judge` holds one against the other. In the
-end everything has to be whole again, each client and each worker by itself, and nothing may be left behind.
+A private node, four worker processes of two services (one on a classic, one on a quorum queue) in two versions, as
+during a deployment, and three clients, with a fault proxy in front of the workers and one in front of the clients. A
+schedule drawn from the seed cuts and silences connections, kills, freezes, poisons and drains workers, deletes queues,
+and freezes, kills and restarts the broker. Calls have long and short deadlines or are given up, and handlers raise odd
+exceptions (`load`). Each ending of a call and each run of a handler is a line in a file; `books` holds one against the
+other, and both against what was set aside. In the end everything has to be whole again, each client and each worker by
+itself, nothing may be left behind, and no table of a client or a worker may hold anything.
 """
 
 from __future__ import annotations
@@ -35,15 +37,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rabbit import Node
-from tests.faults.books import TIMEOUT, Deletion, Entry, judge
-from tests.support.doomed import MODES, note
-from tests.support.evidence import LATE, reply_queues, sockets, threads
+from tests.faults.books import TIMEOUT, Books, Break, Deletion, Entry, parse_runs
+from tests.faults.load import Load
+from tests.support import tables
+from tests.support.evidence import LATE, messages, reply_queues, sockets, threads
 from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import ROOT, lines
+from tests.support.soaked import KILLED, VERSIONS
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Client
+from warren import AsyncClient, Client
 from warren.protocol import wire
+from warren.protocol.dead_letter import Death
 
 #: Queue kind of each service, by the end of its name.
 KINDS = ("classic", "quorum")
@@ -62,7 +67,7 @@ Ask = Callable[[str], Awaitable[Any]]
 
 
 class Workers:
-    """The worker processes; one that is killed or drained is replaced.
+    """The worker processes, of both versions by turns; one that ends, by whatever, is replaced.
 
     Attributes:
         services: the names of the services.
@@ -76,20 +81,45 @@ class Workers:
         self.fallen: list[int] = []
         self._url = url
         self._folder = folder
+        self._versions = {service: itertools.cycle(VERSIONS) for service in self.services}
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, service: str) -> None:
         """Start one; it serves in its own time."""
-        command = [sys.executable, "-m", "tests.support.doomed", service, service.rpartition("-")[2], self._url]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
-            "RUNS": str(self._folder / "runs"),
-            "CONCURRENCY": "4",
-        }
+        kind, version = service.rpartition("-")[2], str(next(self._versions[service]))
+        command = [sys.executable, "-m", "tests.support.soaked", service, kind, self._url, str(self._folder), version]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
         with (self._folder / "workers.log").open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment)
         self._running.append((service, process))
+
+    async def watch(self) -> None:
+        """Replace those that end by themselves, for as long as this runs."""
+        while True:
+            for service, process in list(self._running):
+                if process.poll() is not None:
+                    self._running.remove((service, process))
+                    self._look_at(process)
+                    self.start(service)
+            await asyncio.sleep(0.1)
+
+    async def kept(self) -> dict[int, dict[str, int]]:
+        """What each of them keeps of requests, by its own account; they may be busy with their last."""
+        processes = {process.pid: process for _service, process in self._running}
+        asked = time.monotonic()
+        for process in processes.values():
+            process.send_signal(signal.SIGUSR1)
+        while not processes.keys() <= (told := self._told("kept", asked)).keys():
+            await asyncio.sleep(0.1)
+        return {pid: tables.left(told[pid]) for pid in processes}
+
+    def drained(self) -> list[dict[str, int]]:
+        """What each of those that were drained still kept then."""
+        return [tables.left(kept) for kept in self._told("drained", 0.0).values()]
+
+    def _told(self, file: str, since: float) -> dict[int, dict[str, int]]:
+        accounts = [json.loads(line) for line in lines(self._folder / file)]
+        return {pid: kept for pid, at, kept in accounts if at >= since}
 
     def pids(self, service: str) -> set[int]:
         """The processes that serve it, or will."""
@@ -131,7 +161,7 @@ class Workers:
         return taken
 
     def _look_at(self, process: subprocess.Popen[bytes]) -> None:
-        if (code := process.poll()) is not None:
+        if (code := process.poll()) not in (None, KILLED):
             self.fallen.append(code)
 
     async def _drain(self, process: subprocess.Popen[bytes]) -> None:
@@ -141,69 +171,8 @@ class Workers:
             await until(lambda: process.poll() is not None, seconds=60)
         except TimeoutError:
             process.kill()
-        self.exit_codes.append(process.wait())
-
-
-# --- the load ---------------------------------------------------------------------------------------------------------
-
-
-class Load:
-    """Calls and casts from three clients, in all modes, to both services."""
-
-    def __init__(self, services: list[str], folder: Path, seed: int) -> None:
-        self.begun = 0
-        self.stopped = threading.Event()
-        self._services = services
-        self._entries = folder / "entries"
-        self._seed = seed
-        self._keys = itertools.count()
-
-    async def call(self, client: AsyncClient, name: str, *, durable: bool) -> None:
-        """Call, one after the other, until stopped; `durable` tells where the client's replies come."""
-        rng = random.Random(f"{self._seed} {name}")
-        while not self.stopped.is_set():
-            kind = rng.choices(["call", "cast"], [9, 1])[0]
-            entry, view = self._begin(client, rng, kind, durable=durable)
-            ask: Callable[..., Awaitable[Any]] = getattr(view, kind)
-            try:
-                value = await ask(f"{entry.service}.{entry.mode}", entry.key, rng.uniform(0, 0.02))
-            except Exception as error:  # whatever it is belongs into the books
-                self._end(entry, error)
-            else:
-                self._end(entry, value)
-            await asyncio.sleep(rng.uniform(0, 0.05))
-
-    def call_from_a_thread(self, client: Client, name: str) -> None:
-        """The same for the blocking client."""
-        rng = random.Random(f"{self._seed} {name}")
-        while not self.stopped.is_set():
-            entry, view = self._begin(client, rng, "call", durable=False)
-            try:
-                value = view.call(f"{entry.service}.{entry.mode}", entry.key, rng.uniform(0, 0.02))
-            except Exception as error:
-                self._end(entry, error)
-            else:
-                self._end(entry, value)
-            self.stopped.wait(rng.uniform(0, 0.05))
-
-    def _begin(self, client: Any, rng: random.Random, kind: str, *, durable: bool) -> tuple[Entry, Any]:
-        """Draw what to ask for: the entry that `_end` completes, and the client's view to ask through."""
-        mode, service = rng.choice(MODES), rng.choice(self._services)
-        resend = mode == "at-least-once" and rng.random() < 0.5
-        self.begun = next(self._keys)
-        entry = Entry(str(self.begun), service, mode, kind, durable, resend, time.monotonic(), 0.0, "result", "")
-        return entry, client.options(resend=resend)
-
-    def _end(self, entry: Entry, outcome: object) -> None:
-        reason, execution = entry.reason, ""
-        if isinstance(outcome, CallError):
-            reason, execution = outcome.reason, outcome.execution.value
-        elif isinstance(outcome, Exception):
-            reason = repr(outcome)
-        elif outcome != (None if entry.kind == "cast" else f"{entry.key} done"):
-            reason = f"wrong: {outcome!r}"
-        seconds = time.monotonic() - entry.begun
-        note(self._entries, entry._replace(seconds=seconds, reason=reason, execution=execution).line())
+        if process.wait() != KILLED:
+            self.exit_codes.append(process.returncode)
 
 
 # --- the faults -------------------------------------------------------------------------------------------------------
@@ -223,7 +192,10 @@ CARDS = {
     "delete a reply queue": 1,
     "delete a service queue": 1,
     "freeze the broker": 1,
+    "poison": 3,
 }
+#: Those over which no link breaks.
+HARMLESS = frozenset({"slow", "replace a worker", "delete a reply queue", "delete a service queue", "poison"})
 KILL, RESTART = "kill the broker", "restart the broker"
 
 
@@ -246,15 +218,19 @@ class Faults:
     Attributes:
         counts: how often each fault has struck.
         deletions: of services' queues.
+        breaks: of links.
+        poison: sends a request that kills who runs it.
     """
 
     def __init__(self, node: Node, workers: Workers, proxies: tuple[Proxy, Proxy], seed: int) -> None:
         self.node = node
         self.workers = workers
+        self.poison: Callable[[], Any] = lambda: None
         self.proxies = proxies
         self.rng = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.deletions: list[Deletion] = []
+        self.breaks: list[Break] = []
         self._schedule = schedule(self.rng)
         self._acts: dict[str, Callable[[], Any]] = {
             "reset": lambda: self._proxy().cut("rst"),
@@ -269,17 +245,20 @@ class Faults:
             "delete a reply queue": lambda: self._delete(self.rng.choice(["amq.gen", wire.reply_queue("")])),
             "delete a service queue": self._delete_service_queue,
             "freeze the broker": self._freeze,
+            "poison": lambda: self.poison(),
             KILL: self._kill_broker,
             RESTART: lambda: asyncio.to_thread(self.node.restart),
         }
 
     async def strike(self) -> None:
         """Let one thing go wrong; what lasts is over when this returns."""
-        name = next(self._schedule)
+        name, begun = next(self._schedule), time.monotonic()
         self.counts[name] += 1
         done = self._acts[name]()
         if isinstance(done, Awaitable):
             await done
+        if name not in HARMLESS:
+            self.breaks.append(Break(begun, time.monotonic()))
 
     def _proxy(self) -> Proxy:
         return self.rng.choice(self.proxies)
@@ -394,16 +373,20 @@ class Soak:
         self._prefix = prefix
         self._memory: list[int] = []
         self._wrong: list[str] = []
-        self._dead: set[str] = set()
+        self._dead: dict[str, list[str | None]] = {}
 
     async def run(self) -> Report:
         before = Belongings.now(self._node)
         with self._processes() as (proxies, workers):
             faults = Faults(self._node, workers, proxies, self._seed)
             load = Load(workers.services, self._folder, self._seed)
-            await self._under_load(faults, load, proxies[0].url)
+            watching = asyncio.create_task(workers.watch())
+            try:
+                await self._under_load(faults, load, proxies[0].url)
+            finally:
+                watching.cancel()
             await workers.drain()
-        self._check_codes(workers)
+        self._check_workers(workers)
         await self._check_left(before, workers)
         return self._account(faults, load)
 
@@ -437,6 +420,8 @@ class Soak:
                 asyncio.create_task(_in_thread(load.call_from_a_thread, blocking, f"thread {n}"))
                 for n in range(CALLING_THREADS)
             ]
+            poisons = random.Random(f"{self._seed} poison")
+            faults.poison = lambda: callers.append(asyncio.create_task(load.poison(poisons.choice(clients), poisons)))
             try:
                 await self._break_things(faults)
             finally:
@@ -445,7 +430,29 @@ class Soak:
             self._wrong += [f"{len(late)} callers hang"] if late else []
             for task in callers:
                 task.cancel()
+            callers.clear()
+            await self._all_done(faults.workers)
             await self._whole(clients, blocking, faults.workers)
+            await self._check_tables(faults.workers)
+
+    async def _all_done(self, workers: Workers) -> None:
+        """Wait until no request is left: a poisonous cast may have some workers to kill yet."""
+        for service in workers.services:
+            with suppress(TimeoutError):
+                await until(partial(self._is_empty, service), seconds=60)
+
+    def _is_empty(self, queue: str) -> bool:
+        return messages(self._node, queue) == 0
+
+    async def _check_tables(self, workers: Workers) -> None:
+        """With no call under way, nobody keeps anything of one; a few turns after the last is soon enough."""
+        kept: dict[int, dict[str, int]] = {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while any((kept := await workers.kept()).values()) or tables.left(tables.of_clients()):
+                    await asyncio.sleep(0.2)
+                return
+        self._wrong.append(f"still kept: {kept} by workers, {tables.left(tables.of_clients())} by clients")
 
     async def _break_things(self, faults: Faults) -> None:
         end = time.monotonic() + self._seconds
@@ -467,7 +474,8 @@ class Soak:
             if (answers := await _who_answers(late, service)) != workers.pids(service):
                 self._wrong.append(f"{service} was whole, and then answered {answers}")
 
-    def _check_codes(self, workers: Workers) -> None:
+    def _check_workers(self, workers: Workers) -> None:
+        self._wrong += [f"a worker was drained, and still kept {kept}" for kept in workers.drained() if kept]
         if any(workers.exit_codes):
             self._wrong.append(f"draining workers ended with {workers.exit_codes}, not 0")
         if workers.fallen:
@@ -476,7 +484,9 @@ class Soak:
     async def _check_left(self, before: Belongings, workers: Workers) -> None:
         with raw_channel(self._node.url) as raw:
             waiting = {service: depth(raw, service) for service in workers.services}
-            self._dead = {key for service in workers.services for key in _keys(raw, wire.dead_queue(service))}
+            for service in workers.services:
+                for key, cause in _deaths(raw, wire.dead_queue(service)):
+                    self._dead.setdefault(key, []).append(cause)
         self._wrong += [f"{count} messages are left in {queue}" for queue, count in waiting.items() if count]
         expected = before._replace(queues=before.queues + 2 * len(KINDS))
         with suppress(TimeoutError):
@@ -489,13 +499,13 @@ class Soak:
 
     def _account(self, faults: Faults, load: Load) -> Report:
         entries = [Entry.parse(line) for line in lines(self._folder / "entries")]
-        runs = Counter(lines(self._folder / "runs"))
+        runs = parse_runs(lines(self._folder / "runs"))
         begun = {str(number) for number in range(load.begun + 1)}
-        wrong, excused = judge(entries, begun, runs, self._dead, faults.deletions)
+        killed = [Break(run.at, run.at, run.key) for run in parse_runs(lines(self._folder / "killed"))]
+        books = Books(entries, begun, runs, self._dead, faults.deletions, [*faults.breaks, *killed])
+        wrong, excused = books.judge()
         endings = Counter(f"{entry.kind}: {entry.reason} {entry.execution}".strip() for entry in entries)
-        return Report(
-            self._seed, faults.counts, endings, runs.total(), growth(self._memory), excused, self._wrong + wrong
-        )
+        return Report(self._seed, faults.counts, endings, len(runs), growth(self._memory), excused, self._wrong + wrong)
 
 
 async def _call_in_thread(client: Client, method: str) -> Any:
@@ -507,10 +517,11 @@ async def _who_answers(ask: Ask, service: str) -> set[object]:
     return set(await asyncio.gather(*(ask(f"{service}.ping") for _ in range(50)), return_exceptions=True))
 
 
-def _keys(raw: Any, queue: str) -> Iterator[str]:
-    """Take what was set aside out of the queue."""
+def _deaths(raw: Any, queue: str) -> Iterator[tuple[str, str | None]]:
+    """Take what was set aside out of the queue: the key of each, and its cause."""
     while (message := take(raw, queue)) is not None:
-        yield json.loads(message[1])[0]
+        properties, body = message
+        yield json.loads(body)[0], Death.read(properties.headers or {}).reason
 
 
 async def _in_thread(work: Callable[..., None], *args: Any) -> None:
