@@ -94,7 +94,7 @@ async def cut_after(broker: Broker, frames: int, *, kind: str, side: str, to_cli
     async with alive(broker, f"svc-{frames}", kind, timeout) as life:
         before = life.address(side)
         name = f"{side}-{life.name}"
-        assert broker.drop_connections_after(frames, to_clients=to_client, reset=reset, name=name) == 1
+        assert broker.drop_connections_after(frames, to_clients=to_client, reset=reset, name=f"{name}@.*") == 1
         got = await ending(life.begin(kind), within=timeout)
         works = await ending(
             life.client.options(timeout=_TIMEOUT, resend=True).call(life.counting.echo, "y"), within=20
