@@ -42,6 +42,7 @@ CLOCKS: tuple[ModuleType, ...] = (caller, endings, explainer, lane, replies)
 LIMITS = {"max_in_flight": 8, "max_message_size": 1000, "max_waiting_bytes": 300}
 ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
+BOUNCES = ["expired", "maxlen", "delivery_limit", "rejected", "news"]
 choices = st.integers(0, 1000)
 
 
@@ -145,8 +146,14 @@ class ClientMachine(RuleBasedStateMachine):
         fail_fast=st.booleans(),
         timeout=st.floats(0.02, 20),
         size=st.integers(1, 120),
+        connected=st.sampled_from([True, True, True, False]),
     )
-    def start(self, kind: Any, resend: bool, fail_fast: bool, timeout: float, size: int) -> None:
+    def start(
+        self, kind: Any, resend: bool, fail_fast: bool, timeout: float, size: int, connected: bool = True
+    ) -> None:
+        """Mostly over an open link, so that there is much to disturb."""
+        if connected:
+            self.connect()
         target = Target(kind, "m", "q", "q.m", "application/json", fail_fast=fail_fast, resend=resend)
         record = Record(self, target, self.loop.now + timeout)
         self.records.append(record)
@@ -178,8 +185,11 @@ class ClientMachine(RuleBasedStateMachine):
 
     def message(self, choice: int, *, alive: bool = True) -> Message | None:
         fit = [message for message in self.broker.messages if not (alive and message.dead)]
+        waited_for = [message for message in fit if self.by_id[message.first_id].alive]
+        fit = waited_for if waited_for and choice % 4 else fit  # the others are late
         return fit[-1 - choice % min(6, len(fit))] if fit else None
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices)
     def run(self, choice: int) -> None:
         message = self.message(choice)
@@ -198,6 +208,7 @@ class ClientMachine(RuleBasedStateMachine):
         channels[0].deliver(delivery)
         self.settle()
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices, too_large=st.booleans(), headers=st.booleans())
     def reply(self, choice: int, too_large: bool, headers: bool) -> None:
         """A result; sent twice, at times, or for a call that has ended."""
@@ -207,6 +218,7 @@ class ClientMachine(RuleBasedStateMachine):
             table = encode_table({"server": "7"}) if headers else None
             self.deliver(message, Properties(table=table), None if too_large else b"1")
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices, too_large=st.booleans(), damaged=st.booleans())
     def error(self, choice: int, too_large: bool, damaged: bool) -> None:
         """An error reply, which says the truth of its attempt."""
@@ -220,10 +232,13 @@ class ClientMachine(RuleBasedStateMachine):
 
     # --- the broker ---------------------------------------------------------------------------------------------
 
-    @rule(choice=choices, why=st.sampled_from(["expired", "maxlen", "delivery_limit", "rejected", "news"]))
-    def bounce(self, choice: int, why: str) -> None:
+    @precondition(lambda self: self.broker.messages)
+    @rule(choice=choices, why=st.sampled_from(BOUNCES), held=st.booleans())
+    def bounce(self, choice: int, why: str, held: bool) -> None:
+        """At times of what a worker has held before."""
         message = self.message(choice)
         if message is not None:
+            message.ran = message.ran or held
             message.dead = True
             table = encode_table({"x-first-death-reason": why})
             self.deliver(message, Properties(table=table, type=b"m"), b"x")
@@ -248,6 +263,7 @@ class ClientMachine(RuleBasedStateMachine):
             message.settled = True
         return channel, last.number, taken
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices, multiple=st.booleans())
     def ack(self, choice: int, multiple: bool) -> None:
         taken = self.take_open(choice, multiple)
@@ -257,6 +273,7 @@ class ClientMachine(RuleBasedStateMachine):
             taken[0].receiver.confirmed(taken[1], multiple)
             self.settle()
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices, multiple=st.booleans(), dying=st.booleans())
     def nack(self, choice: int, multiple: bool, dying: bool) -> None:
         """A full queue has none of these; one whose node goes down may have had them, and does not answer."""
@@ -271,6 +288,7 @@ class ClientMachine(RuleBasedStateMachine):
         taken[0].receiver.refused(taken[1], multiple)
         self.settle()
 
+    @precondition(lambda self: self.broker.messages)
     @rule(choice=choices)
     def give_back(self, choice: int) -> None:
         """There is no queue: the return precedes the confirm."""
