@@ -59,7 +59,9 @@ class Life:
 
     def address(self, side: str) -> list[str]:
         """Where a side's connection comes from: another one after a cut."""
-        return [found.address for found in self.broker.status().connections if found.name == f"{side}-{self.name}"]
+        return [
+            found.address for found in self.broker.status().connections if found.name.startswith(f"{side}-{self.name}@")
+        ]
 
 
 def timer_ends(kind: str, side: str) -> bool:
