@@ -22,7 +22,7 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
     assert "tutorial six: 832040\n" in done.stdout
     assert "InvalidArgument: warren-demo.fib: Expected `int` <= 90 - at `n`" in done.stdout
     assert done.stdout.count("result: 832040\n") == 1
-    assert "WorkerLost: warren-demo.slow_fib: a worker was lost" in done.stdout
+    assert "WorkerLost: warren-demo.slow_fib: the request was delivered before, and the worker" in done.stdout
     assert "fib(10) = 55\n" in done.stdout
     assert done.stdout.endswith("done, nothing is left behind\n")
 

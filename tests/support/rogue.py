@@ -19,6 +19,7 @@ _ANSWERS: dict[type, Any] = {
     spec.Channel.Open: spec.Channel.OpenOk(),
     spec.Channel.Close: spec.Channel.CloseOk(),
     spec.Exchange.Declare: spec.Exchange.DeclareOk(),
+    spec.Exchange.Bind: spec.Exchange.BindOk(),
     spec.Queue.Bind: spec.Queue.BindOk(),
     spec.Basic.Qos: spec.Basic.QosOk(),
     spec.Confirm.Select: spec.Confirm.SelectOk(),

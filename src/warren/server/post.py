@@ -110,6 +110,7 @@ class Post:
     async def drain(self, timeout: float) -> list[str]:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
         began = time.monotonic()
+        served = self._channel is not None
         if self._channel is not None:
             await self._stop_consuming(self._channel)
         self.worker.hand_back()
@@ -117,7 +118,7 @@ class Post:
         taken = time.monotonic() - began
         if abandoned:
             log.error("%s: abandoned after %.1f s of draining: %s", self.name, taken, ", ".join(abandoned))
-        else:
+        elif served:
             log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
         return abandoned
 

@@ -97,7 +97,7 @@ class Settler:
         if attempt.answered:
             return
         if channel.closed is not None:
-            self._gone("%s: %s: the connection was lost before its reply", self._service, attempt.name)
+            self._gone("%s: %s: the connection was lost before a reply could be sent", self._service, attempt.name)
         elif address.startswith(wire.DIRECT_REPLY_TO):
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.

@@ -324,7 +324,7 @@ class Worker:
         await self._until_idle(timeout)
         for attempt in self._places.taken:
             _stop(attempt, evidence.DRAIN, _DRAINED)
-        abandoned = [attempt.name for attempt in self._places.taken]
+        abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
         await self._until_idle(_CANCEL_TIME)  # they reply that they were stopped
         with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
             await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
