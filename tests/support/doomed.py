@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren import Server, Service
-from warren.server.admission import Admission
+from warren.protocol.signature import Method
 from warren.server.attempt import Attempt
 from warren.server.settler import Settler
 from warren.server.worker import Worker
@@ -94,7 +94,7 @@ def make_service(
 def stop_at(point: str, stop: Stop) -> None:
     """Make every worker of this process stop at one of the points outside the handler."""
     if point == BEFORE_DECODING:
-        _before(Admission, "decide", lambda _admission, request, **_: request.method, stop)
+        _before(Method, "decode_arguments", lambda method, *_: method.name, stop)
     elif point == BEFORE_REPLY:
         _before(Worker, "finish", lambda _worker, attempt, _reply: attempt.method.name, stop)
     elif point == BEFORE_ACK:
