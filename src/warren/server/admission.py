@@ -31,12 +31,9 @@ class Offered(Protocol):
     def default(self) -> Method | None: ...
 
 
-class Run(NamedTuple):
-    """Run it, with these seconds left (None: no limit)."""
-
-    method: Method
-    arguments: Arguments
-    left: float | None
+#: Run it: this method, with these arguments, with these seconds left (None: no limit). A plain tuple, as it is made for
+#: every request; the others are rare.
+Run = tuple[Method, Arguments, float | None]
 
 
 class Refuse(NamedTuple):
@@ -103,7 +100,7 @@ class Admission:
         if left is not None and left <= 0:
             return too_late()
         try:
-            return Run(method, method.decode_arguments(request.content_type, delivery.body), left)
+            return method, method.decode_arguments(request.content_type, delivery.body), left
         except CodecError as error:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 

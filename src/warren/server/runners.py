@@ -83,12 +83,12 @@ class Runner:
         self._owner.stoppable(attempt)
 
     def _task_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        try:
-            if not attempt.ended:
-                error = asyncio.CancelledError() if task.cancelled() else task.exception()
-                self._owner.raised(attempt, error or RuntimeError("the handler's end was not reported"))
-        finally:
-            self._leave(attempt)
+        if not attempt.ended:
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            self._owner.raised(attempt, error or RuntimeError("the handler's end was not reported"))
+        attempt.busy -= 1  # as `_leave`, which most have to do only here
+        if not attempt.busy:
+            self._owner.stopped(attempt)
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.busy -= 1

@@ -23,7 +23,7 @@ from warren.protocol import evidence
 from warren.protocol.deadline import Timers
 from warren.protocol.evidence import Ending
 from warren.protocol.wire import Request, UnreadableHeaders
-from warren.server.admission import Admission, Bury, Decision, Hold, Offered, Refuse, Republish, Run, too_late
+from warren.server.admission import Admission, Bury, Hold, Offered, Refuse, Republish, Run, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall
 from warren.server.copies import Copies
@@ -131,12 +131,12 @@ class Worker:
             self._settler.reject(attempt)
             return
         decision = self._admission.decide(request, wall=time.time(), draining=self.draining)
-        if type(decision) is Run:
-            self._admit(attempt, decision)
+        if type(decision) is tuple:
+            self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
         else:
             self._decline(attempt, decision)
 
-    def _decline(self, attempt: Attempt, decision: Decision) -> None:
+    def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
         match decision:
             case Refuse():
@@ -150,11 +150,10 @@ class Worker:
                 log.error("%s: %s: %s", self.service.name, attempt.name, message)
                 self._settler.bury(attempt, self._replies.ended(attempt, ending, message))
 
-    def _admit(self, attempt: Attempt, run: Run) -> None:
+    def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run
         attempt.deadline = None if left is None else time.monotonic() + left
-        assert attempt.request is not None
-        if attempt.request.attempt > 1 and not self._settler.releases.clean:
+        if request.attempt > 1 and not self._settler.releases.clean:
             self._settler.releases.wait(attempt)
         elif self._places.take(attempt):
             self._start(attempt)
@@ -195,11 +194,14 @@ class Worker:
     # --- ending -------------------------------------------------------------------------------------------------
 
     def completed(self, attempt: Attempt, value: Any) -> None:
+        if attempt.ended:
+            return
         try:
-            if not attempt.ended:
-                self.finish(attempt, self.reply_to(attempt, value))
+            reply = self._replies.result(attempt, value)
         except BaseException as error:
             self._fail(attempt, error)
+        else:
+            self.finish(attempt, reply)
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         try:
