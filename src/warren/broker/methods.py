@@ -9,30 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from pika import spec
-
+from warren.amqp import methods as amqp
 from warren.amqp.frames import BODY, HEADER, METHOD, content_frames
-from warren.amqp.tables import encode_value, join_table, split_table
+from warren.amqp.methods import Method, encode_method
+from warren.amqp.tables import join_table, split_table
 from warren.broker.arguments import Raw, check_priority
 from warren.broker.channel import Channel, Service
 from warren.broker.errors import AmqpError, default_exchange
-from warren.broker.frames import (
-    ACK,
-    PUBLISH,
-    Method,
-    Publish,
-    decode_method,
-    delivery_prefix,
-    describe_frame,
-    encode_delivery,
-    encode_method,
-    read_ack,
-)
-from warren.broker.message import Message, encode_name
+from warren.broker.frames import Publish, decode_method, delivery_prefix, describe_frame, encode_delivery, read_ack
+from warren.broker.message import Message
 from warren.broker.model import REPLY_TO, VirtualHost, end_consumers
 from warren.broker.queues import Consumer, Entry, QueueOptions
 from warren.broker.state import State
-from warren.broker.tables import Value, as_long, table_at
+from warren.broker.tables import Value, encode_long
 
 _NO_HEADER = "expected content header for class 60, got non content header frame instead"
 _QUORUM_COUNT = b"x-delivery-count"
@@ -115,18 +104,18 @@ class ChannelHandler:
 
     def _take_method(self, payload: bytes) -> None:
         index = payload[:4]
-        if index == PUBLISH:
+        if index == amqp.Basic.Publish.index:
             publish = self._publishes.read(payload)
             self._content = _Content(publish)
             self.publishing = True
-        elif index == ACK:
+        elif index == amqp.Basic.Ack.index:
             self.channel.ack(*read_ack(payload))
         else:
             method = decode_method(payload)
-            handle = HANDLERS.get(type(method))
+            handle = HANDLERS.get(method.kind)
             if handle is None:
                 raise AmqpError(503, "unimplemented method")
-            handle(self, method, payload)
+            handle(self, method)
 
     def _take_header(self, content: _Content, payload: bytes) -> None:
         if len(payload) < 14:
@@ -206,12 +195,12 @@ class ChannelHandler:
         return self._connection.service(name)
 
     def give_back(self, message: Message) -> None:
-        method = spec.Basic.Return(312, "NO_ROUTE", message.exchange, message.key)
+        method = amqp.Basic.Return(312, "NO_ROUTE", message.exchange, message.key)
         self._send_content(method, message.header, message.body)
 
     def _send_content(self, method: Method, header: bytes, body: bytes) -> None:
         content = b"".join(content_frames(self.number, header, body, self._connection.frame_max))
-        self._connection.write(_encode(self.number, method) + content)
+        self._connection.write(encode_method(self.number, method) + content)
 
     def confirm(self, tag: int, taken: bool) -> None:
         """Remember what to confirm; consecutive confirms leave as one."""
@@ -244,7 +233,7 @@ class ChannelHandler:
                 for tag in tags:
                     self._send_confirm(_confirm(tag, True))
             else:
-                self._send_confirm(spec.Basic.Ack(last, len(tags) > 1))
+                self._send_confirm(amqp.Basic.Ack(last, len(tags) > 1))
 
     def _send_confirm(self, method: Method) -> None:
         delay = self._connection.state.faults.confirm_delay
@@ -262,7 +251,7 @@ class ChannelHandler:
 
     def cancel(self, consumer: Consumer) -> None:
         if self._connection.capabilities.get("consumer_cancel_notify"):
-            self.send(spec.Basic.Cancel(consumer.tag, True))
+            self.send(amqp.Basic.Cancel(consumer.tag, nowait=True))
 
     def _later(self, delay: float, write: Callable[[], None]) -> None:
         def unless_closed() -> None:
@@ -274,7 +263,7 @@ class ChannelHandler:
 
     def send(self, method: Method) -> None:
         """Write one method frame."""
-        self._connection.write(_encode(self.number, method))
+        self._connection.write(encode_method(self.number, method))
 
     def close(self) -> None:
         """The channel is over; nothing more is sent on it but what the session sends."""
@@ -284,14 +273,7 @@ class ChannelHandler:
 
 
 def _confirm(tag: int, taken: bool) -> Method:
-    return spec.Basic.Ack(tag, False) if taken else spec.Basic.Nack(tag, False, False)
-
-
-def _encode(channel: int, method: Method) -> bytes:
-    for name, value in vars(method).items():
-        if isinstance(value, str):  # Pika encodes strictly; names are whatever bytes the client chose
-            setattr(method, name, encode_name(value))
-    return encode_method(channel, method)
+    return amqp.Basic.Ack(tag, False) if taken else amqp.Basic.Nack(tag, False, False)
 
 
 def _counted(entry: Entry) -> bytes:
@@ -300,7 +282,7 @@ def _counted(entry: Entry) -> bytes:
     if not entry.queue.arguments.quorum:
         return message.header
     copy = Message(message.exchange, message.key, message.route, message.header, message.body)
-    entries = copy.headers() | {_QUORUM_COUNT: encode_value(as_long(entry.deliveries))}
+    entries = copy.headers() | {_QUORUM_COUNT: encode_long(entry.deliveries)}
     copy.rewrite(table=join_table(entries))
     return copy.header
 
@@ -308,18 +290,18 @@ def _counted(entry: Entry) -> bytes:
 # --- what each method does --------------------------------------------------------------------------------------------
 
 
-def _flow(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _flow(handler: ChannelHandler, method: Method) -> None:
     if not method.active:
         raise AmqpError(540, "active=false")
-    handler.send(spec.Channel.FlowOk(True))
+    handler.send(amqp.Channel.FlowOk(True))
 
 
-def _request_access(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _request_access(handler: ChannelHandler, method: Method) -> None:
     """A relic of AMQP 0-8 that RabbitMQ still answers."""
-    handler.send(spec.Access.RequestOk(1))
+    handler.send(amqp.Access.RequestOk(1))
 
 
-def _ignore(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _ignore(handler: ChannelHandler, method: Method) -> None:
     """Flow-ok, and the answer to a server's Basic.Cancel."""
 
 
@@ -328,58 +310,50 @@ def _name(name: str) -> str:
     return name.replace("\r", "").replace("\n", "")
 
 
-def _raw_arguments(payload: bytes, offset: int) -> Raw:
-    return {key.decode("utf-8", "replace"): raw for key, raw in split_table(table_at(payload, offset)).items()}
+def _raw(arguments: bytes) -> Raw:
+    return {key.decode("utf-8", "replace"): raw for key, raw in split_table(arguments).items()}
 
 
-def _after_strings(payload: bytes, count: int) -> int:
-    """The offset behind so many short strings, which follow the class, method and ticket."""
-    offset = 6
-    for _ in range(count):
-        offset += 1 + payload[offset]
-    return offset
-
-
-def _declare_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _declare_exchange(handler: ChannelHandler, method: Method) -> None:
     host, name = handler.channel.host, _name(method.exchange)
     if method.passive:
         if name == "":
             raise default_exchange()
         host.exchange(name)
     else:
-        arguments = _raw_arguments(payload, _after_strings(payload, 2) + 1)
+        arguments = _raw(method.arguments)
         flags = {name: getattr(method, name) for name in ("durable", "auto_delete", "internal")}
         host.declare_exchange(name, method.type, arguments, **flags)
     if not method.nowait:
-        handler.send(spec.Exchange.DeclareOk())
+        handler.send(amqp.Exchange.DeclareOk())
 
 
-def _delete_exchange(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _delete_exchange(handler: ChannelHandler, method: Method) -> None:
     handler.channel.host.delete_exchange(_name(method.exchange), if_unused=method.if_unused)
     if not method.nowait:
-        handler.send(spec.Exchange.DeleteOk())
+        handler.send(amqp.Exchange.DeleteOk())
 
 
-def _bind_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _bind_exchange(handler: ChannelHandler, method: Method) -> None:
     host = handler.channel.host
     host.check_source(method.source)  # RabbitMQ complains of it first
-    arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
+    arguments = _raw(method.arguments)
     host.bind(method.source, host.exchange(method.destination), method.routing_key, arguments)
     if not method.nowait:
-        handler.send(spec.Exchange.BindOk())
+        handler.send(amqp.Exchange.BindOk())
 
 
-def _unbind_exchange(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _unbind_exchange(handler: ChannelHandler, method: Method) -> None:
     host = handler.channel.host
-    arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
+    arguments = _raw(method.arguments)
     destination = host.exchanges.get(method.destination)
     if destination is not None:  # what is not there is unbound already
         host.unbind(method.source, destination, method.routing_key, arguments)
     if not method.nowait:
-        handler.send(spec.Exchange.UnbindOk())
+        handler.send(amqp.Exchange.UnbindOk())
 
 
-def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _declare_queue(handler: ChannelHandler, method: Method) -> None:
     channel, name = handler.channel, _name(method.queue)
     if channel.host.is_reply_address(name):
         _answer_declare(handler, method, name, 0, 1)
@@ -388,7 +362,7 @@ def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> N
         queue = channel.host.queue(name, channel.connection)  # here the empty name is a name
         queue.used()
     else:
-        arguments = _raw_arguments(payload, _after_strings(payload, 1) + 1)
+        arguments = _raw(method.arguments)
         owner = channel.connection if method.exclusive else None
         durable = method.durable and not method.exclusive  # exclusive queues never are
         options = QueueOptions(durable, method.auto_delete, owner)
@@ -399,17 +373,17 @@ def _declare_queue(handler: ChannelHandler, method: Method, payload: bytes) -> N
 
 def _answer_declare(handler: ChannelHandler, method: Method, name: str, messages: int, consumers: int) -> None:
     if not method.nowait:
-        handler.send(spec.Queue.DeclareOk(name, messages, consumers))
+        handler.send(amqp.Queue.DeclareOk(name, messages, consumers))
 
 
-def _bind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _bind_queue(handler: ChannelHandler, method: Method) -> None:
     channel = handler.channel
     channel.host.check_source(method.exchange)  # RabbitMQ complains of it first
     queue = channel.queue(method.queue)
-    arguments = _raw_arguments(payload, _after_strings(payload, 3) + 1)
+    arguments = _raw(method.arguments)
     channel.host.bind(method.exchange, queue, _binding_key(method, queue.name), arguments)
     if not method.nowait:
-        handler.send(spec.Queue.BindOk())
+        handler.send(amqp.Queue.BindOk())
 
 
 def _binding_key(method: Method, queue: str) -> str:
@@ -418,133 +392,133 @@ def _binding_key(method: Method, queue: str) -> str:
     return key or ("" if method.queue else queue)
 
 
-def _unbind_queue(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _unbind_queue(handler: ChannelHandler, method: Method) -> None:
     channel, host = handler.channel, handler.channel.host
     if method.exchange == "":
         raise default_exchange()
     name = channel.queue_name(method.queue)
     queue, key = host.queues.get(name), _binding_key(method, name)
-    arguments = _raw_arguments(payload, _after_strings(payload, 3))
+    arguments = _raw(method.arguments)
     if queue is not None and host.is_bound(method.exchange, queue, key, arguments):
         host.unbind(method.exchange, channel.queue(name), key, arguments)
-    handler.send(spec.Queue.UnbindOk())
+    handler.send(amqp.Queue.UnbindOk())
 
 
-def _purge(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _purge(handler: ChannelHandler, method: Method) -> None:
     count = handler.channel.queue(method.queue).purge()
     if not method.nowait:
-        handler.send(spec.Queue.PurgeOk(count))
+        handler.send(amqp.Queue.PurgeOk(count))
 
 
-def _delete_queue(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _delete_queue(handler: ChannelHandler, method: Method) -> None:
     channel = handler.channel
     name = channel.queue_name(method.queue)
     unused, empty = method.if_unused, method.if_empty
     count, queue = channel.host.delete_queue(name, channel.connection, if_unused=unused, if_empty=empty)
     if not method.nowait:
-        handler.send(spec.Queue.DeleteOk(count))
+        handler.send(amqp.Queue.DeleteOk(count))
     if queue is not None:
         end_consumers(queue)  # Basic.Cancel comes after the answer, as from RabbitMQ
 
 
-def _qos(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _qos(handler: ChannelHandler, method: Method) -> None:
     if method.prefetch_size:
         raise AmqpError(540, f"prefetch_size!=0 ({method.prefetch_size})")
     handler.channel.limit(method.prefetch_count, shared=method.global_qos)
-    handler.send(spec.Basic.QosOk())
+    handler.send(amqp.Basic.QosOk())
     handler.channel.use_credit()
 
 
-def _consume(handler: ChannelHandler, method: Method, payload: bytes) -> None:
+def _consume(handler: ChannelHandler, method: Method) -> None:
     described = f"queue '{method.queue}' in vhost '{handler.channel.host.name}'"
-    priority = check_priority(_raw_arguments(payload, _after_strings(payload, 2) + 1), described)
+    priority = check_priority(_raw(method.arguments), described)
     consumer = handler.channel.consume(
         method.queue, method.consumer_tag, no_ack=method.no_ack, exclusive=method.exclusive, priority=priority
     )
     consumer.prefix = delivery_prefix(consumer.tag)
     if not method.nowait:
-        handler.send(spec.Basic.ConsumeOk(consumer.tag))
+        handler.send(amqp.Basic.ConsumeOk(consumer.tag))
     handler.channel.begin(consumer)
 
 
-def _cancel(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _cancel(handler: ChannelHandler, method: Method) -> None:
     handler.channel.cancel(method.consumer_tag)
     if not method.nowait:
-        handler.send(spec.Basic.CancelOk(method.consumer_tag))
+        handler.send(amqp.Basic.CancelOk(method.consumer_tag))
 
 
-def _get(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _get(handler: ChannelHandler, method: Method) -> None:
     found = handler.channel.get(method.queue, method.no_ack)
     if found is None:
-        handler.send(spec.Basic.GetEmpty())
+        handler.send(amqp.Basic.GetEmpty())
         return
     tag, entry, left = found
     message = entry.message
-    handler.send_message(entry, spec.Basic.GetOk(tag, entry.redelivered, message.exchange, message.key, left))
+    handler.send_message(entry, amqp.Basic.GetOk(tag, entry.redelivered, message.exchange, message.key, left))
 
 
-def _nack(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _nack(handler: ChannelHandler, method: Method) -> None:
     handler.channel.reject(method.delivery_tag, method.multiple, method.requeue)
 
 
-def _reject(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _reject(handler: ChannelHandler, method: Method) -> None:
     handler.channel.reject(method.delivery_tag, False, method.requeue)
 
 
-def _recover(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _recover(handler: ChannelHandler, method: Method) -> None:
     if not method.requeue:
         raise AmqpError(540, "requeue=false")
     handler.channel.recover()
-    if isinstance(method, spec.Basic.Recover):
-        handler.send(spec.Basic.RecoverOk())
+    if method.kind is amqp.Basic.Recover:
+        handler.send(amqp.Basic.RecoverOk())
 
 
-def _select_confirms(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _select_confirms(handler: ChannelHandler, method: Method) -> None:
     handler.channel.select_confirms()
     if not method.nowait:
-        handler.send(spec.Confirm.SelectOk())
+        handler.send(amqp.Confirm.SelectOk())
 
 
-def _select_transactions(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _select_transactions(handler: ChannelHandler, method: Method) -> None:
     handler.channel.select_transactions()
-    handler.send(spec.Tx.SelectOk())
+    handler.send(amqp.Tx.SelectOk())
 
 
-def _commit(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _commit(handler: ChannelHandler, method: Method) -> None:
     handler.channel.commit()
-    handler.send(spec.Tx.CommitOk())
+    handler.send(amqp.Tx.CommitOk())
 
 
-def _rollback(handler: ChannelHandler, method: Method, _: bytes) -> None:
+def _rollback(handler: ChannelHandler, method: Method) -> None:
     handler.channel.rollback()
-    handler.send(spec.Tx.RollbackOk())
+    handler.send(amqp.Tx.RollbackOk())
 
 
 #: All but Basic.Publish and Basic.Ack, which `ChannelHandler` takes itself.
-HANDLERS: dict[type, Callable[[ChannelHandler, Method, bytes], None]] = {
-    spec.Access.Request: _request_access,
-    spec.Channel.Flow: _flow,
-    spec.Channel.FlowOk: _ignore,
-    spec.Exchange.Declare: _declare_exchange,
-    spec.Exchange.Delete: _delete_exchange,
-    spec.Exchange.Bind: _bind_exchange,
-    spec.Exchange.Unbind: _unbind_exchange,
-    spec.Queue.Declare: _declare_queue,
-    spec.Queue.Bind: _bind_queue,
-    spec.Queue.Unbind: _unbind_queue,
-    spec.Queue.Purge: _purge,
-    spec.Queue.Delete: _delete_queue,
-    spec.Basic.Qos: _qos,
-    spec.Basic.Consume: _consume,
-    spec.Basic.Cancel: _cancel,
-    spec.Basic.CancelOk: _ignore,
-    spec.Basic.Get: _get,
-    spec.Basic.Nack: _nack,
-    spec.Basic.Reject: _reject,
-    spec.Basic.Recover: _recover,
-    spec.Basic.RecoverAsync: _recover,
-    spec.Confirm.Select: _select_confirms,
-    spec.Tx.Select: _select_transactions,
-    spec.Tx.Commit: _commit,
-    spec.Tx.Rollback: _rollback,
+HANDLERS: dict[amqp.Kind, Callable[[ChannelHandler, Method], None]] = {
+    amqp.Access.Request: _request_access,
+    amqp.Channel.Flow: _flow,
+    amqp.Channel.FlowOk: _ignore,
+    amqp.Exchange.Declare: _declare_exchange,
+    amqp.Exchange.Delete: _delete_exchange,
+    amqp.Exchange.Bind: _bind_exchange,
+    amqp.Exchange.Unbind: _unbind_exchange,
+    amqp.Queue.Declare: _declare_queue,
+    amqp.Queue.Bind: _bind_queue,
+    amqp.Queue.Unbind: _unbind_queue,
+    amqp.Queue.Purge: _purge,
+    amqp.Queue.Delete: _delete_queue,
+    amqp.Basic.Qos: _qos,
+    amqp.Basic.Consume: _consume,
+    amqp.Basic.Cancel: _cancel,
+    amqp.Basic.CancelOk: _ignore,
+    amqp.Basic.Get: _get,
+    amqp.Basic.Nack: _nack,
+    amqp.Basic.Reject: _reject,
+    amqp.Basic.Recover: _recover,
+    amqp.Basic.RecoverAsync: _recover,
+    amqp.Confirm.Select: _select_confirms,
+    amqp.Tx.Select: _select_transactions,
+    amqp.Tx.Commit: _commit,
+    amqp.Tx.Rollback: _rollback,
 }

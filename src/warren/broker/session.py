@@ -10,10 +10,10 @@ import hmac
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
-from pika import spec
-
+from warren.amqp import methods as amqp
 from warren.amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, FrameError
-from warren.amqp.tables import decode_value, split_table
+from warren.amqp.methods import Method, encode_method
+from warren.amqp.tables import decode_table, decode_value, encode_table, split_table
 from warren.broker.channel import Service
 from warren.broker.errors import AmqpError
 from warren.broker.faults import Countdown
@@ -21,10 +21,8 @@ from warren.broker.frames import (
     ACCEPTED_HEADERS,
     PROTOCOL_HEADER,
     FrameReader,
-    Method,
     decode_method,
     describe_frame,
-    encode_method,
     split_frames,
 )
 from warren.broker.methods import ChannelHandler
@@ -33,9 +31,9 @@ from warren.broker.state import FRAME_MIN, State
 from warren.broker.tables import Value
 from warren.broker.timers import Timer
 
-_CHANNEL_OPEN = (20 << 16 | 10).to_bytes(4)
-_CHANNEL_CLOSE = (20 << 16 | 40).to_bytes(4)
-_CHANNEL_CLOSE_OK = (20 << 16 | 41).to_bytes(4)
+_CHANNEL_OPEN = amqp.Channel.Open.index
+_CHANNEL_CLOSE = amqp.Channel.Close.index
+_CHANNEL_CLOSE_OK = amqp.Channel.CloseOk.index
 _KINDS = frozenset({METHOD, HEADER, BODY, HEARTBEAT})
 _PATIENCE = 5.0  # seconds that a client has to answer Connection.Close
 
@@ -284,7 +282,7 @@ class Session:
         if self.phase is Phase.RUNNING and not self.blocked:
             self.blocked = True
             if self.capabilities.get("connection.blocked"):
-                self._send(0, spec.Connection.Blocked(self.state.alarm))
+                self._send(0, amqp.Connection.Blocked(self.state.alarm))
 
     def unblock(self) -> None:
         """The alarm is over."""
@@ -292,7 +290,7 @@ class Session:
             self.blocked = False
             self._received_at = self.state.timers.now
             if self.capabilities.get("connection.blocked"):
-                self._send(0, spec.Connection.Unblocked())
+                self._send(0, amqp.Connection.Unblocked())
             self.proceed()
 
     # --- frames in ----------------------------------------------------------------------------------------------------
@@ -306,7 +304,9 @@ class Session:
             self.end("wrong protocol header")
             return
         self.phase = Phase.START
-        self._send(0, spec.Connection.Start(0, 9, self.state.server_properties(), "PLAIN AMQPLAIN", "en_US"))
+        self._send(
+            0, amqp.Connection.Start(0, 9, encode_table(self.state.server_properties()), "PLAIN AMQPLAIN", "en_US")
+        )
 
     def _take_frame(self, kind: int, channel: int, payload: bytes) -> None:
         try:
@@ -352,25 +352,25 @@ class Session:
             text = f"number of channels opened ({count}) has reached the negotiated channel_max ({limit})"
             raise AmqpError(530, text, of_no_method=True)
         self.channels[number] = ChannelHandler(number, self)
-        self._send(number, spec.Channel.OpenOk())
+        self._send(number, amqp.Channel.OpenOk())
 
     def _close_channel(self, handler: ChannelHandler) -> None:
         handler.flush_confirms()
         handler.close()
         del self.channels[handler.number]
-        self._send(handler.number, spec.Channel.CloseOk())
+        self._send(handler.number, amqp.Channel.CloseOk())
 
     def _take_while_closing(self, number: int, index: bytes) -> None:
         """Channel.Close has been sent: only its answer counts, or the client's own Close, crossing ours [1.5.2.5]."""
         if index == _CHANNEL_CLOSE:
-            self._send(number, spec.Channel.CloseOk())
+            self._send(number, amqp.Channel.CloseOk())
         elif index == _CHANNEL_CLOSE_OK:
             del self.channels[number]
 
     def _take_connection_method(self, payload: bytes) -> None:
         method = decode_method(payload)
         expected = _METHODS[self.phase]
-        handle = expected.get(type(method))
+        handle = expected.get(method.kind)
         if handle is not None:
             handle(self, method)
         elif self.phase is not Phase.CLOSING:
@@ -380,7 +380,7 @@ class Session:
     # --- handshake ----------------------------------------------------------------------------------------------------
 
     def _start_ok(self, method: Method) -> None:
-        properties = method.client_properties or {}
+        properties = decode_table(method.client_properties)
         self.client_properties = properties
         capabilities = properties.get("capabilities")
         self.capabilities = capabilities if isinstance(capabilities, dict) else {}
@@ -391,7 +391,7 @@ class Session:
         self.user = user
         self.phase = Phase.TUNE
         settings = self.state.settings
-        self._send(0, spec.Connection.Tune(settings.channel_max, settings.frame_max, settings.heartbeat))
+        self._send(0, amqp.Connection.Tune(settings.channel_max, settings.frame_max, settings.heartbeat))
 
     def _is_welcome(self, user: str, password: str) -> bool:
         known = self.state.settings.users.get(user)
@@ -428,10 +428,10 @@ class Session:
             raise AmqpError(530, f"vhost {method.virtual_host} not found")
         self.host = host
         self.phase = Phase.RUNNING
-        self._send(0, spec.Connection.OpenOk())
+        self._send(0, amqp.Connection.OpenOk())
 
     def _update_secret(self, method: Method) -> None:
-        self._send(0, spec.Connection.UpdateSecretOk())
+        self._send(0, amqp.Connection.UpdateSecretOk())
 
     def _handshake_until(self) -> float:
         return self.connected_at + self.state.settings.handshake_timeout
@@ -449,7 +449,7 @@ class Session:
     def _close(self, method: Method) -> None:
         self.phase = Phase.CLOSING
         self._end_channels()
-        self._send(0, spec.Connection.CloseOk())
+        self._send(0, amqp.Connection.CloseOk())
         self.end("")
 
     def _close_ok(self, method: Method) -> None:
@@ -474,7 +474,7 @@ class Session:
         """Send Channel.Close, and ignore the channel until the client has answered."""
         handler.flush_confirms()
         handler.close()
-        self._send(handler.number, spec.Channel.Close(error.code, _short(error.text), class_id, method_id))
+        self._send(handler.number, amqp.Channel.Close(error.code, _short(error.text), class_id, method_id))
 
     def close(self, error: AmqpError, class_id: int = 0, method_id: int = 0) -> None:
         """Send Connection.Close, and wait a moment for the answer."""
@@ -484,7 +484,7 @@ class Session:
         self.phase = Phase.CLOSING
         self._end_channels()
         self.ended_by = error.text
-        self._send(0, spec.Connection.Close(error.code, _short(error.text), class_id, method_id))
+        self._send(0, amqp.Connection.Close(error.code, _short(error.text), class_id, method_id))
         self._call_at(self.state.timers.now + _PATIENCE, self._end_if_closing)
 
     def _end_if_closing(self) -> None:
@@ -534,15 +534,15 @@ class Session:
         self.write(encode_method(channel, method))
 
 
-_Handlers = Mapping[type, Callable[[Session, Method], None]]
-_CLOSE: _Handlers = {spec.Connection.Close: Session._close}
+_Handlers = Mapping[amqp.Kind, Callable[[Session, Method], None]]
+_CLOSE: _Handlers = {amqp.Connection.Close: Session._close}
 #: The methods of channel 0, by phase.
 _METHODS: dict[Phase, _Handlers] = {
-    Phase.START: {spec.Connection.StartOk: Session._start_ok, **_CLOSE},
-    Phase.TUNE: {spec.Connection.TuneOk: Session._tune_ok, **_CLOSE},
-    Phase.OPEN: {spec.Connection.Open: Session._open, **_CLOSE},
-    Phase.RUNNING: {spec.Connection.UpdateSecret: Session._update_secret, **_CLOSE},
-    Phase.CLOSING: {spec.Connection.CloseOk: Session._close_ok, **_CLOSE},
+    Phase.START: {amqp.Connection.StartOk: Session._start_ok, **_CLOSE},
+    Phase.TUNE: {amqp.Connection.TuneOk: Session._tune_ok, **_CLOSE},
+    Phase.OPEN: {amqp.Connection.Open: Session._open, **_CLOSE},
+    Phase.RUNNING: {amqp.Connection.UpdateSecret: Session._update_secret, **_CLOSE},
+    Phase.CLOSING: {amqp.Connection.CloseOk: Session._close_ok, **_CLOSE},
 }
 
 
