@@ -10,7 +10,7 @@ from warren.amqp.frames import BODY, HEADER, HEARTBEAT, Properties, content_fram
 from warren.amqp.methods import Kind, Method, encode_method
 from warren.amqp.tables import encode_table
 from warren.broker.frames import PROTOCOL_HEADER, FrameReader, decode_method
-from warren.broker.model import REPLY_TO
+from warren.broker.replies import REPLY_TO
 from warren.broker.status import QUEUE, Status, parse_status
 
 _FRAME_MAX = 131072

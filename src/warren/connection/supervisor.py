@@ -232,15 +232,8 @@ class Supervisor:
             return
         assert self.failure is not None
         if before is State.OPEN and was_open:
-            self._tell_owner(self._lost, self.failure)
-        self._tell_owner(self._failed, self.failure, True)
-
-    @staticmethod
-    def _tell_owner(what: Callable[..., None], *news: object) -> None:
-        try:
-            what(*news)
-        except Exception:  # it may have been what failed in the first place
-            log.exception("the end of a connection could not be handled")
+            _tell_owner(self._lost, self.failure)
+        _tell_owner(self._failed, self.failure, True)
 
     # --- the activities -----------------------------------------------------------------------------------------
 
@@ -317,6 +310,13 @@ class Supervisor:
         news = news and not (self._permanent and not self._was_open)
         self.failure = error
         log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
+
+
+def _tell_owner(what: Callable[..., None], *news: object) -> None:
+    try:
+        what(*news)
+    except Exception:  # it may have been what failed in the first place
+        log.exception("the end of a connection could not be handled")
 
 
 def _broken(error: BaseException | None) -> CallError:
