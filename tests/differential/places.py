@@ -74,8 +74,10 @@ def _shares(broker: Broker, address: str, queues: Iterable[Queue]) -> bool:
     """Whether two channels of a connection have to do with such a queue: RabbitMQ may deliver to one that ends, too."""
     channels = [handler.channel for handler in _handlers(broker, address).values()]
     concerned = [
-        {one.entry.queue for one in channel.outstanding.held.values()}
-        | {one.queue for one in channel.consumers.values()}
+        {
+            *(one.entry.queue for one in channel.outstanding.held.values()),
+            *(one.queue for one in channel.consumers.values()),
+        }
         for channel in channels
     ]
     return any(sum(queue in of_channel for of_channel in concerned) > 1 for queue in queues)

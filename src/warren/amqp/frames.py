@@ -21,7 +21,6 @@ CONTENT_HEAD = 12  # of a header frame, before the properties [4.2.6.1]
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
-_PUBLISH = 60 << 16 | 40
 _GET = 60 << 16 | 70
 _ACK = 60 << 16 | 80
 _REJECT = 60 << 16 | 90
@@ -149,7 +148,7 @@ def _in_wire_order(p: Properties) -> tuple[tuple[int, Any], ...]:
 def publish_frame(channel: int, exchange: bytes, routing_key: bytes, *, mandatory: bool) -> bytes:
     """The Basic.Publish method frame: the same for every message that goes to one place, so worth keeping."""
     route = shortstr(exchange) + shortstr(routing_key) + (b"\x01" if mandatory else b"\x00")
-    head = _publish_head.pack(METHOD, channel, 6 + len(route), _PUBLISH, 0)
+    head = _publish_head.pack(METHOD, channel, 6 + len(route), 60 << 16 | 40, 0)
     return head + route + END_BYTE
 
 

@@ -34,8 +34,8 @@ log = get_logger("warren.amqp")
 
 #: Seconds between two looks at whether Pika saw any traffic lately, and at whether the loop turns.
 TICK = 1.0
-#: Bytes that are read at a time at the most, into a buffer of our own: for a plain Protocol asyncio allocates 256 KiB for
-#: each read, however little comes, which costs 30 us a time here (the kernel maps and unmaps the pages).
+#: Bytes that are read at a time at the most, into a buffer of our own: for a plain Protocol asyncio allocates 256 KiB
+#: for each read, however little comes, which costs 30 us a time here (the kernel maps and unmaps the pages).
 READ_SIZE = 256 * 1024
 #: Bytes of output that may wait in the transport before publishers should wait.
 HIGH_WATER = 1024 * 1024
