@@ -1,4 +1,4 @@
-"""The rules that keep the source readable, held by reading it: imports go down, and each layer stays what it is."""
+"""The rules that keep the source readable, held by reading it: imports go down, and each room stays what it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_overloads
 
@@ -16,113 +17,41 @@ import warren
 
 SOURCE = Path(warren.__file__).parent
 
-#: The embedded broker stands beside Warren's own layers: see `test_the_broker_stands_alone`.
-BROKER: tuple[frozenset[str], ...] = (
-    frozenset({"warren.broker.errors", "warren.broker.faults", "warren.broker.timers", "warren.broker.tables"}),
-    frozenset({"warren.broker.message", "warren.broker.arguments"}),
-    frozenset({"warren.broker.exchanges", "warren.broker.queues", "warren.broker.frames"}),
-    frozenset({"warren.broker.model"}),
-    frozenset({"warren.broker.channel", "warren.broker.state"}),
-    frozenset({"warren.broker.methods"}),
-    frozenset({"warren.broker.session"}),
-    frozenset({"warren.broker.server", "warren.broker.status"}),
-    frozenset({"warren.broker.embedded", "warren.broker.ask"}),
-    frozenset({"warren.broker.command"}),
-    frozenset({"warren.broker"}),
+#: The rooms of the house, floor by floor, lowest first: folders of src/warren, and files that stand in none. A room
+#: imports rooms of lower floors only, so those of one floor do not know each other. `make map` draws the same from the
+#: imports. A feature room (control/, streaming/, …) goes between protocol and client | server, edges go to the top.
+FLOORS = (
+    ("version", "printable", "flood", "middleware"),  # public ground, and what makes it safe to show
+    ("errors", "logs"),
+    ("amqp",),  # AMQP as bytes, pure
+    ("protocol", "broker"),  # what is said on the wire, pure; the embedded broker stands alone on amqp/
+    ("connection",),  # one connection kept open; alone knows Pika
+    ("client", "server", "dead"),  # the first two never import each other
+    ("warren",),  # what `from warren import …` offers
+    ("processes",),  # what the command line does, without the terminal
+    ("bench", "testing"),
+    ("cli",),
+    ("__main__",),
 )
+HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+BROKER_NEEDS = {"amqp", "logs", "printable"}
 
-#: Lowest first. A module may import modules of lower layers only, so those of one layer do not know each other. A new
-#: file needs a place here.
-LAYERS: tuple[frozenset[str], ...] = (
-    # public ground, and what makes it safe to show
-    frozenset({"warren.printable"}),
-    frozenset({"warren.logs"}),
-    frozenset({"warren.flood"}),
-    # amqp/: AMQP bytes, pure
-    frozenset({"warren.errors", "warren.version", "warren.amqp", "warren.amqp.frames", "warren.amqp.acks"}),
-    frozenset({"warren.amqp.confirms"}),
-    frozenset({"warren.amqp.tables"}),
-    # protocol/: what is said on the wire, pure
-    frozenset({"warren.middleware", "warren.protocol", "warren.protocol.bases", "warren.protocol.deadline"}),
-    frozenset({"warren.protocol.collisions"}),
-    frozenset({"warren.protocol.codecs"}),
-    frozenset({"warren.protocol.evidence", "warren.protocol.running", "warren.protocol.signature"}),
-    frozenset({"warren.protocol.problems"}),
-    frozenset({"warren.protocol.wire"}),
-    frozenset({"warren.protocol.dead_letter"}),
-    # connection/: one connection kept open; alone knows Pika
-    frozenset({"warren.connection", "warren.connection.settings", "warren.connection.liveness"}),
-    frozenset({"warren.connection.errors", "warren.connection.fork", "warren.connection.futures"}),
-    frozenset({"warren.connection.addresses", "warren.connection.ioloop"}),
-    frozenset({"warren.connection.diagnosis", "warren.connection.password", "warren.connection.stream"}),
-    frozenset({"warren.connection.channel", "warren.connection.guard", "warren.connection.handshake"}),
-    frozenset({"warren.connection.link"}),
-    frozenset({"warren.connection.dial"}),
-    frozenset({"warren.connection.supervisor", "warren.connection.declare"}),
-    # client/ and server/, which do not know each other
-    frozenset({"warren.client", "warren.client.calls"}),
-    frozenset({"warren.client.requests", "warren.client.outcomes", "warren.client.lane"}),
-    frozenset({"warren.client.explainer", "warren.client.replies"}),
-    frozenset({"warren.client.endings"}),
-    frozenset({"warren.client.caller"}),
-    frozenset({"warren.client.options"}),
-    frozenset({"warren.client.target"}),
-    frozenset({"warren.client.async_client", "warren.client.io_thread"}),
-    frozenset({"warren.client.blocking"}),
-    frozenset({"warren.server", "warren.server.threads", "warren.server.signals", "warren.server.places"}),
-    frozenset({"warren.server.admission", "warren.server.context", "warren.server.copies", "warren.server.lifecycle"}),
-    frozenset({"warren.server.attempt", "warren.server.releases"}),
-    frozenset({"warren.server.replies"}),
-    frozenset({"warren.server.runners", "warren.server.settler"}),
-    frozenset({"warren.server.worker"}),
-    frozenset({"warren.server.declarations"}),
-    frozenset({"warren.server.post"}),
-    frozenset({"warren.server.server"}),
-    frozenset({"warren.server.service"}),
-    frozenset({"warren"}),
-    *BROKER,
-    # what the command line does, without the terminal
-    frozenset({"warren.processes", "warren.dead", "warren.bench", "warren.testing"}),
-    frozenset({"warren.processes.loading", "warren.processes.process", "warren.dead.queue"}),
-    frozenset({"warren.processes.worker", "warren.processes.crew", "warren.dead.wanted"}),
-    frozenset({"warren.processes.manager"}),
-    frozenset({"warren.bench.runner", "warren.testing.kit"}),
-    # edges
-    frozenset({"warren.cli.terminal", "warren.cli.arguments", "warren.cli.logs", "warren.cli.letters"}),
-    frozenset({f"warren.cli.{command}" for command in ("serve", "call", "bench", "broker", "dead", "demo")}),
-    frozenset({"warren.cli"}),
-    frozenset({"warren.testing.plugin", "warren.testing.worker"}),
-    frozenset({"warren.__main__"}),
-)
-PLACED = {module: height for height, layer in enumerate(LAYERS) for module in layer}
-
-EDGES = frozenset({"warren.cli", "warren.testing.plugin", "warren.testing.worker"})
-
-
-def room(name: str) -> frozenset[str]:
-    """The modules of one folder."""
-    return frozenset(module for module in PLACED if module.startswith(f"warren.{name}."))
-
-
-CLIENT_SIDE = room("client")
-SERVER_SIDE = room("server")
-
-#: Values and tables only: time, chance and the outside world are passed in.
-BROKER_EDGES = frozenset(
-    {"warren.broker.server", "warren.broker.embedded", "warren.broker.ask", "warren.broker.command", "warren.broker"}
-)
-PURE = room("amqp") | room("protocol") | frozenset({"warren.errors", "warren.printable", "warren.middleware"})
-PURE |= frozenset({"warren.client.calls"})
-PURE |= frozenset({"warren.connection.settings", "warren.connection.liveness"})
-PURE |= frozenset().union(*BROKER) - BROKER_EDGES
+#: The only files that may name headers of requests and replies.
+NAME_HEADERS = {"warren.protocol.wire", "warren.protocol.dead_letter"}
+#: Nothing imports these.
+EDGES = {"warren.__main__", "warren.cli", "warren.testing.plugin", "warren.testing.worker"}
+#: Values and tables only: time, chance and the outside world are passed in. A name stands for a room or a module.
+PURE = {"amqp", "protocol", "broker", "errors", "printable", "middleware", "warren.client.calls"}
+PURE |= {"warren.connection.settings", "warren.connection.liveness"}
+IMPURE_OF_THE_BROKER = {f"warren.broker.{name}" for name in ("server", "embedded", "ask", "command")}
 IMPURE = frozenset(
     {"asyncio", "time", "random", "secrets", "socket", "select", "threading", "subprocess", "os", "logging", "signal"}
 )
 
 
-def height(module: str) -> int:
-    """A module's layer; one that has no place yet stands above all, so that nothing but its own test complains."""
-    return PLACED.get(module, len(LAYERS))
+def room_of(module: str) -> str:
+    """The folder that a module stands in; the module itself where it stands in none."""
+    return module.split(".")[1] if "." in module else module
 
 
 def module_name(path: Path) -> str:
@@ -159,36 +88,66 @@ def roots(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def everything_below(module: str) -> set[str]:
-    """All of Warren that a module imports, directly or not."""
-    seen: set[str] = set()
-    to_visit = {module}
-    while to_visit:
-        found = of_warren(imports(to_visit.pop()))
-        to_visit |= found - seen
-        seen |= found
-    return seen
+def written(module: str) -> Iterator[str]:
+    """The strings and bytes of a module, docstrings excepted."""
+    bare = {id(node.value) for node in ast.walk(TREES[module]) if isinstance(node, ast.Expr)}
+    constants = (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant) and id(node) not in bare)
+    return (str(node.value) for node in constants if isinstance(node.value, str | bytes))
+
+
+# --- rooms --------------------------------------------------------------------------------------------------------
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(module) for module in ALL} == HEIGHT.keys(), "say in FLOORS where it belongs"
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_no_import_goes_up_or_sideways(module: str) -> None:
+    own = room_of(module)
+    others = {room_of(name) for name in of_warren(imports(module))} - {own}
+    assert {other for other in others if HEIGHT[other] >= HEIGHT[own]} == set()
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {module: of_warren(imports(module)) for module in ALL}
+    assert len([*TopologicalSorter(graph).static_order()]) == len(ALL)  # it raises CycleError where they do
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_pika_is_known_to_the_connection_only(module: str) -> None:
+    assert room_of(module) == "connection" or "pika" not in roots(imports(module))
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if room_of(m) == "broker"])
+def test_the_broker_stands_alone(module: str) -> None:
+    assert {room_of(name) for name in of_warren(imports(module))} <= BROKER_NEEDS | {"broker"}
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if HEIGHT[room_of(m)] <= HEIGHT["warren"]])
+def test_nothing_below_the_command_line_knows_the_broker(module: str) -> None:
+    assert room_of(module) == "broker" or not {n for n in of_warren(imports(module)) if room_of(n) == "broker"}
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if m not in NAME_HEADERS])
+def test_header_names_are_written_in_one_place(module: str) -> None:
+    assert [text for text in written(module) if "rpc-" in text] == []
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if {m, room_of(m)} & PURE and m not in IMPURE_OF_THE_BROKER])
+def test_pure_modules_have_no_clock_no_chance_and_no_io(module: str) -> None:
+    assert roots(imports(module)) & IMPURE == set()
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_nothing_imports_an_edge(module: str) -> None:
+    assert imports(module) & EDGES <= ({"warren.cli"} if module == "warren.__main__" else set())
 
 
 # --- imports ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ALL)
-def test_every_module_has_its_place(module: str) -> None:
-    assert module in PLACED, f"say in LAYERS where {module} belongs"
-
-
-@pytest.mark.parametrize("module", sorted(PLACED))
-def test_every_place_is_taken(module: str) -> None:
-    assert module in TREES, f"{module} is gone: take it out of LAYERS"
-
-
-@pytest.mark.parametrize("module", ALL)
-def test_imports_go_down(module: str) -> None:
-    assert {name for name in of_warren(imports(module)) if height(name) >= height(module)} == set()
-
-
-@pytest.mark.parametrize("module", [m for m in ALL if height(m) <= height("warren")])
+@pytest.mark.parametrize("module", [m for m in ALL if HEIGHT[room_of(m)] <= HEIGHT["warren"]])
 def test_imports_of_warren_stand_at_the_top(module: str) -> None:
     top = {name for node in TREES[module].body for name in imported(node)}
     assert of_warren(imports(module)) - top == set()
@@ -199,44 +158,6 @@ def test_no_import_is_for_type_checking_only(module: str) -> None:
     names = {n.id for n in ast.walk(TREES[module]) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(TREES[module]) if isinstance(n, ast.Attribute)}
     assert "TYPE_CHECKING" not in names
-
-
-@pytest.mark.parametrize(
-    "module", [m for m in ALL if not m.startswith(("warren.connection.", "warren.amqp.tables", "warren.broker."))]
-)
-def test_pika_is_known_to_the_connection_and_the_broker_only(module: str) -> None:
-    assert "pika" not in roots(imports(module))
-
-
-@pytest.mark.parametrize("module", sorted(frozenset().union(*BROKER)))
-def test_the_broker_stands_alone(module: str) -> None:
-    others = {name for name in of_warren(imports(module)) if not name.startswith("warren.broker")}
-    assert others <= {"warren.amqp.frames", "warren.amqp.tables", "warren.logs", "warren.printable"}
-
-
-@pytest.mark.parametrize("module", [m for m in ALL if height(m) <= height("warren")])
-def test_nothing_but_edges_knows_the_broker(module: str) -> None:
-    assert {name for name in imports(module) if name.startswith("warren.broker")} == set()
-
-
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_have_no_clock_no_chance_and_no_io(module: str) -> None:
-    assert roots(imports(module)) & IMPURE == set()
-
-
-@pytest.mark.parametrize("module", sorted(CLIENT_SIDE))
-def test_the_clients_do_not_know_the_server(module: str) -> None:
-    assert everything_below(module) & SERVER_SIDE == set()
-
-
-@pytest.mark.parametrize("module", sorted(SERVER_SIDE))
-def test_the_server_does_not_know_the_clients(module: str) -> None:
-    assert everything_below(module) & CLIENT_SIDE == set()
-
-
-@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.__main__"])
-def test_nothing_imports_an_edge(module: str) -> None:
-    assert imports(module) & EDGES == set()
 
 
 @pytest.mark.parametrize("module", [m for m in ALL if m != "warren.testing.plugin"])

@@ -15,7 +15,8 @@ from warren import Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.confirms import Confirms
-from warren.amqp.frames import Delivery, Splitter, decode_properties
+from warren.amqp.frames import Delivery, decode_properties
+from warren.amqp.splitter import Splitter
 from warren.client.calls import Calls, PendingCall, unguessable
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result

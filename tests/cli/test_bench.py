@@ -18,7 +18,10 @@ from typer.testing import CliRunner, Result
 
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.bench.runner import PERCENTILES, Histogram, Load, Plan, Record, check_local, draw
+from warren.bench.histogram import Histogram
+from warren.bench.load import Load, Plan, Record
+from warren.bench.runner import check_local
+from warren.bench.shown import PERCENTILES, draw
 from warren.cli import make_app
 from warren.errors import Unavailable
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from warren.broker import Broker
-from warren.broker.channel import Held
-from warren.broker.methods import ChannelHandler
+from warren.broker.handler import ChannelHandler
+from warren.broker.outstanding import Held
 from warren.broker.queues import Entry, Queue
 
 Chosen = Callable[[int], bool]  # which deliveries of a channel, by their tags
@@ -33,14 +33,14 @@ def may_consume(broker: Broker, address: str, channel: int, tag: str) -> bool:
 
     def may() -> bool:
         handler = _handlers(broker, address).get(channel)
-        return handler is None or (tag not in handler.channel.consumers and not handler.channel.shared_prefetch)
+        return handler is None or (tag not in handler.channel.consumers and not handler.channel.credit.shared)
 
     return broker._do(may)
 
 
 def _handlers(broker: Broker, address: str) -> dict[int, ChannelHandler]:
     """The open channels of a connection."""
-    found = [session.channels for session in broker._sessions() if session.address == address]
+    found = [session.channels.by_number for session in broker._sessions() if session.address == address]
     return found[0] if found else {}
 
 
@@ -49,7 +49,7 @@ def _held(broker: Broker, address: str) -> list[tuple[int, int, Held]]:
     return [
         (number, tag, one)
         for number, handler in _handlers(broker, address).items()
-        for tag, one in handler.channel.unacked.items()
+        for tag, one in handler.channel.outstanding.held.items()
     ]
 
 
@@ -74,7 +74,10 @@ def _shares(broker: Broker, address: str, queues: Iterable[Queue]) -> bool:
     """Whether two channels of a connection have to do with such a queue: RabbitMQ may deliver to one that ends, too."""
     channels = [handler.channel for handler in _handlers(broker, address).values()]
     concerned = [
-        {*(one.entry.queue for one in channel.unacked.values()), *(one.queue for one in channel.consumers.values())}
+        {
+            *(one.entry.queue for one in channel.outstanding.held.values()),
+            *(one.queue for one in channel.consumers.values()),
+        }
         for channel in channels
     ]
     return any(sum(queue in of_channel for of_channel in concerned) > 1 for queue in queues)

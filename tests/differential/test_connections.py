@@ -189,6 +189,19 @@ def _(connection: Connection, channel: Channel) -> None:
     connection.wire.send_bytes(b"\x01\x00\x01" + len(payload).to_bytes(4) + payload + b"\xce")
 
 
+@_bad("a method that goes on behind its end")
+def _(connection: Connection, channel: Channel) -> None:
+    payload = method_frame(1, spec.Basic.Qos(prefetch_count=1))[7:-1] + b"\x00"
+    connection.wire.send_bytes(b"\x01\x00\x01" + len(payload).to_bytes(4) + payload + b"\xce")
+
+
+@_bad("a name that runs over the end of its method")
+def _(connection: Connection, channel: Channel) -> None:
+    payload = method_frame(1, spec.Basic.Cancel("a tag"))[7:-1]
+    payload = payload[:4] + b"\xff" + payload[5:]
+    connection.wire.send_bytes(b"\x01\x00\x01" + len(payload).to_bytes(4) + payload + b"\xce")
+
+
 @_bad("a frame of an unknown type")
 def _(connection: Connection, channel: Channel) -> None:
     connection.wire.send_bytes(b"\x09\x00\x01\x00\x00\x00\x00\xce")

@@ -9,10 +9,10 @@ with atheris.instrument_imports(include=["warren", "pika.data"]):
     from warren.amqp.frames import (
         Delivery,
         FrameError,
-        Splitter,
         decode_properties,
         encode_properties,
     )
+    from warren.amqp.splitter import Splitter
     from warren.amqp.tables import decode_table
 
 FRAME_MAX = 4096

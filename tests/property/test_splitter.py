@@ -13,7 +13,8 @@ from pika import spec
 
 from tests.property import strategies as some
 from tests.support import pika_frames
-from warren.amqp.frames import Delivery, FrameError, Splitter
+from warren.amqp.frames import Delivery, FrameError
+from warren.amqp.splitter import Splitter
 
 TAPPED = (1, 7)
 UNTAPPED = (3,)

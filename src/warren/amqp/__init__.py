@@ -1,1 +1,1 @@
-"""AMQP 0-9-1 as bytes, pure: frames, header tables, and which numbers are open."""
+"""AMQP 0-9-1 as bytes: frames, methods, tables, confirms and acknowledgements. Pure; knows no Pika."""

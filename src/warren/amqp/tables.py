@@ -1,18 +1,17 @@
 """AMQP field tables [4.2.5.5]: the headers of a message. Pure.
 
 A table that passes through is cut and joined without decoding its values: to encode them again would lose integer
-widths. What has to be read is decoded here, every value that adds up; what has to be written is Pika's to encode.
+widths. What has to be read is decoded, every value that adds up; what has to be written is encoded as Pika does it.
 """
 
 from __future__ import annotations
 
+import calendar
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-
-from pika import data as pika_data
 
 from warren.amqp.frames import FrameError, shortstr
 
@@ -28,6 +27,8 @@ _NUMBERS = {
     for letter, code in zip("bBsUuIilLfd", "bBhhHiIqqfd", strict=True)  # RabbitMQ's reading, for its letters clash
 }
 _DECIMAL, _MOMENT = struct.Struct(">Bi"), struct.Struct(">Q")
+_INT, _INT64 = struct.Struct(">ci"), struct.Struct(">cq")
+_MOST_DIGITS = 10  # of an integer of four bytes
 _ARRAY, _TABLE = ord("A"), ord("F")
 #: Tables and arrays in one another; RabbitMQ's own have three levels.
 _DEEPEST = 100
@@ -66,25 +67,83 @@ def _end_of_value(table: bytes, i: int) -> int:
     return end
 
 
-def encode_table(table: dict[str, Any]) -> bytes:
-    """A table without its length.
+def encode_table(table: Mapping[str, Any]) -> bytes:
+    """A table without its length. See `encode_value` for what it can carry.
 
     Raises:
         ValueError: a key or value that AMQP tables cannot carry.
     """
-    pieces: list[bytes] = []
     try:
-        pika_data.encode_table(pieces, table)
-    except Exception as error:  # Pika fails in many ways on what it cannot write: type, range, depth, decimals
-        raise ValueError(f"headers cannot be encoded as an AMQP table: {error!r}") from error
-    return b"".join(pieces[1:])
+        return _encode_table(table, 0)
+    except (ValueError, struct.error) as error:
+        raise ValueError(f"headers cannot be encoded as an AMQP table: {error}") from error
 
 
-def encode_value(value: object) -> bytes:
-    """One value as it stands in a table, type letter included."""
-    pieces: list[bytes] = []
-    pika_data.encode_value(pieces, value)
-    return b"".join(pieces)
+def _encode_table(table: Mapping[str, Any], depth: int) -> bytes:
+    return b"".join([_encode_key(key) + encode_value(value, depth) for key, value in table.items()])
+
+
+def _encode_key(key: object) -> bytes:
+    if not isinstance(key, str):
+        raise ValueError(f"a key must be text, not {key!r}")
+    return shortstr(key.encode())
+
+
+def encode_value(value: object, depth: int = 0) -> bytes:
+    """One value as it stands in a table, type letter included.
+
+    Text, bytes, booleans, integers of eight bytes, None, times (of whole seconds, from 1970 on), decimals whose digits
+    make an integer of four bytes, and lists and dicts of all these. Floats are refused, as Pika refuses them.
+
+    Raises:
+        ValueError: another type, or out of range.
+        struct.error: out of range.
+    """
+    if isinstance(value, str):
+        return _long(b"S", value.encode())
+    if isinstance(value, bool):
+        return b"t\x01" if value else b"t\x00"
+    if isinstance(value, int):
+        small = -(2**31) <= value < 2**31
+        return _INT.pack(b"I", value) if small else _INT64.pack(b"l", value)
+    if value is None:
+        return b"V"
+    return _encode_other(value, depth)
+
+
+def _encode_other(value: object, depth: int) -> bytes:
+    if depth >= _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, bytes):
+        return _long(b"x", value)
+    if isinstance(value, dict):
+        return _long(b"F", _encode_table(value, depth + 1))
+    if isinstance(value, list):
+        return _long(b"A", b"".join([encode_value(one, depth + 1) for one in value]))
+    if isinstance(value, datetime):
+        return b"T" + _MOMENT.pack(calendar.timegm(value.utctimetuple()))
+    if isinstance(value, Decimal):
+        return _encode_decimal(value)
+    raise ValueError(f"{value!r} is of no type that a table has")
+
+
+def _long(kind: bytes, data: bytes) -> bytes:
+    return kind + len(data).to_bytes(4) + data
+
+
+def _encode_decimal(value: Decimal) -> bytes:
+    """Its digits as an integer, and how many of them stand behind the point, where zeros at the end are left out."""
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"{value!r} is no number")
+    if not value:
+        return b"D" + _DECIMAL.pack(0, 0)
+    if len(digits) + exponent > _MOST_DIGITS:
+        raise ValueError(f"{value!r} is too large")  # a short text may stand for a number of any size
+    text = "".join(map(str, digits))
+    surplus = min(len(text) - len(text.rstrip("0")), max(-exponent, 0))
+    unscaled = int(text[: len(text) - surplus]) * 10 ** max(exponent, 0)
+    return b"D" + _DECIMAL.pack(max(-exponent - surplus, 0), -unscaled if sign else unscaled)
 
 
 def decode_table(table: bytes, depth: int = 0) -> dict[str, Any]:

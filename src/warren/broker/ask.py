@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 
-from pika import spec
-
+from warren.amqp import methods as amqp
 from warren.amqp.frames import BODY, HEADER, HEARTBEAT, Properties, content_frames, encode_properties
-from warren.broker.frames import PROTOCOL_HEADER, FrameReader, Method, decode_method, encode_method
-from warren.broker.model import REPLY_TO
+from warren.amqp.methods import Kind, Method, encode_method
+from warren.amqp.tables import encode_table
+from warren.broker.frames import PROTOCOL_HEADER, FrameReader, decode_method
+from warren.broker.replies import REPLY_TO
 from warren.broker.status import QUEUE, Status, parse_status
 
 _FRAME_MAX = 131072
@@ -28,23 +29,23 @@ def ask_status(sock: socket.socket, user: str, password: str, vhost: str = "/") 
     """
     asker = _Asker(sock)
     sock.sendall(PROTOCOL_HEADER)
-    asker.expect(spec.Connection.Start)
+    asker.expect(amqp.Connection.Start)
     capabilities = {"capabilities": {"authentication_failure_close": True}, "connection_name": "warren broker status"}
-    asker.send(0, spec.Connection.StartOk(capabilities, "PLAIN", f"\0{user}\0{password}", "en_US"))
-    asker.expect(spec.Connection.Tune)
-    asker.send(0, spec.Connection.TuneOk(1, _FRAME_MAX, 0))
-    asker.send(0, spec.Connection.Open(vhost))
-    asker.expect(spec.Connection.OpenOk)
-    asker.send(1, spec.Channel.Open())
-    asker.expect(spec.Channel.OpenOk)
-    asker.send(1, spec.Basic.Consume(queue=REPLY_TO, no_ack=True))
-    asker.expect(spec.Basic.ConsumeOk)
+    asker.send(0, amqp.Connection.StartOk(encode_table(capabilities), "PLAIN", f"\0{user}\0{password}", "en_US"))
+    asker.expect(amqp.Connection.Tune)
+    asker.send(0, amqp.Connection.TuneOk(1, _FRAME_MAX, 0))
+    asker.send(0, amqp.Connection.Open(vhost))
+    asker.expect(amqp.Connection.OpenOk)
+    asker.send(1, amqp.Channel.Open())
+    asker.expect(amqp.Channel.OpenOk)
+    asker.send(1, amqp.Basic.Consume(queue=REPLY_TO, no_ack=True))
+    asker.expect(amqp.Basic.ConsumeOk)
     question = b"".join(content_frames(1, encode_properties(Properties(reply_to=REPLY_TO.encode())), b"", _FRAME_MAX))
-    asker.send(1, spec.Basic.Publish(routing_key=QUEUE, mandatory=True), question)
-    asker.expect(spec.Basic.Deliver)
+    asker.send(1, amqp.Basic.Publish(routing_key=QUEUE, mandatory=True), question)
+    asker.expect(amqp.Basic.Deliver)
     status = parse_status(json.loads(asker.content()))
-    asker.send(0, spec.Connection.Close(200, "bye", 0, 0))
-    asker.expect(spec.Connection.CloseOk)
+    asker.send(0, amqp.Connection.Close(200, "bye", 0, 0))
+    asker.expect(amqp.Connection.CloseOk)
     return status
 
 
@@ -67,15 +68,15 @@ class _Asker:
             elif frame[0] != HEARTBEAT:
                 return frame[0], frame[2]
 
-    def expect(self, kind: type) -> None:
+    def expect(self, kind: Kind) -> None:
         """Read methods until the one wanted."""
         while True:
             method = decode_method(self._frame()[1])
-            if isinstance(method, kind):
+            if method.kind is kind:
                 return
-            if isinstance(method, spec.Basic.Return):
+            if method.kind is amqp.Basic.Return:
                 raise AskError("this broker does not tell its status: it is none of Warren's")
-            if isinstance(method, spec.Connection.Close | spec.Channel.Close):
+            if method.kind in (amqp.Connection.Close, amqp.Channel.Close):
                 raise AskError(f"the broker refuses: {method.reply_text}")
 
     def content(self) -> bytes:

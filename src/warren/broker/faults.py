@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from warren.amqp.frames import HEARTBEAT
+from warren.broker.frames import split_frames
+
 ALL = re.compile(".*", re.DOTALL)  # queues, by their names
 
 
@@ -21,6 +24,15 @@ class Countdown:
         """One more frame passes; False if it was the last."""
         self.frames -= 1
         return self.frames > 0
+
+    def admit(self, data: bytes) -> bytes:
+        """What of some whole frames still passes."""
+        passed = 0
+        for frame in split_frames(data):
+            passed += len(frame)
+            if frame[0] != HEARTBEAT and not self.passes():
+                break
+        return data[:passed]
 
 
 @dataclass(slots=True)

@@ -12,11 +12,9 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from warren.broker.arguments import QueueArguments
+from warren.broker.limits import Limits
 from warren.broker.message import Message
 from warren.broker.timers import Timer, Timers
-
-#: The part of its limits down to which a quorum queue that has refused messages goes on doing so.
-_SOFT_LIMIT = 0.8
 
 
 class Entry:
@@ -216,8 +214,7 @@ class Queue:
         self._alarm: Timer | None = None  # for the message at the head
         self._end: Timer | None = None  # if nobody uses it
         self._used = around.timers.now
-        self._refusing = False  # a quorum queue that was too full, until it is less so
-        self._limited = arguments.max_length is not None or arguments.max_bytes is not None
+        self._limits = Limits(arguments)
         if arguments.expires is not None:
             self._end = self._around.timers.at(self._idle_until(), self._expire_if_idle)
 
@@ -228,7 +225,7 @@ class Queue:
 
         A ready consumer gets it even if its time to live is 0.
         """
-        if self._limited and self.arguments.overflow != "drop-head" and self._refuses(message):
+        if self._limits.refuses(self.waiting.count, self.waiting.bytes, message.size):
             if self.arguments.overflow == "reject-publish-dlx":
                 self._around.bury(self._entry(message), "maxlen")
             return False
@@ -237,9 +234,9 @@ class Queue:
             self._hand_over(consumer, entry)
             return True
         self.waiting.add(entry)
-        if self._limited and self.arguments.overflow == "drop-head":
+        if self._limits.drops:
             self._drop_overflow()
-        if entry.expires is not None or self._limited:
+        if entry.expires is not None or self._limits.given:
             self._expire_head()
         return True
 
@@ -249,6 +246,10 @@ class Queue:
         if message.ttl is not None:
             ttl = message.ttl if ttl is None else min(ttl, message.ttl)
         return Entry(self, message, self._order, None if ttl is None else self._around.timers.now + ttl / 1000)
+
+    def _drop_overflow(self) -> None:
+        while self.waiting.count and not self._limits.fit(self.waiting.count, self.waiting.bytes):
+            self._around.bury(self.waiting.pop(), "maxlen")
 
     def _hand_over(self, consumer: Consumer, entry: Entry) -> None:
         if not consumer.no_ack:
@@ -290,7 +291,7 @@ class Queue:
                 self.waiting.put_back(entry)
         if self.arguments.quorum:  # their consumers come first
             self.dispatch()
-        if self._limited and self.arguments.overflow == "drop-head":
+        if self._limits.drops:
             self._drop_overflow()
         self.dispatch()
 
@@ -313,27 +314,6 @@ class Queue:
         while waiting.count and (consumer := turns.next()) is not None:
             self._hand_over(consumer, waiting.pop())
             self._expire_head()
-
-    # --- limits -------------------------------------------------------------------------------------------------------
-
-    def _refuses(self, message: Message) -> bool:
-        if not self.arguments.quorum:
-            return not self._fits(1, message.size)
-        # Soft: what goes over the limit is taken, and then nothing until a fifth of it is free again [RabbitMQ 3.10.8,
-        # rabbit_fifo:evaluate_limit].
-        self._refusing = not self._fits(part=_SOFT_LIMIT if self._refusing else 1.0)
-        return self._refusing
-
-    def _fits(self, more: int = 0, size: int = 0, *, part: float = 1.0) -> bool:
-        """Whether what waits, and so many messages of so many bytes in all, stay within a part of the limits."""
-        length, limit = self.arguments.max_length, self.arguments.max_bytes
-        return (length is None or self.waiting.count + more <= int(length * part)) and (
-            limit is None or self.waiting.bytes + size <= int(limit * part)
-        )
-
-    def _drop_overflow(self) -> None:
-        while self.waiting.count and not self._fits():
-            self._around.bury(self.waiting.pop(), "maxlen")
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

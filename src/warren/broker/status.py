@@ -75,7 +75,7 @@ def take_status(product: str, version: str, sessions: Iterable[Session], hosts: 
     return Status(
         product,
         version,
-        tuple(_connection(session) for session in sessions if session.user),
+        tuple(_connection(session) for session in sessions if session.client.user),
         tuple(_queue(host, queue) for host, queue in queues),
         tuple(_consumer(host, queue, consumer) for host, queue in queues for consumer in queue.consumers),
     )
@@ -93,9 +93,10 @@ def parse_status(answer: dict[str, Any]) -> Status:
 
 
 def _connection(session: Session) -> ConnectionStatus:
-    vhost, channels = session.host.name, len(session.channels)
-    heartbeat, blocked = session.heartbeat, session.blocked
-    return ConnectionStatus(session.address, session.name, session.user, vhost, channels, heartbeat, blocked)
+    client, channels = session.client, len(session.channels.by_number)
+    return ConnectionStatus(
+        session.address, client.name, client.user, client.host.name, channels, client.heartbeat, session.blocked
+    )
 
 
 def _queue(host: VirtualHost, queue: Queue) -> QueueStatus:
@@ -124,4 +125,4 @@ def answer_status(status: Status, host: VirtualHost, question: Message) -> None:
     key = decode_name(properties.reply_to)
     header = encode_properties(Properties(content_type=b"application/json", correlation_id=properties.correlation_id))
     body = json.dumps(asdict(status)).encode("utf-8", "surrogateescape")
-    host.publish(host.exchange(""), Message("", key, make_route("", key), header, body))
+    host.publish(host.exchanges.get(""), Message("", key, make_route("", key), header, body))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
-from pika.compat import long
-
 from warren.amqp.frames import FrameError
 from warren.amqp.tables import split_array, split_table
 
@@ -39,16 +35,9 @@ def type_name(value: bytes) -> str:
     return _NAMES.get(chr(value[0]), "unknown")
 
 
-def as_long(value: int) -> int:
-    """An integer that is written in eight bytes, as RabbitMQ writes its counters."""
-    counter: int = long(value)
-    return counter
-
-
-def table_at(payload: bytes, offset: int) -> bytes:
-    """The table whose length stands at `offset`, without that length."""
-    (size,) = struct.unpack_from(">I", payload, offset)
-    return payload[offset + 4 : offset + 4 + size]
+def encode_long(value: int) -> bytes:
+    """An integer in eight bytes whatever its size, as RabbitMQ writes its counters."""
+    return b"l" + value.to_bytes(8)
 
 
 def has_no_number(table: bytes) -> bool:

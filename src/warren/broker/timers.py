@@ -70,3 +70,26 @@ class Timers:
     def next(self) -> float | None:
         """When something is due next."""
         return self._heap[0][0] if self._heap else None
+
+
+class Alarms:
+    """The timers of one connection, by what they call: nothing keeps a connection that has ended."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+        self._set: dict[Callable[[], None], Timer] = {}
+
+    def at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call back, unless the connection has ended by then."""
+        self._set[callback] = self._timers.at(when, callback)
+
+    def cancel(self, callback: Callable[[], None]) -> None:
+        """Do not call back; what was not set is ignored."""
+        if (timer := self._set.pop(callback, None)) is not None:
+            timer.cancel()
+
+    def end(self) -> None:
+        """Cancel all."""
+        for timer in self._set.values():
+            timer.cancel()
+        self._set.clear()

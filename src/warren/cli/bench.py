@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from warren.bench import runner as bench
+from warren.bench import runner, shown
+from warren.bench.echo import EchoFailed, serve_echo
+from warren.bench.load import Plan
 from warren.cli.arguments import Encoding, parse_arguments
 from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, echo_json, exit_code, fail, fail_call
 from warren.client.options import DEFAULT_TIMEOUT
@@ -85,24 +87,24 @@ def run_bench(
         _refuse_pair(target is not None and handler is not None, "SERVICE.METHOD and --handler")
         if duration is None and calls is None:
             duration = 10.0
-        plan = bench.Plan(100 if in_flight is None else in_flight, rate, duration, calls, warmup)
+        plan = Plan(100 if in_flight is None else in_flight, rate, duration, calls, warmup)
         args, kwargs = parse_arguments(arguments or [])
         if not allow_remote:
-            bench.check_local(url)
+            runner.check_local(url)
         kind = handler or Handler.ASYNC
-        name, record = bench.run(url, bench.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
+        name, record = runner.run(url, runner.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
     except CallError as error:
         fail_call(error, as_json, url)
     except ValueError as error:
         fail(str(error), USAGE)
-    except bench.EchoFailed as failed:
+    except EchoFailed as failed:
         fail(str(failed), failed.exit_code if failed.exit_code > 0 else OTHER)
     except KeyboardInterrupt:
         fail("interrupted before anything was measured", INTERRUPTED)
     if as_json:
-        echo_json(bench.as_dict(name, plan, record))
+        echo_json(shown.as_dict(name, plan, record))
     else:
-        bench.show(name, plan, record)
+        shown.show(name, plan, record)
     if record.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -118,6 +120,6 @@ def echo(
     """The echo service of `bench`, in a process of its own."""
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        asyncio.run(bench.serve_echo(name, handler.value, url, lifeline))
+        asyncio.run(serve_echo(name, handler.value, url, lifeline))
     except CallError as error:
         fail(f"the echo service: {error.message}", exit_code(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from pika import spec
@@ -136,6 +136,53 @@ class Receiver(Protocol):
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 
+def _returned(method: Any, properties: Any) -> Returned:
+    correlation_id = properties.correlation_id
+    if isinstance(correlation_id, str):
+        correlation_id = correlation_id.encode()
+    route = method.exchange.encode(), method.routing_key.encode()
+    return Returned(route, correlation_id, str(method.reply_text))
+
+
+class _Proofs:
+    """Who waits for a round trip that has not begun; who comes while one is under way shares the next one."""
+
+    def __init__(self, ask: Callable[[Callable[[], None]], None]) -> None:
+        """`ask` begins a round trip, and calls back when it is over."""
+        self._ask = ask
+        self._waiting: list[asyncio.Future[None]] = []
+        self._asking = False
+
+    def add(self, answer: asyncio.Future[None]) -> None:
+        self._waiting.append(answer)
+
+    def ask(self) -> None:
+        """Begin a round trip, for all who wait for one."""
+        if not self._asking and self._waiting:
+            self._asking = True
+            waiting, self._waiting = self._waiting, []
+            self._ask(functools.partial(self._answered, waiting))
+
+    def _answered(self, waiting: list[asyncio.Future[None]]) -> None:
+        self._asking = False
+        for answer in waiting:
+            resolve(answer, None)
+        self.ask()
+
+
+async def _fill(acks: Acks, inspect: Callable[[], Awaitable[tuple[int, int]]], window: int) -> None:
+    """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
+    for _ in range(40):
+        known = len(acks)
+        if known >= window:
+            return
+        await asyncio.sleep(0.05)
+        # The queue's leader answers after all that it has sent to us before; while it has more, it will send that.
+        waiting, _consumers = await inspect()
+        if not waiting and len(acks) == known:
+            return
+
+
 class HotChannel(Channel):
     """A channel for messages: publishes, acknowledgements, deliveries and confirms go past Pika."""
 
@@ -149,8 +196,7 @@ class HotChannel(Channel):
         self._acks = Acks()
         self._no_ack = False
         self._holds_acks = False
-        self._unsettled: list[asyncio.Future[None]] = []  # who waits for a round trip that has not begun
-        self._settling = False  # one is under way
+        self._proofs = _Proofs(self._ask_for_proof)
         self._routes: dict[tuple[bytes, bytes, bool], bytes] = {}
 
     def attach(self, receiver: Receiver, *, body_limit: int) -> None:
@@ -202,7 +248,7 @@ class HotChannel(Channel):
         try:
             if window:
                 self._holds_acks = True
-                await self._fill(window)
+                await _fill(self._acks, functools.partial(self.inspect_queue, self._queue), window)
             for tag in tags:
                 await self._ask(self._raw.basic_cancel, tag)
             # The answer may overtake deliveries that wait inside the broker's channel; one more round trip does not.
@@ -212,18 +258,6 @@ class HotChannel(Channel):
             self._holds_acks = False
             self._stream.flush_soon()
             self._settle()
-
-    async def _fill(self, window: int) -> None:
-        """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
-        for _ in range(40):
-            known = len(self._acks)
-            if known >= window:
-                return
-            await asyncio.sleep(0.05)
-            # The queue's leader answers after all that it has sent to us before; while it has more, it will send that.
-            waiting, _consumers = await self.inspect_queue(self._queue)
-            if not waiting and len(self._acks) == known:
-                return
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
@@ -272,7 +306,7 @@ class HotChannel(Channel):
         if self.closed is not None:
             raise self.closed
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unsettled.append(answer)
+        self._proofs.add(answer)
         self.pending.add(answer)
         self._settle()
         try:
@@ -281,21 +315,14 @@ class HotChannel(Channel):
             self.pending.discard(answer)
 
     def _settle(self) -> None:
-        """Begin a round trip, for all who wait for one; while acks are held (see `cancel`) they cannot be settled."""
-        if self._settling or self._holds_acks or not self._unsettled:
-            return
-        self._settling = True
-        waiting, self._unsettled = self._unsettled, []
+        if not self._holds_acks:  # see `cancel`: they cannot be settled meanwhile
+            self._proofs.ask()
+
+    def _ask_for_proof(self, answered: Callable[[], None]) -> None:
         self._stream.flush()
         with contextlib.suppress(AMQPError):  # it is closing: `_on_close` ends the waiting
             # The prefetch that it has already: a question that changes nothing.
-            self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._on_settled(waiting))
-
-    def _on_settled(self, waiting: list[asyncio.Future[None]]) -> None:
-        self._settling = False
-        for answer in waiting:
-            resolve(answer, None)
-        self._settle()
+            self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: answered())
 
     def flush(self) -> None:
         """Send what was written now, rather than at the end of this turn."""
@@ -350,11 +377,7 @@ class HotChannel(Channel):
 
     def _on_return(self, _channel: object, method: Any, properties: Any, _body: bytes) -> None:
         assert self._receiver is not None
-        correlation_id = properties.correlation_id
-        if isinstance(correlation_id, str):
-            correlation_id = correlation_id.encode()
-        route = method.exchange.encode(), method.routing_key.encode()
-        self._receiver.returned(Returned(route, correlation_id, str(method.reply_text)))
+        self._receiver.returned(_returned(method, properties))
 
     def _detach(self) -> None:
         self._stream.splitter.untap(self.number)

@@ -25,7 +25,8 @@ from typing import cast
 
 from pika.adapters.utils import nbio_interface as nbio
 
-from warren.amqp.frames import HEARTBEAT_FRAME, FrameError, Splitter
+from warren.amqp.frames import HEARTBEAT_FRAME, FrameError
+from warren.amqp.splitter import Splitter
 from warren.connection.fork import disown_in_children
 from warren.logs import get_logger
 
@@ -33,7 +34,8 @@ log = get_logger("warren.amqp")
 
 #: Seconds between two looks at whether Pika saw any traffic lately, and at whether the loop turns.
 TICK = 1.0
-#: Bytes that are read at a time at the most.
+#: Bytes that are read at a time at the most, into a buffer of our own: for a plain Protocol asyncio allocates 256 KiB
+#: for each read, however little comes, which costs 30 us a time here (the kernel maps and unmaps the pages).
 READ_SIZE = 256 * 1024
 #: Bytes of output that may wait in the transport before publishers should wait.
 HIGH_WATER = 1024 * 1024
@@ -84,15 +86,10 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         The descriptor stays, on another file, so that whoever closes it later closes no newer one of that number.
         """
         transport, self._transport = self._transport, None
-        descriptor = transport.get_extra_info("socket").fileno() if transport is not None else -1
-        if descriptor >= 0:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, descriptor, inheritable=False)
-            os.close(nothing)
+        if transport is not None:
+            _put_nothing_behind(transport.get_extra_info("socket").fileno())
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        # A buffer of our own: for a plain Protocol asyncio allocates 256 KiB for each read, however little comes,
-        # which costs 30 us a time here (the kernel maps and unmaps the pages).
         return self._input
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -245,6 +242,14 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             self.splitter.hot = False
             self._to_pika(HEARTBEAT_FRAME)
         self._tick_timer = self._loop.call_later(TICK, self._tick)
+
+
+def _put_nothing_behind(fd: int) -> None:
+    """Let a descriptor stand for another file; one that is closed already stays as it is."""
+    if fd >= 0:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, fd, inheritable=False)
+        os.close(nothing)
 
 
 def _unacknowledged(fd: int) -> int:

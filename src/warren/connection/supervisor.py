@@ -90,6 +90,31 @@ class Backoff:
         return pause * self._rng.uniform(0.5, 1.0)
 
 
+class _Waiters:
+    """Those who wait for a link."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[Link]] = set()
+
+    async def wait(self) -> Link:
+        waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            return await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def tell(self, link: Link | None, failure: CallError) -> None:
+        """Here is one, or the reason why there is none."""
+        for waiter in self._waiting:
+            if waiter.done():
+                continue
+            if link is not None:
+                waiter.set_result(link)
+            else:
+                waiter.set_exception(copy_of(failure))
+
+
 class Supervisor:
     """One connection, opened again whenever it is lost.
 
@@ -122,7 +147,7 @@ class Supervisor:
         self._activity: asyncio.Task[Event] | None = None
         self._interrupted: asyncio.Task[Event] | None = None  # the activity that `close` cut short
         self._permanent = False
-        self._waiters: set[asyncio.Future[Link]] = set()
+        self._waiters = _Waiters()
         self.state = State.NEW
         self.link: Link | None = None
         self._fresh: Link | None = None  # made, and not yet set up
@@ -145,12 +170,7 @@ class Supervisor:
             return self._usable
         if self.state is not State.CONNECTING:
             raise copy_of(self.failure or closed_error())
-        waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            return await waiter
-        finally:
-            self._waiters.discard(waiter)
+        return await self._waiters.wait()
 
     async def close(self, patience: float = 3.0) -> None:
         """Close the link, for good; returns after `patience` seconds, whatever the broker does.
@@ -184,7 +204,7 @@ class Supervisor:
             self._activity = asyncio.get_running_loop().create_task(self._activities[state]())
             self._activity.add_done_callback(self._done)
         if state is not State.CONNECTING:
-            self._tell_waiters()
+            self._waiters.tell(self._usable, self.failure or closed_error())
 
     def _done(self, activity: asyncio.Task[Event]) -> None:
         """An activity has ended, in whatever way."""
@@ -212,15 +232,8 @@ class Supervisor:
             return
         assert self.failure is not None
         if before is State.OPEN and was_open:
-            self._tell_owner(self._lost, self.failure)
-        self._tell_owner(self._failed, self.failure, True)
-
-    @staticmethod
-    def _tell_owner(what: Callable[..., None], *news: object) -> None:
-        try:
-            what(*news)
-        except Exception:  # it may have been what failed in the first place
-            log.exception("the end of a connection could not be handled")
+            _tell_owner(self._lost, self.failure)
+        _tell_owner(self._failed, self.failure, True)
 
     # --- the activities -----------------------------------------------------------------------------------------
 
@@ -298,14 +311,12 @@ class Supervisor:
         self.failure = error
         log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
 
-    def _tell_waiters(self) -> None:
-        for waiter in self._waiters:
-            if waiter.done():
-                continue
-            if self._usable is not None:
-                waiter.set_result(self._usable)
-            else:
-                waiter.set_exception(copy_of(self.failure or closed_error()))
+
+def _tell_owner(what: Callable[..., None], *news: object) -> None:
+    try:
+        what(*news)
+    except Exception:  # it may have been what failed in the first place
+        log.exception("the end of a connection could not be handled")
 
 
 def _broken(error: BaseException | None) -> CallError:

@@ -207,10 +207,10 @@ def raised(error: CallError, *, earlier: bool, entered: bool) -> CallError:
     return make_error(error.code, error.reason, error.message, execution=execution, origin=Origin.HANDLER)
 
 
-def told(table: Any, *, earlier: bool) -> Execution:
-    """What a reply's headers say of execution, of all attempts together; UNKNOWN where they say nothing readable."""
+def told(word: Any, *, earlier: bool) -> Execution:
+    """What a reply's word on execution says of all attempts together; UNKNOWN where it says nothing readable."""
     try:
-        execution = Execution(table.get("rpc-executed"))
+        execution = Execution(word)
     except ValueError:
         return Execution.UNKNOWN
     return weigh(execution, earlier=earlier)

@@ -465,7 +465,7 @@ def undecodable_reply(why: str) -> CallError:
 def _undecodable_error(why: str, table: Mapping[str, Any]) -> CallError:
     """What came is no result for certain: an error, or headers that cannot be read."""
     message = f"the reply cannot be read: {why}"
-    return conclude(evidence.DECODE_ERROR, message, word=evidence.told(table, earlier=False))
+    return conclude(evidence.DECODE_ERROR, message, word=evidence.told(table.get("rpc-executed"), earlier=False))
 
 
 def reply_too_large(p: Properties, size: int, limit: int) -> CallError:
@@ -473,7 +473,7 @@ def reply_too_large(p: Properties, size: int, limit: int) -> CallError:
     message = f"the reply has {size} bytes, the limit is {limit}"
     table = _reply_table(p.table or b"")
     if _is_error(p, table):
-        return conclude(evidence.ERROR_TOO_LARGE, message, word=evidence.told(table, earlier=False))
+        return conclude(evidence.ERROR_TOO_LARGE, message, word=evidence.told(table.get("rpc-executed"), earlier=False))
     return conclude(evidence.REPLY_TOO_LARGE, message)
 
 
@@ -489,7 +489,7 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
         code,
         reason,
         problem.detail,
-        execution=evidence.told(table, earlier=False),
+        execution=evidence.told(table.get("rpc-executed"), earlier=False),
         origin=_member(Origin, problem.origin, Origin.SERVER),
     )
     rebuilt = registered(problem, error)
@@ -517,7 +517,7 @@ def doubted(p: Properties) -> Properties:
     """A reply's properties, where its claim that nothing was executed covers only the last of several attempts."""
     table = _reply_table(p.table or b"")
     if "rpc-executed" in table:
-        p.table = encode_table({**table, "rpc-executed": evidence.told(table, earlier=True).value})
+        p.table = encode_table({**table, "rpc-executed": evidence.told(table.get("rpc-executed"), earlier=True).value})
     return p
 
 

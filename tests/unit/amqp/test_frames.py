@@ -10,7 +10,8 @@ from pika import spec
 
 from tests.support import pika_frames
 from warren.amqp import frames
-from warren.amqp.frames import Delivery, FrameError, Properties, Splitter
+from warren.amqp.frames import Delivery, FrameError, Properties
+from warren.amqp.splitter import Splitter
 
 FRAME_MAX = 4096
 

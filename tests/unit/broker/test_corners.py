@@ -78,7 +78,7 @@ def test_a_deleted_exchange_leaves_no_trace_at_those_it_was_bound_to() -> None:
         peer.call(spec.Exchange.Declare(exchange=name))
     peer.call(spec.Exchange.Bind(destination="target", source="source"))
     peer.call(spec.Exchange.Delete(exchange="source"))
-    assert peer.state.hosts["/"].exchanges["target"].incoming == set()
+    assert peer.state.hosts["/"].exchanges.by_name["target"].incoming == set()
 
 
 def test_the_default_exchange_cannot_be_unbound() -> None:
@@ -123,7 +123,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     peer.call(spec.Queue.Bind(queue="q", exchange="amq.topic", routing_key="#"))
     for number in range(5):
         peer.send(publish(f"key.{number}", exchange="amq.topic"))
-    topic = peer.state.hosts["/"].exchanges["amq.topic"]
+    topic = peer.state.hosts["/"].exchanges.by_name["amq.topic"]
     assert isinstance(topic, exchanges.Topic)
     assert len(topic._known) <= 2
     assert peer.call(spec.Queue.Purge(queue="q")).message_count == 5

@@ -240,7 +240,7 @@ def test_the_broker_names_a_queue_and_the_empty_name_means_the_last_one_declared
     assert name.startswith("amq.gen-")
     peer.call(spec.Queue.Bind(exchange="amq.direct"))
     peer.call(spec.Basic.Consume(consumer_tag="c"))
-    assert next(iter(peer.state.hosts["/"].exchanges["amq.direct"].bindings))[1] == name
+    assert next(iter(peer.state.hosts["/"].exchanges.by_name["amq.direct"].bindings))[1] == name
 
 
 def test_line_ends_are_taken_out_of_names() -> None:

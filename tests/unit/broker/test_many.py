@@ -116,6 +116,6 @@ def test_body_frames_of_nothing_take_no_memory() -> None:
     start = method(1, spec.Basic.Publish(routing_key="q"))
     content = message(1, b"body")
     peer.send(start, content[: -len(b"body") - 8], b"\x03\0\x01\0\0\0\0\xce" * 10_000)
-    unfinished = peer.session.channels[1]._content
+    unfinished = peer.session.channels.by_number[1]._content
     assert unfinished is not None
-    assert unfinished.chunks == []
+    assert unfinished._chunks == []

@@ -163,9 +163,9 @@ def test_an_auto_delete_exchange_ends_with_its_last_binding(peer: Peer) -> None:
     bind(peer, "a", "passing", "1")
     bind(peer, "a", "passing", "2")
     peer.call(spec.Queue.Unbind(queue="a", exchange="passing", routing_key="1"))
-    assert "passing" in peer.state.hosts["/"].exchanges
+    assert "passing" in peer.state.hosts["/"].exchanges.by_name
     peer.call(spec.Queue.Delete(queue="a"))
-    assert "passing" not in peer.state.hosts["/"].exchanges
+    assert "passing" not in peer.state.hosts["/"].exchanges.by_name
 
 
 def test_exchanges_that_only_served_a_deleted_one_end_too(peer: Peer) -> None:
@@ -173,7 +173,7 @@ def test_exchanges_that_only_served_a_deleted_one_end_too(peer: Peer) -> None:
     exchange(peer, "target")
     peer.call(spec.Exchange.Bind(destination="target", source="source"))
     peer.call(spec.Exchange.Delete(exchange="target"))
-    assert "source" not in peer.state.hosts["/"].exchanges
+    assert "source" not in peer.state.hosts["/"].exchanges.by_name
 
 
 def test_a_deleted_exchange_routes_nothing(peer: Peer) -> None:

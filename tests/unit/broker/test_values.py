@@ -153,9 +153,9 @@ def test_all_can_be_blocked_at_once_and_hear_of_it_once() -> None:
 def test_setting_the_clock_forward_is_no_silence() -> None:
     state = make_state()
     peer = connect(state)
-    peer.session.heartbeat = 10
+    peer.session.client.heartbeat = 10
     peer.session.skip(3600)
-    peer.session._watch()
+    peer.session._talk._watch()
     assert not peer.session.ended
 
 
