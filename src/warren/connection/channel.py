@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -284,12 +283,18 @@ class HotChannel(Channel):
         """Begin a round trip, for all who wait for one; while acks are held (see `cancel`) they cannot be settled."""
         if self._settling or self._holds_acks or not self._unsettled:
             return
-        self._settling = True
         waiting, self._unsettled = self._unsettled, []
-        self._stream.flush()
-        with contextlib.suppress(AMQPError):  # it is closing: `_on_close` ends the waiting
+        try:
+            self._stream.flush()
             # The prefetch that it has already: a question that changes nothing.
             self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._on_settled(waiting))
+        except AMQPError:
+            return  # it is closing: `_on_close` ends the waiting
+        except Exception as error:  # nothing was asked: these will hear nothing, and the next may ask
+            for answer in waiting:
+                reject(answer, error)
+            return
+        self._settling = True
 
     def _on_settled(self, waiting: list[asyncio.Future[None]]) -> None:
         self._settling = False
