@@ -35,7 +35,7 @@ BROKER: tuple[frozenset[str], ...] = (
 #: file needs a place here.
 LAYERS: tuple[frozenset[str], ...] = (
     # public ground, and what makes it safe to show
-    frozenset({"warren.printable"}),
+    frozenset({"warren.printable", "warren.checks"}),
     frozenset({"warren.logs"}),
     frozenset({"warren.flood"}),
     # amqp/: AMQP bytes, pure
@@ -111,7 +111,11 @@ SERVER_SIDE = room("server")
 BROKER_EDGES = frozenset(
     {"warren.broker.server", "warren.broker.embedded", "warren.broker.ask", "warren.broker.command", "warren.broker"}
 )
-PURE = room("amqp") | room("protocol") | frozenset({"warren.errors", "warren.printable", "warren.middleware"})
+PURE = (
+    room("amqp")
+    | room("protocol")
+    | frozenset({"warren.errors", "warren.printable", "warren.checks", "warren.middleware"})
+)
 PURE |= frozenset({"warren.client.calls"})
 PURE |= frozenset({"warren.connection.settings", "warren.connection.liveness"})
 PURE |= frozenset().union(*BROKER) - BROKER_EDGES
