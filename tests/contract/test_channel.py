@@ -111,6 +111,21 @@ async def test_a_waiter_that_goes_leaves_the_others_waiting_for_their_answer(lin
     await asyncio.wait_for(channel.settled(), 20)
 
 
+async def test_a_round_trip_that_cannot_begin_fails_and_the_next_one_begins(
+    link: Link, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _tags = await consume(link, queue)
+
+    def fail() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link.stream, "flush", fail)
+        with pytest.raises(MemoryError):
+            await channel.settled()
+    await asyncio.wait_for(channel.settled(), 20)
+
+
 async def test_a_channel_that_is_closed_instead_says_so(link: Link, queue: str) -> None:
     channel, tags = await consume(link, queue)
     channel.ack(tags[0])

@@ -12,11 +12,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from tests.contract.brokers import BrokerUnderTest
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Cancelled, Client, Execution, Service
+from warren.connection.channel import Channel
 
 #: Nothing here waits for long; only what hangs takes this many seconds.
 PATIENCE = 30.0
@@ -47,6 +49,26 @@ async def test_connecting_that_is_overtaken_by_closing_ends(url: str) -> None:
     await asyncio.wait_for(closing, PATIENCE)
     with pytest.raises(Cancelled, match="the client is closed: make a new one"):
         await asyncio.wait_for(connecting, PATIENCE)
+
+
+async def test_a_client_that_is_closed_while_it_sets_up_leaves_no_reply_queue(
+    url: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare, names, closing = Channel.declare_queue, [], []
+
+    async def then_close(channel: Channel, name: str, **options: Any) -> None:
+        await declare(channel, name, **options)
+        names.append(name)
+        closing.append(asyncio.create_task(client.close()))
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Channel, "declare_queue", then_close)
+    client = AsyncClient(url, reply="durable")
+    with pytest.raises(Cancelled):
+        await asyncio.wait_for(client.connect(), PATIENCE)
+    await asyncio.wait_for(closing[0], PATIENCE)
+    with pytest.raises(ChannelClosedByBroker, match="no queue"):
+        raw.queue_declare(names[0], passive=True)
 
 
 async def test_a_closed_async_client_says_what_to_do(url: str) -> None:

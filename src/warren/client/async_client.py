@@ -26,7 +26,6 @@ from warren.client.options import (
     DEFAULT_TIMEOUT,
     Encoding,
     Options,
-    make_errors,
     make_limits,
 )
 from warren.client.requests import Limits, ReplyQueue, Target
@@ -43,6 +42,7 @@ from warren.client.target import (
 from warren.connection.settings import Password, Settings, make_settings
 from warren.connection.supervisor import closed_error
 from warren.protocol import wire
+from warren.protocol.problems import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -223,7 +223,7 @@ class AsyncClient:
             name=name,
         )
         self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = make_errors(errors)
+        self._errors = registry(errors)
         limits = make_limits(
             max_in_flight=max_in_flight,
             max_message_size=max_message_size,

@@ -191,9 +191,13 @@ class Caller:
     async def _set_up(self, link: Link) -> None:
         """Everything a link needs before calls may use it."""
         await declare_exchanges(link)
-        await self._replies.open(link)
-        await self._confirming.open(link)
-        await self._bare.open(link)
+        try:
+            await self._replies.open(link)
+            await self._confirming.open(link)
+            await self._bare.open(link)
+        finally:
+            if self._closed:  # meanwhile: `close` could not know of this link
+                await self._replies.delete(link)
         self._requests.reply_to = self._replies.address
         self._link = link
         link.on_writable(self._write_waiting)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Literal
 
+from warren import checks
 from warren.client.requests import Limits
 from warren.protocol import codecs, wire
-from warren.protocol.problems import registry
 from warren.protocol.running import Running, get_running
 
 Encoding = Literal["json", "msgpack"]
@@ -22,8 +21,6 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_IN_FLIGHT = 65_536
 #: Bytes of requests that may wait to be sent.
 DEFAULT_MAX_WAITING_BYTES = 64 * 1024 * 1024
-#: The longest timeout, in seconds: 23 days.
-MAX_TIMEOUT = 2_000_000
 
 #: What a nested call leaves its caller of the time that is left: this share,
 RESERVED_SHARE = 0.05
@@ -45,9 +42,10 @@ class Options:
     detached: bool = False
 
     def __post_init__(self) -> None:
-        check_timeout(self.timeout)
+        checks.seconds("timeout", self.timeout)
         for name in ("fail_fast", "resend", "detached"):
-            _check_flag(name, getattr(self, name), none=name == "resend")
+            if not (name == "resend" and self.resend is None):
+                checks.flag(name, getattr(self, name))
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
         if self.headers is not None:
@@ -83,27 +81,6 @@ def nested_deadline(running: Running | None, now: float) -> float | None:
     return running.deadline - min(max(left * RESERVED_SHARE, LEAST_RESERVED), left / 2, MOST_RESERVED)
 
 
-def check_timeout(timeout: object) -> None:
-    """Refuse what is no timeout.
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: a number out of range.
-    """
-    if isinstance(timeout, bool) or not isinstance(timeout, Real):
-        raise TypeError(
-            f"timeout={timeout!r} is not a number of seconds: say for example timeout=2.5;"
-            f" for no limit to speak of say timeout={MAX_TIMEOUT:_}"
-        )
-    if not 0 < float(timeout) <= MAX_TIMEOUT:
-        raise ValueError(f"timeout={timeout!r}: seconds, more than 0 and at most {MAX_TIMEOUT:,} (23 days)")
-
-
-def _check_flag(name: str, value: object, *, none: bool = False) -> None:
-    if not isinstance(value, bool) and not (none and value is None):
-        raise TypeError(f"{name}={value!r} is neither True nor False")
-
-
 def _checked_headers(headers: object) -> dict[str, Any]:
     """A copy of the headers: what was checked stays what is sent."""
     if not isinstance(headers, Mapping):
@@ -131,19 +108,6 @@ def make_limits(
         "max_waiting_bytes": max_waiting_bytes,
     }
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r} is not a whole number: say for example {name}=1000")
-    _check_flag("send_user", send_user)
+        checks.whole(name, value)
+    checks.flag("send_user", send_user)
     return Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()
-
-
-def make_errors(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]:
-    """The exception classes that a client raises as themselves, by name.
-
-    Raises:
-        TypeError: something that is not an exception class.
-        ValueError: two classes of one name: which of them is meant cannot be told.
-    """
-    if isinstance(errors, type) or not isinstance(errors, Iterable):
-        raise TypeError(f"errors={errors!r} is not a list of exception classes: say for example errors=[OutOfStock]")
-    return registry(errors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
@@ -158,10 +157,18 @@ class _Proofs:
 
     def ask(self) -> None:
         """Begin a round trip, for all who wait for one."""
-        if not self._asking and self._waiting:
-            self._asking = True
-            waiting, self._waiting = self._waiting, []
+        if self._asking or not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        try:
             self._ask(functools.partial(self._answered, waiting))
+        except AMQPError:
+            return  # it is closing: `_on_close` ends the waiting
+        except Exception as error:  # nothing was asked: these will hear nothing, and the next may ask
+            for answer in waiting:
+                reject(answer, error)
+            return
+        self._asking = True
 
     def _answered(self, waiting: list[asyncio.Future[None]]) -> None:
         self._asking = False
@@ -320,9 +327,8 @@ class HotChannel(Channel):
 
     def _ask_for_proof(self, answered: Callable[[], None]) -> None:
         self._stream.flush()
-        with contextlib.suppress(AMQPError):  # it is closing: `_on_close` ends the waiting
-            # The prefetch that it has already: a question that changes nothing.
-            self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: answered())
+        # The prefetch that it has already: a question that changes nothing.
+        self._raw.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: answered())
 
     def flush(self) -> None:
         """Send what was written now, rather than at the end of this turn."""

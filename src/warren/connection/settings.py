@@ -7,10 +7,12 @@ password.
 from __future__ import annotations
 
 import ssl as tls
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from warren import checks
 
 #: Seconds between heartbeats. Pika gives up a silent broker after this + 5 s, RabbitMQ a silent peer after 3 times it.
 DEFAULT_HEARTBEAT = 15
@@ -72,9 +74,7 @@ def make_settings(
     Raises:
         ValueError: what is wrong, and what a right URL looks like.
     """
-    urls = [url] if isinstance(url, str) else list(url) if url is not None else [DEFAULT_URL]
-    if not urls:
-        raise ValueError("no URL given: say for example amqp://localhost")
+    urls = _urls(url)
     first, *others = [_parse(one, ssl is not None) for one in urls]
     for other in others:
         if replace(other, hosts=first.hosts, ssl=first.ssl) != first or (other.ssl is None) != (first.ssl is None):
@@ -92,16 +92,32 @@ def make_settings(
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     if not (isinstance(settings.password, str) or callable(settings.password)):
         raise ValueError("password: a str, or a function without arguments that returns one (plain or async)")
-    if not 0 <= settings.heartbeat <= 65535:
-        raise ValueError(f"heartbeat={settings.heartbeat}: seconds from 0 (off) to 65535")
+    for option in ("username", "vhost"):
+        checks.text(option, getattr(settings, option))
+    checks.whole("heartbeat", settings.heartbeat, least=0, most=65_535)
     liveness = settings.liveness_timeout
+    if liveness is not None:
+        checks.seconds("liveness_timeout", liveness)
     if liveness is not None and not MIN_LIVENESS_TIMEOUT <= liveness <= 86_400:
         raise ValueError(f"liveness_timeout={liveness}: seconds from {MIN_LIVENESS_TIMEOUT:g} to 86400")
-    if settings.name is not None and len(settings.name.encode()) > 255:
-        raise ValueError("name: at most 255 bytes, as it travels with each request")
-    if not settings.connect_timeout > 0:
-        raise ValueError(f"connect_timeout={settings.connect_timeout}: seconds, more than 0")
+    checks.seconds("connect_timeout", settings.connect_timeout)
+    if settings.name is not None:
+        checks.text("name", settings.name)
+        if len(settings.name.encode()) > 255:
+            raise ValueError("name: at most 255 bytes, as it travels with each request")
     return settings
+
+
+def _urls(url: object) -> list[str]:
+    if url is None:
+        return [DEFAULT_URL]
+    urls = [url] if isinstance(url, str) or not isinstance(url, Iterable) else list(url)
+    if not urls:
+        raise ValueError("no URL given: say for example amqp://localhost")
+    found = [one for one in urls if isinstance(one, str)]
+    if len(found) < len(urls):  # not shown, as it may hold a password
+        raise TypeError("url is not a str, or several: say for example amqp://localhost")
+    return found
 
 
 def _parse(url: str, encrypted: bool) -> Settings:

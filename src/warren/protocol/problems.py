@@ -63,9 +63,11 @@ def registry(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]:
     """The classes of errors that travel as themselves, by the name that they have on the wire.
 
     Raises:
-        TypeError: one is no class of exceptions.
+        TypeError: something that is no list of classes of exceptions.
         ValueError: two classes of one name, which the wire could not tell apart.
     """
+    if isinstance(errors, type) or not isinstance(errors, Iterable):
+        raise TypeError(f"errors={errors!r} is not a list of exception classes: say for example errors=[OutOfStock]")
     found: dict[str, type[Exception]] = {}
     for kind in errors:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):

@@ -15,6 +15,7 @@ from typing import Any, Literal, Never, NoReturn, cast, get_args, get_type_hints
 
 import msgspec
 
+from warren import checks
 from warren.protocol import codecs
 from warren.protocol.codecs import JSON, MSGPACK, Decode, ValidationError
 
@@ -330,10 +331,9 @@ def _check_options(name: str, delivery: str, max_attempts: int, time_limit: floa
         )
     if delivery not in get_args(Delivery):
         raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
-    if type(max_attempts) is not int or max_attempts < 1:
-        raise ValueError(f"max_attempts={max_attempts!r} must be a whole number, at least 1")
-    if time_limit is not None and not 0 < time_limit <= 2_000_000:
-        raise ValueError(f"time_limit={time_limit}: seconds, more than 0 and at most 2,000,000 (23 days)")
+    checks.whole("max_attempts", max_attempts)
+    if time_limit is not None:
+        checks.seconds("time_limit", time_limit)
 
 
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:

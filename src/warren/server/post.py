@@ -79,6 +79,7 @@ class Post:
         self._channel: HotChannel | None = None
         self._surely_classic = False
         self._widened = 0  # by how much its window is larger than the worker's concurrency
+        self._widening = asyncio.Lock()  # a prefetch is for the consumer that follows it
         self._consuming = _Repair(spawn, self._consume_again)
         self._copying = _Repair(spawn, self._open_copies)
         worker.on_queue_deleted = self._on_queue_deleted
@@ -142,7 +143,11 @@ class Post:
         if self.worker.draining:  # it was told to stop meanwhile
             return
         await channel.consume(wire.service_queue(self.name), no_ack=False)
-        if self.worker.draining:
+        await self._stop_if_draining(channel)
+
+    async def _stop_if_draining(self, channel: HotChannel) -> None:
+        """What has begun to consume behind the drain's back is nobody else's to stop."""
+        if self.worker.draining and channel.consumes:
             await self._stop_consuming(channel)
             self.worker.hand_back()
 
@@ -193,8 +198,10 @@ class Post:
 
     async def _widen(self, channel: HotChannel, more: int) -> None:
         with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own
-            if channel.consumes:
-                await channel.widen(more)
+            async with self._widening:
+                if channel.consumes and not self.worker.draining:
+                    await channel.widen(more)
+            await self._stop_if_draining(channel)
 
     # --- the channel for copies ---------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import ssl as tls
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
+from warren import checks
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
@@ -25,6 +26,8 @@ log = get_logger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
+#: AMQP's prefetch allows no more.
+MAX_CONCURRENCY = 65_535
 #: Seconds between two looks at whether exchanges, queues and bindings are all there.
 TOPOLOGY_INTERVAL = 30.0
 
@@ -65,16 +68,13 @@ class Server:
             name: what this worker calls itself in the broker's list of connections.
 
         Raises:
+            TypeError: what is no service, or an option of the wrong type.
             ValueError: no service, one without methods, two of one name, or an option that makes no sense.
         """
-        names = [service.name for service in services]
-        if not services or len(set(names)) < len(names):
-            raise ValueError(f"serve at least one service, each once; got {names}")
-        for service in services:
-            if not service.methods:
-                raise ValueError(f"service {service.name!r} has no methods: decorate functions with @service.method")
-        if concurrency is not None and not 1 <= concurrency <= 65_535:
-            raise ValueError(f"concurrency={concurrency}: from 1 to 65535")
+        names = _names(services)
+        if concurrency is not None:
+            checks.whole("concurrency", concurrency, most=MAX_CONCURRENCY)
+        checks.seconds("drain_timeout", drain_timeout, zero=True)
         self._services = services
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
@@ -87,7 +87,7 @@ class Server:
             heartbeat=heartbeat,
             liveness_timeout=liveness_timeout,
             connect_timeout=connect_timeout,
-            name=name or f"{'+'.join(names)} worker, pid {os.getpid()}",
+            name=name if name not in (None, "") else f"{'+'.join(names)} worker, pid {os.getpid()}",
         )
         self.abandoned: list[str] = []
         self._life = Lifecycle()
@@ -245,6 +245,20 @@ class Server:
                 task.cancel()
             await supervisor.close()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _names(services: Sequence[Served]) -> list[str]:
+    """The names of the services, if they can be served together."""
+    for service in services:
+        if not hasattr(service, "methods"):
+            raise TypeError(f"{service!r} is not a Service: say Server(service, other_service, url=…)")
+    names = [service.name for service in services]
+    if not services or len(set(names)) < len(names):
+        raise ValueError(f"serve at least one service, each once; got {names}")
+    for service in services:
+        if not service.methods:
+            raise ValueError(f"service {service.name!r} has no methods: decorate functions with @service.method")
+    return names
 
 
 async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:

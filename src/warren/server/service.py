@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from warren import checks
 from warren.middleware import Middleware
 from warren.protocol import wire
 from warren.protocol.problems import registry
 from warren.protocol.signature import Delivery, Method, make_method, mark
 from warren.server.context import CurrentCall
-from warren.server.server import Server
+from warren.server.server import MAX_CONCURRENCY, Server
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +25,13 @@ _FOREIGN = ("amq.", "warren.")
 #: thread per call is worth less than that.
 ASYNC_CONCURRENCY = 100
 THREAD_CONCURRENCY = 32
+
+
+def _checked_middleware(middleware: object) -> tuple[Middleware[CurrentCall], ...]:
+    functions = tuple(middleware) if isinstance(middleware, Iterable) else ()
+    if not isinstance(middleware, Iterable) or not all(callable(function) for function in functions):
+        raise TypeError(f"middleware={middleware!r} is not a list of async functions: say middleware=[function]")
+    return functions
 
 
 class Service:
@@ -71,8 +79,10 @@ class Service:
             max_message_size: bytes of the largest request taken and the largest reply sent.
 
         Raises:
-            ValueError: an option that makes no sense.
+            TypeError: an option of the wrong type.
+            ValueError: one that makes no sense.
         """
+        checks.text("service name", name)
         if not _NAME.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
             raise ValueError(
                 f"service name {name!r}: letters, digits, '_', '-' and '.', at most 200, not starting with"
@@ -80,19 +90,18 @@ class Service:
             )
         if queue not in ("classic", "quorum"):
             raise ValueError(f"queue={queue!r} is neither 'classic' nor 'quorum'")
-        limits = (("concurrency", concurrency), ("max_length", max_length), ("max_message_size", max_message_size))
-        for option, value in limits:
-            if value is not None and value < 1:
-                raise ValueError(f"{option}={value} must be at least 1")
-        if max_length is not None and max_length > 2**31 - 1:
-            raise ValueError(f"max_length={max_length}: at most 2,147,483,647")
-        if concurrency is not None and concurrency > 65_535:
-            raise ValueError(f"concurrency={concurrency}: AMQP's prefetch allows at most 65535")
+        if concurrency is not None:
+            checks.whole("concurrency", concurrency, most=MAX_CONCURRENCY)
+        if max_length is not None:
+            checks.whole("max_length", max_length, most=2**31 - 1)
+        checks.whole("max_message_size", max_message_size)
+        checks.flag("tracebacks", tracebacks)
+        checks.flag("declare", declare)
         self.name = name
         self.queue: QueueKind = queue
         self.max_length = max_length
         self.errors = registry(errors)
-        self.middleware = tuple(middleware)
+        self.middleware = _checked_middleware(middleware)
         self.tracebacks = tracebacks
         self.declare = declare
         self.max_message_size = max_message_size

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren import AsyncClient, Client
-from warren.client.options import LEAST_RESERVED, MOST_RESERVED, Options, make_errors, nested_deadline
+from warren.client.options import LEAST_RESERVED, MOST_RESERVED, Options, nested_deadline
 from warren.client.target import bare_target, encode_bare
+from warren.protocol.problems import registry
 from warren.protocol.running import reset_running, set_running
 
 CLIENTS: list[type[Client] | type[AsyncClient]] = [Client, AsyncClient]
@@ -104,8 +105,8 @@ def test_an_option_of_a_call_of_the_wrong_type_is_a_type_error(option: dict[str,
 def test_two_exception_classes_of_one_name_are_refused() -> None:
     other = type("KeyError", (Exception,), {})
     with pytest.raises(ValueError, match="have one name on the wire, KeyError"):
-        make_errors([KeyError, other])
-    assert make_errors([KeyError, KeyError]) == {"KeyError": KeyError}
+        registry([KeyError, other])
+    assert registry([KeyError, KeyError]) == {"KeyError": KeyError}
 
 
 def test_headers_are_copied_so_that_what_was_checked_is_what_is_sent() -> None:

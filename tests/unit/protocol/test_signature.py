@@ -26,6 +26,7 @@ def declare(
     delivery: Delivery = "report",
     max_attempts: int = 3,
     default: bool = False,
+    time_limit: float | None = None,
 ) -> Method:
     return make_method(
         "calc",
@@ -34,6 +35,7 @@ def declare(
         delivery=delivery,
         max_attempts=max_attempts,
         default=default,
+        time_limit=time_limit,
         errors={},
     )
 
@@ -647,8 +649,20 @@ def test_a_hint_that_fails_is_refused_when_it_is_declared() -> None:
 
 @pytest.mark.parametrize("attempts", [1.5, "3", True, None])
 def test_attempts_are_a_whole_number(attempts: Any) -> None:
-    with pytest.raises(ValueError, match="whole number"):
+    with pytest.raises(TypeError, match=r"max_attempts=.* is not a whole number"):
         declare(nothing, max_attempts=attempts)
+
+
+@pytest.mark.parametrize("limit", ["3", True, b"3", []])
+def test_a_time_limit_is_a_number(limit: Any) -> None:
+    with pytest.raises(TypeError, match=r"time_limit=.* is not a number of seconds"):
+        declare(nothing, time_limit=limit)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), 10**30])
+def test_a_time_limit_that_makes_no_sense_is_refused(limit: Any) -> None:
+    with pytest.raises(ValueError, match=r"time_limit=.*: seconds, more than 0"):
+        declare(nothing, time_limit=limit)
 
 
 # --- bare peers ---------------------------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ from typing import Any, cast
 
 import pytest
 
+from warren import Service
+from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
-from warren.server.post import _Repair
+from warren.server.post import Post, _Repair
+from warren.server.worker import Worker
 
 
 class FakeLink:
@@ -81,3 +84,70 @@ async def test_what_cannot_be_repaired_takes_its_link_along(broken: Broken) -> N
     broken.wanted(link)  # and the next time it is tried again
     await broken.attempts.get()
     broken.tasks[-1].cancel()
+
+
+class Window:
+    """A channel whose broker answers each question when it is let; it remembers what it is asked for.
+
+    Attributes:
+        asked: consumers that were asked for, by how many deliveries they may have.
+        consumes: whether one is there.
+    """
+
+    closed: Exception | None = None
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[tuple[int, asyncio.Future[None]]] = asyncio.Queue()
+        self.consumes = True
+        self.cancelled = 0
+
+    async def widen(self, more: int) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait((more, done))
+        await done
+        self.consumes = True
+
+    async def cancel(self, *, window: int = 0) -> None:
+        self.consumes = False
+        self.cancelled += 1
+
+
+class Parked:
+    """A post that consumes through a `Window`, and whose requests are parked."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+        self.window = Window()
+        self.worker = Worker(Service("calc"), 10, "guest", "here")
+        self.post = Post(self.worker, lambda work: self.tasks.append(asyncio.create_task(work)))
+        self.post._channel = cast(HotChannel, self.window)
+
+    def park(self, count: int) -> None:
+        assert self.worker.copies.on_parked is not None
+        self.worker.copies.on_parked(count)
+
+
+async def test_a_window_that_widens_behind_the_drain_is_closed_again() -> None:
+    parked = Parked()
+    parked.park(1)
+    _, done = await parked.window.asked.get()
+    parked.worker.stop_taking()
+    await parked.post.drain(0)
+    assert not parked.window.consumes
+    done.set_result(None)
+    await asyncio.gather(*parked.tasks)
+    assert not parked.window.consumes, "nobody stops that consumer any more"
+
+
+async def test_windows_widen_one_after_the_other() -> None:
+    parked = Parked()
+    parked.park(1)
+    parked.park(5)
+    more, done = await parked.window.asked.get()
+    await asyncio.sleep(0)
+    assert (more, parked.window.asked.empty()) == (1, True), "a prefetch is for the consumer that follows it"
+    done.set_result(None)
+    more, done = await parked.window.asked.get()
+    assert more == 4
+    done.set_result(None)
+    await asyncio.gather(*parked.tasks)

@@ -130,7 +130,7 @@ def test_a_name_that_would_get_in_the_way_is_refused(name: str) -> None:
     [
         ({"queue": "stream"}, "neither 'classic' nor 'quorum'"),
         ({"concurrency": 0}, "concurrency=0 must be at least 1"),
-        ({"concurrency": 65_536}, "at most 65535"),
+        ({"concurrency": 65_536}, "at most 65,535"),
         ({"max_length": 0}, "max_length=0 must be at least 1"),
         ({"max_length": 2**31}, "at most 2,147,483,647"),
     ],
@@ -138,6 +138,35 @@ def test_a_name_that_would_get_in_the_way_is_refused(name: str) -> None:
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Service("calc", **options)
+
+
+@pytest.mark.parametrize("value", ["3", 2.5, float("nan"), True, b"3", []])
+@pytest.mark.parametrize("option", ["concurrency", "max_length", "max_message_size"])
+def test_a_limit_that_is_no_whole_number_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{option}=.* is not a whole number: say for example {option}="):
+        Service("calc", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"tracebacks": "no"}, "tracebacks='no' is neither True nor False"),
+        ({"declare": 0}, "declare=0 is neither True nor False"),
+        ({"errors": ValueError}, "is not a list of exception classes"),
+        ({"errors": None}, "is not a list of exception classes"),
+        ({"middleware": lambda call, proceed: proceed()}, "is not a list of async functions"),
+        ({"middleware": [3]}, "is not a list of async functions"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TypeError, match=complaint):
+        Service("calc", **options)
+
+
+@pytest.mark.parametrize("name", [3, None, b"calc"])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    with pytest.raises(TypeError, match="is not a str"):
+        Service(name)
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -1,0 +1,65 @@
+"""Options are checked where they are given: what is wrong about one, and what a right one looks like."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+#: The longest time that an option may give, in seconds: 23 days.
+MAX_SECONDS = 2_000_000
+
+
+def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
+    """Refuse what is not a whole number of the range.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: one out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is not a whole number: say for example {name}={max(least, 100)}")
+    if value < least:
+        raise ValueError(f"{name}={value} must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}={value}: at most {most:,}")
+
+
+def seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no time.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: a number out of range, NaN for example.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{name}={value!r} is not a number of seconds: say for example {name}=2.5;"
+            f" for no limit to speak of say {name}={MAX_SECONDS:_}"
+        )
+    if not ((value == 0 and zero) or 0 < float(value) <= MAX_SECONDS):
+        least = "0 or more" if zero else "more than 0"
+        raise ValueError(f"{name}={value!r}: seconds, {least} and at most {MAX_SECONDS:,} (23 days)")
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse what is neither true nor false, like a word from a file of settings.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is neither True nor False")
+
+
+def text(name: str, value: object) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: UTF-8 cannot carry it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is not a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}={value!r} has characters that UTF-8 cannot carry") from None
