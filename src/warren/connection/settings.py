@@ -71,8 +71,9 @@ def make_settings(
 
     Raises:
         ValueError: what is wrong, and what a right URL looks like.
+        TypeError: `url` is neither text nor a list of texts.
     """
-    urls = [url] if isinstance(url, str) else list(url) if url is not None else [DEFAULT_URL]
+    urls = _urls(url)
     if not urls:
         raise ValueError("no URL given: say for example amqp://localhost")
     first, *others = [_parse(one, ssl is not None) for one in urls]
@@ -102,6 +103,14 @@ def make_settings(
     if not settings.connect_timeout > 0:
         raise ValueError(f"connect_timeout={settings.connect_timeout}: seconds, more than 0")
     return settings
+
+
+def _urls(url: str | Sequence[str] | None) -> list[str]:
+    urls = [DEFAULT_URL] if url is None else [url] if isinstance(url, str) else url
+    if not isinstance(urls, Sequence) or not all(isinstance(one, str) for one in urls):
+        kind = type(url).__name__  # not the URL itself: it may hold a password
+        raise TypeError(f"url: a str or a list of them, not {kind}; say for example amqp://localhost")
+    return list(urls)
 
 
 def _parse(url: str, encrypted: bool) -> Settings:
