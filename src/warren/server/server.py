@@ -75,6 +75,8 @@ class Server:
                 raise ValueError(f"service {service.name!r} has no methods: decorate functions with @service.method")
         if concurrency is not None and not 1 <= concurrency <= 65_535:
             raise ValueError(f"concurrency={concurrency}: from 1 to 65535")
+        if not drain_timeout >= 0:
+            raise ValueError(f"drain_timeout={drain_timeout}: seconds, 0 or more")
         self._services = services
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout

@@ -72,7 +72,10 @@ class Service:
 
         Raises:
             ValueError: an option that makes no sense.
+            TypeError: one of another type.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"service name {name!r} is not a str: say for example Service('calc')")
         if not _NAME.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
             raise ValueError(
                 f"service name {name!r}: letters, digits, '_', '-' and '.', at most 200, not starting with"
@@ -82,6 +85,8 @@ class Service:
             raise ValueError(f"queue={queue!r} is neither 'classic' nor 'quorum'")
         limits = (("concurrency", concurrency), ("max_length", max_length), ("max_message_size", max_message_size))
         for option, value in limits:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{option}={value!r} is not a whole number")
             if value is not None and value < 1:
                 raise ValueError(f"{option}={value} must be at least 1")
         if max_length is not None and max_length > 2**31 - 1:
