@@ -196,7 +196,10 @@ class Method:
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The body of a call by name: an array of positional or an object of named arguments, not both."""
     if args and kwargs:
-        raise TypeError("a call by name takes positional or named arguments, not both")
+        raise TypeError(
+            "a call by name takes positional or named arguments, not both;"
+            " options go elsewhere: client.options(timeout=2).call(...)"
+        )
     return codecs.encode(content_type, kwargs or args)
 
 
