@@ -143,7 +143,7 @@ def test_a_file_may_name_what_the_application_defines(start: Start, run: Run, fo
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("log.json", None, "No such file"),
+        ("log.json", None, "cannot be read: No such file or directory\n"),
         ("log.json", "{", "has to be a dictionary for logging.config.dictConfig, in JSON"),
         ("log.toml", "[", "has to be a dictionary for logging.config.dictConfig, in JSON"),
         ("log.json", "[]", "a dictionary for logging.config.dictConfig"),

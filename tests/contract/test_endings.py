@@ -359,14 +359,14 @@ Ask = Callable[[AsyncClient, Bank], Awaitable[Any]]
             lambda c, b: c.call(f"{b.service.name}.pay", amount=1, colour="red"),
             InvalidArgument,
             ("INVALID_ARGUMENT", "VALIDATION", "NOT_EXECUTED", "server"),
-            "unknown field `colour`",
+            "unknown argument `colour`; it takes 1 to 2 arguments (amount, currency)",
             id="unknown argument",
         ),
         pytest.param(
             lambda c, b: c.call(f"{b.service.name}.pay"),
             InvalidArgument,
             ("INVALID_ARGUMENT", "VALIDATION", "NOT_EXECUTED", "server"),
-            "at least length 1",
+            "too few arguments; it takes 1 to 2 arguments (amount, currency)",
             id="missing argument",
         ),
         pytest.param(

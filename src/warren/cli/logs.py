@@ -97,7 +97,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         config = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LogConfigError(f"--log-config {file}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise LogConfigError(
             f"--log-config {file}: {error}. It has to be a dictionary for logging.config.dictConfig, in JSON, or in"
             " TOML if the name ends so"

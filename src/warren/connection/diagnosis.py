@@ -19,6 +19,9 @@ from warren.connection.settings import Settings
 from warren.protocol import evidence
 from warren.protocol.evidence import conclude
 
+# Pika's words that say nothing to those who do not know it.
+_IN_PLAIN_WORDS = {"Transport indicated EOF": "the other side closed it without a reason"}
+
 
 def diagnose(settings: Settings, peer: str, error: BaseException) -> ConnectFailed | None:
     """What the broker itself says against us, at whatever address it was reached; None if it said nothing."""
@@ -89,7 +92,8 @@ def _of_tls(error: BaseException) -> BaseException | None:
 def describe(error: BaseException) -> str:
     """The innermost reason, as text."""
     last = list(_causes(error))[-1]
-    return str(last) or type(last).__name__
+    text = str(last) or type(last).__name__
+    return _IN_PLAIN_WORDS.get(text, text)
 
 
 def _causes(error: BaseException) -> Any:

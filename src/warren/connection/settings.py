@@ -73,6 +73,7 @@ def make_settings(
 
     Raises:
         ValueError: what is wrong, and what a right URL looks like.
+        TypeError: `url` is neither text nor a list of texts.
     """
     urls = _urls(url)
     first, *others = [_parse(one, ssl is not None) for one in urls]

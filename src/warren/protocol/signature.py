@@ -24,6 +24,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _ATTRIBUTE = "__warren_method__"
 _INDEX = re.compile(r"\$\[(\d+)\]")
+# What msgspec says of all arguments together, as of an object's fields or an array: without a path behind it.
+_FIELD = re.compile(r"Object (missing required|contains unknown) field (`.*`)\Z", re.DOTALL)
+_COUNT = re.compile(r"Expected `array` of at (least|most) length \d+(, got \d+)?\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _LONGEST_NAME = 200
 _KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -109,7 +112,7 @@ class Method:
             return self._decode_single(content_type, body)
         by_position, by_name = self._decoders_for(content_type)
         if _is_map(content_type, body):
-            values = msgspec.structs.astuple(by_name(body))
+            values = msgspec.structs.astuple(self._named(by_name, body))
             count = len(self.positional)
             return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
         if self.needs_names:
@@ -119,7 +122,7 @@ class Method:
         except ValidationError as error:
             if _is_scalar(content_type, body):  # a peer that knows nothing of arguments
                 return self._decode_single(content_type, body, strict=True)
-            raise ValidationError(_INDEX.sub(self._argument_name, str(error), count=1)) from error
+            raise ValidationError(self._of_positions(str(error))) from error
 
     def encode_result(self, content_type: str, value: Any) -> bytes:
         """Validate a handler's result against its annotation and encode it.
@@ -163,6 +166,29 @@ class Method:
         except ValidationError as error:
             raise ValidationError(f"{error} - at `{name}`") from error
 
+    def _named(self, decode: Decode, body: bytes) -> Any:
+        try:
+            return decode(body)
+        except ValidationError as error:
+            if (field := _FIELD.match(str(error))) is None:
+                raise
+            what = "missing" if field[1] == "missing required" else "unknown"
+            raise ValidationError(f"{what} argument {field[2]}; it takes {self._takes()}") from error
+
+    def _of_positions(self, complaint: str) -> str:
+        if (count := _COUNT.match(complaint)) is None:
+            return _INDEX.sub(self._argument_name, complaint, count=1)
+        return f"too {'few' if count[1] == 'least' else 'many'} arguments; it takes {self._takes()}"
+
+    def _takes(self) -> str:
+        """For people: how many arguments, and their names."""
+        names = (*self.positional, *self.keyword_only)
+        least, most = len(self.required_names), len(names)
+        if not names:
+            return "no arguments"
+        number = f"{least} to {most} arguments" if least < most else "1 argument" if most == 1 else f"{most} arguments"
+        return f"{number} ({', '.join(names)})"
+
     def _argument_name(self, match: re.Match[str]) -> str:
         index = int(match[1])
         return self.positional[index] if index < len(self.positional) else match[0]
@@ -171,7 +197,10 @@ class Method:
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The body of a call by name: an array of positional or an object of named arguments, not both."""
     if args and kwargs:
-        raise TypeError("a call by name takes positional or named arguments, not both")
+        raise TypeError(
+            "a call by name takes positional or named arguments, not both;"
+            " options go elsewhere: client.options(timeout=2).call(...)"
+        )
     return codecs.encode(content_type, kwargs or args)
 
 

@@ -231,3 +231,11 @@ def test_a_password_in_a_badly_written_url_is_never_shown(url: str) -> None:
 @pytest.mark.parametrize("url", ["amqp://h?password={}", "amqp://bob:{}", "amqp://bob:{}/vhost"])
 def test_a_password_in_the_wrong_place_is_never_shown(url: str) -> None:
     assert SECRET not in everything_said_about(url.format(SECRET))
+
+
+@pytest.mark.parametrize("url", [3, [3], b"amqp://localhost", [b"amqp://h"], {"url": SECRET}], ids=repr)
+def test_a_url_of_another_type_is_told_what_is_wanted(url: object) -> None:
+    with pytest.raises(TypeError, match="a str or a list of them, not") as caught:
+        make_settings(url)  # type: ignore[arg-type]
+
+    assert SECRET not in str(caught.value)

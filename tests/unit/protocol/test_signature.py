@@ -245,10 +245,10 @@ def test_a_positional_only_argument_may_be_sent_by_name() -> None:
     [
         (b'["a"]', "Expected `int`, got `str` - at `n`"),
         (b"[-1]", "Expected `int` >= 0 - at `n`"),
-        (b"[]", "at least length 1"),
-        (b"[1, 2]", "at most length 1|got 2"),
-        (b"{}", "missing required field `n`"),
-        (b'{"m": 1}', "unknown field `m`"),
+        (b"[]", r"too few arguments; it takes 1 argument \(n\)"),
+        (b"[1, 2]", r"too many arguments; it takes 1 argument \(n\)"),
+        (b"{}", r"missing argument `n`; it takes 1 argument \(n\)"),
+        (b'{"m": 1}', r"unknown argument `m`; it takes 1 argument \(n\)"),
         (b'"30"', "Expected `int`, got `str`"),
         (b"null", "Expected `int`, got `null`"),
     ],
@@ -256,6 +256,39 @@ def test_a_positional_only_argument_may_be_sent_by_name() -> None:
 def test_arguments_that_do_not_fit_are_refused_with_the_argument_named(body: bytes, complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         declare(fib).decode_arguments(JSON, body)
+
+
+def _pay(to: str, amount: int = 1, *, note: str = "") -> None: ...
+
+
+def _rest() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "body", "complaint"),
+    [
+        (_pay, b"[]", "too few arguments; it takes 1 to 3 arguments (to, amount, note)"),
+        (_pay, b'["a", 1, "b", 2]', "too many arguments; it takes 1 to 3 arguments (to, amount, note)"),
+        (_pay, b'{"to": "a", "a`b": 1}', "unknown argument `a`b`; it takes 1 to 3 arguments (to, amount, note)"),
+        (_rest, b"[1]", "too many arguments; it takes no arguments"),
+        (_rest, b'{"n": 1}', "unknown argument `n`; it takes no arguments"),
+    ],
+)
+def test_a_wrong_number_of_arguments_is_told_with_the_names_that_there_are(
+    function: Callable[..., Any], body: bytes, complaint: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        declare(function).decode_arguments(JSON, body)
+
+    assert str(caught.value) == complaint
+
+
+def test_what_fits_not_inside_an_argument_is_told_as_it_is() -> None:
+    def area(size: tuple[int, int]) -> int:
+        return size[0] * size[1]
+
+    with pytest.raises(ValidationError, match="length 2 - at `size`"):
+        declare(area).decode_arguments(JSON, b"[[1]]")
 
 
 def test_an_empty_body_does_not_decode() -> None:

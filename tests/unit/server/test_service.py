@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from warren import InvalidArgument, Service
+from warren import InvalidArgument, Server, Service
 from warren.protocol.signature import method_of
 from warren.protocol.wire import MAX_MESSAGE_SIZE
 
@@ -211,3 +211,24 @@ def test_one_function_that_needs_a_thread_makes_it_fewer(service: Service, doubl
 @pytest.mark.parametrize("concurrency", [1, 65_535])
 def test_the_concurrency_is_what_is_asked_for(concurrency: int) -> None:
     assert Service("calc", concurrency=concurrency).concurrency == concurrency
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Service(3), "service name 3 is not a str"),  # type: ignore[arg-type]
+        (lambda: Service("calc", concurrency="3"), "concurrency='3' is not a whole number"),  # type: ignore[arg-type]
+        (lambda: Service("calc", max_length=1e3), "max_length=1000.0 is not a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_option_of_another_type_is_told_as_one(make: Callable[[], Service], complaint: str) -> None:
+    with pytest.raises(TypeError, match=complaint):
+        make()
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_a_drain_takes_no_less_than_no_time(service: Service, double: Double, seconds: float) -> None:
+    service.method(double)
+
+    with pytest.raises(ValueError, match="drain_timeout="):
+        Server(service, drain_timeout=seconds)
