@@ -11,7 +11,7 @@ import pytest
 from tests.support.raw import depth, take
 from tests.support.serving import lines, serving, victims
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, DeadlineExceeded, Execution, Service, WorkerLost
+from warren import AsyncClient, CallError, Cancelled, DeadlineExceeded, Execution, Service, Unavailable, WorkerLost
 from warren.protocol import wire
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
@@ -174,3 +174,28 @@ async def test_a_drain_hands_back_also_what_the_broker_had_sent_before_the_consu
                 await asyncio.wait_for(began.wait(), 1)
     assert await asyncio.gather(*calls) == list(range(600))
     assert sorted(ran) == list(range(600))
+
+
+async def test_what_does_not_fit_back_into_a_full_queue_is_certainly_not_executed(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service = Service(service_name, concurrency=1, max_length=1)
+    begun = asyncio.Queue[int]()
+
+    @service.method(delivery="at-most-once")
+    async def work(n: int) -> None:
+        begun.put_nowait(n)
+        await asyncio.Event().wait()
+
+    server = serving(service, url=url, drain_timeout=0)
+    async with server:
+        running = asyncio.create_task(client.call(work, 1))
+        await begun.get()
+        waiting = asyncio.create_task(client.call(work, 2))  # the worker has it already, but no place for it
+        await until(lambda: server._posts[0].worker._places.waiting)
+        await client.cast(work, 3)  # fills the queue
+    with pytest.raises(Cancelled):
+        await running
+    with pytest.raises(Unavailable) as error:
+        await waiting
+    assert (error.value.reason, error.value.execution) == ("HAND_BACK", Execution.NOT_EXECUTED)

@@ -173,3 +173,15 @@ async def test_a_failed_cast_is_kept_with_what_it_ended_in(
     assert death.at is not None
     assert abs((death.at - datetime.now(UTC)).total_seconds()) < 300
     assert message[0].message_id in caplog.text
+
+
+async def test_a_dead_queue_that_was_deleted_is_made_again_and_holds_up_nobody(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service, dead = make_service(service_name), wire.dead_queue(service_name)
+    failing = 4 * service.concurrency
+    async with serving(service, url=url):
+        raw.queue_delete(dead)
+        await asyncio.gather(*(client.cast(f"{service_name}.no_such_method") for _ in range(failing)))
+        assert await client.call(f"{service_name}.ping") == "pong"
+    assert depth(raw, dead) == failing  # what the server still held it has set aside before it ended

@@ -76,6 +76,10 @@ class Copy:
         self._tries += 1
         return now < self._gives_up or self._tries < len(self.ways)
 
+    def left(self, now: float) -> float:
+        """Seconds until its patience is over: there is one more try then."""
+        return max(0.0, self._gives_up - now)
+
     @property
     def tried_all(self) -> bool:
         return self._tries % len(self.ways) == 0
@@ -124,6 +128,7 @@ class Copies:
         self._one_by_one = False
         self._pauses: dict[Copy, asyncio.TimerHandle] = {}
         self._backoff = Backoff(random.Random())
+        self._next_round = 0.0  # when what is parked is tried again
         self._room = LEAST_ROOM
         self._empty = asyncio.Event()
         self._empty.set()
@@ -245,10 +250,16 @@ class Copies:
             self.send(copy)
         else:
             log.warning("%s; trying again", why)
-            pause = self._backoff.next(now)
+            pause = min(self._pause(now), copy.left(now))
             self._pauses[copy] = asyncio.get_running_loop().call_later(pause, self._after_pause, copy)
             if self.on_parked is not None:
                 self.on_parked(sum(not parked.outlives_link for parked in self._pauses))
+
+    def _pause(self, now: float) -> float:
+        """Seconds to wait: all that is refused meanwhile waits for the same moment, so pauses grow by rounds."""
+        if not self._pauses or self._next_round <= now:
+            self._next_round = now + self._backoff.next(now)
+        return self._next_round - now
 
     def _after_pause(self, copy: Copy) -> None:
         if self._pauses.pop(copy, None) is not None:

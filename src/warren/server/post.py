@@ -77,11 +77,13 @@ class Post:
         self._spawn = spawn
         self._link: Link | None = None
         self._channel: HotChannel | None = None
+        self._may_declare = False
         self._surely_classic = False
         self._widened = 0  # by how much its window is larger than the worker's concurrency
         self._widening = asyncio.Lock()  # a prefetch is for the consumer that follows it
         self._consuming = _Repair(spawn, self._consume_again)
         self._copying = _Repair(spawn, self._open_copies)
+        self._declaring = _Repair(spawn, self._declare_again)
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken
         worker.copies.on_parked = self._on_parked
@@ -100,6 +102,7 @@ class Post:
         """Declare what the service needs; False where the broker does not allow all of it."""
         allowed = await declare(link, self.worker.service)
         # What is there already may be of another kind than ours; a declaration that is accepted proves the kind.
+        self._may_declare = allowed
         self._surely_classic = allowed and self.worker.service.declare and self.worker.service.queue == "classic"
         return allowed
 
@@ -190,11 +193,22 @@ class Post:
             await self._start_consuming(channel)
 
     def _on_parked(self, count: int) -> None:
-        """Requests wait to be put elsewhere: they must not hold the window that others come through."""
+        """Requests wait to be put elsewhere: they must not hold the window that others come through.
+
+        Where they shall go may have been deleted.
+        """
+        if self._link is not None and self._may_declare:
+            self._declaring.wanted(self._link)
         count = min(count, self.worker.concurrency)
         if self._channel is not None and count > self._widened and not self.worker.draining:
             more, self._widened = count - self._widened, count
             self._spawn(self._widen(self._channel, more))
+
+    async def _declare_again(self, link: Link) -> None:
+        try:
+            await self.declare(link)
+        except (ChannelClosed, ConnectFailed) as error:
+            log.warning("%s: what it needs cannot be declared again: %s", self.name, error)
 
     async def _widen(self, channel: HotChannel, more: int) -> None:
         with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own

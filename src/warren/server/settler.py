@@ -29,8 +29,9 @@ from warren.server.replies import Replies, Reply
 
 log = get_logger("warren.server")
 
-#: Seconds for which a hand-back that the broker refuses is tried again, before its caller is told.
-_HAND_BACK_PATIENCE = 5.0
+#: Seconds for which a hand-back that the broker refuses is tried again, before its caller is told; less than a worker
+#: that stops waits for it (`finish_running`): else its caller would only hear that its worker was lost.
+_HAND_BACK_PATIENCE = 3.0
 #: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
 _ASIDE_PATIENCE = 30.0
 
