@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel
@@ -30,6 +31,7 @@ class Attempt:
         settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
         acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are.
         busy: tasks and threads that run code of it.
+        task, net: its task, and the done callback that ends it should the task not have done so itself; see `Runner`.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 
@@ -46,6 +48,7 @@ class Attempt:
         "entered",
         "limit",
         "method",
+        "net",
         "request",
         "settled",
         "slice",
@@ -70,6 +73,7 @@ class Attempt:
         self.acked = False
         self.busy = 0
         self.task: asyncio.Task[None] | None = None
+        self.net: Callable[[asyncio.Task[None]], None] | None = None
         self.slice: Slice[Attempt] | None = None
         self.stopped_by: tuple[Ending, str] | None = None
 

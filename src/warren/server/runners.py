@@ -2,7 +2,7 @@
 
 The usual ways report from within, in the turn of the loop in which the handler ends. What they cannot report, a task
 that is cancelled before its first step, for example, or an exception of any class in our own lines, is reported by the
-task's done callback, which asyncio calls in every case.
+task's done callback, the net, which asyncio calls in every case; a task that has reported takes it away.
 """
 
 from __future__ import annotations
@@ -71,24 +71,36 @@ class Runner:
     def _spawn(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
         token = set_running(attempt.call)
         attempt.busy += 1
+        net = attempt.net = partial(self._caught, attempt)
         try:
             task = attempt.task = self._loop.create_task(work)  # an eager one begins in here, and may end
         except BaseException:
             attempt.busy -= 1
+            attempt.net = None
             work.close()
             raise
         finally:
             reset_running(token)
-        task.add_done_callback(partial(self._task_done, attempt))
-        self._owner.stoppable(attempt)
+        if attempt.net is not None:
+            task.add_done_callback(net)
+            self._owner.stoppable(attempt)
 
-    def _task_done(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+    def _ended(self, attempt: Attempt) -> None:
+        """The task's last line: it has reported, so the net goes, which would cost another turn of the loop."""
+        net, attempt.net = attempt.net, None
+        if attempt.task is not None and net is not None:
+            attempt.task.remove_done_callback(net)
+        attempt.busy -= 1
+        if not attempt.busy:
+            self._owner.stopped(attempt)
+
+    def _caught(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """A task has ended without its last line; it was cancelled before its first step, for example."""
+        attempt.net = None
         if not attempt.ended:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             self._owner.raised(attempt, error or RuntimeError("the handler's end was not reported"))
-        attempt.busy -= 1  # as `_leave`, which most have to do only here
-        if not attempt.busy:
-            self._owner.stopped(attempt)
+        self._leave(attempt)
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.busy -= 1
@@ -104,6 +116,7 @@ class Runner:
             self._owner.raised(attempt, error)
         else:
             self._owner.completed(attempt, value)
+        self._ended(attempt)
 
     async def _run_in_chain(self, attempt: Attempt) -> None:
         args, kwargs = attempt.arguments
@@ -128,6 +141,7 @@ class Runner:
             self._owner.raised(attempt, error)
         else:
             self._owner.completed(attempt, value)
+        self._ended(attempt)
 
     async def _await(self, attempt: Attempt, value: Any) -> None:
         """A ``def`` returned something to be awaited: a decorator around an ``async def`` does."""
@@ -137,6 +151,7 @@ class Runner:
             self._owner.raised(attempt, error)
         else:
             self._owner.completed(attempt, result)
+        self._ended(attempt)
 
     # --- in threads ---------------------------------------------------------------------------------------------
 
