@@ -7,7 +7,7 @@ password.
 from __future__ import annotations
 
 import ssl as tls
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -112,12 +112,12 @@ def make_settings(
 def _urls(url: object) -> list[str]:
     if url is None:
         return [DEFAULT_URL]
-    urls = [url] if isinstance(url, str) or not isinstance(url, Iterable) else list(url)
+    urls = list(url) if isinstance(url, Iterable) and not isinstance(url, str | bytes | Mapping) else [url]
     if not urls:
         raise ValueError("no URL given: say for example amqp://localhost")
     found = [one for one in urls if isinstance(one, str)]
     if len(found) < len(urls):  # not shown, as it may hold a password
-        raise TypeError("url is not a str, or several: say for example amqp://localhost")
+        raise TypeError(f"url: a str or a list of them, not {type(url).__name__}; say for example amqp://localhost")
     return found
 
 

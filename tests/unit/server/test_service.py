@@ -216,7 +216,7 @@ def test_the_concurrency_is_what_is_asked_for(concurrency: int) -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: Service(3), "service name 3 is not a str"),  # type: ignore[arg-type]
+        (lambda: Service(3), "service name=3 is not a str"),  # type: ignore[arg-type]
         (lambda: Service("calc", concurrency="3"), "concurrency='3' is not a whole number"),  # type: ignore[arg-type]
         (lambda: Service("calc", max_length=1e3), "max_length=1000.0 is not a whole number"),  # type: ignore[arg-type]
     ],
