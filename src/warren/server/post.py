@@ -79,6 +79,7 @@ class Post:
         self._channel: HotChannel | None = None
         self._may_declare = False
         self._surely_classic = False
+        self._has_consumed = False
         self._widened = 0  # by how much its window is larger than the worker's concurrency
         self._widening = asyncio.Lock()  # a prefetch is for the consumer that follows it
         self._consuming = _Repair(spawn, self._consume_again)
@@ -114,7 +115,6 @@ class Post:
     async def drain(self, timeout: float) -> list[str]:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
         began = time.monotonic()
-        served = self._channel is not None
         if self._channel is not None:
             await self._stop_consuming(self._channel)
         self.worker.hand_back()
@@ -122,7 +122,7 @@ class Post:
         taken = time.monotonic() - began
         if abandoned:
             log.error("%s: abandoned after %.1f s of draining: %s", self.name, taken, ", ".join(abandoned))
-        elif served:
+        elif self._has_consumed:
             log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
         return abandoned
 
@@ -146,6 +146,7 @@ class Post:
         if self.worker.draining:  # it was told to stop meanwhile
             return
         await channel.consume(wire.service_queue(self.name), no_ack=False)
+        self._has_consumed = True
         await self._stop_if_draining(channel)
 
     async def _stop_if_draining(self, channel: HotChannel) -> None:
