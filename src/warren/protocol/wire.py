@@ -377,12 +377,14 @@ _REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in _CONTENT_TY
 
 def result_properties(request: Request, content_type: str) -> bytes:
     """The property bytes of a reply that carries a result; it is as persistent as the request."""
-    correlation_id = shortstr(request.properties.correlation_id or b"")
-    if request.bare and content_type == codecs.TEXT:
-        return _BARE_REPLY_FLAGS + correlation_id
-    if not request.bare and request.properties.delivery_mode == PERSISTENT:
+    given = request.properties
+    correlation_id = shortstr(given.correlation_id or b"")
+    if request.bare:
+        if content_type == codecs.TEXT:
+            return _BARE_REPLY_FLAGS + correlation_id
+    elif given.delivery_mode == PERSISTENT:
         p = Properties(content_type=content_type.encode(), delivery_mode=PERSISTENT)
-        p.correlation_id = request.properties.correlation_id or b""
+        p.correlation_id = given.correlation_id or b""
         return encode_properties(p)
     start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
     return start + correlation_id
