@@ -64,7 +64,7 @@ def test_a_name_that_cannot_be_sent_is_refused(service: Service) -> None:
 
 @pytest.mark.parametrize("url", [3, b"amqp://localhost", ["amqp://localhost", 3]])
 def test_a_url_is_a_text(service: Service, url: Any) -> None:
-    with pytest.raises(TypeError, match="url is not a str"):
+    with pytest.raises(TypeError, match="url: a str or a list of them"):
         Server(service, url=url)
 
 
