@@ -309,11 +309,14 @@ class IOThread:
     # --- in the thread ------------------------------------------------------------------------------------------
 
     def _main(self, begun: Future[None]) -> None:
+        loop: asyncio.AbstractEventLoop | None = None
         try:
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
             self._caller = loop.run_until_complete(self._make_caller())
         except BaseException as error:  # no descriptor left, for example
+            if loop is not None:
+                loop.close()
             begun.set_exception(error)
             return
         self._loop = loop
