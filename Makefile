@@ -31,7 +31,7 @@ help:  ## what there is to type
 demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
 	@$(PY) -m warren demo $(ARGS)
 
-quick: venv rabbit  ## tests of pure modules, architecture and docs, in less than a minute
+quick: venv rabbit  ## tests of pure modules, architecture and docs: the quickest lane
 	@$(PY) -m pytest $(LANES) --hypothesis-profile=quick tests/test_architecture.py tests/test_sizes.py tests/test_docs.py tests/unit tests/property $(ARGS)
 
 test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
