@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.raw import depth
-from warren.amqp.frames import Delivery
+from warren.amqp.frames import Delivery, Properties, encode_properties
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.dial import open_link
 from warren.connection.errors import ChannelClosed, LinkLost
@@ -22,13 +22,17 @@ class Inbox:
 
     def __init__(self) -> None:
         self.tags: asyncio.Queue[int] = asyncio.Queue()
+        self.bounces: asyncio.Queue[Returned] = asyncio.Queue()
 
     def delivered(self, _channel: HotChannel, delivery: Delivery) -> None:
         self.tags.put_nowait(delivery.tag)
 
     def confirmed(self, tag: int, multiple: bool) -> None: ...
     def refused(self, tag: int, multiple: bool) -> None: ...
-    def returned(self, message: Returned) -> None: ...
+
+    def returned(self, message: Returned) -> None:
+        self.bounces.put_nowait(message)
+
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 
@@ -145,3 +149,13 @@ async def test_a_connection_that_goes_meanwhile_ends_the_waiting(link: Link, que
     link.stream.fail(ConnectionError("cut by the test"))
     with pytest.raises(LinkLost):
         await waiting
+
+
+async def test_a_bounce_with_a_route_and_an_id_that_are_no_text_comes_as_it_was_sent(link: Link) -> None:
+    inbox, noise = Inbox(), b"\xff\xfe\x00"
+    channel = await link.hot_channel()
+    channel.attach(inbox, body_limit=1000)
+    channel.publish(b"", noise, encode_properties(Properties(correlation_id=noise)), b"x")
+    bounce = await asyncio.wait_for(inbox.bounces.get(), 20)
+    assert (bounce.route, bounce.correlation_id) == ((b"", noise), noise)
+    assert not link.closed.done()

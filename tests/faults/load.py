@@ -30,12 +30,12 @@ class Load:
     """Calls without end.
 
     Attributes:
-        begun: the number of the last call; they are counted from 0.
+        begun: the keys of all calls that were begun; threads add to it, too.
         stopped: set to end it.
     """
 
     def __init__(self, services: list[str], folder: Path, seed: int) -> None:
-        self.begun = 0
+        self.begun: set[str] = set()
         self.stopped = threading.Event()
         self._services = services
         self._entries = folder / "entries"
@@ -99,9 +99,10 @@ class Load:
     def _enter(self, rng: random.Random, kind: str, method: str, act: str, **more: Any) -> Entry:
         mode, service = METHODS[method], rng.choice(self._services)
         resend = mode == "at-least-once" and act != "die" and rng.random() < 0.5
-        self.begun = next(self._keys)
+        key = str(next(self._keys))
+        self.begun.add(key)
         begun = time.monotonic()
-        return Entry(str(self.begun), service, method, mode, kind, act, resend=resend, begun=begun, **more)
+        return Entry(key, service, method, mode, kind, act, resend=resend, begun=begun, **more)
 
     def _end(self, entry: Entry, outcome: object) -> None:
         reason, execution = "result", ""

@@ -504,9 +504,8 @@ class Soak:
     def _account(self, faults: Faults, load: Load) -> Report:
         entries = [Entry.parse(line) for line in lines(self._folder / "entries")]
         runs = parse_runs(lines(self._folder / "runs"))
-        begun = {str(number) for number in range(load.begun + 1)}
         killed = [Break(run.at, run.at, run.key) for run in parse_runs(lines(self._folder / "killed"))]
-        books = Books(entries, begun, runs, self._dead, faults.deletions, [*faults.breaks, *killed])
+        books = Books(entries, load.begun, runs, self._dead, faults.deletions, [*faults.breaks, *killed])
         wrong, excused = books.judge()
         endings = Counter(f"{entry.kind}: {entry.reason} {entry.execution}".strip() for entry in entries)
         return Report(self._seed, faults.counts, endings, len(runs), growth(self._memory), excused, self._wrong + wrong)

@@ -136,11 +136,13 @@ class Receiver(Protocol):
 
 
 def _returned(method: Any, properties: Any) -> Returned:
-    correlation_id = properties.correlation_id
-    if isinstance(correlation_id, str):
-        correlation_id = correlation_id.encode()
-    route = method.exchange.encode(), method.routing_key.encode()
-    return Returned(route, correlation_id, str(method.reply_text))
+    route = _raw(method.exchange) or b"", _raw(method.routing_key) or b""
+    return Returned(route, _raw(properties.correlation_id), str(method.reply_text))
+
+
+def _raw(text: str | bytes | None) -> bytes | None:
+    """The bytes of a short string; Pika leaves one that is not UTF-8 as bytes."""
+    return text.encode() if isinstance(text, str) else text
 
 
 class _Proofs:
