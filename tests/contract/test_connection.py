@@ -214,6 +214,16 @@ async def test_mutual_tls_carries_calls(tls_url: str, certificates: Certificates
         ]
 
 
+async def test_a_port_with_tls_and_one_without_are_told_apart(
+    tls_url: str, url: str, certificates: Certificates
+) -> None:
+    plain_to_tls = await failure(AsyncClient(tls_url.replace("amqps://", "amqp://"), timeout=2))
+    assert "TLS" in plain_to_tls.message
+    assert "amqps://" in plain_to_tls.message
+    tls_to_plain = await failure(AsyncClient(url, ssl=certificates.client_context(), timeout=2))
+    assert "does not speak TLS" in tls_to_plain.message
+
+
 async def test_an_untrusted_certificate_is_one_clear_error_at_once(tls_url: str) -> None:
     error = await failure(AsyncClient(tls_url))
     assert error.reason == "TLS"

@@ -21,6 +21,8 @@ from warren.protocol.evidence import conclude
 
 # Pika's words that say nothing to those who do not know it.
 _IN_PLAIN_WORDS = {"Transport indicated EOF": "the other side closed it without a reason"}
+# What OpenSSL calls an answer that is not TLS; which of them depends on its version.
+_NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"))
 
 
 def diagnose(settings: Settings, peer: str, error: BaseException) -> ConnectFailed | None:
@@ -78,6 +80,8 @@ def _reason(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted ({cause.verify_message}): give ssl= a context that trusts it"
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return "the server does not speak TLS on this port: use amqp://, or its TLS port (usually 5671)"
         if isinstance(cause, ssl.SSLError):
             return f"the TLS handshake failed: {cause}"
         if isinstance(cause, ConnectionRefusedError):
@@ -93,7 +97,7 @@ def describe(error: BaseException) -> str:
     """The innermost reason, as text."""
     last = list(_causes(error))[-1]
     text = str(last) or type(last).__name__
-    return _IN_PLAIN_WORDS.get(text, text)
+    return next((plain for words, plain in _IN_PLAIN_WORDS.items() if words in text), text)
 
 
 def _causes(error: BaseException) -> Any:

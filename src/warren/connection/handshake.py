@@ -30,7 +30,7 @@ async def shake_hands(
     try:
         await loop.create_connection(lambda: stream, sock=sock, ssl=context, server_hostname=hostname)
         if (error := await end) is not None:
-            raise error
+            raise error from stream.reason  # Pika's guess, and what is known
     except BaseException:
         services.abandon()
         stream.detach()

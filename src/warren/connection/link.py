@@ -141,7 +141,7 @@ class Link:
         for task in self._tasks:
             task.cancel()
         if not self.closed.done():
-            self.closed.set_result(LinkLost(describe(error)))
+            self.closed.set_result(LinkLost(describe(self.stream.reason or error)))
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.blocked = str(frame.method.reason)

@@ -27,6 +27,7 @@ from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError
 from warren.amqp.splitter import Splitter
+from warren.connection import greeting
 from warren.connection.fork import disown_in_children
 from warren.logs import get_logger
 
@@ -43,13 +44,17 @@ _LARGE = 64 * 1024
 
 
 class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: ignore[misc]
-    """An asyncio protocol that is at the same time the transport Pika writes to."""
+    """An asyncio protocol that is at the same time the transport Pika writes to.
+
+    Attributes:
+        reason: why the connection ended, once it has; None if the broker closed it in good order.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._pika: nbio.AbstractStreamProtocol | None = None
-        self._error: BaseException | None = None
+        self.reason: BaseException | None = None
         self._input = memoryview(bytearray(READ_SIZE))
         self._output: list[bytes | memoryview] = []
         self._unflushed = 0  # bytes in there
@@ -60,6 +65,8 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self.congested = False  # the transport holds more than HIGH_WATER bytes that the broker has not taken
         self.on_relieved: Callable[[], None] | None = None
         self.splitter = Splitter(self._other, frame_max)
+        self._greeting: bytes | None = b""  # what came first; None once that is known to be AMQP
+        self._take: Callable[[bytes], None] = self._meet
         self.last_turn = time.monotonic()
         self.received = 0  # bytes, without heartbeats
 
@@ -97,17 +104,30 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         if nbytes > _LARGE:
             _keep_large_blocks()
         try:
-            self.splitter.feed(bytes(self._input[:nbytes]))
+            self._take(bytes(self._input[:nbytes]))
             if self.splitter.delivered:
                 self.splitter.delivered = False
                 # What the deliveries have woken runs in the next turn of the loop, and this behind it in the same
                 # turn: what it writes leaves at its end, instead of a turn later.
                 self.flush_soon()
-        except FrameError as error:
+        except (FrameError, greeting.NotAmqp) as error:
             self.fail(error)
         except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
             log.exception("closing the connection after an error while reading from it")
             self.fail(error)
+
+    def _meet(self, data: bytes) -> None:
+        """Take what comes first: a peer that speaks something else is known by it."""
+        first = self._greeting = (self._greeting or b"") + data
+        if greeting.is_amqp(first):
+            self._greeting, self._take = None, self.splitter.feed
+            self._take(first)
+        elif len(first) >= greeting.ENOUGH:
+            raise greeting.judge(first)
+
+    def _judged(self) -> greeting.NotAmqp | None:
+        """What is wrong with a peer that ends the connection before it has sent a frame."""
+        return None if self._greeting is None else greeting.judge(self._greeting)
 
     def eof_received(self) -> bool:
         return bool(self._pika is not None and self._pika.eof_received())
@@ -115,12 +135,14 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
     def connection_lost(self, exc: BaseException | None) -> None:
         with self._writing:
             self._transport = None
+        self.reason = self.reason or self._judged() or exc
+        self._take = self.splitter.feed  # no cycle is left
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         self._output.clear()
         self._unflushed = 0
         if self._pika is not None:
-            self._pika.connection_lost(self._error or exc)
+            self._pika.connection_lost(self.reason)
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -233,7 +255,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def fail(self, error: BaseException) -> None:
         """Drop the connection for this reason."""
-        self._error = error
+        self.reason = error
         self.abort()
 
     def _tick(self) -> None:

@@ -154,10 +154,34 @@ async def test_frames_that_nobody_tapped_go_to_pika_untouched(both: Both) -> Non
 
 
 async def test_bytes_that_are_no_frames_end_the_connection_with_the_reason(both: Both) -> None:
+    receive(both.stream, OTHER)
     receive(both.stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert both.transport.aborted
     both.stream.connection_lost(None)
     assert "exceeds the limit" in str(both.pika.lost[0])
+
+
+async def test_a_peer_of_another_protocol_is_known_by_what_it_sends_first(both: Both) -> None:
+    receive(both.stream, b"HTT")
+    assert not both.transport.aborted
+    receive(both.stream, b"P/1.1 400 Bad Request\r\n\r\n")
+    assert both.transport.aborted
+    both.stream.connection_lost(None)
+    assert "it speaks HTTP" in str(both.pika.lost[0])
+
+
+async def test_a_peer_that_ends_within_its_first_bytes_is_known_by_them(both: Both) -> None:
+    receive(both.stream, b"\x15\x03\x01\x00\x02\x02\n")
+    both.stream.connection_lost(ConnectionResetError(104, "Connection reset by peer"))
+    assert "speaks TLS" in str(both.pika.lost[0])
+
+
+async def test_frames_may_come_in_pieces_from_the_first_on(both: Both) -> None:
+    receive(both.stream, OTHER[:3])
+    receive(both.stream, OTHER[3:])
+    assert both.pika.received == [OTHER]
+    both.stream.connection_lost(None)
+    assert both.pika.lost == [None]
 
 
 async def test_an_error_in_pikas_callbacks_ends_the_connection_and_not_the_loop(

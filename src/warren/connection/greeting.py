@@ -1,0 +1,41 @@
+"""What a peer speaks, told by the first bytes that it sends: not every port is an AMQP broker's. Pure."""
+
+from __future__ import annotations
+
+from warren.amqp.frames import BODY, HEADER, HEARTBEAT, METHOD
+
+#: Bytes of a greeting that are enough to tell: an AMQP protocol header has as many [4.2.2].
+ENOUGH = 8
+
+_FRAME_TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
+_TLS_ALERT, _TLS_HANDSHAKE, _TLS_MAJOR = 21, 22, 3  # RFC 8446, section 5.1
+
+
+class NotAmqp(Exception):
+    """The peer sent no AMQP 0-9-1 frame; the message says what it sent instead."""
+
+
+def is_amqp(greeting: bytes) -> bool:
+    """Whether a peer that begins with these bytes sends AMQP frames."""
+    return greeting[0] in _FRAME_TYPES
+
+
+def judge(greeting: bytes) -> NotAmqp:
+    """What is wrong with a peer that sent this and no frame; without TLS, or inside it."""
+    if not greeting:
+        return NotAmqp(
+            "the server closed the connection without an answer: is this RabbitMQ's AMQP port, is RabbitMQ up,"
+            " and does the port need TLS (amqps://)?"
+        )
+    if greeting[0] in (_TLS_ALERT, _TLS_HANDSHAKE) and greeting[1:2] in (b"", bytes([_TLS_MAJOR])):
+        return NotAmqp("the server speaks TLS on this port: use amqps://, or give ssl= a context")
+    return NotAmqp(f"this is not an AMQP 0-9-1 server: {_spoken(greeting)}")
+
+
+def _spoken(greeting: bytes) -> str:
+    if greeting.startswith(b"HTTP"):
+        return "it speaks HTTP; RabbitMQ's AMQP port is usually 5672, or 5671 with TLS"
+    if greeting.startswith(b"AMQP") and len(greeting) >= ENOUGH:
+        major, minor, revision = greeting[5:8]
+        return f"it asks for AMQP {major}.{minor}" if major else f"it asks for AMQP 0-{minor}-{revision}"
+    return f"it begins with {greeting[:ENOUGH]!r}"
