@@ -189,6 +189,23 @@ async def test_a_server_that_is_refused_ends_with_the_error(url: str, service_na
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_server_logs_that_it_is_connected_and_then_that_it_serves(
+    url: str, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "warren")
+    service = Service(service_name)
+
+    @service.method
+    async def ping() -> None: ...
+
+    async with Server(service, url=url):
+        pass
+    connected, serving, drained = (record.getMessage() for record in caplog.records)
+    assert connected.startswith("connected to ")
+    assert serving == f"serving {service_name} (ping), 100 at a time"
+    assert drained.startswith(f"{service_name}: drained in ")
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("tls"))

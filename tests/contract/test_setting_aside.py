@@ -175,6 +175,66 @@ async def test_a_failed_cast_is_kept_with_what_it_ended_in(
     assert message[0].message_id in caplog.text
 
 
+class OutOfStock(Exception):
+    """Travels as itself."""
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "ended"),
+    [
+        ("fail", [], "KeyError: 'no such user' [UNKNOWN/HANDLER_EXCEPTION, execution EXECUTED]"),
+        ("sell", [], "OutOfStock: none left [UNKNOWN/HANDLER_EXCEPTION, execution EXECUTED]"),
+        (
+            "sell",
+            [1],
+            "it takes no arguments [INVALID_ARGUMENT/VALIDATION, execution NOT_EXECUTED]",
+        ),
+        ("make", [], "ENCODE_REPLY, execution EXECUTED]"),
+        ("large", [], "TOO_LARGE, execution EXECUTED]"),
+    ],
+)
+async def test_a_failed_cast_is_one_line_in_the_log_with_all_there_is_to_know(
+    client: AsyncClient,
+    url: str,
+    raw: Any,
+    service_name: str,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    arguments: list[Any],
+    ended: str,
+) -> None:
+    caplog.set_level(logging.INFO, "warren.server")
+    service = Service(service_name, errors=[OutOfStock], max_message_size=1000)
+
+    @service.method
+    async def fail() -> None:
+        raise KeyError("no such user")
+
+    @service.method
+    async def sell() -> None:
+        raise OutOfStock("none left")
+
+    @service.method
+    async def make() -> int:
+        return "text"  # type: ignore[return-value]
+
+    @service.method
+    async def large() -> str:
+        return "x" * 2000
+
+    async with serving(service, url=url):
+        await client.cast(f"{service_name}.{method}", *arguments)
+        message = await until(lambda: take(raw, wire.dead_queue(service_name)))
+    about = [record for record in caplog.records if message[0].message_id in record.getMessage()]
+    assert len(about) == 1, [record.getMessage() for record in about]
+    line = about[0].getMessage()
+    assert line.startswith(
+        f"{service_name}: {method} (cast {message[0].message_id}) failed and is set aside in {service_name}.dead: "
+    )
+    assert line.endswith(ended), line
+    assert (about[0].exc_info is not None) is (method == "fail")  # its traceback; the others are no bugs of a handler
+
+
 async def test_a_dead_queue_that_was_deleted_is_made_again_and_holds_up_nobody(
     client: AsyncClient, url: str, raw: Any, service_name: str
 ) -> None:

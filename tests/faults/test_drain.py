@@ -143,6 +143,30 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
     assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
 
 
+async def test_a_drain_does_not_wait_for_threads_that_nobody_can_stop(
+    client: AsyncClient, url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warren.server.worker._CANCEL_TIME", 1000.0)  # for tasks, which can be cancelled
+    began, release = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    service = Service(service_name)
+
+    @service.method
+    def computes() -> None:
+        loop.call_soon_threadsafe(began.set)
+        release.wait(300)
+
+    try:
+        async with asyncio.timeout(60):
+            async with serving(service, url=url, drain_timeout=0.1) as server:
+                call = asyncio.create_task(client.call(computes))
+                await began.wait()
+    finally:
+        release.set()
+    assert [name.partition(" ")[0] for name in server.abandoned] == [f"{service_name}.computes"]
+    call.cancel()
+
+
 @pytest.mark.scenario(
     38,
     "A worker loses its connection while it drains: it takes no new calls on the next one, others serve them at once;"

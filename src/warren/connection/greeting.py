@@ -15,9 +15,29 @@ class NotAmqp(Exception):
     """The peer sent no AMQP 0-9-1 frame; the message says what it sent instead."""
 
 
-def is_amqp(greeting: bytes) -> bool:
-    """Whether a peer that begins with these bytes sends AMQP frames."""
-    return greeting[0] in _FRAME_TYPES
+class Greeting:
+    """What a peer sends first, until it is known to be AMQP."""
+
+    def __init__(self) -> None:
+        self._first = b""
+        self._is_amqp = False
+
+    def take(self, data: bytes) -> bytes:
+        """Take the next bytes; returns all that have come once they are known to be AMQP, until then nothing.
+
+        Raises:
+            NotAmqp: they are something else.
+        """
+        self._first += data
+        self._is_amqp = self._first[0] in _FRAME_TYPES
+        if not self._is_amqp and len(self._first) >= ENOUGH:
+            raise judge(self._first)
+        return self._first if self._is_amqp else b""
+
+    @property
+    def wrong(self) -> NotAmqp | None:
+        """What is wrong with a peer that ends the connection now; None if it has sent AMQP."""
+        return None if self._is_amqp else judge(self._first)
 
 
 def judge(greeting: bytes) -> NotAmqp:

@@ -27,8 +27,8 @@ from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError
 from warren.amqp.splitter import Splitter
-from warren.connection import greeting
 from warren.connection.fork import disown_in_children
+from warren.connection.greeting import Greeting, NotAmqp
 from warren.logs import get_logger
 
 log = get_logger("warren.amqp")
@@ -44,17 +44,13 @@ _LARGE = 64 * 1024
 
 
 class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: ignore[misc]
-    """An asyncio protocol that is at the same time the transport Pika writes to.
-
-    Attributes:
-        reason: why the connection ended, once it has; None if the broker closed it in good order.
-    """
+    """An asyncio protocol that is at the same time the transport Pika writes to."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._pika: nbio.AbstractStreamProtocol | None = None
-        self.reason: BaseException | None = None
+        self.reason: BaseException | None = None  # why the connection ended; None if the broker closed it in good order
         self._input = memoryview(bytearray(READ_SIZE))
         self._output: list[bytes | memoryview] = []
         self._unflushed = 0  # bytes in there
@@ -65,7 +61,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self.congested = False  # the transport holds more than HIGH_WATER bytes that the broker has not taken
         self.on_relieved: Callable[[], None] | None = None
         self.splitter = Splitter(self._other, frame_max)
-        self._greeting: bytes | None = b""  # what came first; None once that is known to be AMQP
+        self._greeting = Greeting()
         self._take: Callable[[bytes], None] = self._meet
         self.last_turn = time.monotonic()
         self.received = 0  # bytes, without heartbeats
@@ -77,8 +73,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
         self._pika = pika
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if self._pika is None:  # given up meanwhile
             transport.abort()
             return
@@ -92,9 +87,9 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
         The descriptor stays, on another file, so that whoever closes it later closes no newer one of that number.
         """
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            _put_nothing_behind(transport.get_extra_info("socket").fileno())
+        if self._transport is not None:
+            _put_nothing_behind(self._transport.get_extra_info("socket").fileno())
+        self._transport = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._input
@@ -107,10 +102,9 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             self._take(bytes(self._input[:nbytes]))
             if self.splitter.delivered:
                 self.splitter.delivered = False
-                # What the deliveries have woken runs in the next turn of the loop, and this behind it in the same
-                # turn: what it writes leaves at its end, instead of a turn later.
+                # Behind what the deliveries have woken, in the next turn: what that writes leaves at its end.
                 self.flush_soon()
-        except (FrameError, greeting.NotAmqp) as error:
+        except (FrameError, NotAmqp) as error:
             self.fail(error)
         except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
             log.exception("closing the connection after an error while reading from it")
@@ -118,16 +112,9 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def _meet(self, data: bytes) -> None:
         """Take what comes first: a peer that speaks something else is known by it."""
-        first = self._greeting = (self._greeting or b"") + data
-        if greeting.is_amqp(first):
-            self._greeting, self._take = None, self.splitter.feed
-            self._take(first)
-        elif len(first) >= greeting.ENOUGH:
-            raise greeting.judge(first)
-
-    def _judged(self) -> greeting.NotAmqp | None:
-        """What is wrong with a peer that ends the connection before it has sent a frame."""
-        return None if self._greeting is None else greeting.judge(self._greeting)
+        if frames := self._greeting.take(data):
+            self._take = self.splitter.feed
+            self._take(frames)
 
     def eof_received(self) -> bool:
         return bool(self._pika is not None and self._pika.eof_received())
@@ -135,8 +122,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
     def connection_lost(self, exc: BaseException | None) -> None:
         with self._writing:
             self._transport = None
-        self.reason = self.reason or self._judged() or exc
-        self._take = self.splitter.feed  # no cycle is left
+        self.reason = self.reason or self._greeting.wrong or exc
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         self._output.clear()
@@ -190,8 +176,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
 
     def undelivered(self) -> int:
         """Bytes of output that have not reached the peer's system yet, those in our kernel's buffer included."""
-        transport = self._transport
-        sock = transport.get_extra_info("socket") if transport is not None else None
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         return self.get_write_buffer_size() + (_unacknowledged(sock.fileno()) if sock is not None else 0)
 
     # --- both ---------------------------------------------------------------------------------------------------
@@ -231,17 +216,11 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
     def beat(self) -> bool:
         """From another thread, while the loop is blocked: send a heartbeat; False when that is not safe now.
 
-        Not safe is: bytes are still buffered (a frame may be half sent), or the stream is encrypted (a TLS session
+        It is not if bytes are still buffered (a frame may be half sent), or the stream is encrypted (a TLS session
         cannot be used from two threads).
         """
         with self._writing:
-            transport = self._transport
-            if transport is None or transport.get_write_buffer_size():
-                return False
-            if transport.get_extra_info("sslcontext") is not None:
-                return False
-            _write_whole(transport.get_extra_info("socket").fileno(), HEARTBEAT_FRAME)
-            return True
+            return self._transport is not None and _beat(self._transport)
 
     def _other(self, frame: bytes) -> None:
         """Pass a frame on that is not for a tap."""
@@ -280,6 +259,14 @@ def _unacknowledged(fd: int) -> int:
         return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, ValueError):  # closed already; uvloop's says -1 then, which is a ValueError
         return 0
+
+
+def _beat(transport: asyncio.Transport) -> bool:
+    """Send a heartbeat past the transport, if it has nothing to send itself and does not encrypt."""
+    if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
+        return False
+    _write_whole(transport.get_extra_info("socket").fileno(), HEARTBEAT_FRAME)
+    return True
 
 
 def _write_whole(fd: int, data: bytes) -> None:

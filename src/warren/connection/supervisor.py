@@ -4,9 +4,9 @@
 has one activity, a task whose result is the next event. The step to the next state hangs on the task's done callback,
 so that it is taken also when the task is cancelled before its first step; whoever waits for a link hears of it there.
 
-The owner gives `setup`, which declares topology and starts consumers on every new link, `lost`, which is told when a
-link is gone, and `failed`, which is told of each failed round of attempts and whether it was the last. Each link is an
-epoch of its own: what belonged to the last one is void.
+The owner gives `setup`, which declares topology and starts consumers on every new link, `opened`, which is told when
+that is done, `lost`, which is told when a link is gone, and `failed`, which is told of each failed round of attempts
+and whether it was the last. What belonged to one link is void on the next.
 """
 
 from __future__ import annotations
@@ -131,10 +131,12 @@ class Supervisor:
         setup: Callable[[Link], Awaitable[None]],
         lost: Callable[[CallError], None],
         failed: Callable[[CallError, bool], None],
+        opened: Callable[[], None] = lambda: None,
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._setup = setup
+        self._opened = opened
         self._lost = lost
         self._failed = failed
         self._backoff = Backoff(rng or random.Random())
@@ -279,6 +281,7 @@ class Supervisor:
         assert link is not None
         log.log(logging.WARNING if self._was_open else logging.INFO, "connected to %s", link.peer)
         self._was_open = True
+        self._opened()
         reason = await asyncio.shield(link.closed)
         self.link = None
         log.warning("lost the connection to %s: %s; reconnecting", link.peer, reason)

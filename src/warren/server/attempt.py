@@ -83,6 +83,11 @@ class Attempt:
         return self.delivery.redelivered or (self.request is not None and self.request.had_earlier_attempts)
 
     @property
+    def is_cast(self) -> bool:
+        """Whether nobody waits for a reply; one that fails is set aside, and that is logged in one line."""
+        return self.request is not None and not self.request.properties.reply_to
+
+    @property
     def name(self) -> str:
         """What it is called in the log: method and id, as far as they are known; safe to print."""
         return "a request that cannot be read" if self.request is None else self.request.name

@@ -53,7 +53,7 @@ class Lifecycle:
         """
         if self.state is not State.IDLE:
             raise RuntimeError("this server is being served already: one serve() at a time")
-        self._loop = asyncio.get_running_loop()
+        self._loop = _running_loop()  # none yet in `asyncio.run(server.serve())`
         if self._life:
             self._stop = asyncio.Event()
         self._life += 1
@@ -91,6 +91,7 @@ class Lifecycle:
 
     async def stopped(self) -> None:
         """Wait until somebody has asked for the end."""
+        self._loop = asyncio.get_running_loop()
         await self._stop.wait()
 
     async def ready(self) -> None:

@@ -99,6 +99,16 @@ class Post:
         await self._open_copies(link)  # first: what is consumed may have to be set aside at once
         await self._consume(link)
 
+    def announce(self) -> None:
+        """Log that the service is served, if its requests are being consumed."""
+        if self._consumes:
+            methods = ", ".join(sorted(self.worker.service.methods))
+            log.info("serving %s (%s), %d at a time", self.name, methods, self.worker.concurrency)
+
+    @property
+    def _consumes(self) -> bool:
+        return self._channel is not None and self._channel.consumes
+
     async def declare(self, link: Link) -> bool:
         """Declare what the service needs; False where the broker does not allow all of it."""
         allowed = await declare(link, self.worker.service)
@@ -192,6 +202,8 @@ class Post:
             self._widened = 0
             await channel.qos(self.worker.concurrency)
             await self._start_consuming(channel)
+        if self._consumes:
+            log.warning("%s: serving again", self.name)
 
     def _on_parked(self, count: int) -> None:
         """Requests wait to be put elsewhere: they must not hold the window that others come through.

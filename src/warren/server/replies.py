@@ -23,12 +23,14 @@ class Reply(NamedTuple):
     Attributes:
         failure: the error that it carries; None for a result.
         problem: what is told of it beyond the error itself.
+        cause: the exception that belongs into the log, with its traceback; None for one that was to be expected.
     """
 
     properties: bytes
     body: bytes
     failure: CallError | None = None
     problem: Problem | None = None
+    cause: BaseException | None = None
 
 
 class Replies:
@@ -49,12 +51,17 @@ class Replies:
             kind = type(error)  # `isinstance` would ask the object
             why = error if issubclass(kind, CodecError) else class_name(kind)
             message = f"the handler's result does not fit its declared type or the encoding: {why}"
-            log.error("%s: %s", attempt.name, message)
-            return self.ended(attempt, evidence.ENCODE_REPLY, message)
+            return self._useless(attempt, evidence.ENCODE_REPLY, message)
         if len(body) > self._max_size:
             message = f"the result has {len(body)} bytes, the limit is {self._max_size}"
-            return self.ended(attempt, evidence.RESULT_TOO_LARGE, message)
+            return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
         return Reply(wire.result_properties(request, request.content_type), body)
+
+    def _useless(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
+        """The reply in place of a result that cannot be sent."""
+        if not attempt.is_cast:
+            log.error("%s: %s: %s", attempt.method.service, attempt.name, message)
+        return self.ended(attempt, ending, message)
 
     def ended(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
         """The reply that says that the library itself ended the call."""
@@ -70,7 +77,9 @@ class Replies:
             entered=attempt.entered,
             earlier=attempt.earlier,
         )
-        return self._error(attempt, told, problem)
+        reply = self._error(attempt, told, problem)
+        unexpected = told.reason == evidence.HANDLER_EXCEPTION.reason and problem.state is None
+        return reply._replace(cause=error) if unexpected else reply
 
     def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
         request = attempt.request

@@ -169,7 +169,9 @@ class Server:
         user, instance = self._settings.username, self._settings.name or ""
         workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
         self._posts = [Post(worker, self._spawn) for worker in workers]
-        supervisor = Supervisor(self._settings, setup=self._set_up, lost=self._on_lost, failed=self._on_failed)
+        supervisor = Supervisor(
+            self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
+        )
         supervisor.start()
         self._spawn(self._keep_topology())
         try:
@@ -187,9 +189,10 @@ class Server:
         for post in self._posts:
             await post.set_up(link)
         self._link = link
-        for worker in (post.worker for post in self._posts):
-            methods = ", ".join(sorted(worker.service.methods))
-            log.info("serving %s (%s), %d at a time", worker.service.name, methods, worker.concurrency)
+
+    def _on_opened(self) -> None:
+        for post in self._posts:
+            post.announce()
         self._life.serving()
 
     async def _declare_all(self, link: Link) -> None:

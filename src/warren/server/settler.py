@@ -35,6 +35,7 @@ _HAND_BACK_PATIENCE = 3.0
 #: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
 _ASIDE_PATIENCE = 30.0
 
+_CAST_FAILED = "%s: %s failed and is set aside in %s: %s"
 _NOT_HANDED_BACK = "the request could not be handed to another worker"
 _MAYBE_HANDED_BACK = evidence.WORKER_LOST, "the request was being handed to another worker, which may have it or not"
 
@@ -118,8 +119,8 @@ class Settler:
 
     def _bury_cast(self, attempt: Attempt, reply: Reply) -> None:
         assert reply.failure is not None
-        log.error("%s: a cast failed and is set aside: %s: %s", self._service, attempt.name, reply.failure)
-        self.bury(attempt, reply)
+        self.bury(attempt, reply._replace(cause=None))  # it would keep what the handler had in hand
+        log.error(_CAST_FAILED, self._service, attempt.name, self._dead.decode(), reply.failure, exc_info=reply.cause)
 
     def bury(self, attempt: Attempt, reply: Reply) -> None:
         """Set a request aside with what it ended in, then reply where one is wanted, and let it go."""

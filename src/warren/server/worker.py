@@ -216,7 +216,7 @@ class Worker:
             return
         reply = self._replies.raised(attempt, error)
         self.finish(attempt, reply)
-        self._log_failure(attempt, reply, error)
+        self._log_failure(attempt, reply)
 
     def reply_to(self, attempt: Attempt, value: Any) -> Reply:
         return self._replies.result(attempt, value)
@@ -253,7 +253,8 @@ class Worker:
     def _refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""
         attempt.ended = True
-        self._refusals("%s: refused %s: %s", self.service.name, attempt.name, refusal.message)
+        if not attempt.is_cast:
+            self._refusals("%s: refused %s: %s", self.service.name, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
@@ -266,13 +267,13 @@ class Worker:
             self._places.leave(attempt)
             self._loop.call_soon(self._start_waiting)
 
-    def _log_failure(self, attempt: Attempt, reply: Reply, error: BaseException) -> None:
-        if reply.failure is None or (reply.problem is not None and reply.problem.state is not None):
-            return  # an exception that travels as itself is part of the conversation
-        if reply.failure.reason == evidence.HANDLER_EXCEPTION.reason:
-            log.error("%s raised: %s", attempt.name, reply.failure.message, exc_info=error)
-        else:
-            self._failures("%s failed: %s", attempt.name, reply.failure)
+    def _log_failure(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.is_cast or reply.failure is None:
+            return
+        if reply.cause is not None:
+            log.error("%s: %s raised %s", self.service.name, attempt.name, reply.failure.message, exc_info=reply.cause)
+        elif reply.problem is None or reply.problem.state is None:  # else it travels as itself, as was agreed
+            self._failures("%s: %s failed: %s", self.service.name, attempt.name, reply.failure)
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -324,10 +325,9 @@ class Worker:
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
         await self._until_idle(timeout)
-        for attempt in self._places.taken:
-            _stop(attempt, evidence.DRAIN, _DRAINED)
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
-        await self._until_idle(_CANCEL_TIME)  # they reply that they were stopped
+        if tasks := [task for attempt in self._places.taken if (task := _stop(attempt, evidence.DRAIN, _DRAINED))]:
+            await asyncio.wait(tasks, timeout=_CANCEL_TIME)  # they reply that they were stopped
         with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
             await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
         return abandoned
@@ -348,8 +348,10 @@ class Worker:
             flood.sum_up()
 
 
-def _stop(attempt: Attempt, ending: Ending, message: str) -> None:
-    """Cancel a handler; its caller is told why. Threads cannot be cancelled."""
-    if attempt.task is not None and not attempt.ended:
-        attempt.stopped_by = (ending, message)
-        attempt.task.cancel()
+def _stop(attempt: Attempt, ending: Ending, message: str) -> asyncio.Task[None] | None:
+    """Cancel a handler; its caller is told why. Returns its task; None for a thread, which cannot be cancelled."""
+    if attempt.task is None or attempt.ended:
+        return None
+    attempt.stopped_by = (ending, message)
+    attempt.task.cancel()
+    return attempt.task

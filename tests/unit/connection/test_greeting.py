@@ -2,7 +2,7 @@
 
 import pytest
 
-from warren.connection.greeting import is_amqp, judge
+from warren.connection.greeting import Greeting, judge
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,8 @@ def test_the_error_says_what_the_peer_speaks(greeting: bytes, said: str) -> None
     assert str(judge(greeting)).startswith(said)
 
 
-@pytest.mark.parametrize(("greeting", "amqp"), [(b"\x01", True), (b"\x08\x00", True), (b"A", False), (b"\x16", False)])
-def test_a_peer_that_begins_with_a_frame_speaks_amqp(greeting: bytes, amqp: bool) -> None:
-    assert is_amqp(greeting) is amqp
+def test_a_peer_that_begins_with_a_frame_speaks_amqp() -> None:
+    greeting = Greeting()
+    assert greeting.wrong is not None
+    assert greeting.take(b"\x01\x00") == b"\x01\x00"
+    assert greeting.wrong is None

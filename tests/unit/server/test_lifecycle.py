@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from warren import Cancelled, Server, Service, Unavailable
-from warren.server.lifecycle import Life, Lifecycle
+from warren.server.lifecycle import Life, Lifecycle, State
 
 
 class Lives:
@@ -150,3 +150,18 @@ def test_run_in_a_thread_says_where_it_works() -> None:
     thread.join()
     assert [type(error) for error in errors] == [RuntimeError]
     assert "main thread" in str(errors[0])
+
+
+def test_a_life_that_is_made_outside_of_its_loop_is_stopped_from_another_thread() -> None:
+    """As in ``asyncio.run(server.serve())``."""
+    cycle = Lifecycle()
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(stopping.start)
+        async with asyncio.timeout(60):
+            await cycle.stopped()
+
+    stopping = threading.Thread(target=cycle.stop)
+    asyncio.run(Life(cycle, work()))
+    stopping.join()
+    assert cycle.state is State.IDLE
