@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Real
 
 #: The longest time that an option may give, in seconds: 23 days.
 MAX_SECONDS = 2_000_000
+#: What `client.options` takes, and what is easily written among the arguments of a call.
+CALL_OPTIONS = ("timeout", "fail_fast", "resend", "encoding", "headers", "detached")
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
@@ -63,3 +66,14 @@ def text(name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name}={value!r} has characters that UTF-8 cannot carry") from None
+
+
+def misplaced(arguments: Mapping[str, str], call: str) -> str:
+    """What an error over unknown arguments says of those that are options; nothing if none is.
+
+    Args:
+        arguments: as they are to be shown, by name.
+        call: the rest of the right call.
+    """
+    options = ", ".join(f"{name}={shown}" for name, shown in arguments.items() if name in CALL_OPTIONS)
+    return f"; options go elsewhere: client.options({options}).{call}" if options else ""

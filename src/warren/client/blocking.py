@@ -218,7 +218,7 @@ class Client:
         do not wait for another call in them.
         """
         to = find_target(self._targets, self._options, "call", target)
-        body, deadline = encode_call(to, args, kwargs), self._options.deadline()
+        body, deadline = encode_call(to, args, kwargs, "submit"), self._options.deadline()
         io = self._shared.io()
         promise = Promise(to, body, deadline, self._errors, io, owner=self._shared)
         io.start(promise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from warren import checks
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.requests import Reply, Target
 from warren.errors import CallError
@@ -77,8 +78,8 @@ def _resends(options: Options, method: Method | None) -> bool:
     return options.resend
 
 
-def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """The body of a call.
+def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str = "") -> bytes:
+    """The body of a call; `verb` is the client's method that was called, where it is not the target's kind.
 
     Raises:
         InvalidArgument: an argument that the encoding cannot carry.
@@ -87,9 +88,27 @@ def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     encode = methods.encode_arguments if target.declared is None else target.declared.encode_arguments
     try:
         return encode(target.content_type, args, kwargs)
+    except TypeError as error:
+        if hint := _misplaced(target, args, kwargs, verb or target.kind):
+            raise TypeError(f"{error}{hint}") from None
+        raise
     except CodecError as error:
         message = f"the arguments cannot be encoded: {error}"
         raise evidence.conclude(evidence.ENCODE, message, method=target.name, queue=target.queue) from error
+
+
+def _misplaced(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str) -> str:
+    """The call that was meant, if an option was written among the arguments; else nothing."""
+    known = {} if target.declared is None else target.declared.hints
+    options = {name: _shown(kwargs[name]) for name in kwargs if name in checks.CALL_OPTIONS and name not in known}
+    rest = [f"{name}={_shown(value)}" for name, value in kwargs.items() if name not in options]
+    name = repr(target.name) if target.declared is None else target.declared.name
+    return checks.misplaced(options, f"{verb}({', '.join([name, *map(_shown, args), *rest])})")
+
+
+def _shown(value: object) -> str:
+    """A small value as it is written in Python; others may be long, or nobody's business."""
+    return repr(value) if isinstance(value, (bool, int, float)) else "…"
 
 
 def bare_target(options: Options, queue: str) -> Target:

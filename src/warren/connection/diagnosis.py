@@ -22,7 +22,7 @@ from warren.protocol.evidence import conclude
 # Pika's words that say nothing to those who do not know it.
 _IN_PLAIN_WORDS = {"Transport indicated EOF": "the other side closed it without a reason"}
 # What OpenSSL calls an answer that is not TLS; which of them depends on its version.
-_NO_TLS = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"))
+_NO_TLS = ("wrong version number", "record layer failure", "packet length too long", "unknown protocol")
 
 
 def diagnose(settings: Settings, peer: str, error: BaseException) -> ConnectFailed | None:
@@ -80,7 +80,7 @@ def _reason(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted ({cause.verify_message}): give ssl= a context that trusts it"
-        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+        if isinstance(cause, ssl.SSLError) and any(words in str(cause) for words in _NO_TLS):
             return "the server does not speak TLS on this port: use amqp://, or its TLS port (usually 5671)"
         if isinstance(cause, ssl.SSLError):
             return f"the TLS handshake failed: {cause}"

@@ -173,7 +173,8 @@ class Method:
             if (field := _FIELD.match(str(error))) is None:
                 raise
             what = "missing" if field[1] == "missing required" else "unknown"
-            raise ValidationError(f"{what} argument {field[2]}; it takes {self._takes()}") from error
+            hint = checks.misplaced({field[2].strip("`"): "…"}, "call(…)") if what == "unknown" else ""
+            raise ValidationError(f"{what} argument {field[2]}; it takes {self._takes()}{hint}") from error
 
     def _of_positions(self, complaint: str) -> str:
         if (count := _COUNT.match(complaint)) is None:
@@ -197,10 +198,7 @@ class Method:
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The body of a call by name: an array of positional or an object of named arguments, not both."""
     if args and kwargs:
-        raise TypeError(
-            "a call by name takes positional or named arguments, not both;"
-            " options go elsewhere: client.options(timeout=2).call(...)"
-        )
+        raise TypeError("a call by name takes positional or named arguments, not both")
     return codecs.encode(content_type, kwargs or args)
 
 

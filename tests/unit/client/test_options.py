@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren import AsyncClient, Client
+from warren import AsyncClient, Client, Service
+from warren.checks import CALL_OPTIONS
 from warren.client.options import LEAST_RESERVED, MOST_RESERVED, Options, nested_deadline
-from warren.client.target import bare_target, encode_bare
+from warren.client.target import bare_target, encode_bare, encode_call, find_target
 from warren.protocol.problems import registry
 from warren.protocol.running import reset_running, set_running
 
@@ -125,6 +126,52 @@ def test_a_bare_body_is_bytes_or_text_and_nothing_else(body: Any) -> None:
 def test_a_bare_call_names_its_queue() -> None:
     with pytest.raises(TypeError, match="5 is not the name of a queue"):
         bare_target(Options(), 5)  # type: ignore[arg-type]
+
+
+# --- options among the arguments ----------------------------------------------------------------------------------
+
+calc = Service("calc")
+
+
+@calc.method
+def fib(n: int) -> int:
+    return n
+
+
+@calc.method
+def wait(timeout: float) -> float:
+    return timeout
+
+
+def test_the_options_that_are_told_apart_are_those_that_there_are() -> None:
+    assert {option.name for option in fields(Options)} == set(CALL_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "verb", "meant"),
+    [
+        (fib, (3,), {"timeout": 3}, "call", "client.options(timeout=3).call(fib, 3)"),
+        (fib, (), {"n": 3, "fail_fast": True}, "cast", "client.options(fail_fast=True).cast(fib, n=3)"),
+        (fib, (3,), {"headers": {"a": 1}}, "submit", "client.options(headers=…).submit(fib, 3)"),
+        (wait, (3,), {"resend": True}, "call", "client.options(resend=True).call(wait, 3)"),
+        (wait, (), {"timeout": 3, "resend": True}, "call", "client.options(resend=True).call(wait, timeout=3)"),
+        ("calc.fib", ("a",), {"timeout": 3}, "call", "client.options(timeout=3).call('calc.fib', …)"),
+    ],
+)
+def test_an_option_among_the_arguments_is_told_where_it_belongs(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str, meant: str
+) -> None:
+    target = find_target({}, Options(), "cast" if verb == "cast" else "call", function)
+    with pytest.raises(TypeError) as caught:
+        encode_call(target, args, kwargs, verb)
+    assert str(caught.value).endswith(f"; options go elsewhere: {meant}")
+
+
+@pytest.mark.parametrize(("function", "kwargs"), [(fib, {"m": 3}), (wait, {"timeout": 1, "n": 2}), (wait, {})])
+def test_other_wrong_arguments_are_no_options(function: Any, kwargs: dict[str, Any]) -> None:
+    with pytest.raises(TypeError) as caught:
+        encode_call(find_target({}, Options(), "call", function), (), kwargs)
+    assert "options" not in str(caught.value)
 
 
 # --- deadlines ----------------------------------------------------------------------------------------------------

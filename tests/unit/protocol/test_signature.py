@@ -272,6 +272,12 @@ def _rest() -> None: ...
         (_pay, b'{"to": "a", "a`b": 1}', "unknown argument `a`b`; it takes 1 to 3 arguments (to, amount, note)"),
         (_rest, b"[1]", "too many arguments; it takes no arguments"),
         (_rest, b'{"n": 1}', "unknown argument `n`; it takes no arguments"),
+        (
+            _rest,
+            b'{"timeout": 3}',
+            "unknown argument `timeout`; it takes no arguments"
+            "; options go elsewhere: client.options(timeout=…).call(…)",
+        ),
     ],
 )
 def test_a_wrong_number_of_arguments_is_told_with_the_names_that_there_are(
