@@ -23,11 +23,11 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
     if value < least:
         raise ValueError(f"{name}={value} must be at least {least}")
     if most is not None and value > most:
-        raise ValueError(f"{name}={value}: at most {most:,}")
+        raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
 def seconds(name: str, value: object, *, zero: bool = False) -> None:
-    """Refuse what is no time.
+    """Refuse what is not a number of seconds.
 
     Raises:
         TypeError: it is not a number.
@@ -36,11 +36,11 @@ def seconds(name: str, value: object, *, zero: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{name}={value!r} is not a number of seconds: say for example {name}=2.5;"
-            f" for no limit to speak of say {name}={MAX_SECONDS:_}"
+            f" for practically no limit say {name}={MAX_SECONDS:_}"
         )
     if not ((value == 0 and zero) or 0 < float(value) <= MAX_SECONDS):
         least = "0 or more" if zero else "more than 0"
-        raise ValueError(f"{name}={value!r}: seconds, {least} and at most {MAX_SECONDS:,} (23 days)")
+        raise ValueError(f"{name}={value!r} must be {least} and at most {MAX_SECONDS:,} seconds (23 days)")
 
 
 def flag(name: str, value: object) -> None:
@@ -50,18 +50,18 @@ def flag(name: str, value: object) -> None:
         TypeError: it is neither.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is neither True nor False")
+        raise TypeError(f"{name}={value!r} must be True or False")
 
 
 def text(name: str, value: object) -> None:
-    """Refuse what is no text.
+    """Refuse what is not text.
 
     Raises:
         TypeError: it is something else.
         ValueError: UTF-8 cannot carry it.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r} is not a str")
+        raise TypeError(f"{name}={value!r} must be a str, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:

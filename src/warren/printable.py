@@ -33,7 +33,7 @@ def printable_json(text: str) -> str:
 
 
 def block(text: str) -> str:
-    """Text of several lines, like a traceback: escaped but for its line ends, and indented.
+    """Text of several lines, like a traceback: escaped except for its line ends, and indented.
 
     So none of its lines can pass for a line of the log or an output of the program around it.
     """

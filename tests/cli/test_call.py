@@ -219,7 +219,7 @@ def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:
         (["calc.fib", "n=30", "n=31"], "given twice"),
         (["calc.fib", "30", "--jsn"], "there is no option --jsn; see --help"),
         (["calc.fib", "--header", "tenant"], "--header tenant: say name=text"),
-        (["calc.fib", "--timeout", "0"], "timeout=0.0: seconds, more than 0"),
+        (["calc.fib", "--timeout", "0"], "timeout=0.0 must be more than 0"),
         (["calc.fib", "--timeout", "soon"], "valid number"),
         (["calc.fib", "--url", "http://x"], "is not an AMQP URL"),
         (["--jsn", "calc.fib"], "there is no option --jsn; see --help"),

@@ -57,7 +57,8 @@ def test_help_takes_less_than_a_second_of_the_processor() -> None:
     [
         (["call", "a.b", "--url", "foo"], 2, "it has no scheme"),
         (["dead", "list", "a", "--url", "amqp://host:port"], 2, "a port must be a number"),
-        (["dead", "list", "a", "--older-than", "soon"], 2, "is no length of time"),
+        (["call", "a.b", "--encoding", "xml"], 2, "'--encoding': 'xml' is not one of 'json', 'msgpack'"),
+        (["dead", "list", "a", "--older-than", "soon"], 2, "is not a length of time"),
         (["dead", "retry", "a"], 2, "say which"),
         (["dead", "drop", "a", "id", "--reason", "POISON"], 2, "go with --all"),
         (["broker", "status", "--url", "foo"], 2, "it has no scheme"),

@@ -99,11 +99,11 @@ async def test_a_server_that_may_declare_nothing_serves_what_is_there(
         pass  # somebody with the right has declared it
     server = await accounts.add(f"{service_name}-server", documented("server", service_name))
     async with serving(_double(service_name), url=url, username=server, password="secret"):
-        refused = caplog.text.count("taking what is there")
+        refused = caplog.text.count("using what is there")
         for n in range(100):  # time enough for another look
             assert await client.call(f"{service_name}.double", n) == 2 * n
     assert refused > 0
-    assert caplog.text.count("taking what is there") == refused, "it asks again for what it may not do"
+    assert caplog.text.count("using what is there") == refused, "it asks again for what it may not do"
 
 
 async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(

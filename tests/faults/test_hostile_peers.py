@@ -157,7 +157,7 @@ async def test_a_body_over_the_limit_is_refused_and_not_kept(
         await until(lambda: depth(raw, replies) == 1)
         [(properties, body)] = replies_of(raw, replies, 1)
         assert properties.headers["rpc-reason"] == "TOO_LARGE"
-        assert b"5000000 bytes, the limit is 1000" in body
+        assert b"5000000 bytes, the service's max_message_size is 1000" in body
         assert await client.call(f"{service_name}.echo", "small") == "small"
 
 

@@ -321,7 +321,7 @@ def test_local(warren_serve):
 """)
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*service 'local' is no variable of a module*"])
+    result.stdout.fnmatch_lines(["*service 'local' is not a variable of a module*"])
 
 
 def test_a_worker_process_that_ends_at_once_says_so(project: Project) -> None:

@@ -124,7 +124,7 @@ def _encode_other(value: object, depth: int) -> bytes:
         return b"T" + _MOMENT.pack(calendar.timegm(value.utctimetuple()))
     if isinstance(value, Decimal):
         return _encode_decimal(value)
-    raise ValueError(f"{value!r} is of no type that a table has")
+    raise ValueError(f"{value!r} has a type that no AMQP table can carry")
 
 
 def _long(kind: bytes, data: bytes) -> bytes:
@@ -135,7 +135,7 @@ def _encode_decimal(value: Decimal) -> bytes:
     """Its digits as an integer, and how many of them stand behind the point, where zeros at the end are left out."""
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     if not value:
         return b"D" + _DECIMAL.pack(0, 0)
     if len(digits) + exponent > _MOST_DIGITS:

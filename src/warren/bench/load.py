@@ -1,4 +1,4 @@
-"""Makes calls after a plan, and records what becomes of them. Pure but for asyncio: the clock is passed in."""
+"""Makes calls after a plan, and records what becomes of them. Pure except for asyncio: the clock is passed in."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not 1 <= self.in_flight <= DEFAULT_MAX_IN_FLIGHT:
-            raise ValueError(f"--in-flight {self.in_flight}: from 1 to {DEFAULT_MAX_IN_FLIGHT}")
+            raise ValueError(f"--in-flight {self.in_flight}: must be from 1 to {DEFAULT_MAX_IN_FLIGHT}")
         if self.rate is not None and not 0 < self.rate <= 1e6:
-            raise ValueError(f"--rate {self.rate:g}: calls per second, more than 0 and at most 1,000,000")
+            raise ValueError(f"--rate {self.rate:g}: must be more than 0 and at most 1,000,000 calls per second")
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise ValueError(f"--duration {self.duration:g}: seconds, more than 0")
+            raise ValueError(f"--duration {self.duration:g}: must be more than 0 seconds")
         if self.calls is not None and self.calls < 1:
-            raise ValueError(f"--calls {self.calls}: at least 1")
+            raise ValueError(f"--calls {self.calls}: must be at least 1")
         if self.duration is None and self.calls is None:
             raise ValueError("say when to end: --duration or --calls")
         if not 0 <= self.warmup < math.inf:
-            raise ValueError(f"--warmup {self.warmup:g}: seconds, 0 or more")
+            raise ValueError(f"--warmup {self.warmup:g}: must be 0 or more seconds")
 
     def __str__(self) -> str:
         how = f"{self.in_flight:,} in flight" if self.rate is None else f"{self.rate:,g} calls per second"

@@ -79,7 +79,7 @@ class Bindings:
         check_same_argument(_ALTERNATE, *alternates, described)
 
     def delete(self, name: str, *, if_unused: bool) -> None:
-        """Remove an exchange; one that is not there is no error.
+        """Remove an exchange; one that is not there is ignored.
 
         Raises:
             AmqpError: 403 for the broker's own, 406 if it is in use.
@@ -122,7 +122,7 @@ class Bindings:
             to.incoming.add(exchange)
 
     def unbind(self, source: str, to: Destination, key: str, arguments: Raw) -> None:
-        """Remove a binding; one that is not there is no error.
+        """Remove a binding; one that is not there is ignored.
 
         Raises:
             AmqpError: 403 for the default exchange.

@@ -110,7 +110,7 @@ class Channel:
             consumer.queue.dispatch()
 
     def cancel(self, tag: str) -> None:
-        """End a consumer; what it holds stays unacknowledged. An unknown tag is no error."""
+        """End a consumer; what it holds stays unacknowledged. An unknown tag is ignored."""
         consumer = self.consumers.pop(tag, None)
         if consumer is not None and consumer.queue is not None:
             self.credit.forget(consumer)

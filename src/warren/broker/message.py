@@ -159,8 +159,8 @@ def _routing_keys(entries: Mapping[bytes, bytes], name: bytes) -> list[str]:
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
-# Their records come back with whatever clients have made of them: they stay encoded but for what counts, and what is no
-# record is forgotten.
+# Their records come back with whatever clients have made of them: they stay encoded except for what counts, and what
+# is no record is forgotten.
 
 Death = dict[bytes, bytes]  # an entry of x-death, its values encoded
 

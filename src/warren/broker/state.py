@@ -1,6 +1,6 @@
 """What all connections of one broker share: its settings, virtual hosts, users, time and faults.
 
-Pure: whoever owns the sockets passes time in with `advance`, and asks `take_dirty` whom to write to.
+Pure: whoever owns the sockets passes time in with `advance`, and asks `take_dirty` which connections to write to.
 """
 
 from __future__ import annotations

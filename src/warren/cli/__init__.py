@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import warren
+from warren.cli.plain import PlainGroup
 
 #: The module of each command. Only the one that is asked for is loaded: `warren broker` has no use for a client.
 _MODULES = {
@@ -45,6 +46,7 @@ def make_app(commands: Iterable[str] = ()) -> typer.Typer:
     """The command line with these commands; with all of them if none is named."""
     app = typer.Typer(
         name="warren",
+        cls=PlainGroup,
         help="RPC over RabbitMQ: serve Python functions, and call them.",
         no_args_is_help=True,
         add_completion=False,

@@ -1,4 +1,4 @@
-"""Arguments of calls as they are typed: JSON values by position or by name, and text that is no JSON."""
+"""Arguments of calls as they are typed: JSON values by position or by name, and text that is not JSON."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def run_bench(
 
 def _refuse_pair(both: bool, names: str) -> None:
     if both:
-        raise ValueError(f"{names}: one or the other")
+        raise ValueError(f"{names} exclude each other: give one of them")
 
 
 def echo(

@@ -103,7 +103,7 @@ def _typed_call(target: str, arguments: Sequence[str], cast: bool) -> Run:
 
 def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
     if cast or len(arguments) > 1:
-        raise ValueError("--bare sends one text, and waits for the answer: give one argument, and no --cast")
+        raise ValueError("--bare sends one text and waits for the answer: give at most one argument, without --cast")
     body = arguments[0] if arguments else ""
     refuse_option(queue)
     refuse_option(body)

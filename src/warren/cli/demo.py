@@ -150,7 +150,7 @@ class _Workers:
         os.kill(self._pids[0], signal.SIGKILL)
 
     def _await_ready(self, count: int) -> None:
-        """Show the log until so many workers serve."""
+        """Show the log until `count` workers serve."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
             typer.echo(f"    {line}", nl=False, err=True)

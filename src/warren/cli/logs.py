@@ -105,7 +105,9 @@ def _read(file: Path) -> dict[str, Any]:
             " TOML if the name ends so"
         ) from error
     if not isinstance(config, dict):
-        raise LogConfigError(f"--log-config {file}: a dictionary for logging.config.dictConfig, not a {type(config)}")
+        raise LogConfigError(
+            f"--log-config {file}: must be a dictionary for logging.config.dictConfig, not a {type(config).__name__}"
+        )
     return config
 
 

@@ -54,7 +54,7 @@ _WEEK = 7 * 86_400
 
 def _finite(seconds: float) -> float:
     if math.isnan(seconds):  # of a nan no comparison is true, so it is in every range
-        raise typer.BadParameter("a number of seconds")
+        raise typer.BadParameter("must be a number of seconds")
     return seconds
 
 

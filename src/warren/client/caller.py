@@ -41,6 +41,7 @@ class Caller:
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self._limits = limits
+        self._connecting = f"still connecting to {', '.join(f'{host}:{port}' for host, port in settings.hosts)}"
         self._closed = False
         self._link: Link | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -130,14 +131,13 @@ class Caller:
         ending, why = None, ""
         limits, held = self._limits, self._calls.held
         if self._closed:
-            ending, why = evidence.CLOSED_UNSENT, "the client is closed"
+            ending, why = evidence.CLOSED_UNSENT, "the client is closed: make a new one"
         elif len(body) > limits.max_message_size:
             ending = evidence.REQUEST_TOO_LARGE
-            why = f"the request has {len(body)} bytes, the limit is {limits.max_message_size}"
+            why = f"the request has {len(body)} bytes, max_message_size is {limits.max_message_size}"
         elif keep and held + len(body) > limits.max_waiting_bytes:
             ending = evidence.CLIENT_LIMIT
-            why = f"requests of {held} bytes wait to be sent already, the limit is {limits.max_waiting_bytes}"
-            why += ": slow down, or raise max_waiting_bytes"
+            why = f"{held} bytes of requests wait to be sent already: slow down, or raise max_waiting_bytes"
         elif deadline <= time.monotonic():
             ending, why = evidence.NO_TIME, "no time is left to make this call"
         if ending is not None:
@@ -159,10 +159,12 @@ class Caller:
         link = self._link
         if link is None:
             why = self._supervisor.failure
-            return f"no connection to the broker in time: {why.message if why else 'still connecting'}"
+            return f"no connection to the broker in time: {why.message if why else self._connecting}"
         if link.blocked is not None:
             return f"the broker takes no publishes: {link.blocked}"
-        return "the broker does not read fast enough"
+        if not link.writable:
+            return "the broker does not read fast enough"
+        return "the broker has closed the publishing channel, and another is not open yet"
 
     def _write(self, call: PendingCall, body: bytes) -> None:
         """Publish a call with the time that it has left."""

@@ -271,7 +271,7 @@ class Calls:
 
 
 def unguessable(random: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Ids of 96 random bits as hexadecimal digits; `random` gives so many bytes that nobody else knows."""
+    """Ids of 96 random bits as hexadecimal digits; `random` gives as many random bytes as it is asked for."""
     width = 2 * _ID_BYTES
     while True:
         digits = hexlify(random(_ID_BYTES * _IDS_AT_ONCE))

@@ -24,9 +24,9 @@ DEFAULT_MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 #: What a nested call leaves its caller of the time that is left: this share,
 RESERVED_SHARE = 0.05
-#: at least so many seconds (but never more than half of what is left),
+#: at least this many seconds (but never more than half of what is left),
 LEAST_RESERVED = 0.02
-#: and at most so many.
+#: and at most this many.
 MOST_RESERVED = 1.0
 
 
@@ -88,7 +88,7 @@ def _checked_headers(headers: object) -> dict[str, Any]:
     copied = dict(headers)
     for name in copied:
         if not isinstance(name, str):
-            raise TypeError(f"header {name!r}: names are strings")
+            raise TypeError(f"header names must be str, not {name!r}")
     wire.check_headers(copied)
     return copied
 

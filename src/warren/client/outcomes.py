@@ -20,7 +20,9 @@ def locate(error: CallError, call: PendingCall) -> CallError:
 
 def waiter_failed(call: PendingCall) -> None:
     """Whoever waited for a call raised when it was told; the calls behind it must end all the same."""
-    log.exception("who waited for %s (id %s) failed to take its outcome", call.target.name, call.first_id.decode())
+    log.exception(
+        "%s (call %s): whoever waited for it failed to take its outcome", call.target.name, call.first_id.decode()
+    )
 
 
 def unwritable(error: BaseException) -> CallError:
@@ -50,7 +52,8 @@ def channel_closed(reason: ChannelClosed) -> CallError:
 
 
 def no_route(queue: str, text: str) -> CallError:
-    message = f"no queue {queue!r}: no worker of this service has ever run here ({text})"
+    why = "" if text == evidence.NO_ROUTE.reason else f" ({text})"  # RabbitMQ's text is that word
+    message = f"no queue {queue!r}: no worker of this service has ever run here; start one, or correct the name{why}"
     return conclude(evidence.NO_ROUTE, message)
 
 

@@ -1,4 +1,4 @@
-"""Whom to call, and how its requests are written and its replies read: what both clients have in common."""
+"""What is called, and how requests are written and replies read: what both clients have in common."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_target(
     """The target of a declared function or of a name.
 
     Raises:
-        TypeError: a function that is no method.
+        TypeError: a function that is not a method.
         ValueError: a name that cannot be one.
     """
     if options.headers is not None:
@@ -129,7 +129,7 @@ def encode_bare(body: bytes | str) -> bytes:
         TypeError: it is neither bytes nor text.
     """
     if not isinstance(body, (bytes, str, bytearray, memoryview)):
-        raise TypeError(f"a bare body is bytes or str, and {type(body).__name__} is neither: encode it first")
+        raise TypeError(f"a bare body must be bytes or str, not {type(body).__name__}: encode it first")
     return body.encode() if isinstance(body, str) else bytes(body)
 
 

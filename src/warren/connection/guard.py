@@ -31,7 +31,7 @@ class Guard:
         self.__init__()  # type: ignore[misc]
 
     def watch(self, stream: Stream, heartbeat: float) -> None:
-        """Watch a stream whose heartbeat interval is so many seconds."""
+        """Watch a stream whose heartbeat interval is `heartbeat` seconds."""
         with self._change:
             self._streams[stream] = heartbeat
             if self._thread is None or not self._thread.is_alive():
@@ -66,7 +66,7 @@ class Guard:
             return  # one warning for one blockage
         self._reported[stream] = stream.last_turn
         outlook = "heartbeats continue without it" if sent else "heartbeats cannot be sent for it"
-        log.warning("the event loop has been blocked for %.1f s; %s", blocked, outlook)
+        log.warning("the event loop has been blocked for %.1f s, by code that does not await; %s", blocked, outlook)
 
 
 guard = Guard()

@@ -90,7 +90,7 @@ class Link:
     # --- is the broker still there? -----------------------------------------------------------------------------
 
     async def _watch(self, limit: float) -> None:
-        """Give the connection up when the broker has been silent for so many seconds."""
+        """Give the connection up when the broker has been silent for `limit` seconds."""
         liveness = Liveness(limit, time.monotonic())
         stream = self.stream
         while True:
@@ -148,7 +148,7 @@ class Link:
         log.warning("%s blocks publishing: %s", self.peer, self.blocked)
 
     def _on_unblocked(self, _connection: object, _frame: object) -> None:
-        log.warning("%s takes publishing again", self.peer)
+        log.warning("%s accepts publishing again", self.peer)
         self.blocked = None
         if self._on_writable is not None:
             self._on_writable()

@@ -26,7 +26,7 @@ async def ask(password: Password) -> str:
     an async function is awaited on the loop.
 
     Raises:
-        ConnectFailed: the function raised, which may pass; or it gave something that is no password, which will not.
+        ConnectFailed: the function raised, which may pass; or it returned no password, which will not.
     """
     if isinstance(password, str):
         return password

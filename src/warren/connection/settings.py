@@ -79,7 +79,7 @@ def make_settings(
     first, *others = [_parse(one, ssl is not None) for one in urls]
     for other in others:
         if replace(other, hosts=first.hosts, ssl=first.ssl) != first or (other.ssl is None) != (first.ssl is None):
-            raise ValueError("several URLs may differ in their hosts only: one login, one vhost, one way to connect")
+            raise ValueError("several URLs may differ only in their hosts, not in login, vhost, options or TLS")
     settings = replace(first, hosts=tuple(host for one in (first, *others) for host in one.hosts), ssl=ssl or first.ssl)
     given: dict[str, Any] = {
         "username": username,
@@ -92,7 +92,7 @@ def make_settings(
     }
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     if not (isinstance(settings.password, str) or callable(settings.password)):
-        raise ValueError("password: a str, or a function without arguments that returns one (plain or async)")
+        raise ValueError("password must be a str, or a function without arguments that returns one (plain or async)")
     for option in ("username", "vhost"):
         checks.text(option, getattr(settings, option))
     checks.whole("heartbeat", settings.heartbeat, least=0, most=65_535)
@@ -100,12 +100,14 @@ def make_settings(
     if liveness is not None:
         checks.seconds("liveness_timeout", liveness)
     if liveness is not None and not MIN_LIVENESS_TIMEOUT <= liveness <= 86_400:
-        raise ValueError(f"liveness_timeout={liveness}: seconds from {MIN_LIVENESS_TIMEOUT:g} to 86400")
+        raise ValueError(f"liveness_timeout={liveness} must be from {MIN_LIVENESS_TIMEOUT:g} to 86,400 seconds")
     checks.seconds("connect_timeout", settings.connect_timeout)
     if settings.name is not None:
         checks.text("name", settings.name)
         if len(settings.name.encode()) > 255:
-            raise ValueError("name: at most 255 bytes, as it travels with each request")
+            raise ValueError(
+                f"name has {len(settings.name.encode())} bytes; at most 255 are allowed: it travels with each request"
+            )
     return settings
 
 
@@ -117,7 +119,9 @@ def _urls(url: object) -> list[str]:
         raise ValueError("no URL given: say for example amqp://localhost")
     found = [one for one in urls if isinstance(one, str)]
     if len(found) < len(urls):  # not shown, as it may hold a password
-        raise TypeError(f"url: a str or a list of them, not {type(url).__name__}; say for example amqp://localhost")
+        raise TypeError(
+            f"url must be a str or a list of them, not {type(url).__name__}; say for example amqp://localhost"
+        )
     return found
 
 
@@ -133,8 +137,7 @@ def _parse(url: str, encrypted: bool) -> Settings:
     base = Settings()
     return Settings(
         hosts=_hosts(hosts, _PORTS["amqps" if secure or encrypted else "amqp"]),
-        # "amqp://host" and "amqp://host/" are the default vhost; "%2F" in the path is a slash.
-        vhost=unquote(parts.path[1:]) or "/",
+        vhost=_vhost(parts.path),
         username=unquote(username) or base.username,
         password=unquote(password) if username else base.password,
         ssl=tls.create_default_context() if secure and not encrypted else None,
@@ -171,6 +174,17 @@ def _hosts(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
             raise ValueError(f"a port must be a number from 1 to 65535; {_UNREADABLE}")
         hosts.append((split.hostname or "localhost", port))
     return tuple(hosts)
+
+
+def _vhost(path: str) -> str:
+    """The vhost of a URL's path: one segment, in which a slash is written %2F (RabbitMQ, URI specification).
+
+    None is the default vhost; so is ``//``, which is common for it, and can mean nothing else.
+    """
+    name = path[1:]
+    if "/" in name and name != "/":  # not shown, as it may be part of a password
+        raise ValueError("a slash in a vhost's name must be written %2F: the vhost a/b is amqp://localhost/a%2Fb")
+    return unquote(name) or "/"
 
 
 def _query(parts: SplitResult) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Backoff:
     """Growing pauses with jitter, so that a thousand clients do not come back in the same instant. Pure."""
 
     def __init__(self, rng: random.Random, *, first: float = 0.1, longest: float = 10.0, calm: float = 5.0) -> None:
-        """`calm`: after so many seconds without a call of `next` it starts again from `first`."""
+        """`calm`: after this many seconds without a call of `next` it starts again from `first`."""
         self._rng = rng
         self._first, self._longest, self._calm = first, longest, calm
         self._pause = first

@@ -6,7 +6,7 @@ connection, the broker puts those back where they were: a message leaves the que
 
 * If the connection is lost after the copy was published and before the acknowledgement arrived, the request is both
   in the service's queue and still here; the error says so. Its ``message_id`` is the same.
-* While messages are looked at, others do not see them. The order is kept, but for what others take or add meanwhile.
+* While messages are looked at, others do not see them. The order is kept, except for what others take or add meanwhile.
 * A full dead queue drops its oldest messages when new ones arrive, at any time.
 """
 

@@ -60,7 +60,7 @@ def parse_duration(text: str) -> timedelta:
     """
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no length of time: say 90s, 10min, 2h or 3d")
+        raise ValueError(f"{text!r} is not a length of time: say 90s, 10min, 2h or 3d")
     try:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
     except OverflowError:

@@ -63,7 +63,7 @@ def registry(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]:
     """The classes of errors that travel as themselves, by the name that they have on the wire.
 
     Raises:
-        TypeError: something that is no list of classes of exceptions.
+        TypeError: something other than a list of exception classes.
         ValueError: two classes of one name, which the wire could not tell apart.
     """
     if isinstance(errors, type) or not isinstance(errors, Iterable):
@@ -71,7 +71,7 @@ def registry(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]:
     found: dict[str, type[Exception]] = {}
     for kind in errors:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise TypeError(f"errors: {kind!r} is not a class of exceptions")
+            raise TypeError(f"errors: {kind!r} is not an exception class")
         other = found.setdefault(class_name(kind), kind)
         if other is not kind:
             raise ValueError(

@@ -333,9 +333,11 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _name_of(service: str, function: Callable[..., Any]) -> str:
+    if isinstance(function, str):
+        raise TypeError(f"{service}: a method is named by keyword: say @service.method(name={function!r})")
     name = getattr(function, "__name__", None)
     if not isinstance(name, str):  # a partial, or an object that can be called
-        raise TypeError(f"{service}: {function!r} has no name; say method(name=…), or declare a plain function")
+        raise TypeError(f"{service}: {function!r} has no name; say @service.method(name='…') or use a plain function")
     return name
 
 
@@ -353,8 +355,8 @@ def _check_hint(where: str, parameter: str, hint: Any) -> None:
 def _check_options(name: str, delivery: str, max_attempts: int, time_limit: float | None) -> None:
     if not (isinstance(name, str) and _IDENTIFIER.match(name) and len(name) <= _LONGEST_NAME):
         raise ValueError(
-            f"method name {name!r}: letters, digits, '_' and '-' only, at most {_LONGEST_NAME}"
-            " (no dot: it ends the service's name)"
+            f"method name {name!r}: it must be made of letters, digits, '_' and '-', at most {_LONGEST_NAME}, and begin"
+            " with a letter or '_'; a dot would end the service's name"
         )
     if delivery not in get_args(Delivery):
         raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
@@ -430,7 +432,7 @@ def _is_map(content_type: str, body: bytes) -> bool:
 
 
 def _is_scalar(content_type: str, body: bytes) -> bool:
-    """Whether a body that is no map is no array either."""
+    """Whether a body that is not a map is not an array, either."""
     if content_type == JSON:
         return body.lstrip(b" \t\r\n")[:1] not in (b"[", b"")
     first = body[0] if body else 0x90

@@ -465,14 +465,14 @@ def undecodable_reply(why: str) -> CallError:
 
 
 def _undecodable_error(why: str, table: Mapping[str, Any]) -> CallError:
-    """What came is no result for certain: an error, or headers that cannot be read."""
+    """What came may not be a result: it is an error, or its headers cannot be read."""
     message = f"the reply cannot be read: {why}"
     return conclude(evidence.DECODE_ERROR, message, word=evidence.told(table.get("rpc-executed"), earlier=False))
 
 
 def reply_too_large(p: Properties, size: int, limit: int) -> CallError:
     """What a reply of more than `limit` bytes ends its call in; its headers have been read by `read_bounce`."""
-    message = f"the reply has {size} bytes, the limit is {limit}"
+    message = f"the reply has {size} bytes, the client's max_message_size is {limit}"
     table = _reply_table(p.table or b"")
     if _is_error(p, table):
         return conclude(evidence.ERROR_TOO_LARGE, message, word=evidence.told(table.get("rpc-executed"), earlier=False))
@@ -507,7 +507,8 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
 
 def _read_problem(p: Properties, body: bytes, table: Mapping[str, Any]) -> Problem:
     if p.type != _ERROR_TYPE:  # an answer to a bare call: text
-        return Problem(detail=body.decode("utf-8", "replace"))
+        # As `error_reply` writes it, behind the code, which the headers have, too.
+        return Problem(detail=body.decode("utf-8", "replace").removeprefix(f"{table.get('rpc-status')}: "))
     try:
         problem: Problem = _decode_problem(body)
     except codecs.CodecError as error:

@@ -105,7 +105,7 @@ class Admission:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 
     def _wrong_version(self, request: Request) -> Refuse:
-        message = f"protocol version {request.version} is not spoken here; {wire.VERSION} is"
+        message = f"this worker speaks protocol version {wire.VERSION}, the request has version {request.version}"
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
@@ -116,7 +116,9 @@ class Admission:
 
     def _too_large(self, request: Request) -> Refuse:
         size, limit = request.delivery.body_size, self._service.max_message_size
-        return Refuse(evidence.REQUEST_REFUSED, f"the request has {size} bytes, the limit is {limit}")
+        return Refuse(
+            evidence.REQUEST_REFUSED, f"the request has {size} bytes, the service's max_message_size is {limit}"
+        )
 
 
 def too_late() -> Refuse:

@@ -25,6 +25,7 @@ from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
 from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
+from warren.printable import printable_bytes
 from warren.protocol.problems import class_name
 
 log = get_logger("warren.server")
@@ -249,7 +250,8 @@ class Copies:
         elif not copy.tried_all:
             self.send(copy)
         else:
-            log.warning("%s; trying again", why)
+            call = printable_bytes(copy.id or b"")
+            log.warning("a request cannot be published into another queue now: %s (call %s); trying again", why, call)
             pause = min(self._pause(now), copy.left(now))
             self._pauses[copy] = asyncio.get_running_loop().call_later(pause, self._after_pause, copy)
             if self.on_parked is not None:
@@ -276,7 +278,7 @@ class Copies:
         try:
             judgement()
         except BaseException as error:
-            log.exception("putting a request elsewhere failed")
+            log.exception("a request could not be published into another queue")
             (copy.doubtful or copy.refused)(f"it failed: {class_name(type(error))}")
 
     def _changed(self) -> None:

@@ -66,12 +66,12 @@ async def declare(link: Link, service: Served) -> bool:
         except ChannelClosed as error:
             if error.code == ACCESS_REFUSED:
                 # Least privilege: somebody with the permission has done it before.
-                log.info("%s: taking what is there, as not all may be declared: %s", service.name, error.text)
+                log.info("%s: using what is there, as the broker refuses a declaration: %s", service.name, error.text)
                 allowed = False
             elif step.needed or error.code not in (NOT_FOUND, PRECONDITION_FAILED):
                 raise ConnectFailed(refusal(service, error), permanent=True) from error
             else:  # on a node that is down, or made by somebody else: the service can be served all the same
-                log.warning("%s: the dead queue is not as it should be: %s", service.name, error.text)
+                log.warning("%s: the dead queue has other arguments than it should have: %s", service.name, error.text)
     return allowed
 
 

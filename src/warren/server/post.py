@@ -56,7 +56,7 @@ class _Repair:
                 await asyncio.sleep(self._backoff.next(time.monotonic()))  # what broke it may do so again
                 await self._attempt(link)
             except (ChannelClosed, ConnectFailed, LinkLost) as error:
-                log.warning("a channel cannot be opened again: %s; reconnecting", error)
+                log.warning("a service's channel cannot be opened again: %s; reconnecting", error)
                 self._forget(link)
                 await link.close()
                 return
@@ -221,7 +221,7 @@ class Post:
         try:
             await self.declare(link)
         except (ChannelClosed, ConnectFailed) as error:
-            log.warning("%s: what it needs cannot be declared again: %s", self.name, error)
+            log.warning("%s: its exchanges, queues or bindings cannot be declared again: %s", self.name, error)
 
     async def _widen(self, channel: HotChannel, more: int) -> None:
         with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own

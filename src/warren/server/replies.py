@@ -53,7 +53,7 @@ class Replies:
             message = f"the handler's result does not fit its declared type or the encoding: {why}"
             return self._useless(attempt, evidence.ENCODE_REPLY, message)
         if len(body) > self._max_size:
-            message = f"the result has {len(body)} bytes, the limit is {self._max_size}"
+            message = f"the result has {len(body)} bytes, the service's max_message_size is {self._max_size}"
             return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
         return Reply(wire.result_properties(request, request.content_type), body)
 

@@ -68,7 +68,7 @@ class Server:
             name: what this worker calls itself in the broker's list of connections.
 
         Raises:
-            TypeError: what is no service, or an option of the wrong type.
+            TypeError: something that is not a service, or an option of the wrong type.
             ValueError: no service, one without methods, two of one name, or an option that makes no sense.
         """
         names = _names(services)
@@ -257,7 +257,7 @@ def _names(services: Sequence[Served]) -> list[str]:
             raise TypeError(f"{service!r} is not a Service: say Server(service, other_service, url=…)")
     names = [service.name for service in services]
     if not services or len(set(names)) < len(names):
-        raise ValueError(f"serve at least one service, each once; got {names}")
+        raise ValueError(f"a server takes at least one service, and each only once; it got {names or 'none'}")
     for service in services:
         if not service.methods:
             raise ValueError(f"service {service.name!r} has no methods: decorate functions with @service.method")

@@ -85,11 +85,11 @@ class Service:
         checks.text("service name", name)
         if not _NAME.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
             raise ValueError(
-                f"service name {name!r}: letters, digits, '_', '-' and '.', at most 200, not starting with"
-                f" {' or '.join(_FOREIGN)} and not ending in .dead"
+                f"service name {name!r}: it must be made of letters, digits, '_', '-' and '.', at most 200, begin with"
+                f" a letter, a digit or '_', but not with {' or '.join(_FOREIGN)}, and not end in .dead"
             )
         if queue not in ("classic", "quorum"):
-            raise ValueError(f"queue={queue!r} is neither 'classic' nor 'quorum'")
+            raise ValueError(f"queue={queue!r} must be 'classic' or 'quorum'")
         if concurrency is not None:
             checks.whole("concurrency", concurrency, most=MAX_CONCURRENCY)
         if max_length is not None:
@@ -198,7 +198,7 @@ class Service:
 
     def _add(self, method: Method) -> None:
         if method.name in self.methods:
-            raise ValueError(f"{method.full_name} is declared twice")
+            raise ValueError(f"{method.full_name} is declared twice: give one of the functions another name")
         if method.default and self.default is not None:
             raise ValueError(f"{self.name} has two default methods: {self.default.name} and {method.name}")
         mark(method)

@@ -162,7 +162,7 @@ class Settler:
             self._let_go(attempt)
 
     def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
-        log.error("%s: %s cannot be set aside: %s; rejecting it", self._service, attempt.name, why)
+        log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)
 
@@ -270,4 +270,4 @@ def _logged() -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(BaseException):
-            log.exception("a request could not be ended as it should be")
+            log.exception("a request could not be answered or settled")

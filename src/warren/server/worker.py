@@ -40,9 +40,9 @@ _SETTLE_TIME = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
 _CANCEL_TIME = 1.0
 
-_CUT_OFF = "the handler was cut off at the deadline"
-_OVER_LIMIT = "the handler was cut off at its method's time_limit"
-_DRAINED = "the worker was stopped, and the handler did not finish in the time it was given"
+_CUT_OFF = "the handler was cut off at the caller's deadline"
+_OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s"
+_DRAINED = "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s"
 
 
 class Served(Offered, Protocol):
@@ -126,7 +126,7 @@ class Worker:
             attempt.request = error.request
             self._refuse(attempt, Refuse(evidence.DECODE, str(error)))
             return
-        except FrameError as error:  # whom to answer is not known either
+        except FrameError as error:  # nor can the caller be found in them
             log.error("%s: a request with unreadable properties is dead-lettered: %s", self.service.name, error)
             self._settler.reject(attempt)
             return
@@ -286,7 +286,9 @@ class Worker:
         """Cancel what runs on the loop and whose caller waits no longer."""
         self._timer = None
         for attempt in self._timers.due(time.monotonic()):
-            _stop(attempt, attempt.limit, _CUT_OFF if attempt.limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT)
+            limit = attempt.limit
+            words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
+            _stop(attempt, limit, words)
         due = self._timers.next_due()
         if due is not None and self._timer is None:
             self._wake_at(due)
@@ -326,7 +328,8 @@ class Worker:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
         await self._until_idle(timeout)
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
-        if tasks := [task for attempt in self._places.taken if (task := _stop(attempt, evidence.DRAIN, _DRAINED))]:
+        why = _DRAINED.format(timeout)
+        if tasks := [task for attempt in self._places.taken if (task := _stop(attempt, evidence.DRAIN, why))]:
             await asyncio.wait(tasks, timeout=_CANCEL_TIME)  # they reply that they were stopped
         with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
             await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)

@@ -124,7 +124,7 @@ class Serve:
                 stack.callback(workers.stop)
 
     def _claim(self, service: Service) -> None:
-        """Make sure that deleting the service's queue later is no harm to others."""
+        """Make sure that deleting the service's queue later harms nobody else."""
         if service.name in self._names or not service.declare:
             return
         if self._shared:
@@ -369,7 +369,7 @@ def locate(service: Service) -> tuple[str, str, str]:
     """Module, variable and file of a service, for a process that has to import it.
 
     Raises:
-        TestingError: it is no variable of a module.
+        TestingError: it is not a variable of a module.
     """
     everything = (module for module in sys.modules.copy().values() if isinstance(module, ModuleType))
     for module in (*_modules_of_handlers(service), *everything):
@@ -378,8 +378,8 @@ def locate(service: Service) -> tuple[str, str, str]:
             if value is service and file is not None:
                 return module.__name__, variable, str(file)
     raise TestingError(
-        f"service {service.name!r} is no variable of a module, so a worker process cannot import it: define it at the"
-        " top of a module (the test's own will do), or serve it without processes=True"
+        f"service {service.name!r} is not a variable of a module, so a worker process cannot import it: define it at"
+        " the top of a module (the test's own will do), or serve it without processes=True"
     )
 
 

@@ -184,7 +184,7 @@ class Faults:
         return self._lasting(broker.thaw)
 
     def delay(self, ms: float) -> Fault:
-        """Deliver every request and every reply so many milliseconds later."""
+        """Deliver every request and every reply `ms` milliseconds later."""
         broker = self._embedded("delay")
         broker.delay_deliveries(ms / 1000)
         return self._lasting(lambda: broker.delay_deliveries(0))

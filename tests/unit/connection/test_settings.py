@@ -127,6 +127,9 @@ def test_a_given_context_is_used_and_encrypts_amqp_too() -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
+        ("amqp://h/a/b", "must be written %2F: the vhost a/b is amqp://localhost/a%2Fb"),
+        ("amqp://h/a/", "must be written %2F"),
+        ("amqp://h//a", "must be written %2F"),
         ("", "this is not an AMQP URL, it has no scheme; say amqp://user:password@host:5672/vhost"),
         ("foo", "this is not an AMQP URL, it has no scheme; say amqp://user:password@host:5672/vhost"),
         ("localhost", "is not an AMQP URL"),
@@ -146,8 +149,8 @@ def test_a_given_context_is_used_and_encrypts_amqp_too() -> None:
         ("amqp://h?connect_timeout=soon", "connect_timeout='soon' is not a number"),
         ("amqp://h?heartbeat=-1", "at least 0"),
         ("amqp://h?heartbeat=65536", "at most 65,535"),
-        ("amqp://h?liveness_timeout=0.5", "seconds from 1"),
-        ("amqp://h?liveness_timeout=100000", "seconds from 1"),
+        ("amqp://h?liveness_timeout=0.5", "must be from 1 to 86,400 seconds"),
+        ("amqp://h?liveness_timeout=100000", "must be from 1 to 86,400 seconds"),
         ("amqp://h?connect_timeout=0", "more than 0"),
         ("amqp://h?connect_timeout=-1", "more than 0"),
     ],
@@ -175,7 +178,7 @@ def test_several_urls_that_differ_in_more_than_the_host_are_refused(second: str)
 
 
 def test_a_name_that_is_too_long_for_amqp_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 255 bytes"):
+    with pytest.raises(ValueError, match="has 256 bytes; at most 255 are allowed"):
         make_settings("amqp://h", name="é" * 128)
 
 

@@ -172,7 +172,7 @@ def test_two_classes_of_one_name_are_refused() -> None:
 
 @pytest.mark.parametrize("no_error", [ValueError("x"), int, BaseException, "KeyError"])
 def test_what_is_no_class_of_exceptions_is_refused(no_error: Any) -> None:
-    with pytest.raises(TypeError, match="is not a class of exceptions"):
+    with pytest.raises(TypeError, match="is not an exception class"):
         registry([no_error])
 
 

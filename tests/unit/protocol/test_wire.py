@@ -399,7 +399,7 @@ def test_an_error_as_text_is_recognised_by_its_status() -> None:
         Code.NOT_FOUND,
         "NO_SUCH",
         Execution.EXECUTED,
-        "NOT_FOUND: nothing",
+        "nothing",  # without the code that is written before it, for those that read only the body
     )
 
 

@@ -128,7 +128,7 @@ def test_a_name_that_would_get_in_the_way_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"queue": "stream"}, "neither 'classic' nor 'quorum'"),
+        ({"queue": "stream"}, "must be 'classic' or 'quorum'"),
         ({"concurrency": 0}, "concurrency=0 must be at least 1"),
         ({"concurrency": 65_536}, "at most 65,535"),
         ({"max_length": 0}, "max_length=0 must be at least 1"),
@@ -150,8 +150,8 @@ def test_a_limit_that_is_no_whole_number_is_refused(option: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"tracebacks": "no"}, "tracebacks='no' is neither True nor False"),
-        ({"declare": 0}, "declare=0 is neither True nor False"),
+        ({"tracebacks": "no"}, "tracebacks='no' must be True or False"),
+        ({"declare": 0}, "declare=0 must be True or False"),
         ({"errors": ValueError}, "is not a list of exception classes"),
         ({"errors": None}, "is not a list of exception classes"),
         ({"middleware": lambda call, proceed: proceed()}, "is not a list of async functions"),
@@ -165,7 +165,7 @@ def test_an_option_of_the_wrong_type_is_refused(options: dict[str, Any], complai
 
 @pytest.mark.parametrize("name", [3, None, b"calc"])
 def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
-    with pytest.raises(TypeError, match="is not a str"):
+    with pytest.raises(TypeError, match="must be a str"):
         Service(name)
 
 
@@ -216,7 +216,7 @@ def test_the_concurrency_is_what_is_asked_for(concurrency: int) -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: Service(3), "service name=3 is not a str"),  # type: ignore[arg-type]
+        (lambda: Service(3), "service name=3 must be a str, not int"),  # type: ignore[arg-type]
         (lambda: Service("calc", concurrency="3"), "concurrency='3' is not a whole number"),  # type: ignore[arg-type]
         (lambda: Service("calc", max_length=1e3), "max_length=1000.0 is not a whole number"),  # type: ignore[arg-type]
     ],
@@ -232,3 +232,8 @@ def test_a_drain_takes_no_less_than_no_time(service: Service, double: Double, se
 
     with pytest.raises(ValueError, match="drain_timeout="):
         Server(service, drain_timeout=seconds)
+
+
+def test_a_name_in_place_of_the_function_is_told_where_it_belongs() -> None:
+    with pytest.raises(TypeError, match=r"say @service\.method\(name='other'\)"):
+        Service("calc").method("other")  # type: ignore[call-overload]
