@@ -21,7 +21,7 @@ from tests.support.waiting import until
 from warren import AsyncClient, Execution, Service
 from warren.protocol import wire
 
-NO_READER = "a reply found no reader"
+NO_READER = "a reply was returned, as its caller is gone"
 
 
 @pytest.fixture

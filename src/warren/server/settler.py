@@ -111,9 +111,9 @@ class Settler:
         attempt.answered = True
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
-        """A reply found no reader."""
+        """The broker has returned a reply."""
         call = printable_bytes(correlation_id or b"")
-        self._unread("%s: a reply found no reader, its caller is gone (call %s): %s", self._service, call, why)
+        self._unread("%s: a reply was returned, as its caller is gone (call %s): %s", self._service, call, why)
 
     # --- setting aside ------------------------------------------------------------------------------------------
 
