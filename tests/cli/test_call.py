@@ -224,9 +224,9 @@ def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:
         (["calc.fib", "--url", "http://x"], "is not an AMQP URL"),
         (["--jsn", "calc.fib"], "there is no option --jsn; see --help"),
         (["fib", "30"], "say 'service.method', for example 'calc.fib'"),
-        (["--bare", "rpc_queue", "1", "2"], "give one argument"),
+        (["--bare", "rpc_queue", "1", "2"], "give at most one argument"),
         (["--bare", "--jsn", "1"], "there is no option --jsn; see --help"),
-        (["--bare", "--cast", "rpc_queue", "1"], "no --cast"),
+        (["--bare", "--cast", "rpc_queue", "1"], "without --cast"),
         ([], "Missing argument"),
     ],
 )
