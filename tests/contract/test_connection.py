@@ -22,6 +22,7 @@ from rabbit import free_ports
 from tests.contract.brokers import BrokerUnderTest, private_broker, tls_port
 from tests.support.serving import ROOT, serving
 from tests.support.tls import Certificates, make_certificates
+from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, Execution, PermissionDenied, Server, Service, Unavailable
 
 
@@ -204,6 +205,29 @@ async def test_a_server_logs_that_it_is_connected_and_then_that_it_serves(
     assert connected.startswith("connected to ")
     assert serving == f"serving {service_name} (ping), 100 at a time"
     assert drained.startswith(f"{service_name}: drained in ")
+
+
+async def test_a_server_logs_that_it_serves_again_once_its_queue_is_back(
+    url: str, raw: Any, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(make_echo(service_name), url=url):
+        raw.queue_delete(service_name)
+        await until(lambda: f"{service_name}: serving again" in caplog.text)
+        async with AsyncClient(url) as client:
+            assert await client.call(f"{service_name}.echo", "back") == "back"
+
+
+async def test_a_time_limit_that_cut_a_handler_off_is_told_with_its_seconds(url: str, service_name: str) -> None:
+    service = Service(service_name)
+
+    @service.method(time_limit=0.25)
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(service, url=url), AsyncClient(url) as client:
+        with pytest.raises(CallError, match=r"time_limit of 0\.25 s") as caught:
+            await client.call(hang)
+    assert caught.value.reason == "TIME_LIMIT"
 
 
 @pytest.fixture(scope="module")
