@@ -1,6 +1,6 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test nightly faults soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
+.PHONY: help demo quick test nightly faults scenarios soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
 .PHONY: interop-js clean
 .NOTPARALLEL:
 
@@ -9,7 +9,12 @@ JS := tests/interop/js
 CODE := $(wildcard src tests tools examples benchmarks)
 # Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2"
 LANES := -n auto
+# One for each core, as the tests of the quick lane hardly wait.
+QUICK_LANES := -n logical
+QUICK := tests/test_architecture.py tests/test_docs.py tests/test_sizes.py tests/unit tests/property
 export DEBIAN_FRONTEND := noninteractive
+# Hundreds of processes that the tests start import Warren; with compiled files each takes a second less.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first Python that is new enough; `make PYTHON=/path/to/python` to choose.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -31,8 +36,8 @@ help:  ## what there is to type
 demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
 	@$(PY) -m warren demo $(ARGS)
 
-quick: venv rabbit  ## tests of pure modules, architecture and docs: the quickest lane
-	@$(PY) -m pytest $(LANES) --hypothesis-profile=quick tests/test_architecture.py tests/test_sizes.py tests/test_docs.py tests/unit tests/property $(ARGS)
+quick: venv  ## tests of pure modules, architecture and docs, in less than a minute and without RabbitMQ
+	@$(PY) -m pytest $(QUICK_LANES) -m "not slow" --hypothesis-profile=quick $(QUICK) $(ARGS)
 
 test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(LANES) $(ARGS)
@@ -43,8 +48,11 @@ nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential
 soak: venv rabbit  ## ten minutes of calls under random faults, all accounted for; make soak ARGS="--minutes 60 --seed 7"
 	@PYTHONPATH=.:tools $(PY) -m tests.faults.soak $(ARGS)
 
-faults: venv rabbit  ## the fault scenarios only; writes docs/reliability-scenarios.md
-	@$(PY) -m pytest $(LANES) tests/faults --scenario-table docs/reliability-scenarios.md $(ARGS)
+faults: venv rabbit  ## the fault scenarios only
+	@$(PY) -m pytest $(LANES) tests/faults $(ARGS)
+
+scenarios: venv  ## write docs/reliability-scenarios.md, from the marks of the fault scenarios
+	@$(PY) -m pytest tests/faults --collect-only -qq --scenario-table docs/reliability-scenarios.md
 
 test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, in chroots (root); one: ARGS="--only sid"
 	@$(PY) tools/matrix.py $(ARGS)

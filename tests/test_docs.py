@@ -265,10 +265,17 @@ def test_the_tours_drawing_of_the_rooms_is_what_make_map_draws() -> None:
     )
 
 
+def test_the_list_of_scenarios_is_what_the_fault_tests_are_marked_with(tmp_path: Path) -> None:
+    listed = tmp_path / "scenarios.md"
+    command = [sys.executable, "-m", "pytest", "tests/faults", "--collect-only", "-qq", "-p", "no:cacheprovider"]
+    subprocess.run([*command, "--scenario-table", listed], cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=60)
+    assert (ROOT / "docs" / "reliability-scenarios.md").read_text() == listed.read_text(), "run `make scenarios`"
+
+
 # --- the tutorial and the guides, run -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["embedded", "rabbitmq"])
+@pytest.fixture(scope="module", params=["embedded", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def docs_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A broker or vhost of their own: the documentation's services have fixed names."""
     if request.param == "embedded":

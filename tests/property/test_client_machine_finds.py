@@ -31,6 +31,7 @@ SEARCH = settings(
     deadline=None,
 )
 Patch = pytest.MonkeyPatch
+pytestmark = pytest.mark.slow
 
 
 def in_line_for_ever(patch: Patch) -> None:

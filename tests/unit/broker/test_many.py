@@ -17,6 +17,8 @@ from tests.support.sessions import Peer, connect, make_state, message, method, p
 from warren.broker.message import Message
 from warren.broker.queues import Entry, Waiting
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
