@@ -7,6 +7,7 @@ pytest_plugins = [
     "pytester",
     "tests.support.broker",
     "tests.support.lanes",
+    "tests.support.reports",
     "tests.support.scenarios",
     "tests.support.seeds",
 ]

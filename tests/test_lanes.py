@@ -1,4 +1,4 @@
-"""The suite's own tools: what parallel workers share out, seeds, and ports."""
+"""The suite's own tools: what parallel workers share out, seeds, reports of failures, and ports."""
 
 import socket
 import subprocess
@@ -38,13 +38,37 @@ def test_chance(seed):
     assert seed == {expected}
 """
 
+GARBAGE = """
+import gc
+import traceback
+
+class Last:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        try:
+            self.fail()
+        except ZeroDivisionError:
+            traceback.format_exc()
+        Last()  # for the next collection
+
+    def fail(self):
+        1 / 0
+
+def test_it_fails():
+    Last()
+    gc.set_threshold(10)
+    assert not "the reason"
+"""
+
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A folder with a suite that has our plugins."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makefile(".ini", pytest=CONFIGURATION)
-    pytester.makeconftest('pytest_plugins = ["tests.support.lanes", "tests.support.seeds"]')
+    pytester.makeconftest('pytest_plugins = ["tests.support.lanes", "tests.support.reports", "tests.support.seeds"]')
     return pytester
 
 
@@ -61,6 +85,13 @@ def test_a_failure_tells_its_seed(project: pytest.Pytester) -> None:
 def test_a_seed_can_be_given(project: pytest.Pytester) -> None:
     project.makepyfile(SEED.format(expected=7))
     project.runpytest_subprocess("--seed", "7").assert_outcomes(passed=1)
+
+
+def test_a_failure_is_reported_while_garbage_formats_tracebacks(project: pytest.Pytester) -> None:
+    project.makepyfile(GARBAGE)
+    outcome = project.runpytest_subprocess()
+    outcome.assert_outcomes(failed=1)
+    outcome.stdout.fnmatch_lines(["*assert not 'the reason'"])
 
 
 def test_two_processes_choose_different_ports_even_while_nothing_listens_on_them() -> None:

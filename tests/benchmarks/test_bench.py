@@ -114,7 +114,10 @@ async def test_a_closed_loop_keeps_so_many_calls_under_way() -> None:
 
 
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
-    """A call that is due while earlier ones hang begins all the same, and its latency counts from when it was due."""
+    """A call that is due while earlier ones hang begins all the same, and its latency counts from when it was due.
+
+    All of them end when the last one begins, and the first was due 99 ms before that one, however late both were.
+    """
     begun = 0
     all_begun = asyncio.Event()
 
@@ -127,8 +130,7 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
 
     samples = await open_loop(call, rate=1000.0, seconds=0.1)
     assert len(samples.latencies) == 100
-    assert max(samples.latencies) >= 0.095
-    assert min(samples.latencies) < 0.095
+    assert max(samples.latencies) - min(samples.latencies) >= 0.098
 
 
 # --- the plan and the report --------------------------------------------------------------------------------------
