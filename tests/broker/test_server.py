@@ -333,3 +333,36 @@ def test_the_status_shows_connections_queues_and_consumers(broker: Broker) -> No
         (queue,), (consumer,) = status.queues, status.consumers
         assert (queue.name, queue.ready, queue.unacked, queue.consumers, queue.durable) == ("q", 2, 1, 1, True)
         assert (consumer.queue, consumer.tag, consumer.prefetch, consumer.unacked) == ("q", "c", 1, 1)
+
+
+# --- on a thread of its own ---------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_is_entered_twice_refuses_and_still_ends_with_the_first_block() -> None:
+    before = set(threading.enumerate())
+    with Broker() as broker:
+        running = set(threading.enumerate())
+        with pytest.raises(RuntimeError, match="runs already"):
+            broker.__enter__()
+        assert set(threading.enumerate()) == running
+        with plain_socket(broker):
+            pass
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_broker_whose_thread_cannot_start_leaves_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def note() -> asyncio.AbstractEventLoop:
+        made.append(make())
+        return made[-1]
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "new_event_loop", note)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Broker().__enter__()
+    assert [loop.is_closed() for loop in made] == [True]

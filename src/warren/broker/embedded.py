@@ -106,12 +106,13 @@ class Broker(Misbehaviour):
         await self.stop()
 
     def __enter__(self) -> Self:
-        self._thread = _LoopThread()
+        thread = _LoopThread()
         try:
-            self._thread.run(self.start)
+            thread.run(self.start)
         except BaseException:
-            self._thread.end()
+            thread.end()
             raise
+        self._thread = thread
         return self
 
     def __exit__(
@@ -191,7 +192,11 @@ class _LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="warren-broker", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # the system has no thread left
+            self._loop.close()
+            raise
 
     def _main(self) -> None:
         try:
