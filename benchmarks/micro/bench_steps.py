@@ -13,4 +13,5 @@ from benchmarks.micro.cases import CASES
 def test_step(benchmark: Any, name: str) -> None:
     case = CASES[name]
     benchmark.extra_info["messages"] = case.each
-    benchmark(case.set_up())
+    with case.ready() as step:
+        benchmark(step)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -54,6 +55,16 @@ class Case:
     set_up: Callable[[], Step]
     each: int
 
+    @contextmanager
+    def ready(self) -> Iterator[Step]:
+        """The step, set up; what it holds is given back in the end."""
+        step = self.set_up()
+        try:
+            yield step
+        finally:
+            if isinstance(step, _Serving):
+                step.close()
+
 
 CASES: dict[str, Case] = {}
 
@@ -98,25 +109,29 @@ class _Channel:
             asyncio.get_running_loop().stop()
 
 
-def _served(method: str, count: int) -> Step:
+class _Serving:
     """So many deliveries at once, from `Worker.delivered` to their acks."""
-    loop = asyncio.new_event_loop()
-    channel = cast(HotChannel, _Channel(count))
-    deliveries = [_delivery(tag, method) for tag in range(1, count + 1)]
 
-    async def make() -> Worker:
+    def __init__(self, method: str, count: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._channel = cast(HotChannel, _Channel(count))
+        self._deliveries = [_delivery(tag, method) for tag in range(1, count + 1)]
+        self._worker = self._loop.run_until_complete(self._make_worker(count))
+
+    async def _make_worker(self, count: int) -> Worker:
         return Worker(service, count, "guest", "a process")
 
-    worker: Any = loop.run_until_complete(make())
-
-    def step() -> None:
-        for delivery in deliveries:
-            loop.call_soon(worker.delivered, channel, delivery)
+    def __call__(self) -> None:
+        loop, channel, delivered = self._loop, self._channel, cast(Any, self._worker).delivered
+        for delivery in self._deliveries:
+            loop.call_soon(delivered, channel, delivery)
         loop.run_forever()
         loop.call_soon(loop.stop)
         loop.run_forever()  # what follows the acks
 
-    return step
+    def close(self) -> None:
+        self._worker.close()
+        self._loop.close()
 
 
 def _delivery(tag: int, method: str) -> Delivery:
@@ -341,10 +356,10 @@ def read_reply() -> Step:
 @case(each=BATCH)
 def serve_async() -> Step:
     """A worker, from delivery to reply and ack: an ``async def``, 100 at a time."""
-    return _served("echo", BATCH)
+    return _Serving("echo", BATCH)
 
 
 @case(each=10)
 def serve_in_thread() -> Step:
     """The same for a ``def``, ten at a time."""
-    return _served("echo_in_thread", 10)
+    return _Serving("echo_in_thread", 10)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.load import Samples, closed_loop, open_loop, percentile, summari
 from benchmarks.micro.cases import CASES
 
 from rabbit import Node
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,9 +79,29 @@ def test_the_report_tells_nothing_of_the_place(run: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_step_of_the_hot_path_runs(name: str) -> None:
-    step = CASES[name].set_up()
-    step()
-    step()  # a step leaves things as it found them
+    with CASES[name].ready() as step:
+        step()
+        step()  # a step leaves things as it found them
+
+
+def test_a_step_leaves_no_event_loop_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def note() -> asyncio.AbstractEventLoop:
+        loops.append(make())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", note)
+    before = set(threading.enumerate())
+    for case in CASES.values():
+        with case.ready() as step:
+            step()
+    assert len(loops) >= 2
+    assert all(loop.is_closed() for loop in loops)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 # --- the load -----------------------------------------------------------------------------------------------------
