@@ -1,14 +1,16 @@
 """The steps of the hot path, each set up with what a call of ``calc.echo(12345)`` looks like.
 
-A case is a function that sets up and returns the step. `each` says how many messages one run of the step is for.
+A case is a function that sets up and returns the step, or yields it and then gives back what it took, as a fixture of
+pytest does. `each` says how many messages one run of the step is for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,26 +54,17 @@ def echo_in_thread(n: int) -> int:
 class Case:
     """A step, and how many messages one run of it is for."""
 
-    set_up: Callable[[], Step]
+    ready: Callable[[], AbstractContextManager[Step]]
     each: int
-
-    @contextmanager
-    def ready(self) -> Iterator[Step]:
-        """The step, set up; what it holds is given back in the end."""
-        step = self.set_up()
-        try:
-            yield step
-        finally:
-            if isinstance(step, _Serving):
-                step.close()
 
 
 CASES: dict[str, Case] = {}
 
 
-def case(each: int = 1) -> Callable[[Callable[[], Step]], Callable[[], Step]]:
-    def register(set_up: Callable[[], Step]) -> Callable[[], Step]:
-        CASES[set_up.__name__] = Case(set_up, each)
+def case(each: int = 1) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    def register(set_up: Callable[[], Any]) -> Callable[[], Any]:
+        held = inspect.isgeneratorfunction(set_up)
+        CASES[set_up.__name__] = Case(contextmanager(set_up) if held else lambda: nullcontext(set_up()), each)
         return set_up
 
     return register
@@ -109,29 +102,25 @@ class _Channel:
             asyncio.get_running_loop().stop()
 
 
-class _Serving:
+def _served(method: str, count: int) -> Iterator[Step]:
     """So many deliveries at once, from `Worker.delivered` to their acks."""
+    channel = cast(HotChannel, _Channel(count))
+    deliveries = [_delivery(tag, method) for tag in range(1, count + 1)]
 
-    def __init__(self, method: str, count: int) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._channel = cast(HotChannel, _Channel(count))
-        self._deliveries = [_delivery(tag, method) for tag in range(1, count + 1)]
-        self._worker = self._loop.run_until_complete(self._make_worker(count))
-
-    async def _make_worker(self, count: int) -> Worker:
+    async def make() -> Worker:
         return Worker(service, count, "guest", "a process")
 
-    def __call__(self) -> None:
-        loop, channel, delivered = self._loop, self._channel, cast(Any, self._worker).delivered
-        for delivery in self._deliveries:
-            loop.call_soon(delivered, channel, delivery)
+    def step() -> None:
+        for delivery in deliveries:
+            loop.call_soon(worker.delivered, channel, delivery)
         loop.run_forever()
         loop.call_soon(loop.stop)
         loop.run_forever()  # what follows the acks
 
-    def close(self) -> None:
-        self._worker.close()
-        self._loop.close()
+    with closing(asyncio.new_event_loop()) as loop:
+        worker: Any = loop.run_until_complete(make())
+        with closing(worker):
+            yield step
 
 
 def _delivery(tag: int, method: str) -> Delivery:
@@ -354,12 +343,12 @@ def read_reply() -> Step:
 
 
 @case(each=BATCH)
-def serve_async() -> Step:
+def serve_async() -> Iterator[Step]:
     """A worker, from delivery to reply and ack: an ``async def``, 100 at a time."""
-    return _Serving("echo", BATCH)
+    yield from _served("echo", BATCH)
 
 
 @case(each=10)
-def serve_in_thread() -> Step:
+def serve_in_thread() -> Iterator[Step]:
     """The same for a ``def``, ten at a time."""
-    return _Serving("echo_in_thread", 10)
+    yield from _served("echo_in_thread", 10)
