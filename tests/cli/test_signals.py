@@ -240,14 +240,16 @@ def test_sighup_replaces_all_workers_and_no_call_notices(
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         callers = [pool.submit(keep_calling) for _ in range(4)]
-        module = folder / "calc.py"
-        module.write_text(module.read_text().replace("Hello", "Salut"))
-        serve.signal(signal.SIGHUP)
-        after = {serve.wait_worker(1, nth=2)}
-        release(folder / "held")
-        serve.wait_for("all workers have been restarted")
-        after.add(serve.wait_worker(2, nth=2))
-        over.set()
+        try:
+            module = folder / "calc.py"
+            module.write_text(module.read_text().replace("Hello", "Salut"))
+            serve.signal(signal.SIGHUP)
+            after = {serve.wait_worker(1, nth=2)}
+            release(folder / "held")
+            serve.wait_for("all workers have been restarted")
+            after.add(serve.wait_worker(2, nth=2))
+        finally:
+            over.set()  # whatever happened: the pool waits for its threads
         results = [result for caller in callers for result in caller.result(60)]
     assert held.wait() == 0
     assert set(results) == {"Hello, Ann!", "Salut, Ann!"}
