@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.raw import depth, take
 from tests.support.serving import lines, serving, victims
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError, Cancelled, DeadlineExceeded, Execution, Service, Unavailable, WorkerLost
 from warren.protocol import wire
 
@@ -101,7 +101,7 @@ async def test_a_drain_finishes_what_runs_and_hands_back_the_rest(
             assert set(await asyncio.gather(*waiting)) == {second.pid}
             gate.touch()
             assert set(await asyncio.gather(*running)) == {first.pid}
-        assert await asyncio.to_thread(first.process.wait, 20) == 0
+        assert await asyncio.to_thread(first.process.wait, PATIENCE) == 0
     assert len(lines(log)) == 4
 
 
@@ -143,7 +143,7 @@ async def test_a_redelivered_request_is_reported_even_by_a_draining_worker(
     log = tmp_path / "log"
     with victims(1, service_name, url) as (worker,):
         call = asyncio.create_task(client.options(timeout=60).call(f"{service_name}.report", str(log)))
-        await asyncio.to_thread(worker.process.wait, 20)
+        await asyncio.to_thread(worker.process.wait, PATIENCE)
         with victims(1, service_name, url), pytest.raises(WorkerLost):
             await call
     assert len(lines(log)) == 1

@@ -17,7 +17,7 @@ from tests.support.evidence import Counting, ending
 from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError, Service, WorkerLost
 from warren.protocol import wire
 
@@ -56,7 +56,7 @@ async def test_a_worker_that_is_told_to_stop_fails_nobody(
             await until(lambda: len(lines(runs)) == 20)
             gate.touch()
             assert await asyncio.gather(*calls) == [f"{n} done" for n in range(60)]
-        assert await asyncio.to_thread(first.process.wait, 20) == 0
+        assert await asyncio.to_thread(first.process.wait, PATIENCE) == 0
     assert sorted(lines(runs), key=int) == [str(n) for n in range(60)]
     assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
 
@@ -87,7 +87,7 @@ async def test_a_rolling_restart_under_constant_calls_is_noticed_by_nobody(
         for worker in old:
             await asyncio.to_thread(start, stack)
             worker.process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(worker.process.wait, 20) == 0
+            assert await asyncio.to_thread(worker.process.wait, PATIENCE) == 0
         restarted.set()
         called = [key for mine in await asyncio.gather(*callers) for key in mine]
     assert len(called) > 100

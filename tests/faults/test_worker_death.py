@@ -11,7 +11,7 @@ import pytest
 from tests.support.doomed import BEFORE_ACK, BEFORE_DECODING, BEFORE_REPLY, MODES, POINTS, RUNNING, make_service
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError
 from warren.protocol import wire
 
@@ -156,7 +156,7 @@ async def test_a_cast_whose_worker_dies_is_set_aside_run_again_or_lost_as_its_mo
         await client.cast(f"{service_name}.{mode}", "k")
         await until(reached.exists)
         victim.process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(victim.process.wait, 20)
+        await asyncio.to_thread(victim.process.wait, PATIENCE)
     expected_runs, reason = CASTS[mode]
     async with serving(make_service(service_name, queue, runs), url=url):
         await until(lambda: len(lines(runs)) == expected_runs)
