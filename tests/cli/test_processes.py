@@ -284,6 +284,33 @@ async def test_a_restart_ends_where_a_successor_does_not_serve_and_leaves_the_ot
     assert await running == 0
 
 
+async def test_a_successor_that_cannot_serve_is_no_failure_of_a_stop_that_comes_meanwhile(
+    make: Make, started: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GRACE", 30.0)
+    cannot = f"""
+import signal
+if os.path.exists(sys.argv[1] + '.broken'):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one that ends already when it comes
+    lifeline.shutdown(socket.SHUT_WR)
+    while not os.path.exists(sys.argv[1] + '.stopping'):
+        time.sleep(0.01)
+    sys.exit({CANNOT_SERVE})
+"""
+    manager = make(BEGIN + cannot + "lifeline.send(b'ready')\nlifeline.recv(16)\n")
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 1)
+    started.with_name("started.broken").touch()
+    manager.restart()
+    async with asyncio.timeout(20):
+        while "its successor does not serve" not in caplog.text:
+            await asyncio.sleep(0.01)
+    manager.stop()
+    started.with_name("started.stopping").touch()
+    assert await running == 0
+    assert "while it drained" not in caplog.text
+
+
 async def test_a_restart_while_another_waits_for_a_successor_begins_again(make: Make, started: Path) -> None:
     hang = "import os, sys, time\nif os.path.exists(sys.argv[1] + '.hang'): time.sleep(60)\n"
     manager = make(hang + LOUD)

@@ -198,7 +198,8 @@ class Crew:
     def _on_ended(self, process: Process) -> None:
         self._running.discard(process)
         self.reap_strangers()
-        if process.told_to_stop and not process.ended_well:
+        gave_up = process.returncode in _EXIT_CODES and not process.serves  # by itself, and has said why
+        if process.told_to_stop and not process.ended_well and not gave_up:
             log.error("%s (process %d) %s while it drained", process.name, process.pid, process.ending)
             if self.stopping:
                 self._exit_code = self._exit_code or 1
