@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from warren.processes import manager as processes
 from warren.processes.crew import CANNOT_SERVE
 from warren.processes.manager import Manager
+from warren.processes.process import Process
 
 BEGIN = """
 import os, socket, sys, time
@@ -392,3 +393,32 @@ async def test_as_process_one_it_buries_the_orphans_that_it_inherits(started: Pa
             await asyncio.sleep(0.01)
     manager.terminate()
     assert await manager.wait() == 0
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def buried_by_the_loop() -> Iterator[None]:
+    """A process that has ended stays there until the event loop turns, on Linux."""
+    if sys.version_info >= (3, 12):  # there it does so by itself
+        yield
+        return
+    policy = asyncio.get_event_loop_policy()
+    before = policy.get_child_watcher()
+    policy.set_child_watcher(asyncio.PidfdChildWatcher())
+    yield
+    policy.set_child_watcher(before)
+
+
+@pytest.mark.usefixtures("buried_by_the_loop")
+@pytest.mark.parametrize("order", [lambda process: process.stop(30.0), Process.kill], ids=["stop", "kill"])
+async def test_a_worker_that_ends_as_it_is_told_to_keeps_its_exit_code(order: Callable[[Process], None]) -> None:
+    def command(_name: str, _lifeline: int) -> list[str]:
+        return [sys.executable, "-S", "-c", f"import sys; sys.exit({CANNOT_SERVE})"]
+
+    process = await Process.start("worker-1", command, os.environ)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - the loop shall not turn
+    order(process)
+    await process.ended
+    assert process.returncode == CANNOT_SERVE

@@ -114,8 +114,10 @@ class Process:
         self._signal(signal.SIGTERM)  # it may still import its services, and hear nothing else meanwhile
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and that is what we wanted
-            self._process.send_signal(number)
+        """Not by `send_signal`: that asks first whether it has ended, and then its exit code is lost to asyncio."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and that is what we wanted
+                os.kill(self.pid, number)
 
     async def _listen(self) -> bool:
         with contextlib.suppress(OSError):
