@@ -125,6 +125,7 @@ class Copies:
 
     def __init__(self) -> None:
         self._outlet: _Outlet | None = None
+        self._retired: _Outlet | None = None  # the one before, until the broker has answered all that it carried
         self._waiting: deque[Copy] = deque()  # for a channel, or for their turn
         self._one_by_one = False
         self._pauses: dict[Copy, asyncio.TimerHandle] = {}
@@ -134,6 +135,7 @@ class Copies:
         self._empty = asyncio.Event()
         self._empty.set()
         self.on_broken: Callable[[], None] | None = None
+        self.on_retired: Callable[[HotChannel], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self.on_parked: Callable[[int], None] | None = None
 
@@ -142,24 +144,35 @@ class Copies:
 
     @property
     def _unconfirmed(self) -> int:
-        return 0 if self._outlet is None else len(self._outlet.confirms)
+        return sum(len(outlet.confirms) for outlet in self._outlets)
+
+    @property
+    def _outlets(self) -> list[_Outlet]:
+        return [outlet for outlet in (self._retired, self._outlet) if outlet is not None]
 
     @property
     def room(self) -> int:
         """Bytes that the properties of a copy may take: what its last channel says, while there is none."""
         return self._room
 
-    def attach(self, channel: HotChannel) -> HotChannel | None:
-        """Publish on this channel from now on; returns the one before, for the caller to close."""
-        before, outlet = self._outlet, _Outlet(self, channel)
-        self._outlet, self._room = outlet, channel.room
+    def attach(self, channel: HotChannel) -> None:
+        """Publish on this channel from now on; the one before is given to `on_retired` once it has no use any more."""
+        outlet = _Outlet(self, channel)
         channel.attach(outlet, body_limit=0)
         channel.on_closed = lambda reason: self._on_closed(outlet, reason)
-        if before is not None:
-            for copy in before.confirms.lost():
-                self._judge(copy, partial(self._in_doubt, copy, "its channel was replaced"))
+        replaced, self._retired, self._outlet, self._room = self._retired, self._outlet, outlet, channel.room
+        if replaced is not None:  # the broker has had the time of two channels to answer
+            self._give_up(replaced)
         self._changed()
-        return None if before is None else before.channel
+
+    def _give_up(self, outlet: _Outlet) -> None:
+        for copy in outlet.confirms.lost():
+            self._judge(copy, partial(self._in_doubt, copy, "its channel was replaced"))
+        self._let_go(outlet)
+
+    def _let_go(self, outlet: _Outlet) -> None:
+        if outlet.channel.closed is None and self.on_retired is not None:
+            self.on_retired(outlet.channel)
 
     def send(self, copy: Copy) -> None:
         """Put a request elsewhere; one of the copy's three functions is called in the end, unless the link goes."""
@@ -191,11 +204,11 @@ class Copies:
     def link_lost(self) -> None:
         """The link is gone: the broker delivers again what was not acknowledged."""
         self._waiting.extend(self._take_out())
-        self._outlet = None
+        self._outlet = self._retired = None
         self._changed()
 
     def _take_out(self) -> list[Copy]:
-        unconfirmed = [] if self._outlet is None else self._outlet.confirms.lost()
+        unconfirmed = [copy for outlet in self._outlets for copy in outlet.confirms.lost()]
         copies = [*unconfirmed, *self._waiting, *self._pauses]
         for pause in self._pauses.values():
             pause.cancel()
@@ -219,14 +232,19 @@ class Copies:
         for copy in copies:
             self._judge(copy, partial(self._refused, copy, "the broker refuses it"))
         self._changed()
-        # A channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8).
-        if self.on_broken is not None:
+        # A channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8). While one that was
+        # replaced is not answered, the broker is slow, and more channels do not help.
+        if self.on_broken is not None and self._retired is None:
             self.on_broken()
 
     def _on_closed(self, outlet: _Outlet, reason: Exception) -> None:
-        if outlet is not self._outlet or not isinstance(reason, ChannelClosed):
-            return  # replaced, or the link is going: `link_lost` follows
-        self._outlet = None
+        if outlet not in self._outlets or not isinstance(reason, ChannelClosed):
+            return  # given up, or the link is going: `link_lost` follows
+        current = outlet is self._outlet
+        if current:
+            self._outlet = None
+        else:
+            self._retired = None
         unsure = outlet.confirms.lost()
         self._one_by_one = True
         for copy in unsure:
@@ -237,7 +255,7 @@ class Copies:
             else:
                 self._judge(copy, partial(self._in_doubt, copy, str(reason)))
         self._changed()
-        if self.on_broken is not None:
+        if current and self.on_broken is not None:
             self.on_broken()
 
     # --- what was not taken -------------------------------------------------------------------------------------
@@ -282,6 +300,9 @@ class Copies:
             (copy.doubtful or copy.refused)(f"it failed: {class_name(type(error))}")
 
     def _changed(self) -> None:
+        if self._retired is not None and not len(self._retired.confirms):
+            retired, self._retired = self._retired, None
+            self._let_go(retired)
         self._publish_waiting()
         if len(self):
             self._empty.clear()

@@ -87,6 +87,7 @@ class Post:
         self._declaring = _Repair(spawn, self._declare_again)
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken
+        worker.copies.on_retired = self._close_soon
         worker.copies.on_parked = self._on_parked
 
     @property
@@ -235,9 +236,10 @@ class Post:
     async def _open_copies(self, link: Link) -> None:
         channel = await link.hot_channel()
         await channel.confirm()
-        before = self.worker.copies.attach(channel)
-        if before is not None:
-            self._spawn(_close(before))
+        self.worker.copies.attach(channel)
+
+    def _close_soon(self, channel: HotChannel) -> None:
+        self._spawn(_close(channel))
 
     def _on_copies_broken(self) -> None:
         if self._link is not None:

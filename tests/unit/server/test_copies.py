@@ -41,16 +41,49 @@ def book() -> Book:
     return Book()
 
 
-async def test_a_late_confirm_of_a_channel_that_was_replaced_confirms_nothing_on_the_new_one(book: Book) -> None:
-    copies = Copies()
+async def test_the_broker_may_still_answer_what_was_published_on_a_channel_that_was_replaced(book: Book) -> None:
+    copies, closed = Copies(), list[object]()
+    copies.on_retired = closed.append
+    old = attached(copies, FakeChannel())
+    for name in ("first", "second"):
+        copies.send(book.copy(name))
+    old.receiver.refused(1, False)
+    attached(copies, FakeChannel())
+    assert book.ends["second"] == []
+    assert closed == []
+    old.receiver.confirmed(2, False)
+    assert book.ends == {"first": [], "second": ["taken"]}
+    assert closed == [old]
+    copies.drop()
+
+
+async def test_a_channel_that_was_replaced_twice_without_an_answer_is_given_up(book: Book) -> None:
+    copies, closed = Copies(), list[object]()
+    copies.on_retired = closed.append
     old = attached(copies, FakeChannel())
     copies.send(book.copy("first"))
-    new = attached(copies, FakeChannel())
+    attached(copies, FakeChannel())
+    newest = attached(copies, FakeChannel())
+    assert book.ends == {"first": ["doubtful"]}
+    assert closed[0] is old
     copies.send(book.copy("second"))
-    old.receiver.confirmed(1, True)
-    assert book.ends == {"first": ["doubtful"], "second": []}
-    new.receiver.confirmed(1, False)
+    old.receiver.confirmed(1, True)  # its numbers mean nothing on another one
+    assert book.ends["second"] == []
+    newest.receiver.confirmed(1, False)
     assert book.ends["second"] == ["taken"]
+
+
+async def test_no_further_channel_is_asked_for_while_a_replaced_one_is_unanswered(book: Book) -> None:
+    copies, asked = Copies(), list[int]()
+    copies.on_broken = lambda: asked.append(1)
+    old = attached(copies, FakeChannel())
+    for name in ("first", "second", "third"):
+        copies.send(book.copy(name))
+    old.receiver.refused(1, False)
+    attached(copies, FakeChannel())
+    old.receiver.refused(2, False)
+    assert asked == [1]
+    copies.drop()
 
 
 async def test_what_waits_for_the_next_link_is_on_its_way_still(book: Book) -> None:
