@@ -37,7 +37,7 @@ HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 BROKER_NEEDS = {"amqp", "logs", "printable"}
 
 #: The only files that may name headers of requests and replies.
-NAME_HEADERS = {"warren.protocol.wire", "warren.protocol.dead_letter"}
+NAME_HEADERS = {"warren.protocol.request", "warren.protocol.reply", "warren.protocol.dead_letter"}
 #: Nothing imports these.
 EDGES = {"warren.__main__", "warren.cli", "warren.testing.plugin", "warren.testing.worker"}
 #: Values and tables only: time, chance and the outside world are passed in. A name stands for a room or a module.

@@ -18,11 +18,7 @@ LONG_CLASSES = frozenset(
         "warren.server.worker.Worker",
     }
 )
-LONG_FILES = frozenset(
-    {
-        "warren.protocol.wire",
-    }
-)
+LONG_FILES: frozenset[str] = frozenset()
 
 
 def longer(found: list[Size], limit: int) -> dict[str, int]:

@@ -24,7 +24,10 @@ from warren.client.calls import Calls, PendingCall, unguessable
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
 from warren.connection.channel import HotChannel
-from warren.protocol import codecs, wire
+from warren.protocol import codecs
+from warren.protocol.content import MAX_MESSAGE_SIZE
+from warren.protocol.reply import result_properties
+from warren.protocol.request import Request, RequestTemplate
 from warren.protocol.signature import Method
 from warren.server.worker import Worker
 
@@ -124,7 +127,7 @@ def _served(method: str, count: int) -> Iterator[Step]:
 
 
 def _delivery(tag: int, method: str) -> Delivery:
-    template = wire.RequestTemplate(method, content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False)
+    template = RequestTemplate(method, content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False)
     delivery = Delivery(tag, False, b"\x06warren\x04calc")
     delivery.properties = template.encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
     delivery.body, delivery.body_size = _BODY, len(_BODY)
@@ -135,8 +138,8 @@ def _method() -> Method:
     return service.methods["echo"]
 
 
-def _template() -> wire.RequestTemplate:
-    return wire.RequestTemplate(
+def _template() -> RequestTemplate:
+    return RequestTemplate(
         "echo", content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False, app_id=None, user_id=None
     )
 
@@ -145,10 +148,10 @@ def _request_properties() -> bytes:
     return _template().encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
 
 
-def _request() -> wire.Request:
+def _request() -> Request:
     delivery = Delivery(1, False, b"\x06warren\x04calc")
     delivery.properties, delivery.body, delivery.body_size = _request_properties(), _BODY, len(_BODY)
-    return wire.Request(delivery)
+    return Request(delivery)
 
 
 def _deliveries(properties: bytes, body: bytes) -> bytes:
@@ -240,12 +243,12 @@ def split_requests() -> Step:
 @case(each=BATCH)
 def split_replies() -> Step:
     """`Splitter.feed` with a batch of replies."""
-    return _splitting(_deliveries(wire.result_properties(_request(), codecs.JSON), b"12345"))
+    return _splitting(_deliveries(result_properties(_request(), codecs.JSON), b"12345"))
 
 
 def _splitting(batch: bytes) -> Step:
     splitter = Splitter(lambda _frame: None, _FRAME_MAX)
-    splitter.tap(1, _Sink(), body_limit=wire.MAX_MESSAGE_SIZE)
+    splitter.tap(1, _Sink(), body_limit=MAX_MESSAGE_SIZE)
     return lambda: splitter.feed(batch)
 
 
@@ -259,7 +262,7 @@ def decode_request_properties() -> Step:
 @case()
 def decode_reply_properties() -> Step:
     """`decode_properties` of a reply."""
-    properties = wire.result_properties(_request(), codecs.JSON)
+    properties = result_properties(_request(), codecs.JSON)
     return lambda: decode_properties(properties)
 
 
@@ -270,7 +273,7 @@ def decode_reply_properties() -> Step:
 def read_request() -> Step:
     """`Request`: properties and the header table's two numbers."""
     delivery = _request().delivery
-    return lambda: wire.Request(delivery)
+    return lambda: Request(delivery)
 
 
 @case()
@@ -291,7 +294,7 @@ def encode_result() -> Step:
 def encode_reply_properties() -> Step:
     """`result_properties`."""
     request = _request()
-    return lambda: wire.result_properties(request, codecs.JSON)
+    return lambda: result_properties(request, codecs.JSON)
 
 
 @case(each=BATCH)
@@ -335,7 +338,7 @@ def read_reply() -> Step:
     """`read_result`: from a reply's properties and body to the value."""
     target = find_target({}, Options(), "call", echo)
     errors: dict[str, type[Exception]] = {}
-    outcome = decode_properties(wire.result_properties(_request(), codecs.JSON)), b"12345"
+    outcome = decode_properties(result_properties(_request(), codecs.JSON)), b"12345"
     return lambda: read_result(outcome, target, errors)
 
 

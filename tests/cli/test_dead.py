@@ -22,7 +22,7 @@ from tests.support.waiting import until
 from warren import AsyncClient, CallError, Service, current_call
 from warren.connection.settings import make_settings
 from warren.dead.queue import DeadQueueError, InDoubt, open_dead_queue
-from warren.protocol import wire
+from warren.protocol import topology
 
 Done = subprocess.CompletedProcess[str]
 Dead = Callable[..., Awaitable[Done]]
@@ -48,8 +48,8 @@ def dead(run: Run, service_name: str) -> Dead:
 @pytest.fixture
 def put(raw: Any, service_name: str) -> Callable[..., None]:
     """Puts a message into the dead queue as anybody could."""
-    queue = wire.dead_queue(service_name)
-    raw.queue_declare(queue, durable=True, arguments=wire.DEAD_QUEUE_ARGUMENTS)
+    queue = topology.dead_queue(service_name)
+    raw.queue_declare(queue, durable=True, arguments=topology.DEAD_QUEUE_ARGUMENTS)
 
     def put(body: bytes = b"[]", **properties: Any) -> None:
         raw.basic_publish("", queue, body, pika.BasicProperties(**properties))
@@ -107,7 +107,7 @@ async def reject_a_call(url: str, raw: Any, service_name: str, **options: Any) -
         raw.basic_reject(tag, requeue=False)
         with pytest.raises(CallError) as caught:
             await call
-    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
     return str(caught.value.call_id)
 
 
@@ -131,7 +131,7 @@ async def test_looking_leaves_everything_there_in_its_order(
     await dead("list")
     await dead("show", "m3")
     assert [one["id"] for one in await listed(dead)] == ["m0", "m1", "m2", "m3", "m4"]
-    bodies = [taken[1] for _ in range(5) if (taken := take(raw, wire.dead_queue(service_name)))]
+    bodies = [taken[1] for _ in range(5) if (taken := take(raw, topology.dead_queue(service_name)))]
     assert bodies == [b"0", b"1", b"2", b"3", b"4"]
 
 
@@ -232,7 +232,7 @@ async def test_a_large_body_is_shown_in_part(dead: Dead, put: Callable[..., None
 async def test_headers_beyond_python_are_shown_as_numbers(
     dead: Dead, put: Callable[..., None], raw: Any, service_name: str
 ) -> None:
-    put_beyond_the_calendar(raw, wire.dead_queue(service_name))
+    put_beyond_the_calendar(raw, topology.dead_queue(service_name))
     put(message_id="m")
     assert [one["id"] for one in await listed(dead)] == ["odd", "m"]
     assert str(2**60) in (await dead("show", "odd")).stdout
@@ -259,7 +259,7 @@ async def test_a_retried_cast_runs_with_the_same_id_and_leaves_the_dead_queue(
         assert (done.returncode, done.stdout) == (0, "m1 sent again\n")
         await until(lambda: runs)
     assert runs == [("again", "m1")]
-    assert depth(raw, wire.dead_queue(service_name)) == 0
+    assert depth(raw, topology.dead_queue(service_name)) == 0
 
 
 async def test_a_retried_call_runs_as_a_cast_and_that_is_said(
@@ -314,7 +314,7 @@ async def test_retry_all_sends_each_once_in_order_even_if_some_come_back(
         done = await dead("retry", "--all", "--yes")
         assert done.returncode == 0, done.stderr
         assert "5 messages sent again" in done.stdout
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 2)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 2)
     assert [call_id for _text, call_id in runs] == ["m0", "m1", "m2", "m3", "m4"]
     assert [one["id"] for one in await listed(dead)] == ["m1", "m3"]
 
@@ -323,7 +323,7 @@ async def test_what_has_headers_beyond_python_is_retried_like_the_rest(
     dead: Dead, url: str, raw: Any, service_name: str, put: Callable[..., None]
 ) -> None:
     runs: list[tuple[str, str | None]] = []
-    put_beyond_the_calendar(raw, wire.dead_queue(service_name))
+    put_beyond_the_calendar(raw, topology.dead_queue(service_name))
     put(b'["good"]', message_id="m", type="note", content_type="application/json")
     async with serving(make_service(service_name, runs), url=url):
         done = await dead("retry", "--all", "--yes")
@@ -470,7 +470,7 @@ async def test_all_are_dropped(dead: Dead, put: Callable[..., None], raw: Any, s
     for number in range(300):
         put(message_id=f"m{number}")
     assert (await dead("drop", "--all", "--yes")).stdout == "300 messages dropped\n"
-    assert depth(raw, wire.dead_queue(service_name)) == 0
+    assert depth(raw, topology.dead_queue(service_name)) == 0
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ async def test_a_broker_that_does_not_run_is_an_error(dead: Dead) -> None:
 async def test_a_command_that_is_cut_off_puts_back_what_it_had_taken(
     put: Callable[..., None], raw: Any, url: str, service_name: str
 ) -> None:
-    queue_name = wire.dead_queue(service_name)
+    queue_name = topology.dead_queue(service_name)
     for number in range(4):
         put(b"%d" % number)
 
@@ -545,7 +545,7 @@ async def test_a_retry_cut_off_before_the_confirm_says_that_it_is_in_doubt_and_l
         with pytest.raises(InDoubt, match=r"may be in .* too, not confirmed: interrupted"):
             await task
         breakable_rabbit.thaw()
-    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
 
 
 async def test_a_message_that_was_retried_is_not_sent_a_second_time(
@@ -558,7 +558,7 @@ async def test_a_message_that_was_retried_is_not_sent_a_second_time(
         await queue.retry(await queue.find("m"))
         with pytest.raises(DeadQueueError, match="there is no message"):
             await queue.find("m")
-    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (1, 0)
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (1, 0)
 
 
 def _opened(url: str, service_name: str) -> Any:

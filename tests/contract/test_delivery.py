@@ -12,7 +12,7 @@ from tests.support.raw import depth, take
 from tests.support.serving import lines, serving, victims
 from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError, Cancelled, DeadlineExceeded, Execution, Service, Unavailable, WorkerLost
-from warren.protocol import wire
+from warren.protocol import topology
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 
@@ -66,7 +66,7 @@ async def test_a_request_that_kills_its_workers_is_set_aside_as_poison(
         assert survivor in {worker.pid for worker in workers}
     assert (caught.value.code.value, caught.value.reason) == ("INTERNAL", "POISON")
     assert caught.value.execution is Execution.UNKNOWN
-    dead = take(raw, wire.dead_queue(service_name))
+    dead = take(raw, topology.dead_queue(service_name))
     assert dead is not None
     assert dead[0].headers["rpc-dead-reason"] == "POISON"
     assert dead[0].message_id == caught.value.call_id
@@ -78,9 +78,9 @@ async def test_a_poisonous_cast_is_set_aside_once(
     log = tmp_path / "log"
     with victims(3, service_name, url):
         await client.cast(f"{service_name}.poison", str(log))
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
         await client.call(f"{service_name}.pid")
-        assert depth(raw, wire.dead_queue(service_name)) == 1
+        assert depth(raw, topology.dead_queue(service_name)) == 1
     assert len(lines(log)) == 2
 
 

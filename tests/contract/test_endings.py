@@ -27,7 +27,7 @@ from warren import (
     Service,
     Unavailable,
 )
-from warren.protocol import wire
+from warren.protocol import topology
 
 
 class InsufficientFunds(Exception):
@@ -584,7 +584,7 @@ async def test_a_cast_that_fails_is_set_aside_with_its_reason(
     async with serving(bank.service, url=url):
         await client.cast(bank.crash)
         await client.cast(f"{bank.service.name}.pay", "ten")
-        dead = wire.dead_queue(bank.service.name)
+        dead = topology.dead_queue(bank.service.name)
         await until(lambda: depth(raw, dead) == 2)
     reasons = set()
     while (message := take(raw, dead)) is not None:
@@ -603,7 +603,7 @@ async def test_a_cast_that_is_too_large_for_the_service_is_kept_whole(
 
     async with serving(service, url=url):
         await client.cast(size, "y" * 2000)
-        dead = await until(lambda: take(raw, wire.dead_queue(service_name)))
+        dead = await until(lambda: take(raw, topology.dead_queue(service_name)))
     assert len(dead[1]) == 2004
     assert dead[0].headers["x-first-death-reason"] == "rejected"
 

@@ -14,7 +14,7 @@ from tests.support.raw import depth, take
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Service
-from warren.protocol import wire
+from warren.protocol import topology
 
 #: One value of each kind that an AMQP table can hold and Pika can write.
 EVERY_TYPE: dict[str, Any] = {
@@ -89,7 +89,7 @@ async def test_a_table_with_a_date_beyond_python_is_answered(
     async with serving(make_echo(service_name), url=url):
         raw.basic_publish("", service_name, b"x", properties)
         assert await client.call(f"{service_name}.echo", "still here") == "still here"
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) + depth(raw, replies) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) + depth(raw, replies) == 1)
 
 
 def _with_table(table: bytes, reply_to: str) -> list[bytes]:

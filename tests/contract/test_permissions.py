@@ -13,7 +13,7 @@ from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
 from warren import AsyncClient, PermissionDenied, Service, current_call
-from warren.protocol import wire
+from warren.protocol import topology
 
 ROWS = re.findall(
     r"^([a-z-]+) +(?:configure|write|read) +(\S+)$",
@@ -168,7 +168,7 @@ async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
         serving(make(), url=url, **login) as first,
     ):
         await client.cast(f"{service_name}.who", "not a bool")
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
         running = asyncio.create_task(client.call(f"{service_name}.who", True))
         await began.wait()
         waiting = asyncio.create_task(client.call(f"{service_name}.who", False))
@@ -179,7 +179,7 @@ async def test_a_cast_of_another_user_is_set_aside_and_handed_back_without_harm(
             release.set()
             await running
     assert users == [caller, caller]
-    dead = take(raw, wire.dead_queue(service_name))
+    dead = take(raw, topology.dead_queue(service_name))
     assert dead is not None
     assert dead[0].headers["rpc-user"] == caller
 

@@ -13,7 +13,7 @@ from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, DeadlineExceeded, Service
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.protocol.dead_letter import Death
 from warren.server.copies import Copies, Copy
 
@@ -68,7 +68,7 @@ async def test_a_poisonous_call_is_answered_and_let_go_only_when_its_copy_is_saf
     async with serving(service, url=url):
         reply = await until(lambda: take(raw, replies))
         assert reply[0].headers["rpc-reason"] == "POISON"
-        assert depth(raw, wire.dead_queue(service_name)) == 1
+        assert depth(raw, topology.dead_queue(service_name)) == 1
     assert depth(raw, service_name) == 0
 
 
@@ -79,7 +79,7 @@ async def test_what_waits_when_a_server_starts_can_be_set_aside_from_the_first_d
     await declared(service, url)
     await client.cast(f"{service_name}.no_such_method")
     async with serving(service, url=url):
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
     assert depth(raw, service_name) == 0
 
 
@@ -114,7 +114,7 @@ async def test_a_cast_that_fails_after_its_connection_was_lost_is_delivered_agai
 def _dead(url: str, service: str) -> Any:
     """The properties of the next message in the dead queue, over a connection that nobody has closed yet."""
     with raw_channel(url) as channel:
-        found = take(channel, wire.dead_queue(service))
+        found = take(channel, topology.dead_queue(service))
     return None if found is None else found[0]
 
 
@@ -124,12 +124,12 @@ async def test_a_failed_cast_stays_in_the_dead_queue_whatever_number_of_calls_ex
     """They shared one bounded queue once: 10,000 expired calls, of an hour without workers, pushed out every cast."""
     async with serving(make_service(service_name), url=url):
         await client.cast(f"{service_name}.fragile", "one argument too many")
-        await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
     hasty = client.options(timeout=0.2)
     ends = await asyncio.gather(*(hasty.call(f"{service_name}.ping") for _ in range(50)), return_exceptions=True)
     assert {type(end) for end in ends} == {DeadlineExceeded}
     await until(lambda: depth(raw, service_name) == 0)
-    assert depth(raw, wire.dead_queue(service_name)) == 1
+    assert depth(raw, topology.dead_queue(service_name)) == 1
 
 
 async def test_what_a_consumer_rejects_is_kept(client: AsyncClient, url: str, raw: Any, service_name: str) -> None:
@@ -138,7 +138,7 @@ async def test_what_a_consumer_rejects_is_kept(client: AsyncClient, url: str, ra
     await client.cast(f"{service_name}.ping")
     tag = (await until(lambda: taken(raw, service_name))).delivery_tag
     raw.basic_reject(tag, requeue=False)
-    await until(lambda: depth(raw, wire.dead_queue(service_name)) == 1)
+    await until(lambda: depth(raw, topology.dead_queue(service_name)) == 1)
 
 
 def taken(raw: Any, queue: str) -> Any:
@@ -148,9 +148,9 @@ def taken(raw: Any, queue: str) -> Any:
 async def test_a_dead_queue_that_is_deleted_takes_its_exchange_along(url: str, raw: Any, service_name: str) -> None:
     async with serving(make_service(service_name), url=url):
         pass
-    raw.queue_delete(wire.dead_queue(service_name))
+    raw.queue_delete(topology.dead_queue(service_name))
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="no exchange"):
-        raw.exchange_declare(wire.dead_queue(service_name), passive=True)
+        raw.exchange_declare(topology.dead_queue(service_name), passive=True)
 
 
 async def test_a_failed_cast_is_kept_with_what_it_ended_in(
@@ -164,7 +164,7 @@ async def test_a_failed_cast_is_kept_with_what_it_ended_in(
 
     async with serving(service, url=url):
         await client.cast(fail)
-        message = await until(lambda: take(raw, wire.dead_queue(service_name)))
+        message = await until(lambda: take(raw, topology.dead_queue(service_name)))
     death = Death.read(message[0].headers)
     assert (death.reason, death.code, death.execution) == ("HANDLER_EXCEPTION", "UNKNOWN", "EXECUTED")
     assert (death.type, death.origin, death.attempt) == ("KeyError", "handler", 1)
@@ -224,7 +224,7 @@ async def test_a_failed_cast_is_one_line_in_the_log_with_all_there_is_to_know(
 
     async with serving(service, url=url):
         await client.cast(f"{service_name}.{method}", *arguments)
-        message = await until(lambda: take(raw, wire.dead_queue(service_name)))
+        message = await until(lambda: take(raw, topology.dead_queue(service_name)))
     about = [record for record in caplog.records if message[0].message_id in record.getMessage()]
     assert len(about) == 1, [record.getMessage() for record in about]
     line = about[0].getMessage()
@@ -238,7 +238,7 @@ async def test_a_failed_cast_is_one_line_in_the_log_with_all_there_is_to_know(
 async def test_a_dead_queue_that_was_deleted_is_made_again_and_holds_up_nobody(
     client: AsyncClient, url: str, raw: Any, service_name: str
 ) -> None:
-    service, dead = make_service(service_name), wire.dead_queue(service_name)
+    service, dead = make_service(service_name), topology.dead_queue(service_name)
     failing = 4 * service.concurrency
     async with serving(service, url=url):
         raw.queue_delete(dead)

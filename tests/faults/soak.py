@@ -47,7 +47,7 @@ from tests.support.serving import ROOT, lines
 from tests.support.soaked import KILLED, VERSIONS
 from tests.support.waiting import until
 from warren import AsyncClient, Client
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.protocol.dead_letter import Death
 
 #: Queue kind of each service, by the end of its name.
@@ -242,7 +242,7 @@ class Faults:
             "freeze a worker": lambda: self.workers.freeze(self.rng),
             "replace a worker": lambda: self.workers.replace(self.rng),
             "close all connections": self._close_all,
-            "delete a reply queue": lambda: self._delete(self.rng.choice(["amq.gen", wire.reply_queue("")])),
+            "delete a reply queue": lambda: self._delete(self.rng.choice(["amq.gen", topology.reply_queue("")])),
             "delete a service queue": self._delete_service_queue,
             "freeze the broker": self._freeze,
             "poison": lambda: self.poison(),
@@ -489,7 +489,7 @@ class Soak:
         with raw_channel(self._node.url) as raw:
             waiting = {service: depth(raw, service) for service in workers.services}
             for service in workers.services:
-                for key, cause in _deaths(raw, wire.dead_queue(service)):
+                for key, cause in _deaths(raw, topology.dead_queue(service)):
                     self._dead.setdefault(key, []).append(cause)
         self._wrong += [f"{count} messages are left in {queue}" for queue, count in waiting.items() if count]
         expected = before._replace(queues=before.queues + 2 * len(KINDS))

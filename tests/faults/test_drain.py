@@ -19,7 +19,7 @@ from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
 from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError, Service, WorkerLost
-from warren.protocol import wire
+from warren.protocol import topology
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_a_worker_that_is_told_to_stop_fails_nobody(
             assert await asyncio.gather(*calls) == [f"{n} done" for n in range(60)]
         assert await asyncio.to_thread(first.process.wait, PATIENCE) == 0
     assert sorted(lines(runs), key=int) == [str(n) for n in range(60)]
-    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
 
 
 @pytest.mark.scenario(
@@ -92,7 +92,7 @@ async def test_a_rolling_restart_under_constant_calls_is_noticed_by_nobody(
         called = [key for mine in await asyncio.gather(*callers) for key in mine]
     assert len(called) > 100
     assert sorted(lines(runs)) == sorted(called)
-    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
 
 
 @pytest.mark.scenario(
@@ -140,7 +140,7 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
     assert set(server.abandoned) == abandoned
     assert all(one in caplog.text for one in abandoned)
     assert sorted(ran) == ["awaits", "computes"]
-    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
 
 
 async def test_a_drain_does_not_wait_for_threads_that_nobody_can_stop(

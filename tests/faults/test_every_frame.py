@@ -18,7 +18,7 @@ from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, Execution
 from warren.broker import Broker
-from warren.protocol import wire
+from warren.protocol import topology
 
 #: Seconds that a call may take; no cut may cost so much, as both sides notice it.
 _TIMEOUT = 20.0
@@ -110,7 +110,7 @@ async def cut_after(broker: Broker, frames: int, *, kind: str, side: str, to_cli
 
 def check(got: Ending, life: Life, when: str, *, may_repeat: bool) -> None:
     """The ending and the runs of the handler do not contradict each other."""
-    runs, set_aside = life.counting.runs["x"], life.waiting(wire.dead_queue(life.name))
+    runs, set_aside = life.counting.runs["x"], life.waiting(topology.dead_queue(life.name))
     said = f"after {when}: {got}, {got.evidence}, and the handler ran {runs} times, {set_aside} in the dead queue"
     assert runs <= 1 or may_repeat, said
     assert len(life.counting.ids["x"]) <= 1, said

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, Service
 from warren.connection.settings import make_settings
 from warren.dead.queue import open_dead_queue
-from warren.protocol import wire
+from warren.protocol import topology
 
 RANDOM_BODIES = 10_000
 
@@ -246,7 +246,7 @@ async def test_a_refused_cast_with_any_header_is_set_aside(
 ) -> None:
     async with serving(echo.service, url=url):
         raw.basic_publish("", echo.name, b"1", raw_properties(TABLES[what], type=b"no-such-method"))
-        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
         await echo.answers(client)
     assert "lost the connection" not in caplog.text
 
@@ -256,7 +256,7 @@ async def test_a_cast_with_a_moment_that_python_cannot_hold_is_in_the_dead_queue
 ) -> None:
     async with serving(echo.service, url=url):
         raw.basic_publish("", echo.name, b"evidence", raw_properties(TABLES[LATE], type=b"no-such-method"))
-        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
         await echo.answers(client)
     async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:  # plain Pika would not survive it
         [letter] = [letter async for letter in queue.letters()]
@@ -418,7 +418,7 @@ async def test_a_refused_cast_whose_headers_fill_a_frame_is_set_aside_and_does_n
     async with serving(echo.service, url=url):
         raw.basic_publish("", echo.name, b'{"no": "value"}', raw_properties(large_table(size)))
         raw.basic_publish("", echo.name, b"\xff", raw_properties(large_table(size)))
-        await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+        await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
         await echo.answers(client)
         await until(lambda: depth(raw, echo.name) == 0)
     assert "lost the connection" not in caplog.text
@@ -434,7 +434,7 @@ async def test_a_dead_letter_whose_headers_fill_more_than_a_frame_can_be_looked_
     raw.basic_publish("", echo.name, b"2")
     method, _properties, _body = raw.basic_get(echo.name)
     raw.basic_reject(method.delivery_tag, requeue=False)
-    await until(lambda: depth(raw, wire.dead_queue(echo.name)) == 1)
+    await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
     async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:
         [letter] = [letter async for letter in queue.letters()]
         assert (letter.reason, letter.body) == ("rejected", b"1")

@@ -19,7 +19,7 @@ from tests.support.raw import raw_channel
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Client, Execution
-from warren.protocol import wire
+from warren.protocol import topology
 
 # --- 51: Jepsen's check -----------------------------------------------------------------------------------------------
 
@@ -159,8 +159,8 @@ def resident() -> int:
 async def test_calls_that_time_out_leave_nothing_behind(rabbit: Node, service_name: str, served: Counting) -> None:
     with raw_channel(rabbit.url) as raw:
         queue = f"{service_name}-nobody"
-        raw.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": wire.BOUNCE_EXCHANGE})
-        raw.queue_bind(queue, wire.EXCHANGE, queue)
+        raw.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": topology.BOUNCE_EXCHANGE})
+        raw.queue_bind(queue, topology.EXCHANGE, queue)
     reasons: Counter[str | None] = Counter()
     async with AsyncClient(rabbit.url, timeout=0.3) as client:
         await works_again(client, served.echo)

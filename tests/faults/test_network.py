@@ -22,7 +22,7 @@ from tests.support.raw import raw_channel, take
 from tests.support.serving import lines, serving
 from tests.support.waiting import until
 from warren import AsyncClient, Code, Execution
-from warren.protocol import wire
+from warren.protocol import topology
 
 #: Quick limits: silence is noticed within a second, by the broker within six.
 QUICK: dict[str, Any] = {"heartbeat": 2, "liveness_timeout": 1.0}
@@ -211,7 +211,7 @@ async def test_a_killed_broker_makes_nothing_run_twice(
         aside: set[str] = set()
 
         def all_accounted_for() -> bool:
-            aside.update(take_keys(node, wire.dead_queue(service_name)))
+            aside.update(take_keys(node, topology.dead_queue(service_name)))
             return len(aside.union(lines(runs))) == count
 
         async with serving(service, url=node.url):

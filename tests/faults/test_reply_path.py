@@ -19,7 +19,7 @@ from tests.support.raw import raw_channel
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
 from warren import AsyncClient, Execution, Service
-from warren.protocol import wire
+from warren.protocol import topology
 
 NO_READER = "a reply was returned, as its caller is gone"
 
@@ -46,8 +46,8 @@ class RawServer:
     def __init__(self, channel: Any, queue: str) -> None:
         self._channel = channel
         self.queue = queue
-        channel.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": wire.BOUNCE_EXCHANGE})
-        channel.queue_bind(queue, wire.EXCHANGE, queue)
+        channel.queue_declare(queue, durable=True, arguments={"x-dead-letter-exchange": topology.BOUNCE_EXCHANGE})
+        channel.queue_bind(queue, topology.EXCHANGE, queue)
 
     async def request(self) -> Any:
         """The properties of the next request, which is acknowledged."""

@@ -20,7 +20,7 @@ from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, Service
 from warren.client.requests import ReplyQueue
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.server.service import QueueKind
 
 
@@ -66,7 +66,7 @@ async def test_what_expired_while_nobody_served_is_not_run(
     async with serving(make_service(service_name, "classic", runs), url=url):
         await client.call(f"{service_name}.ping")
     assert lines(runs) == ["held"]
-    assert depth(raw, wire.dead_queue(service_name)) == 0  # its callers know
+    assert depth(raw, topology.dead_queue(service_name)) == 0  # its callers know
 
 
 @pytest.mark.scenario(
@@ -199,7 +199,7 @@ async def test_a_handler_that_outlasts_the_consumer_timeout(
     assert len(runs) == (1 if delivery == "report" else 2)
     assert "delivery acknowledgement on channel" in caplog.text
     assert messages(impatient, service_name) == 0
-    dead = take(raw, wire.dead_queue(service_name))
+    dead = take(raw, topology.dead_queue(service_name))
     assert (dead and dead[0].headers["rpc-dead-reason"]) == (None if delivery == "report" else "POISON")
 
 
@@ -360,11 +360,13 @@ async def test_malformed_requests_are_answered_or_set_aside(
         for name, (body, properties, _reason) in MALFORMED.items():
             ids = {"correlation_id": name, "message_id": name, "reply_to": replies if answered else None}
             raw.basic_publish("", service_name, body, pika.BasicProperties(**{**usual, **ids, **properties}))
-        await until(lambda: messages(rabbit, replies if answered else wire.dead_queue(service_name)) == len(MALFORMED))
+        await until(
+            lambda: messages(rabbit, replies if answered else topology.dead_queue(service_name)) == len(MALFORMED)
+        )
         await works_again(client, counting.echo)
     assert counting.runs.total() == 101
     for name, (body, _properties, reason) in MALFORMED.items():
-        got = take(raw, replies if answered else wire.dead_queue(service_name))
+        got = take(raw, replies if answered else topology.dead_queue(service_name))
         assert got is not None
         properties, content = got
         assert properties.correlation_id == name

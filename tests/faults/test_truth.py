@@ -23,7 +23,7 @@ from tests.support.soaked import MAX_ATTEMPTS
 from tests.support.waiting import until
 from warren import AsyncClient, Execution, Service
 from warren.broker import Broker
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.protocol.dead_letter import Death
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
@@ -77,7 +77,7 @@ async def test_a_poisonous_request_does_not_multiply(
     client: AsyncClient, rabbit: Node, url: str, raw: Any, service_name: str, queue: str, tmp_path: Path
 ) -> None:
     service = f"{service_name}-{queue}"
-    dead = wire.dead_queue(service)
+    dead = topology.dead_queue(service)
     async with one_worker_after_the_other(service, url, tmp_path):
         await served(client, service)
         view = client.options(timeout=120)
@@ -108,7 +108,7 @@ def burst(url: str, queue: str, seconds: list[float]) -> None:
                 reply_to="nobody",
                 headers={"rpc-v": 1, "rpc-timeout-ms": int(left * 1000)},
             )
-            channel.basic_publish(wire.EXCHANGE, queue, heavy if number % 3 else b"[]", properties)
+            channel.basic_publish(topology.EXCHANGE, queue, heavy if number % 3 else b"[]", properties)
             if number % 60 == 0:
                 channel.connection.process_data_events(0.02)
 

@@ -13,7 +13,7 @@ from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError
-from warren.protocol import wire
+from warren.protocol import topology
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 
@@ -104,7 +104,7 @@ async def test_the_death_of_a_worker_leads_to_what_the_delivery_mode_promises(
         await client.call(f"{service_name}.ping")
     assert lines(runs) == ["k"] * cell.runs
     assert depth(raw, service_name) == 0  # the server is gone: what it had not acknowledged would be back
-    assert depth(raw, wire.dead_queue(service_name)) == 0
+    assert depth(raw, topology.dead_queue(service_name)) == 0
     assert client.ignored_replies == cell.late
 
 
@@ -131,12 +131,12 @@ async def test_a_poisonous_request_kills_no_more_workers_than_its_limit(
         assert await client.call(f"{service_name}.ping") in {w.pid for w in workers}
     assert (caught.value.reason, caught.value.execution.value) == ("POISON", "UNKNOWN")
     assert lines(runs) == ["k"] * (0 if point == BEFORE_DECODING else 2)
-    dead = take(raw, wire.dead_queue(service_name))
+    dead = take(raw, topology.dead_queue(service_name))
     assert dead is not None
     assert dead[0].headers["rpc-dead-reason"] == "POISON"
     assert dead[0].message_id == caught.value.call_id
     assert dead[1] == b'["k"]'
-    assert (depth(raw, wire.dead_queue(service_name)), depth(raw, service_name)) == (0, 0)
+    assert (depth(raw, topology.dead_queue(service_name)), depth(raw, service_name)) == (0, 0)
 
 
 #: mode -> (runs in all, reason in the dead queue)
@@ -161,8 +161,8 @@ async def test_a_cast_whose_worker_dies_is_set_aside_run_again_or_lost_as_its_mo
     async with serving(make_service(service_name, queue, runs), url=url):
         await until(lambda: len(lines(runs)) == expected_runs)
         if reason is not None:
-            dead = await until(lambda: take(raw, wire.dead_queue(service_name)))
+            dead = await until(lambda: take(raw, topology.dead_queue(service_name)))
             assert (dead[0].headers["rpc-dead-reason"], dead[1]) == (reason, b'["k"]')
         await client.call(f"{service_name}.ping")
     assert lines(runs) == ["k"] * expected_runs
-    assert (depth(raw, service_name), depth(raw, wire.dead_queue(service_name))) == (0, 0)
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)

@@ -10,7 +10,8 @@ with atheris.instrument_imports(include=["warren", "pika.data"]):
     from tests.support.fake_channel import Bench
     from warren.amqp.frames import Delivery, FrameError, decode_properties
     from warren.errors import CallError
-    from warren.protocol import wire
+    from warren.protocol.bounce import read_bounce
+    from warren.protocol.reply import read_reply
 
 logging.disable(logging.CRITICAL)
 loop = asyncio.new_event_loop()
@@ -40,8 +41,8 @@ def read_as_reply(properties: bytes, body: bytes) -> None:
     except FrameError:
         return
     try:
-        wire.read_bounce(p)
-        wire.read_reply(p, body, lambda _problem, _status: None)
+        read_bounce(p)
+        read_reply(p, body, lambda _problem, _status: None)
     except CallError:
         pass
 

@@ -3,13 +3,14 @@
 from warren.amqp import frames
 from warren.amqp.frames import Properties, encode_properties, shortstr
 from warren.amqp.tables import encode_table
-from warren.protocol import codecs, wire
+from warren.protocol import codecs
+from warren.protocol.request import RequestTemplate
 
 _TAG = b"\x00\x00\x00\x00\x00\x00\x00\x01"
 
 
 def _request(reply_to: bytes | None = b"replies", **headers: object) -> bytes:
-    template = wire.RequestTemplate(
+    template = RequestTemplate(
         "text", content_type=codecs.JSON, reply_to=reply_to, bounce=False, durable=False, headers=headers
     )
     if reply_to is None:

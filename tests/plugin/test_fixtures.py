@@ -8,7 +8,7 @@ import pytest
 
 from tests.plugin.conftest import Project
 from tests.support.raw import depth, raw_channel
-from warren.protocol import wire
+from warren.protocol import topology
 
 Options = tuple[str, ...]
 
@@ -214,7 +214,7 @@ def test_it(warren_serve, warren_client):
 """,
         f"--warren-url={url}",
     )
-    for queue in (project.name, wire.dead_queue(project.name)):
+    for queue in (project.name, topology.dead_queue(project.name)):
         with raw_channel(url) as channel, pytest.raises(Exception, match="NOT_FOUND"):
             depth(channel, queue)
 

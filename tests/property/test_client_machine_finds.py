@@ -18,7 +18,9 @@ from warren.client.caller import Caller
 from warren.client.calls import WAITING, PendingCall
 from warren.client.endings import Endings
 from warren.errors import CallError, Execution
-from warren.protocol import evidence, wire
+from warren.protocol import bounce, evidence, reply
+from warren.protocol.bounce import Bounce
+from warren.protocol.reply import undecodable_reply
 
 #: The first failure is enough; the same examples each time.
 SEARCH = settings(
@@ -55,12 +57,12 @@ def denied_means_not_executed(patch: Patch) -> None:
 
 
 def dropped_means_not_executed(patch: Patch) -> None:
-    patch.setitem(wire._BOUNCES, "maxlen", wire.Bounce(not_executed(evidence.DROPPED), "full"))
+    patch.setitem(bounce._BOUNCES, "maxlen", Bounce(not_executed(evidence.DROPPED), "full"))
 
 
 def expired_means_not_executed(patch: Patch) -> None:
     ending = not_executed(evidence.QUEUE_TTL)
-    patch.setitem(wire._BOUNCES, "expired", wire.Bounce(ending, "expired"))
+    patch.setitem(bounce._BOUNCES, "expired", Bounce(ending, "expired"))
     patch.setattr(evidence, "QUEUE_TTL", ending)
     patch.setattr(evidence, "NO_FREE_WORKER", not_executed(evidence.NO_FREE_WORKER))
 
@@ -70,11 +72,11 @@ def refused_means_not_executed(patch: Patch) -> None:
 
 
 def too_large_means_executed(patch: Patch) -> None:
-    patch.setattr(wire, "_is_error", lambda _p, _table: False)
+    patch.setattr(reply, "_is_error", lambda _p, _table: False)
 
 
 def unreadable_means_executed(patch: Patch) -> None:
-    patch.setattr(wire, "_undecodable_error", lambda why, _table: wire.undecodable_reply(why))
+    patch.setattr(reply, "_undecodable_error", lambda why, _table: undecodable_reply(why))
 
 
 def earlier_attempts_do_not_count(patch: Patch) -> None:

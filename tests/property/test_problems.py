@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from warren import CallError, Code, Execution, Origin, Unavailable
 from warren.amqp.frames import Delivery, decode_properties
-from warren.protocol import problems, wire
+from warren.protocol import problems
+from warren.protocol.reply import error_reply, read_reply
+from warren.protocol.request import Request, RequestTemplate, bare_properties
 
 
 class Unspeakable:
@@ -65,25 +67,23 @@ errors: st.SearchStrategy[BaseException] = st.one_of(
 PARTS = ("extra", "sku")
 
 
-def bare_or_not(bare: bool) -> wire.Request:
+def bare_or_not(bare: bool) -> Request:
     delivery = Delivery(1, False, b"\x00\x04calc")
     if bare:
-        delivery.properties = wire.bare_properties(b"1", b"q", b"1")
+        delivery.properties = bare_properties(b"1", b"q", b"1")
     else:
-        template = wire.RequestTemplate(
-            "m", content_type="application/json", reply_to=b"q", bounce=False, durable=False
-        )
+        template = RequestTemplate("m", content_type="application/json", reply_to=b"q", bounce=False, durable=False)
         delivery.properties = template.encode(b"1", b"1", 1, 1, b"1")
-    return wire.Request(delivery)
+    return Request(delivery)
 
 
 @given(errors, st.booleans(), st.booleans())
 def test_every_exception_becomes_a_reply_that_can_be_read(error: BaseException, bare: bool, tracebacks: bool) -> None:
     known: Any = {type(error).__name__: type(error)} if isinstance(error, Exception) else {}
     status, problem = problems.describe(error, known, tracebacks=tracebacks)
-    properties, body = wire.error_reply(bare_or_not(bare), status, problem)
+    properties, body = error_reply(bare_or_not(bare), status, problem)
     with pytest.raises(Exception) as caught:
-        wire.read_reply(decode_properties(properties), body, lambda what, status: problems.rebuild(what, status, known))
+        read_reply(decode_properties(properties), body, lambda what, status: problems.rebuild(what, status, known))
     arrived = caught.value
     if type(arrived) in (ValueError, KeyError, Custom):
         assert (str(arrived), repr(arrived.args)) == (str(error), repr(error.args))

@@ -14,7 +14,9 @@ from tests.property import strategies as some
 from tests.support import pika_frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
 from warren.errors import CallError, Code, Execution, Origin, make_error
-from warren.protocol import codecs, wire
+from warren.protocol import codecs
+from warren.protocol.reply import error_reply, read_reply, result_properties
+from warren.protocol.request import Request, RequestTemplate, bare_properties
 
 milliseconds = st.integers(0, 2**31 - 1)
 epochs = st.integers(-(2**63), 2**63 - 1)
@@ -45,9 +47,9 @@ templates: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-def make_template(given_parts: dict[str, Any], *, reply_to: bytes | None) -> wire.RequestTemplate:
+def make_template(given_parts: dict[str, Any], *, reply_to: bytes | None) -> RequestTemplate:
     parts = dict(given_parts)
-    return wire.RequestTemplate(parts.pop("method"), **(parts | {"reply_to": reply_to}))
+    return RequestTemplate(parts.pop("method"), **(parts | {"reply_to": reply_to}))
 
 
 @given(templates, some.ids, milliseconds, epochs, expirations)
@@ -93,22 +95,22 @@ def test_a_cast_is_written_as_pika_writes_it(parts: dict[str, Any], call_id: byt
 @given(some.ids, some.ids, expirations)
 def test_a_bare_call_is_written_as_pika_writes_it(call_id: bytes, reply_to: bytes, expiration: bytes) -> None:
     expected = spec.BasicProperties(correlation_id=call_id, reply_to=reply_to, expiration=expiration)
-    assert wire.bare_properties(call_id, reply_to, expiration) == pika_frames.properties(expected)
+    assert bare_properties(call_id, reply_to, expiration) == pika_frames.properties(expected)
 
 
 @given(some.ids, content_types)
 def test_a_result_is_written_as_pika_writes_it(correlation_id: bytes, content_type: str) -> None:
-    request = wire.Request(delivered(call_properties(correlation_id)))
+    request = Request(delivered(call_properties(correlation_id)))
     expected = spec.BasicProperties(content_type=content_type, correlation_id=correlation_id)
-    assert wire.result_properties(request, content_type) == pika_frames.properties(expected)
+    assert result_properties(request, content_type) == pika_frames.properties(expected)
 
 
 @given(some.ids, content_types)
 def test_a_result_for_a_bare_caller_says_what_it_is_unless_it_is_text(correlation_id: bytes, content_type: str) -> None:
-    request = wire.Request(delivered(wire.bare_properties(correlation_id, b"q", b"1")))
+    request = Request(delivered(bare_properties(correlation_id, b"q", b"1")))
     said = None if content_type == "text/plain" else content_type
     expected = spec.BasicProperties(correlation_id=correlation_id, content_type=said)
-    assert wire.result_properties(request, content_type) == pika_frames.properties(expected)
+    assert result_properties(request, content_type) == pika_frames.properties(expected)
 
 
 errors = st.builds(
@@ -124,7 +126,7 @@ errors = st.builds(
 
 
 def call_properties(correlation_id: bytes) -> bytes:
-    template = wire.RequestTemplate("m", content_type=codecs.JSON, reply_to=b"q", bounce=True, durable=False)
+    template = RequestTemplate("m", content_type=codecs.JSON, reply_to=b"q", bounce=True, durable=False)
     return template.encode(correlation_id, correlation_id, 1000, 1, b"1000")
 
 
@@ -136,16 +138,16 @@ def test_an_error_is_written_as_pika_writes_it(correlation_id: bytes, error: Any
         correlation_id=correlation_id,
         type="error",
     )
-    request = wire.Request(delivered(call_properties(correlation_id)))
-    written, _body = wire.error_reply(request, error)
+    request = Request(delivered(call_properties(correlation_id)))
+    written, _body = error_reply(request, error)
     assert written == pika_frames.properties(expected)
 
 
 @given(some.ids, errors)
 def test_an_error_for_a_bare_caller_is_text_with_the_status_in_headers(correlation_id: bytes, error: Any) -> None:
-    request = wire.Request(delivered(wire.bare_properties(correlation_id, b"q", b"1")))
+    request = Request(delivered(bare_properties(correlation_id, b"q", b"1")))
     expected = spec.BasicProperties(headers=status_headers(error), correlation_id=correlation_id)
-    assert wire.error_reply(request, error) == (
+    assert error_reply(request, error) == (
         pika_frames.properties(expected),
         f"{error.code.value}: {error.message}".encode(),
     )
@@ -167,9 +169,7 @@ def test_a_request_reads_as_it_was_written(
     parts: dict[str, Any], call_id: str, timeout_ms: int, deadline_ms: int
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
-    request = wire.Request(
-        delivered(template.encode(call_id.encode(), call_id.encode(), timeout_ms, deadline_ms, b"0"))
-    )
+    request = Request(delivered(template.encode(call_id.encode(), call_id.encode(), timeout_ms, deadline_ms, b"0")))
     assert {
         "version": request.version,
         "timeout_ms": request.timeout_ms,
@@ -210,14 +210,14 @@ def test_another_peers_headers_may_have_any_order_and_integer_width(
 ) -> None:
     kinds = st.sampled_from(sorted(_INTEGERS))
     table = b"".join(entry(name, data.draw(kinds), value) for name, value in headers)
-    request = wire.Request(delivered(encode_properties(Properties(table=table))))
+    request = Request(delivered(encode_properties(Properties(table=table))))
     read = (request.version, request.timeout_ms, request.deadline_ms, request.attempt)
     assert read == (1, 30, 99, 2)
 
 
 @given(some.property_sets)
 def test_a_request_can_be_read_whatever_its_properties(given_set: dict[str, Any]) -> None:
-    request = wire.Request(delivered(pika_frames.properties(spec.BasicProperties(**given_set))))
+    request = Request(delivered(pika_frames.properties(spec.BasicProperties(**given_set))))
     assert request.bare == ("rpc-v" not in (given_set.get("headers") or {}))
 
 
@@ -225,7 +225,7 @@ def test_a_request_can_be_read_whatever_its_properties(given_set: dict[str, Any]
 @example(b"\x20\x00\x00\x00\x00\x02\x05r")
 def test_reading_a_request_from_random_bytes_raises_nothing_but_frame_error(data: bytes) -> None:
     try:
-        wire.Request(delivered(data))
+        Request(delivered(data))
     except FrameError:
         return
 
@@ -235,7 +235,7 @@ def test_reading_a_request_from_a_table_cut_short_raises_nothing_but_frame_error
     table = decode_properties(call_properties(b"1")).table or b""
     cut = table[: data.draw(st.integers(0, len(table) - 1), label="cut")]
     try:
-        wire.Request(delivered(encode_properties(Properties(table=cut))))
+        Request(delivered(encode_properties(Properties(table=cut))))
     except FrameError:
         return
 
@@ -246,13 +246,11 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
     written = template.encode(b"1", b"1", timeout_ms, 9_999_999_999_999, b"77")
-    again = wire.Request(
-        delivered(wire.Request(delivered(written)).again(budget=budget, attempt=attempt, server_user="server"))
-    )
+    again = Request(delivered(Request(delivered(written)).again(budget=budget, attempt=attempt, server_user="server")))
     left = timeout_ms if budget is None else max(0, int(budget * 1000))
     assert (again.timeout_ms, again.attempt) == (left, attempt)
     assert again.properties.expiration == (b"77" if budget is None else b"%d" % left)
-    original = wire.Request(delivered(written))
+    original = Request(delivered(written))
     for name in ("version", "deadline_ms", "method", "content_type", "call_id", "caller"):
         assert getattr(again, name) == getattr(original, name)
     assert again.headers() == original.headers()
@@ -263,17 +261,17 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
 def test_reading_a_reply_ends_in_a_content_type_or_a_call_error(given_set: dict[str, Any], body: bytes) -> None:
     p = decode_properties(pika_frames.properties(spec.BasicProperties(**given_set)))
     try:
-        assert isinstance(wire.read_reply(p, body, lambda *_told: None), str)
+        assert isinstance(read_reply(p, body, lambda *_told: None), str)
     except CallError:
         return
 
 
 @given(some.ids, errors)
 def test_an_error_reads_as_it_was_written(correlation_id: bytes, error: Any) -> None:
-    request = wire.Request(delivered(call_properties(correlation_id)))
-    properties, body = wire.error_reply(request, error)
+    request = Request(delivered(call_properties(correlation_id)))
+    properties, body = error_reply(request, error)
     with pytest.raises(type(error)) as caught:
-        wire.read_reply(decode_properties(properties), body, lambda *_told: None)
+        read_reply(decode_properties(properties), body, lambda *_told: None)
     read = caught.value
     assert (read.code, read.reason, read.message, read.execution, read.origin) == (
         error.code,

@@ -18,7 +18,8 @@ from warren.dead.queue import DeadQueue, DeadQueueError, Letter, NotThere, Unfit
 from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
 from warren.printable import printable
-from warren.protocol import wire
+from warren.protocol import topology
+from warren.protocol.request import check_name
 
 NOT_DONE = 1
 
@@ -283,7 +284,7 @@ def _ask_for_all(url: str, service: str, wanted: Wanted, what: str) -> int:
     if not meant:
         typer.echo(_nothing(service, there))
         raise typer.Exit
-    _ask(f"{count_of(meant)} of {printable(wire.dead_queue(service))}: {what}?")
+    _ask(f"{count_of(meant)} of {printable(topology.dead_queue(service))}: {what}?")
     return there
 
 
@@ -297,7 +298,7 @@ def _ask(question: str) -> None:
 
 
 def _nothing(service: str, there: int) -> str:
-    queue = printable(wire.dead_queue(service))
+    queue = printable(topology.dead_queue(service))
     return f"nothing of that kind among {count_of(there)} in {queue}" if there else f"{queue} is empty"
 
 
@@ -321,7 +322,7 @@ def _run(
             return await work(queue)
 
     try:
-        wire.check_name(wire.dead_queue(service))
+        check_name(topology.dead_queue(service))
         return asyncio.run(connected())
     except CallError as error:
         fail_call(error, as_json, url)

@@ -37,7 +37,7 @@ from warren.client.target import (
     read_result,
 )
 from warren.connection.settings import Password, Settings, make_settings
-from warren.protocol import wire
+from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 
 P = ParamSpec("P")
@@ -99,7 +99,7 @@ class Client:
         encoding: Encoding = "json",
         errors: Iterable[type[Exception]] = (),
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        max_message_size: int = MAX_MESSAGE_SIZE,
         max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
         reply: ReplyQueue = "exclusive",
         send_user: bool = False,

@@ -27,12 +27,12 @@ from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.connection.supervisor import State, Supervisor, copy_of
 from warren.errors import CallError
-from warren.protocol import evidence, wire
+from warren.protocol import evidence, topology
 from warren.protocol.evidence import conclude
 
 #: Seconds that a silent broker gets to answer a client's good-bye: nothing is lost with it, as all calls have ended.
 _CLOSE_PATIENCE = 0.8
-_EXCHANGE = wire.EXCHANGE.encode()
+_EXCHANGE = topology.EXCHANGE.encode()
 
 
 class Caller:

@@ -20,7 +20,9 @@ from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
 from warren.connection.supervisor import copy_of
 from warren.errors import CallError
-from warren.protocol import evidence, wire
+from warren.protocol import evidence
+from warren.protocol.bounce import Bounce, read_bounce
+from warren.protocol.reply import doubted, reply_too_large
 
 
 class Endings:
@@ -106,18 +108,18 @@ class Endings:
 
     def on_special(self, call: PendingCall, p: Properties, delivery: Delivery) -> None:
         try:
-            bounce = wire.read_bounce(p)
+            bounce = read_bounce(p)
         except CallError as error:
             self.end(call, error)
             return
         if bounce is not None:
             self._on_bounce(call, bounce)
         elif delivery.body is None:
-            self.end(call, wire.reply_too_large(p, delivery.body_size, self._max_size))
+            self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
         elif self.calls.end(call):
-            self._finish(call, (wire.doubted(p) if call.earlier else p, delivery.body))
+            self._finish(call, (doubted(p) if call.earlier else p, delivery.body))
 
-    def _on_bounce(self, call: PendingCall, bounce: wire.Bounce) -> None:
+    def _on_bounce(self, call: PendingCall, bounce: Bounce) -> None:
         if bounce.ending is evidence.QUEUE_TTL:
             self._ask(call, lambda call, standing: outcomes.bounced(call, bounce, standing.text))
         else:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from warren import checks
 from warren.client.requests import Limits
-from warren.protocol import codecs, wire
+from warren.protocol import codecs
+from warren.protocol.request import check_headers
 from warren.protocol.running import Running, get_running
 
 Encoding = Literal["json", "msgpack"]
@@ -89,7 +90,7 @@ def _checked_headers(headers: object) -> dict[str, Any]:
     for name in copied:
         if not isinstance(name, str):
             raise TypeError(f"header names must be str, not {name!r}")
-    wire.check_headers(copied)
+    check_headers(copied)
     return copied
 
 

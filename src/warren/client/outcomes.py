@@ -6,7 +6,8 @@ from warren.client.calls import BEGUN, WAITING, PendingCall
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
 from warren.errors import CallError
 from warren.logs import get_logger
-from warren.protocol import evidence, wire
+from warren.protocol import evidence
+from warren.protocol.bounce import Bounce
 from warren.protocol.evidence import conclude
 
 log = get_logger("warren.client")
@@ -87,7 +88,7 @@ def never_written(call: PendingCall, why: str) -> CallError:
     return conclude(evidence.QUEUE_FULL, f"the broker refused the request, and it could not be sent again: {why}")
 
 
-def bounced(call: PendingCall, bounce: wire.Bounce, state: str) -> CallError:
+def bounced(call: PendingCall, bounce: Bounce, state: str) -> CallError:
     """The broker gave the request back."""
     if bounce.ending is evidence.QUEUE_TTL and call.target.fail_fast:
         message = f"no worker was free to take the call at once (fail_fast){state}"

@@ -16,7 +16,8 @@ from warren.connection.channel import HotChannel, Returned
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
-from warren.protocol import wire
+from warren.protocol import topology
+from warren.protocol.bounce import is_bounce
 
 log = get_logger("warren.client")
 
@@ -68,21 +69,21 @@ class ReplyRoute:
         ).encode()
 
     async def _open_exclusive(self, channel: HotChannel) -> str:
-        queue = await channel.declare_reply_queue(arguments=wire.REPLY_ARGUMENTS)
-        await channel.bind(queue, wire.BOUNCE_EXCHANGE, queue)
+        queue = await channel.declare_reply_queue(arguments=topology.REPLY_ARGUMENTS)
+        await channel.bind(queue, topology.BOUNCE_EXCHANGE, queue)
         await channel.consume(queue, no_ack=True)
         return queue
 
     async def _open_durable(self, channel: HotChannel) -> str:
         queue = self._name
         try:
-            await channel.declare_queue(queue, arguments=wire.DURABLE_REPLY_ARGUMENTS)
+            await channel.declare_queue(queue, arguments=topology.DURABLE_REPLY_ARGUMENTS)
         except ChannelClosed as error:  # its node may be down for good
             log.warning("the reply queue %s cannot be used again: %s", queue, error)
             self._name = _new_name()
             self._owner.on_replies_lost(error)
             raise
-        await channel.bind(queue, wire.BOUNCE_EXCHANGE, queue)
+        await channel.bind(queue, topology.BOUNCE_EXCHANGE, queue)
         await channel.qos(_PREFETCH)
         # Our own last connection may still seem to consume, if the broker has not noticed that it is gone: a higher
         # priority gets the replies, and what went to the dead consumer comes back when the broker drops it.
@@ -149,7 +150,7 @@ class Strays:
         self._since += 1
         if now - self._last < self._quiet:
             return
-        method = p.type or b"not known" if wire.is_bounce(p) else b"not known"  # a bounce is the request itself
+        method = p.type or b"not known" if is_bounce(p) else b"not known"  # a bounce is the request itself
         log.info(
             "replies that nobody waited for (late, duplicate or foreign): %d since the last such line, now one with"
             " id %r, method %r",
@@ -160,4 +161,4 @@ class Strays:
 
 
 def _new_name() -> str:
-    return wire.reply_queue(secrets.token_hex(6))
+    return topology.reply_queue(secrets.token_hex(6))

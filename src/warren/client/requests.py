@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
-from warren.protocol import wire
+from warren.protocol.request import BOUNCE_LIMIT, RequestTemplate, bare_properties, check_name
 from warren.protocol.signature import Method
 
 #: What a call ends in, if it does not end in an error.
@@ -38,12 +38,12 @@ class Target:
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     epoch: object = None
-    templates: dict[bool, wire.RequestTemplate] = field(default_factory=dict)
+    templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
 
     def __post_init__(self) -> None:
-        wire.check_name(self.queue)
-        wire.check_name(self.method)
+        check_name(self.queue)
+        check_name(self.method)
         self.routing_key = self.queue.encode()
 
 
@@ -85,14 +85,14 @@ class Requests:
         left_ms = max(0, int(left * 1000))
         expiration = b"0" if target.fail_fast else b"%d" % left_ms
         if target.kind == "bare":
-            return wire.bare_properties(call.id, self.reply_to, expiration)
+            return bare_properties(call.id, self.reply_to, expiration)
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
-        template = self._template(target, size <= wire.BOUNCE_LIMIT or target.fail_fast)
+        template = self._template(target, size <= BOUNCE_LIMIT or target.fail_fast)
         if target.kind == "cast":
             return template.encode_cast(call.id, call.first_id)
         return template.encode(call.id, call.first_id, left_ms, int(wall * 1000) + left_ms, expiration)
 
-    def _template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
+    def _template(self, target: Target, bounce: bool) -> RequestTemplate:
         if target.epoch is not self.reply_to:
             target.epoch = self.reply_to
             target.templates.clear()
@@ -101,9 +101,9 @@ class Requests:
             template = target.templates[bounce] = self._make_template(target, bounce)
         return template
 
-    def _make_template(self, target: Target, bounce: bool) -> wire.RequestTemplate:
+    def _make_template(self, target: Target, bounce: bool) -> RequestTemplate:
         is_call = target.kind == "call"
-        return wire.RequestTemplate(
+        return RequestTemplate(
             target.method,
             content_type=target.content_type,
             reply_to=self.reply_to if is_call else None,

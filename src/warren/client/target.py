@@ -9,10 +9,11 @@ from warren import checks
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.requests import Reply, Target
 from warren.errors import CallError
-from warren.protocol import codecs, evidence, wire
+from warren.protocol import codecs, evidence, topology
 from warren.protocol import signature as methods
 from warren.protocol.codecs import CodecError
 from warren.protocol.problems import rebuild
+from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.signature import Method, method_of
 
 #: The targets that a client knows already, by what makes them differ; views with other options share them.
@@ -50,7 +51,7 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
     return Target(
         kind,
         name,
-        wire.service_queue(service),
+        topology.service_queue(service),
         full_name,
         CONTENT_TYPES[options.encoding],
         fail_fast=options.fail_fast and kind == "call",
@@ -143,12 +144,12 @@ def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, ty
     p, body = outcome
     method = target.declared
     try:
-        content_type = wire.read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
+        content_type = read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
         if method is not None:
             return method.decode_result(content_type, body)
         return methods.untyped_decoder(content_type)(body)
     except CodecError as error:
-        raise _locate(wire.undecodable_reply(str(error)), target, p) from error
+        raise _locate(undecodable_reply(str(error)), target, p) from error
     except CallError as error:
         raise _locate(error, target, p) from error.__cause__
     except Exception as error:
@@ -165,7 +166,7 @@ def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
             del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     try:
-        wire.read_reply(p, body, lambda _problem, _status: None)
+        read_reply(p, body, lambda _problem, _status: None)
     except CallError as error:
         raise _locate(error, target, p) from error.__cause__
     return body

@@ -8,13 +8,13 @@ from warren.connection.dial import open_link
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.settings import Settings
-from warren.protocol import evidence, wire
+from warren.protocol import evidence, topology
 
 
 async def declare_exchanges(link: Link) -> bool:
     """Declare Warren's two exchanges; without the permission to (False), trust that somebody else has."""
     allowed = True
-    for name in (wire.EXCHANGE, wire.BOUNCE_EXCHANGE):
+    for name in (topology.EXCHANGE, topology.BOUNCE_EXCHANGE):
         channel = await link.channel()
         try:
             await channel.declare_exchange(name, "direct")
@@ -34,7 +34,7 @@ async def remove_queues(settings: Settings, service: str) -> None:
             link = await open_link(settings, host, port)
             try:
                 channel = await link.channel()
-                for queue in (wire.service_queue(service), wire.dead_queue(service)):
+                for queue in (topology.service_queue(service), topology.dead_queue(service)):
                     await channel.delete_queue(queue)
             finally:
                 await link.close()

@@ -30,9 +30,10 @@ from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.errors import CallError
 from warren.printable import printable, printable_bytes
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.protocol.dead_letter import Death, retry_properties
 from warren.protocol.evidence import CONNECTION_LOST, SETUP_DENIED, conclude
+from warren.protocol.request import Request
 
 #: Seconds in which the broker has to confirm a request that is tried again.
 CONFIRM_TIMEOUT = 30.0
@@ -124,14 +125,14 @@ class Letter:
         """Whether somebody waited for a reply."""
         return self.properties is not None and bool(self.properties.reply_to)
 
-    def request(self) -> wire.Request:
+    def request(self) -> Request:
         """It, as a request.
 
         Raises:
             Unfit: it cannot be read.
         """
         try:
-            return wire.Request(self._delivery)
+            return Request(self._delivery)
         except FrameError as error:
             raise Unfit(f"{self.id} cannot be tried again, as it cannot be read: {error}") from error
 
@@ -148,7 +149,7 @@ class DeadQueue:
         self._link = link
         self._channel = channel
         self._service = service
-        self._queue = wire.dead_queue(service)
+        self._queue = topology.dead_queue(service)
         self._user = user
         self._taken: asyncio.Future[Delivery | None] | None = None
         self._settled: asyncio.Future[str | None] | None = None
@@ -231,7 +232,7 @@ class DeadQueue:
         """Publish to the service; returns why the broker did not take it."""
         self._raise_if_closed()
         self._settled, self._returned = asyncio.get_running_loop().create_future(), None
-        self._channel.publish(wire.EXCHANGE.encode(), self._service.encode(), properties, body)
+        self._channel.publish(topology.EXCHANGE.encode(), self._service.encode(), properties, body)
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT):
                 return await self._settled

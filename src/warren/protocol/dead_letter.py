@@ -16,7 +16,7 @@ from typing import Any
 from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_value, join_table, split_table
 from warren.errors import CallError
-from warren.protocol.wire import PERSISTENT, Request
+from warren.protocol.request import PERSISTENT, Request
 
 #: Characters of an error's text, and of each other word, that are kept.
 TEXT_KEPT, WORD_KEPT = 1000, 200

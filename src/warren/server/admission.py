@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from warren.protocol import evidence, wire
+from warren.protocol import evidence
 from warren.protocol.codecs import CodecError
 from warren.protocol.deadline import remaining_budget
 from warren.protocol.evidence import Ending
+from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
-from warren.protocol.wire import Request
 
 
 class Offered(Protocol):
@@ -84,7 +84,7 @@ class Admission:
         """What to do with a request, at `wall` seconds since 1970."""
         method = self._methods.get(request.properties.type)
         delivery = request.delivery
-        if request.version not in (None, wire.VERSION):
+        if request.version not in (None, VERSION):
             return self._wrong_version(request)
         if method is None:
             return self._no_method(request)
@@ -105,7 +105,7 @@ class Admission:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 
     def _wrong_version(self, request: Request) -> Refuse:
-        message = f"this worker speaks protocol version {wire.VERSION}, the request has version {request.version}"
+        message = f"this worker speaks protocol version {VERSION}, the request has version {request.version}"
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:

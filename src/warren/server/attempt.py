@@ -9,8 +9,8 @@ from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel
 from warren.protocol.deadline import Slice
 from warren.protocol.evidence import Ending
+from warren.protocol.request import Request
 from warren.protocol.signature import Arguments, Method
-from warren.protocol.wire import Request
 from warren.server.context import CurrentCall
 
 

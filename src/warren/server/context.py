@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
-from warren.protocol.wire import Request
 
 P = ParamSpec("P")
 R = TypeVar("R")

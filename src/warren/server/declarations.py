@@ -10,7 +10,7 @@ from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAI
 from warren.connection.link import Link
 from warren.errors import CallError
 from warren.logs import get_logger
-from warren.protocol import evidence, wire
+from warren.protocol import evidence, topology
 from warren.protocol.evidence import conclude
 from warren.server.worker import Served
 
@@ -31,24 +31,24 @@ class Step(NamedTuple):
 
 def steps(service: Served) -> Iterator[Step]:
     """What there is to declare for a service, in order."""
-    queue, dead = wire.service_queue(service.name), wire.dead_queue(service.name)
+    queue, dead = topology.service_queue(service.name), topology.dead_queue(service.name)
     quorum = service.queue == "quorum"
-    arguments = wire.queue_arguments(quorum=quorum, max_length=service.max_length)
-    dead_arguments = wire.dead_queue_arguments(quorum=quorum)
+    arguments = topology.queue_arguments(quorum=quorum, max_length=service.max_length)
+    dead_arguments = topology.dead_queue_arguments(quorum=quorum)
     if service.declare:
         yield Step(lambda channel: channel.declare_queue(queue, arguments=arguments), needed=True)
         yield Step(lambda channel: channel.declare_queue(dead, arguments=dead_arguments), needed=False)
         yield Step(lambda channel: _keep_deaths(channel, service.name), needed=False)
-    yield Step(lambda channel: channel.bind(queue, wire.EXCHANGE, service.name), needed=True)
+    yield Step(lambda channel: channel.bind(queue, topology.EXCHANGE, service.name), needed=True)
 
 
 async def _keep_deaths(channel: Channel, service: str) -> None:
     """Let the dead queue have what the broker takes off the service's queue, except what expired."""
-    dead = wire.dead_queue(service)
+    dead = topology.dead_queue(service)
     await channel.declare_exchange(dead, "headers", auto_delete=True)  # goes with the queue
-    for arguments in wire.KEPT_DEATHS:
+    for arguments in topology.KEPT_DEATHS:
         await channel.bind(dead, dead, "", arguments=arguments)
-    await channel.bind_exchange(dead, wire.BOUNCE_EXCHANGE, service)
+    await channel.bind_exchange(dead, topology.BOUNCE_EXCHANGE, service)
 
 
 async def declare(link: Link, service: Served) -> bool:
@@ -77,7 +77,7 @@ async def declare(link: Link, service: Served) -> bool:
 
 def refusal(service: Served, error: ChannelClosed) -> CallError:
     """Why a service cannot be served, when the broker closed a channel over it."""
-    queue = wire.service_queue(service.name)
+    queue = topology.service_queue(service.name)
     if error.code == PRECONDITION_FAILED:
         message = (
             f"queue {queue!r} exists with other arguments: {error.text}. Delete it, or serve it as it is with"

@@ -15,7 +15,7 @@ from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
-from warren.protocol import wire
+from warren.protocol import topology
 from warren.server.declarations import declare, refusal
 from warren.server.worker import Worker
 
@@ -156,7 +156,7 @@ class Post:
     async def _start_consuming(self, channel: HotChannel) -> None:
         if self.worker.draining:  # it was told to stop meanwhile
             return
-        await channel.consume(wire.service_queue(self.name), no_ack=False)
+        await channel.consume(topology.service_queue(self.name), no_ack=False)
         self._has_consumed = True
         await self._stop_if_draining(channel)
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from warren.errors import CallError
 from warren.logs import get_logger
-from warren.protocol import evidence, wire
+from warren.protocol import evidence
 from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
 from warren.protocol.problems import Problem, class_name, describe
+from warren.protocol.reply import error_reply, result_properties
 from warren.server.attempt import Attempt
 
 log = get_logger("warren.server")
@@ -55,7 +56,7 @@ class Replies:
         if len(body) > self._max_size:
             message = f"the result has {len(body)} bytes, the service's max_message_size is {self._max_size}"
             return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
-        return Reply(wire.result_properties(request, request.content_type), body)
+        return Reply(result_properties(request, request.content_type), body)
 
     def _useless(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
         """The reply in place of a result that cannot be sent."""
@@ -84,9 +85,9 @@ class Replies:
     def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
         request = attempt.request
         assert request is not None
-        properties, body = wire.error_reply(request, error, problem)
+        properties, body = error_reply(request, error, problem)
         if len(body) > self._max_size:
             error.message = error.message[:1000]
             problem = Problem(error=problem.error)
-            properties, body = wire.error_reply(request, error, problem)
+            properties, body = error_reply(request, error, problem)
         return Reply(properties, body, error, problem)

@@ -8,7 +8,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from warren import checks
 from warren.middleware import Middleware
-from warren.protocol import wire
+from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 from warren.protocol.signature import Delivery, Method, make_method, mark
 from warren.server.context import CurrentCall
@@ -59,7 +59,7 @@ class Service:
         middleware: Sequence[Middleware[CurrentCall]] = (),
         tracebacks: bool = False,
         declare: bool = True,
-        max_message_size: int = wire.MAX_MESSAGE_SIZE,
+        max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
         """Declare a service.
 

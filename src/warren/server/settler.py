@@ -17,11 +17,11 @@ from typing import Any
 from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
-from warren.protocol import evidence, wire
+from warren.protocol import evidence, topology
 from warren.protocol.dead_letter import Death, dead_properties
 from warren.protocol.evidence import Ending
 from warren.protocol.problems import class_name
-from warren.protocol.wire import Request
+from warren.protocol.request import Request
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, Way
 from warren.server.releases import Releases
@@ -46,7 +46,7 @@ class Settler:
     def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
         """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
         self._service, self._user, self._instance = service, user, instance
-        self._dead = wire.dead_queue(service).encode()
+        self._dead = topology.dead_queue(service).encode()
         self._replies = replies
         self.copies = Copies()
         self.releases: Releases[Attempt] = Releases(self.copies)
@@ -100,7 +100,7 @@ class Settler:
             return
         if channel.closed is not None:
             self._gone("%s: %s: the connection was lost before a reply could be sent", self._service, attempt.name)
-        elif address.startswith(wire.DIRECT_REPLY_TO):
+        elif address.startswith(topology.DIRECT_REPLY_TO):
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
             self._release(attempt)
@@ -254,8 +254,8 @@ def _ways_back(request: Request, service: str, user: str, left: float | None, nu
         ValueError: the request cannot be written again, or not into one frame.
     """
     ways = []
-    for exchange, key in ((wire.EXCHANGE, service), (wire.DEFAULT_EXCHANGE, wire.service_queue(service))):
-        bounce = exchange == wire.EXCHANGE
+    for exchange, key in ((topology.EXCHANGE, service), (topology.DEFAULT_EXCHANGE, topology.service_queue(service))):
+        bounce = exchange == topology.EXCHANGE
         properties = request.again(budget=left, attempt=number, server_user=user, bounce=bounce)
         if len(properties) > room:
             raise ValueError("its headers fill a frame already")

@@ -22,7 +22,7 @@ from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.deadline import Timers
 from warren.protocol.evidence import Ending
-from warren.protocol.wire import Request, UnreadableHeaders
+from warren.protocol.request import Request, UnreadableHeaders
 from warren.server.admission import Admission, Bury, Hold, Offered, Refuse, Republish, Run, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall

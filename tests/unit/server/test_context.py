@@ -14,8 +14,8 @@ from pika import spec
 from tests.support import pika_frames
 
 from warren.amqp.frames import Delivery
+from warren.protocol.request import Request
 from warren.protocol.running import get_running, reset_running, set_running
-from warren.protocol.wire import Request
 from warren.server.context import CurrentCall, current_call
 
 

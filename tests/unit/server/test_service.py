@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from warren import InvalidArgument, Server, Service
+from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.signature import method_of
-from warren.protocol.wire import MAX_MESSAGE_SIZE
 
 Double = Callable[[int], int]
 Triple = Callable[[int], Awaitable[int]]

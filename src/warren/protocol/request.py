@@ -1,0 +1,282 @@
+"""Requests, written by the client and read by the server: properties and headers, protocol version 1.
+
+docs/wire.md is the prose of this. The two things done for every message, `RequestTemplate.encode` and `Request`, avoid
+building tables: all that does not change between two calls of a method is encoded once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from warren.amqp.frames import (
+    Delivery,
+    FrameError,
+    Properties,
+    decode_properties,
+    encode_properties,
+    shortstr,
+)
+from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, pick, split_table
+from warren.printable import printable
+from warren.protocol import codecs
+from warren.protocol.content import CONTENT_TYPES, as_text, with_encoding
+
+VERSION = 1
+#: Above this a request does not ask for its bounce: the body would travel back with it (bytes).
+BOUNCE_LIMIT = 64 * 1024
+PERSISTENT = 2  # delivery mode
+
+#: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
+_MAX_HEADERS = 3000
+_RESERVED = ("rpc-", "x-", "CC", "BCC")
+#: What a server wants to know of a peer's header table; all else in it is the application's.
+_READ = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
+
+# The start of every Warren request's header table, with the two numbers that change left out.
+_TABLE_START = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
+_TIMES = struct.Struct(">i14sq")
+_DEADLINE_KEY = b"\x0crpc-deadlinel"
+_TABLE_FIXED = len(_TABLE_START) + _TIMES.size
+_U32 = struct.Struct(">I")
+
+# Property flags of the two templates below, see AMQP 0-9-1 section 4.2.6.1.
+_CALL_FLAGS = 0xB7A0  # content type, headers, delivery mode, correlation id, reply to, expiration, message id, type
+_CAST_FLAGS = 0xB4A0  # the same without reply to and expiration
+_APP_ID_FLAG = 0x0008
+_USER_ID_FLAG = 0x0010
+
+
+class RequestTemplate:
+    """Everything in a request's properties that two calls of the same method have in common."""
+
+    __slots__ = ("_after_ids", "_before_times", "_flags_and_type", "_reply_to", "_table_size", "_table_tail")
+
+    def __init__(
+        self,
+        method: str,
+        *,
+        content_type: str,
+        reply_to: bytes | None,
+        bounce: bool,
+        durable: bool,
+        app_id: str | None = None,
+        user_id: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare a call, or (without `reply_to`) a cast; names and headers have passed the checks below."""
+        flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
+        tail = encode_table(_extra_headers(headers, reply_to if bounce else None))
+        after = shortstr(method.encode())
+        if user_id is not None:
+            flags |= _USER_ID_FLAG
+            after += shortstr(user_id.encode())
+        if app_id is not None:
+            flags |= _APP_ID_FLAG
+            after += shortstr(app_id.encode())
+        self._flags_and_type = flags.to_bytes(2, "big") + shortstr(content_type.encode())
+        self._table_tail = tail + (b"\x02" if durable else b"\x01")
+        self._table_size = len(tail)
+        self._reply_to = None if reply_to is None else shortstr(reply_to)
+        self._after_ids = after
+        self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
+
+    def encode(
+        self, correlation_id: bytes, message_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes
+    ) -> bytes:
+        """The property bytes of one attempt of a call; of the first one both ids are the same object."""
+        sized_id = bytes((len(message_id),)) + message_id
+        return b"".join(
+            (
+                self._before_times,
+                _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms),
+                self._table_tail,
+                sized_id if correlation_id is message_id else shortstr(correlation_id),
+                self._reply_to or b"",
+                bytes((len(expiration),)),
+                expiration,
+                sized_id,
+                self._after_ids,
+            )
+        )
+
+    def encode_cast(self, correlation_id: bytes, message_id: bytes) -> bytes:
+        """The property bytes of a cast: no reply, and it waits in the queue for as long as it takes."""
+        table = _TABLE_START[: -len(b"\x0erpc-timeout-msI")]
+        size = _U32.pack(len(table) + self._table_size)
+        ids = shortstr(correlation_id) + shortstr(message_id)
+        return b"".join((self._flags_and_type, size, table, self._table_tail, ids, self._after_ids))
+
+
+def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes:
+    """A request as a tutorial-six client writes it, with an expiration so that it cannot outlive its caller."""
+    return encode_properties(Properties(correlation_id=call_id, reply_to=reply_to, expiration=expiration))
+
+
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Refuse application headers that could not be sent.
+
+    Raises:
+        ValueError: a name that is reserved, or a value that AMQP cannot carry.
+    """
+    for name in headers:
+        if name.startswith(_RESERVED):
+            raise ValueError(f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved")
+    if len(encode_table(dict(headers))) > _MAX_HEADERS:
+        raise ValueError(f"the headers take more than {_MAX_HEADERS} bytes: send data as arguments")
+
+
+def check_name(name: str) -> None:
+    """Refuse a queue or method name that does not fit into AMQP's short strings (`ValueError`)."""
+    shortstr(name.encode())
+
+
+def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {} if bounce_to is None else {"CC": [bounce_to.decode()]}
+    return extra | dict(headers or {})
+
+
+class UnreadableHeaders(FrameError):
+    """The header table of a request cannot be read; `request` has everything else."""
+
+    def __init__(self, why: str, request: Request) -> None:
+        super().__init__(why)
+        self.request = request
+
+
+class Request:
+    """A request as the server reads it.
+
+    Raises:
+        UnreadableHeaders: its header table is not AMQP, or holds what Python cannot represent.
+        FrameError: its properties are not AMQP.
+    """
+
+    __slots__ = (
+        "attempt",
+        "content_type",
+        "deadline_ms",
+        "delivery",
+        "properties",
+        "readable",
+        "timeout_ms",
+        "version",
+    )
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        p = self.properties = decode_properties(delivery.properties)
+        self.content_type = CONTENT_TYPES.get(p.content_type) or codecs.normalise(as_text(p.content_type))
+        self.version: int | None = None
+        self.timeout_ms: int | None = None
+        self.deadline_ms: int | None = None
+        self.attempt = 1
+        self.readable = True
+        table = p.table
+        if table is None:
+            self._read_foreign()
+            return
+        if len(table) >= _TABLE_FIXED and table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
+            timeout_ms, key, deadline_ms = _TIMES.unpack_from(table, len(_TABLE_START))
+            if key == _DEADLINE_KEY and p.content_encoding is None:
+                self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
+                return
+        try:
+            self._read_table(pick(table, *_READ))
+        except FrameError as error:
+            self.readable = False
+            raise UnreadableHeaders(str(error), self) from error
+        self._read_foreign()
+
+    def _read_table(self, table: dict[str, Any]) -> None:
+        """Another peer's table: the same headers in any order and integer width."""
+        self.version = _integer(table, "rpc-v")
+        self.timeout_ms = _integer(table, "rpc-timeout-ms")
+        self.deadline_ms = _integer(table, "rpc-deadline")
+        self.attempt = max(1, _integer(table, "rpc-attempt") or 1)
+
+    def _read_foreign(self) -> None:
+        """What other peers write in other ways."""
+        p = self.properties
+        self.content_type = with_encoding(self.content_type, p)
+        if self.bare and self.content_type == codecs.OCTETS:
+            self.content_type = codecs.TEXT  # several client libraries call everything so if they are not told
+
+    @property
+    def had_earlier_attempts(self) -> bool:
+        """Whether an earlier attempt at it, or a queue that it was dead-lettered from, may have led to a handler."""
+        return self.attempt > 1 or b"x-death" in (self.properties.table or b"")
+
+    @property
+    def name(self) -> str:
+        """Its method and id, for the log; safe to print."""
+        kind = "call" if self.properties.reply_to else "cast"
+        return printable(f"{self.method or 'the default method'} ({kind} {self.call_id or 'without an id'})")
+
+    @property
+    def bare(self) -> bool:
+        """From a peer that knows only tutorial six: it gets exactly one plain reply."""
+        return self.version is None
+
+    @property
+    def method(self) -> str | None:
+        """The method's name; None, as when it is written but empty, asks for the default method."""
+        return as_text(self.properties.type) or None
+
+    @property
+    def call_id(self) -> str | None:
+        return as_text(self.properties.message_id)
+
+    @property
+    def caller(self) -> str | None:
+        return as_text(self.properties.app_id)
+
+    def verified_user(self, server_user: str) -> str | None:
+        """The AMQP user whose request this is, vouched for by the broker; None when it does not say.
+
+        The broker lets a publisher name only itself. A request that a worker published again names the worker's
+        user, and in a header the caller's: that header counts only from the user that this server runs as.
+        """
+        user = as_text(self.properties.user_id)
+        if user == server_user and b"rpc-user" in (self.properties.table or b""):
+            name = pick(self.properties.table or b"", b"rpc-user").get("rpc-user", user)
+            return name if isinstance(name, str) else None
+        return user
+
+    def headers(self) -> Mapping[str, Any]:
+        """The application's own headers."""
+        table = decode_table(self.properties.table or b"")
+        return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
+
+    def again(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
+        """The property bytes to publish this request once more: the same, with the time that is left.
+
+        Args:
+            budget: seconds left, None for no limit.
+            attempt: which attempt the receiver makes of it.
+            server_user: the AMQP user that publishes it.
+            bounce: whether its bounce may come back to the caller, who has asked for it.
+        """
+        p = self.properties
+        table = {name: value for name, value in split_table(p.table or b"").items() if not name.startswith(b"x-")}
+        # Other keys than the caller's own would bring the copy to queues that have the original already.
+        if not bounce or table.get(b"CC") != encode_value([(p.reply_to or b"").decode("utf-8", "replace")]):
+            table.pop(b"CC", None)
+        table.pop(b"BCC", None)
+        if p.user_id is not None:
+            table[b"rpc-user"] = encode_value(self.verified_user(server_user))
+            p.user_id = server_user.encode()
+        if attempt > 1:
+            table[b"rpc-attempt"] = encode_value(attempt)
+        if budget is not None:
+            left = max(0, int(budget * 1000))
+            table[b"rpc-timeout-ms"] = encode_value(left)
+            p.expiration = b"%d" % left
+        p.table = join_table(table) if table else None
+        return encode_properties(p)
+
+
+def _integer(table: Mapping[str, Any], name: str) -> int | None:
+    value = table.get(name)
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None

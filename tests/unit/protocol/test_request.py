@@ -1,0 +1,262 @@
+"""Requests, case by case; tests/property holds their bytes against Pika's."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from pika import spec
+from tests.support import pika_frames
+from tests.support.messages import properties_of, read_request, request_with, template, warren_request
+
+from warren.amqp import frames
+from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
+from warren.amqp.tables import encode_value, join_table, split_table
+from warren.protocol import codecs
+from warren.protocol.request import Request, UnreadableHeaders, check_headers, check_name
+
+
+@pytest.mark.parametrize("name", ["rpc-v", "rpc-anything", "x-death", "CC", "BCC"])
+def test_reserved_header_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="are reserved"):
+        check_headers({name: 1})
+
+
+def test_headers_of_the_application_are_accepted() -> None:
+    check_headers({"traceparent": "00-…", "tenant": 7, "tags": ["a", None, True]})
+
+
+def test_headers_that_would_not_fit_into_a_frame_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 3000 bytes"):
+        check_headers({"a": "x" * 3000})
+
+
+def test_a_header_that_amqp_cannot_carry_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be encoded"):
+        check_headers({"ratio": 1.5})
+
+
+def test_a_name_longer_than_a_short_string_is_refused() -> None:
+    check_name("é" * 127)
+    with pytest.raises(ValueError, match="256 bytes; AMQP allows 255"):
+        check_name("é" * 128)
+
+
+def test_the_largest_header_that_passes_the_checks_fits_into_the_smallest_frame() -> None:
+    headers = {"a": "x" * (3000 - 7)}
+    check_headers(headers)
+    longest = template(headers=headers, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
+    properties = longest.encode(b"x" * 40, b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
+    assert sum(map(len, frames.content_frames(1, properties, b"", 4096))) <= 4096
+
+
+def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
+    headers = properties_of(template().encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")).headers
+    assert headers == {
+        "rpc-v": 1,
+        "rpc-timeout-ms": 30_000,
+        "rpc-deadline": 2_000_000_000_000,
+        "CC": ["amq.gen-1"],
+    }
+
+
+def test_a_large_call_does_not_ask_for_its_bounce() -> None:
+    headers = properties_of(template(bounce=False).encode(b"p.1", b"p.1", 1, 2, b"1")).headers
+    assert "CC" not in headers
+
+
+def test_a_cast_asks_for_nothing() -> None:
+    p = properties_of(template(reply_to=None, durable=True).encode_cast(b"p.1", b"p.1"))
+    assert (p.headers, p.reply_to, p.expiration, p.delivery_mode) == ({"rpc-v": 1}, None, None, 2)
+
+
+def test_a_request_carries_who_calls() -> None:
+    request = warren_request(app_id="web", user_id="bob")
+    assert (request.caller, request.verified_user("server")) == ("web", "bob")
+
+
+def test_a_request_without_properties_is_bare() -> None:
+    request = request_with(b"30")
+    assert (request.bare, request.method, request.content_type, request.call_id, request.attempt) == (
+        True,
+        None,
+        codecs.TEXT,
+        None,
+        1,
+    )
+
+
+def test_a_request_with_headers_but_no_version_is_bare() -> None:
+    request = request_with(headers={"traceparent": "00"})
+    assert request.bare
+    assert request.headers() == {"traceparent": "00"}
+
+
+def test_a_request_that_gives_a_timeout_and_no_deadline_is_read() -> None:
+    request = request_with(headers={"rpc-v": 1, "rpc-timeout-ms": 500})
+    assert (request.version, request.timeout_ms, request.deadline_ms) == (1, 500, None)
+
+
+def test_a_request_whose_table_begins_as_warrens_and_goes_on_differently_is_read() -> None:
+    request = request_with(
+        headers={"rpc-v": 1, "rpc-timeout-ms": 500, "something-else": "long enough to fill", "rpc-deadline": 7}
+    )
+    assert (request.version, request.timeout_ms, request.deadline_ms) == (1, 500, 7)
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1]])
+def test_a_header_that_is_no_integer_counts_as_absent(value: Any) -> None:
+    request = request_with(headers={"rpc-v": 1, "rpc-timeout-ms": value, "rpc-deadline": value})
+    assert (request.timeout_ms, request.deadline_ms) == (None, None)
+
+
+@pytest.mark.parametrize(("sent", "read"), [(0, 1), (-3, 1), (1, 1), (4, 4)])
+def test_an_attempt_is_never_less_than_the_first(sent: int, read: int) -> None:
+    assert request_with(headers={"rpc-v": 1, "rpc-attempt": sent}).attempt == read
+
+
+def test_a_request_of_another_version_says_so() -> None:
+    assert request_with(headers={"rpc-v": 2}).version == 2
+
+
+def test_text_that_is_not_utf8_is_read_as_far_as_it_can_be() -> None:
+    assert request_with(type=b"\xff").method == "\ufffd"
+
+
+def test_the_applications_headers_are_all_that_are_not_reserved() -> None:
+    request = warren_request(headers={"tenant": "a"})
+    assert request.headers() == {"tenant": "a"}
+
+
+def test_a_request_without_headers_has_none() -> None:
+    assert request_with().headers() == {}
+
+
+def test_properties_that_are_not_amqp_are_a_frame_error() -> None:
+    delivery = Delivery(1, False, b"\x00q")
+    delivery.properties = b"\x20"
+    with pytest.raises(FrameError):
+        Request(delivery)
+
+
+def test_headers_that_are_no_table_are_a_frame_error() -> None:
+    delivery = Delivery(1, False, b"\x00q")
+    delivery.properties = encode_properties(Properties(table=b"\x05rpc-v?", reply_to=b"r"))
+    with pytest.raises(UnreadableHeaders) as caught:
+        Request(delivery)
+    assert (caught.value.request.properties.reply_to, caught.value.request.bare) == (b"r", True)
+
+
+def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -> None:
+    p = properties_of(warren_request(headers={"tenant": "a"}).again(budget=1.25, attempt=2, server_user="server"))
+    assert (p.expiration, p.correlation_id, p.reply_to) == ("1250", "p.1", "amq.gen-1")
+    assert p.headers == {
+        "rpc-v": 1,
+        "rpc-timeout-ms": 1250,
+        "rpc-deadline": 2_000_000_000_000,
+        "CC": ["amq.gen-1"],
+        "tenant": "a",
+        "rpc-attempt": 2,
+    }
+
+
+def test_a_request_published_again_too_late_has_no_time_left() -> None:
+    p = properties_of(warren_request().again(budget=-0.5, attempt=1, server_user="server"))
+    assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
+
+
+def test_a_request_published_again_loses_the_brokers_history() -> None:
+    request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
+    assert properties_of(request.again(budget=None, attempt=1, server_user="server")).headers == {"tenant": "a"}
+
+
+def test_a_bare_request_published_again_stays_as_it_was() -> None:
+    request = request_with(correlation_id="1", reply_to="q")
+    assert request.again(budget=None, attempt=1, server_user="server") == encode_properties(
+        Properties(correlation_id=b"1", reply_to=b"q")
+    )
+
+
+def test_a_request_published_again_names_its_publisher_and_remembers_its_caller() -> None:
+    p = properties_of(warren_request(user_id="bob").again(budget=None, attempt=1, server_user="server"))
+    assert (p.user_id, p.headers["rpc-user"]) == ("server", "bob")
+
+
+def test_a_request_published_again_by_several_workers_remembers_its_first_caller() -> None:
+    request = warren_request(user_id="bob")
+    for _ in range(3):
+        request = read_request(request.again(budget=None, attempt=1, server_user="server"))
+    assert request.verified_user("server") == "bob"
+
+
+@pytest.mark.parametrize("claimed", ["server", "alice"])
+def test_a_caller_cannot_pass_for_somebody_else(claimed: str) -> None:
+    request = request_with(user_id="bob", headers={"rpc-v": 1, "rpc-user": claimed})
+    assert request.verified_user("server") == "bob"
+
+
+def test_a_request_without_a_user_has_none_whatever_its_headers_say() -> None:
+    assert request_with(headers={"rpc-v": 1, "rpc-user": "alice"}).verified_user("server") is None
+
+
+def test_a_remembered_caller_that_is_no_name_is_nobody() -> None:
+    assert request_with(user_id="server", headers={"rpc-user": 7}).verified_user("server") is None
+
+
+def test_a_header_that_only_mentions_rpc_user_does_not_hide_the_user() -> None:
+    request = request_with(user_id="server", headers={"rpc-v": 1, "note": "see rpc-user"})
+    assert request.verified_user("server") == "server"
+
+
+def test_a_request_without_a_user_is_published_again_without_one() -> None:
+    p = properties_of(warren_request().again(budget=None, attempt=1, server_user="server"))
+    assert (p.user_id, "rpc-user" in p.headers) == (None, False)
+
+
+#: What Python cannot hold or Pika does not read right: a moment far beyond the year 9999, and a float.
+STRANGE = {b"when": b"T" + (2**62).to_bytes(8, "big"), b"rate": b"d" + struct.pack(">d", 0.25)}
+
+
+def test_headers_pass_through_a_worker_as_they_came() -> None:
+    request = request_with(message_id="m")
+    request.properties.table = join_table(STRANGE)
+    again = request.again(budget=None, attempt=2, server_user="server")
+    assert split_table(frames.decode_properties(again).table or b"") == STRANGE | {
+        b"rpc-attempt": encode_value(2),
+    }
+
+
+def test_octets_from_a_bare_peer_are_text_as_its_library_calls_everything_so() -> None:
+    assert request_with(b"30", content_type=codecs.OCTETS).content_type == codecs.TEXT
+    assert request_with(b"30", content_type=codecs.OCTETS, headers={"rpc-v": 1}).content_type == codecs.OCTETS
+
+
+def test_an_empty_type_asks_for_the_default_method() -> None:
+    assert request_with(type="").method is None
+    assert request_with(type="", headers={"rpc-v": 1}).method is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "identity", "binary", ""])
+def test_a_content_encoding_that_changes_nothing_is_fine(encoding: str) -> None:
+    assert request_with(content_type=codecs.JSON, content_encoding=encoding).content_type == codecs.JSON
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "utf-16"])
+@pytest.mark.parametrize("headers", [None, {"rpc-v": 1}])
+def test_a_compressed_body_is_refused_as_such(encoding: str, headers: Any) -> None:
+    request = request_with(content_type=codecs.JSON, content_encoding=encoding, headers=headers)
+    with pytest.raises(codecs.UnknownEncoding, match=f"in {encoding}"):
+        codecs.decoder(request.content_type)
+
+
+def test_headers_that_are_nobodys_business_do_not_make_a_request_unreadable() -> None:
+    late = b"\x04lateT" + b"\xff" * 8
+    encoded = pika_frames.properties(spec.BasicProperties(headers={"rpc-v": 1}))
+    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    p = decode_properties(encoded)
+    p.table = (p.table or b"") + late
+    delivery.properties = encode_properties(p)
+    request = Request(delivery)
+    assert request.version == 1
+    assert request.headers() == {"late": 2**64 - 1}
