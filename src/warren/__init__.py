@@ -2,6 +2,7 @@
 
 from warren.client.async_client import AsyncClient as AsyncClient
 from warren.client.blocking import Client as Client
+from warren.connection.settings import ConnectionOptions as ConnectionOptions
 from warren.errors import CallError as CallError
 from warren.errors import Cancelled as Cancelled
 from warren.errors import Code as Code

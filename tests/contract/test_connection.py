@@ -384,7 +384,7 @@ async def test_a_deleted_exchange_ends_calls_with_typed_errors_and_is_declared_a
 async def test_a_server_finds_out_that_the_exchange_was_deleted_and_binds_again(
     url: str, raw: Any, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warren.server.server.TOPOLOGY_INTERVAL", 0.2)
+    monkeypatch.setattr("warren.server.upkeep.INTERVAL", 0.2)
     async with serving(make_echo(service_name), url=url), AsyncClient(url, timeout=5) as client:
         assert await client.call(f"{service_name}.echo", "x") == "x"
         raw.exchange_delete("warren")

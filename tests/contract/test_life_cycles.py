@@ -239,7 +239,7 @@ async def test_calls_end_at_once_when_the_io_thread_dies(
         began.clear()
         call = asyncio.ensure_future(in_thread(client.call, hold))
         await asyncio.wait_for(began.wait(), PATIENCE)
-        loop = client._shared.io()._loop
+        loop = client._shared.io()._calls._loop
         assert loop is not None
         selector = loop._selector  # type: ignore[attr-defined]
 

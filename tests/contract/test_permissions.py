@@ -94,7 +94,7 @@ async def test_a_server_that_may_declare_nothing_serves_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("warren.server.server.TOPOLOGY_INTERVAL", 0.001)
+    monkeypatch.setattr("warren.server.upkeep.INTERVAL", 0.001)
     async with serving(_double(service_name), url=url):
         pass  # somebody with the right has declared it
     server = await accounts.add(f"{service_name}-server", documented("server", service_name))

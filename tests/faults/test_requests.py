@@ -337,7 +337,7 @@ async def test_a_request_over_the_own_limit_is_not_sent(proxy: Proxy, served: Co
 @pytest.fixture
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers made from now on look after their exchanges, queues and bindings every 0.5 s instead of 30."""
-    monkeypatch.setattr("warren.server.server.TOPOLOGY_INTERVAL", 0.5)
+    monkeypatch.setattr("warren.server.upkeep.INTERVAL", 0.5)
 
 
 @pytest.mark.scenario(

@@ -19,7 +19,7 @@ from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import doomed, lines, serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, Service
-from warren.client.requests import ReplyQueue
+from warren.client.options import ReplyQueue
 from warren.protocol import topology
 from warren.server.service import QueueKind
 

@@ -32,7 +32,8 @@ from warren.amqp.tables import encode_table
 from warren.client import caller, endings, explainer, lane, replies
 from warren.client.caller import Caller
 from warren.client.calls import ASKED, CONFIRMED, ENDED, REFUSED, WAITING, WRITTEN, PendingCall
-from warren.client.requests import Limits, Target
+from warren.client.options import Limits
+from warren.client.requests import Target
 from warren.connection.channel import Returned
 from warren.connection.settings import make_settings
 from warren.errors import CallError, Execution

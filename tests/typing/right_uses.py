@@ -7,7 +7,7 @@ from typing import Annotated, Any, assert_type
 
 from msgspec import Meta, Struct
 
-from warren import AsyncClient, Client, CurrentCall, PermissionDenied, Server, Service, current_call
+from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, PermissionDenied, Server, Service, current_call
 from warren.middleware import Proceed
 
 
@@ -117,6 +117,17 @@ def a_client_is_opened_in_many_ways(urls: list[str]) -> None:
     with Client("amqp://localhost", username="ann", password="secret", vhost="/", heartbeat=5) as client:
         assert_type(client, Client)
         client.connect()
+
+
+async def what_connects_takes_the_same_options(password: str | None) -> None:
+    broker: ConnectionOptions = {"username": "ann", "password": lambda: "secret", "heartbeat": 5}
+    broker["vhost"] = None
+    broker |= {"password": password}
+    Client("amqp://localhost", **broker)
+    AsyncClient(timeout=2, **broker)
+    Server(service, url="amqp://localhost", **broker)
+    service.run("amqp://localhost", drain_timeout=2, **broker)
+    await service.serve(concurrency=3, **broker)
 
 
 async def async_calls(client: AsyncClient) -> None:

@@ -5,7 +5,7 @@ Nothing here is run; see test_typing.py.
 
 from msgspec import Struct
 
-from warren import AsyncClient, Client, CurrentCall, Server, Service, current_call
+from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, Server, Service, current_call
 from warren.middleware import Proceed
 
 
@@ -121,6 +121,14 @@ def wrong_settings() -> None:
     Client(timeout="2")  # E: [arg-type]
     Client("amqp://localhost", timeuot=2)  # E: [call-arg]
     Client("amqp://localhost", 2)  # E: [call-arg]
+    Client(heartbeat="2")  # E: [arg-type]
+    AsyncClient(hearbeat=2)  # E: [call-arg]
+    Server(service, hearbeat=2)  # E: [call-arg]
+    Server(service, ssl=True)  # E: [arg-type]
+    service.run(vhost=b"/")  # E: [arg-type]
+    service.run(timeout=2)  # E: [call-arg]
+    broker: ConnectionOptions = {"hearbeat": 2}  # E: [typeddict-unknown-key]
+    Client(**broker, timeout="2")  # E: [arg-type]
     AsyncClient(encoding="yaml")  # E: [arg-type]
     AsyncClient(errors=[ValueError("x")])  # E: [list-item]
     Service()  # E: [call-arg]

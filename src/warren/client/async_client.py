@@ -8,29 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import os
-import ssl as tls
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.base import BaseClient
 from warren.client.caller import Caller
 from warren.client.calls import PendingCall
-from warren.client.options import (
-    DEFAULT_MAX_IN_FLIGHT,
-    DEFAULT_MAX_WAITING_BYTES,
-    DEFAULT_TIMEOUT,
-    Encoding,
-    Options,
-    make_limits,
-)
-from warren.client.requests import Limits, ReplyQueue, Target
+from warren.client.options import Limits
+from warren.client.requests import Target
 from warren.client.target import (
-    Targets,
     bare_target,
     encode_bare,
     encode_call,
@@ -39,10 +30,8 @@ from warren.client.target import (
     read_confirm,
     read_result,
 )
-from warren.connection.settings import Password, Settings, make_settings
+from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
-from warren.protocol.content import MAX_MESSAGE_SIZE
-from warren.protocol.problems import registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -152,7 +141,7 @@ def _close_dropped(caller: Caller) -> None:
     task.add_done_callback(_dropped.discard)
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Calls methods of services, for asyncio.
 
     One connection and one reply queue serve any number of concurrent calls. Use it as ``async with``, or `close` it.
@@ -160,79 +149,7 @@ class AsyncClient:
     a lost one is re-established.
     """
 
-    def __init__(
-        self,
-        url: str | Sequence[str] | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        encoding: Encoding = "json",
-        errors: Iterable[type[Exception]] = (),
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        max_message_size: int = MAX_MESSAGE_SIZE,
-        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
-        reply: ReplyQueue = "exclusive",
-        send_user: bool = False,
-        name: str | None = None,
-        username: str | None = None,
-        password: Password | None = None,
-        vhost: str | None = None,
-        ssl: tls.SSLContext | None = None,
-        heartbeat: int | None = None,
-        liveness_timeout: float | None = None,
-        connect_timeout: float | None = None,
-    ) -> None:
-        """Prepare a client; nothing is opened yet.
-
-        Args:
-            url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``; several hosts separated by commas, or
-                several URLs. Default: ``amqp://localhost``.
-            timeout: seconds a call may take, from the moment it is made, waiting for a connection included.
-            encoding: how arguments are written, ``json`` or ``msgpack``.
-            errors: exception classes that are raised as themselves when a handler raises one of that name.
-            max_in_flight: calls that may be under way at a time; one more is refused (`Overloaded`).
-            max_message_size: bytes of the largest request sent and the largest reply accepted.
-            max_waiting_bytes: bytes of requests that may wait to be sent, because there is no connection or the
-                broker takes no more, or to be sent again (``resend``); one more is refused (`Overloaded`).
-            reply: where replies come. ``exclusive``: a queue that goes with the connection; calls that were sent
-                when it is lost end as CONNECTION_LOST. ``durable``: a queue that stays for 30 minutes, and messages
-                that are stored: calls that the broker has confirmed carry on after a reconnect or a restart of
-                the broker, at the price of writing to disk.
-            send_user: put the AMQP user name into each request; the broker verifies it, and the handler finds it
-                in ``current_call().user``.
-            name: what this client calls itself, for the broker's list of connections and for ``current_call()``.
-            username, password, vhost: override what the URL says. A password may be a function that returns it,
-                asked for each attempt to connect: for passwords that change.
-            ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
-            heartbeat: seconds between heartbeats (default 15).
-            liveness_timeout: seconds after which a silent broker or network is given up (default twice the
-                heartbeat, at least 1): half of it passes between two probes that the broker has to answer.
-            connect_timeout: seconds for one attempt to reach one host (default 10).
-
-        Raises:
-            ValueError, TypeError: an option that makes no sense.
-        """
-        settings = make_settings(
-            url,
-            username=username,
-            password=password,
-            vhost=vhost,
-            ssl=ssl,
-            heartbeat=heartbeat,
-            liveness_timeout=liveness_timeout,
-            connect_timeout=connect_timeout,
-            name=name,
-        )
-        self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = registry(errors)
-        limits = make_limits(
-            max_in_flight=max_in_flight,
-            max_message_size=max_message_size,
-            max_waiting_bytes=max_waiting_bytes,
-            send_user=send_user,
-            reply=reply,
-        )
-        self._targets: Targets = {}
-        self._is_view = False
+    def _share(self, settings: Settings, limits: Limits) -> None:
         self._shared = _Shared(settings, limits)
 
     async def __aenter__(self) -> Self:
@@ -260,47 +177,6 @@ class AsyncClient:
         In a forked child it leaves the parent's connection alone.
         """
         await self._shared.close()
-
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        fail_fast: bool | None = None,
-        resend: bool | None = None,
-        encoding: Encoding | None = None,
-        headers: Mapping[str, Any] | None = None,
-        detached: bool | None = None,
-    ) -> Self:
-        """The same client with other options for the calls made through it: a view, which shares the connection.
-
-        What is not given (or None) stays as it is. A view needs no closing: ``async with`` on it opens the connection
-        and leaves it open, for the client to close.
-
-        Args:
-            timeout: seconds a call may take.
-            fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
-                waiting for one.
-            resend: send a call again, with the same ``call_id``, when the connection is lost after it was sent. Its
-                handler may then run twice. Default: for functions declared ``at-least-once`` only.
-            encoding: ``json`` or ``msgpack``.
-            headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
-            detached: for calls inside a handler: do not bind them to the time that is left of its own call. For what
-                must be done even when that is over, such as undoing something.
-
-        Raises:
-            ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
-        """
-        view = copy.copy(self)
-        view._is_view = True
-        view._options = self._options.with_given(
-            timeout=timeout,
-            fail_fast=fail_fast,
-            resend=resend,
-            encoding=encoding,
-            headers=headers,
-            detached=detached,
-        )
-        return view
 
     @overload
     async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...

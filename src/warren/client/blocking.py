@@ -6,28 +6,18 @@ threads may call. A call is encoded and decoded in the thread that makes it; onl
 
 from __future__ import annotations
 
-import copy
 import os
-import ssl as tls
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.base import BaseClient
 from warren.client.io_thread import IOThread, Promise
-from warren.client.options import (
-    DEFAULT_MAX_IN_FLIGHT,
-    DEFAULT_MAX_WAITING_BYTES,
-    DEFAULT_TIMEOUT,
-    Encoding,
-    Options,
-    make_limits,
-)
-from warren.client.requests import Limits, ReplyQueue
+from warren.client.options import Limits
 from warren.client.target import (
-    Targets,
     bare_target,
     encode_bare,
     encode_call,
@@ -36,9 +26,7 @@ from warren.client.target import (
     read_confirm,
     read_result,
 )
-from warren.connection.settings import Password, Settings, make_settings
-from warren.protocol.content import MAX_MESSAGE_SIZE
-from warren.protocol.problems import registry
+from warren.connection.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,7 +71,7 @@ class _Shared:
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
-class Client:
+class Client(BaseClient):
     """Calls methods of services, from any thread.
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with
@@ -91,50 +79,7 @@ class Client:
     one is re-established. After a fork the child's client connects again; the parent's calls stay the parent's.
     """
 
-    def __init__(
-        self,
-        url: str | Sequence[str] | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        encoding: Encoding = "json",
-        errors: Iterable[type[Exception]] = (),
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        max_message_size: int = MAX_MESSAGE_SIZE,
-        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
-        reply: ReplyQueue = "exclusive",
-        send_user: bool = False,
-        name: str | None = None,
-        username: str | None = None,
-        password: Password | None = None,
-        vhost: str | None = None,
-        ssl: tls.SSLContext | None = None,
-        heartbeat: int | None = None,
-        liveness_timeout: float | None = None,
-        connect_timeout: float | None = None,
-    ) -> None:
-        """Prepare a client; nothing is opened yet. Arguments and errors as for `AsyncClient`."""
-        settings = make_settings(
-            url,
-            username=username,
-            password=password,
-            vhost=vhost,
-            ssl=ssl,
-            heartbeat=heartbeat,
-            liveness_timeout=liveness_timeout,
-            connect_timeout=connect_timeout,
-            name=name,
-        )
-        self._options = Options(timeout=timeout, encoding=encoding)
-        self._errors = registry(errors)
-        limits = make_limits(
-            max_in_flight=max_in_flight,
-            max_message_size=max_message_size,
-            max_waiting_bytes=max_waiting_bytes,
-            send_user=send_user,
-            reply=reply,
-        )
-        self._targets: Targets = {}
-        self._is_view = False
+    def _share(self, settings: Settings, limits: Limits) -> None:
         self._shared = _Shared(settings, limits)
 
     def __enter__(self) -> Self:
@@ -162,29 +107,6 @@ class Client:
         callback it only begins that.
         """
         self._shared.close()
-
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        fail_fast: bool | None = None,
-        resend: bool | None = None,
-        encoding: Encoding | None = None,
-        headers: Mapping[str, Any] | None = None,
-        detached: bool | None = None,
-    ) -> Self:
-        """The same client with other options for the calls made through it; see `AsyncClient.options`."""
-        view = copy.copy(self)
-        view._is_view = True
-        view._options = self._options.with_given(
-            timeout=timeout,
-            fail_fast=fail_fast,
-            resend=resend,
-            encoding=encoding,
-            headers=headers,
-            detached=detached,
-        )
-        return view
 
     @overload
     def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...

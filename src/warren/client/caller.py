@@ -20,8 +20,9 @@ from warren.client import outcomes
 from warren.client.calls import Calls, PendingCall, Waiter, unguessable
 from warren.client.endings import Endings
 from warren.client.lane import Lane
+from warren.client.options import Limits
 from warren.client.replies import ReplyRoute
-from warren.client.requests import Limits, Requests, Target
+from warren.client.requests import Requests, Target
 from warren.connection.declare import declare_exchanges
 from warren.connection.link import Link
 from warren.connection.settings import Settings

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from warren import checks
-from warren.client.requests import Limits
 from warren.protocol import codecs
 from warren.protocol.request import check_headers
 from warren.protocol.running import Running, get_running
 
 Encoding = Literal["json", "msgpack"]
+ReplyQueue = Literal["exclusive", "durable"]
 CONTENT_TYPES = {"json": codecs.JSON, "msgpack": codecs.MSGPACK}
 
 #: Seconds a call may take when nothing else is said.
@@ -29,6 +29,30 @@ RESERVED_SHARE = 0.05
 LEAST_RESERVED = 0.02
 #: and at most this many.
 MOST_RESERVED = 1.0
+
+
+class Limits(NamedTuple):
+    """What a client allows and adds; see `BaseClient`."""
+
+    max_in_flight: int
+    max_message_size: int
+    max_waiting_bytes: int
+    send_user: bool
+    reply: ReplyQueue
+
+    def checked(self) -> Limits:
+        """Itself.
+
+        Raises:
+            TypeError: a value of the wrong type.
+            ValueError: one that lets nothing through, or an unknown kind of reply queue.
+        """
+        for name in ("max_in_flight", "max_message_size", "max_waiting_bytes"):
+            checks.whole(name, getattr(self, name))
+        checks.flag("send_user", self.send_user)
+        if self.reply not in get_args(ReplyQueue):
+            raise ValueError(f"reply={self.reply!r} is not one of {', '.join(get_args(ReplyQueue))}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +116,3 @@ def _checked_headers(headers: object) -> dict[str, Any]:
             raise TypeError(f"header names must be str, not {name!r}")
     check_headers(copied)
     return copied
-
-
-def make_limits(
-    *, max_in_flight: int, max_message_size: int, max_waiting_bytes: int, send_user: bool, reply: Any
-) -> Limits:
-    """What a client allows and adds.
-
-    Raises:
-        TypeError: a value of the wrong type.
-        ValueError: one that lets nothing through, or an unknown kind of reply queue.
-    """
-    sizes = {
-        "max_in_flight": max_in_flight,
-        "max_message_size": max_message_size,
-        "max_waiting_bytes": max_waiting_bytes,
-    }
-    for name, value in sizes.items():
-        checks.whole(name, value)
-    checks.flag("send_user", send_user)
-    return Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply).checked()

@@ -1,10 +1,10 @@
-"""Where calls go, what a client allows, and how its requests are written."""
+"""Where calls go, and how their requests are written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
 from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
@@ -13,7 +13,6 @@ from warren.protocol.signature import Method
 
 #: What a call ends in, if it does not end in an error.
 Reply = tuple[Properties, bytes]
-ReplyQueue = Literal["exclusive", "durable"]
 
 
 @dataclass(slots=True, eq=False)
@@ -45,25 +44,6 @@ class Target:
         check_name(self.queue)
         check_name(self.method)
         self.routing_key = self.queue.encode()
-
-
-class Limits(NamedTuple):
-    """What a client allows and adds; see `AsyncClient`."""
-
-    max_in_flight: int
-    max_message_size: int
-    max_waiting_bytes: int
-    send_user: bool
-    reply: ReplyQueue
-
-    def checked(self) -> Limits:
-        """Itself; `ValueError` when it lets nothing through."""
-        for name in ("max_in_flight", "max_message_size", "max_waiting_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.reply not in get_args(ReplyQueue):
-            raise ValueError(f"reply={self.reply!r} is not one of {', '.join(get_args(ReplyQueue))}")
-        return self
 
 
 class Requests:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl as tls
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from warren import checks
@@ -28,6 +28,33 @@ MIN_LIVENESS_TIMEOUT = 1.0
 Password = str | Callable[[], str | Awaitable[str]]
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """How to reach the broker, besides the URL: what `Client`, `AsyncClient` and `Server` take alike, by name.
+
+    None, as leaving it out, stands for what the URL says, and where that says nothing for the default.
+
+    Attributes:
+        name: what this process calls itself in the broker's list of connections; of a client also in
+            ``current_call().caller``, so at most 255 bytes. Default: that of a server names its services.
+        username, password, vhost: a password may be a function that returns it, plain or async, asked for each attempt
+            to connect: for passwords that change. Default: ``guest``, ``guest``, ``/``.
+        ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
+        heartbeat: seconds between heartbeats, 0 for none. Default: 15.
+        liveness_timeout: seconds after which a silent broker or network is given up, at least 1: half of it passes
+            between two probes that the broker has to answer. Default: twice the heartbeat.
+        connect_timeout: seconds for one attempt to reach one host. Default: 10.
+    """
+
+    name: str | None
+    username: str | None
+    password: Password | None
+    vhost: str | None
+    ssl: tls.SSLContext | None
+    heartbeat: int | None
+    liveness_timeout: float | None
+    connect_timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +84,30 @@ class Settings:
         return f"{scheme}://{self.username}@{hosts}/{self.vhost.removeprefix('/')}"
 
 
-def make_settings(
-    url: str | Sequence[str] | None = None,
-    *,
-    username: str | None = None,
-    password: Password | None = None,
-    vhost: str | None = None,
-    ssl: tls.SSLContext | None = None,
-    heartbeat: int | None = None,
-    liveness_timeout: float | None = None,
-    connect_timeout: float | None = None,
-    name: str | None = None,
-) -> Settings:
-    """Settings from an AMQP URL, several hosts (comma-separated, or several URLs), and overriding keywords.
+def make_settings(url: str | Sequence[str] | None = None, **options: Unpack[ConnectionOptions]) -> Settings:
+    """Settings from an AMQP URL, several hosts (comma-separated, or several URLs), and overriding options.
 
     Raises:
         ValueError: what is wrong, and what a right URL looks like.
-        TypeError: `url` is neither text nor a list of texts.
+        TypeError: `url` is neither text nor a list of texts, or an option of the wrong type.
     """
     urls = _urls(url)
-    first, *others = [_parse(one, ssl is not None) for one in urls]
+    first, *others = [_parse(one, encrypted=options.get("ssl") is not None) for one in urls]
     for other in others:
         if replace(other, hosts=first.hosts, ssl=first.ssl) != first or (other.ssl is None) != (first.ssl is None):
             raise ValueError("several URLs may differ only in their hosts, not in login, vhost, options or TLS")
-    settings = replace(first, hosts=tuple(host for one in (first, *others) for host in one.hosts), ssl=ssl or first.ssl)
-    given: dict[str, Any] = {
-        "username": username,
-        "password": password,
-        "vhost": vhost,
-        "heartbeat": heartbeat,
-        "liveness_timeout": liveness_timeout,
-        "connect_timeout": connect_timeout,
-        "name": name,
-    }
-    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    hosts = tuple(host for one in (first, *others) for host in one.hosts)
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    settings = replace(first, hosts=hosts, **given)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
     if not (isinstance(settings.password, str) or callable(settings.password)):
         raise ValueError("password must be a str, or a function without arguments that returns one (plain or async)")
+    if not isinstance(settings.ssl, tls.SSLContext | None):
+        raise TypeError(f"ssl={settings.ssl!r} is not an ssl.SSLContext: say for example ssl.create_default_context()")
     for option in ("username", "vhost"):
         checks.text(option, getattr(settings, option))
     checks.whole("heartbeat", settings.heartbeat, least=0, most=65_535)
@@ -108,7 +123,6 @@ def make_settings(
             raise ValueError(
                 f"name has {len(settings.name.encode())} bytes; at most 255 are allowed: it travels with each request"
             )
-    return settings
 
 
 def _urls(url: object) -> list[str]:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import ssl as tls
 from collections.abc import Coroutine, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from warren import checks
-from warren.connection.declare import declare_exchanges
-from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
+from warren import checks, keywords
 from warren.connection.link import Link
-from warren.connection.settings import Password, make_settings
+from warren.connection.settings import ConnectionOptions, make_settings
 from warren.connection.supervisor import Supervisor
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.server.lifecycle import Life, Lifecycle
 from warren.server.post import Post
 from warren.server.signals import Signals
+from warren.server.upkeep import Upkeep
 from warren.server.worker import Served, Worker
 
 log = get_logger("warren.server")
@@ -28,8 +26,6 @@ log = get_logger("warren.server")
 DEFAULT_DRAIN_TIMEOUT = 30.0
 #: AMQP's prefetch allows no more.
 MAX_CONCURRENCY = 65_535
-#: Seconds between two looks at whether exchanges, queues and bindings are all there.
-TOPOLOGY_INTERVAL = 30.0
 
 
 class Server:
@@ -43,34 +39,29 @@ class Server:
         abandoned: the calls that were still running when the drain gave up on them.
     """
 
+    @keywords.naming(ConnectionOptions)
     def __init__(
         self,
         *services: Served,
         url: str | Sequence[str] | None = None,
         concurrency: int | None = None,
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
-        name: str | None = None,
-        username: str | None = None,
-        password: Password | None = None,
-        vhost: str | None = None,
-        ssl: tls.SSLContext | None = None,
-        heartbeat: int | None = None,
-        liveness_timeout: float | None = None,
-        connect_timeout: float | None = None,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
         Args:
             *services: what to serve; each has its own queue, channel and concurrency.
-            url, username, password, vhost, ssl, heartbeat, liveness_timeout, connect_timeout: as for `AsyncClient`.
+            url: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
-            name: what this worker calls itself in the broker's list of connections.
+            **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
 
         Raises:
-            TypeError: something that is not a service, or an option of the wrong type.
+            TypeError: something that is not a service, an unknown option, or one of the wrong type.
             ValueError: no service, one without methods, two of one name, or an option that makes no sense.
         """
+        keywords.refuse_unknown(type(self).__name__, Server.__init__, connection)
         names = _names(services)
         if concurrency is not None:
             checks.whole("concurrency", concurrency, most=MAX_CONCURRENCY)
@@ -78,22 +69,13 @@ class Server:
         self._services = services
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
-        self._settings = make_settings(
-            url,
-            username=username,
-            password=password,
-            vhost=vhost,
-            ssl=ssl,
-            heartbeat=heartbeat,
-            liveness_timeout=liveness_timeout,
-            connect_timeout=connect_timeout,
-            name=name if name not in (None, "") else f"{'+'.join(names)} worker, pid {os.getpid()}",
-        )
+        if connection.get("name") in (None, ""):
+            connection["name"] = f"{'+'.join(names)} worker, pid {os.getpid()}"
+        self._settings = make_settings(url, **connection)
         self.abandoned: list[str] = []
         self._life = Lifecycle()
         self._posts: list[Post] = []
-        self._link: Link | None = None
-        self._may_declare = True
+        self._upkeep = Upkeep(self._posts)
         self._failure: CallError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
@@ -169,11 +151,12 @@ class Server:
         user, instance = self._settings.username, self._settings.name or ""
         workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
         self._posts = [Post(worker, self._spawn) for worker in workers]
+        self._upkeep = Upkeep(self._posts)
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )
         supervisor.start()
-        self._spawn(self._keep_topology())
+        self._spawn(self._upkeep.run())
         try:
             await self._life.stopped()
         finally:
@@ -185,24 +168,18 @@ class Server:
     # --- the connection -----------------------------------------------------------------------------------------
 
     async def _set_up(self, link: Link) -> None:
-        await self._declare_all(link)
+        await self._upkeep.declare(link)
         for post in self._posts:
             await post.set_up(link)
-        self._link = link
+        self._upkeep.link = link
 
     def _on_opened(self) -> None:
         for post in self._posts:
             post.announce()
         self._life.serving()
 
-    async def _declare_all(self, link: Link) -> None:
-        allowed = await declare_exchanges(link)
-        for post in self._posts:
-            allowed &= await post.declare(link)
-        self._may_declare = allowed
-
     def _on_lost(self, _reason: CallError) -> None:
-        self._link = None
+        self._upkeep.link = None
         for post in self._posts:
             post.lost()
 
@@ -210,22 +187,6 @@ class Server:
         if for_good:
             self._failure = reason
             self.stop()
-
-    async def _keep_topology(self) -> None:
-        """Declare everything again from time to time.
-
-        Nothing tells a server that its exchange was deleted, and the bindings with it: its queue and consumer stay,
-        and no request reaches them any more.
-        """
-        while True:
-            await asyncio.sleep(TOPOLOGY_INTERVAL)
-            link = self._link
-            if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
-                continue
-            try:
-                await self._declare_all(link)
-            except (ChannelClosed, ConnectFailed, LinkLost) as error:
-                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

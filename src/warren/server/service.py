@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from warren import checks
+from warren import checks, keywords
+from warren.connection.settings import ConnectionOptions
 from warren.middleware import Middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 from warren.protocol.signature import Delivery, Method, make_method, mark
 from warren.server.context import CurrentCall
-from warren.server.server import MAX_CONCURRENCY, Server
+from warren.server.server import DEFAULT_DRAIN_TIMEOUT, MAX_CONCURRENCY, Server
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -177,24 +178,38 @@ class Service:
 
         return declare if function is None else declare(function)
 
-    def run(self, url: str | Sequence[str] | None = None, *, concurrency: int | None = None, **connection: Any) -> None:
+    @keywords.naming(ConnectionOptions)
+    def run(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        concurrency: int | None = None,
+        drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
+        **connection: Unpack[ConnectionOptions],
+    ) -> None:
         """Serve until SIGTERM or Ctrl-C, then finish what is running; a second signal ends at once.
 
         Args:
             url: as for `AsyncClient`.
             concurrency: overrides the service's.
-            **connection: as for `Server`.
+            drain_timeout, **connection: as for `Server`.
 
         Raises:
             CallError: the broker refuses the login or the service: what trying again cannot mend.
         """
-        Server(self, url=url, concurrency=concurrency, **connection).run()
+        Server(self, url=url, concurrency=concurrency, drain_timeout=drain_timeout, **connection).run()
 
+    @keywords.naming(ConnectionOptions)
     async def serve(
-        self, url: str | Sequence[str] | None = None, *, concurrency: int | None = None, **connection: Any
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        concurrency: int | None = None,
+        drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Serve until cancelled, then finish what is running; arguments and errors as for `run`."""
-        await Server(self, url=url, concurrency=concurrency, **connection).serve()
+        await Server(self, url=url, concurrency=concurrency, drain_timeout=drain_timeout, **connection).serve()
 
     def _add(self, method: Method) -> None:
         if method.name in self.methods:

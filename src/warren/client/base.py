@@ -1,0 +1,117 @@
+"""What both clients are alike in: how they are made, and their views."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, Unpack
+
+from warren import keywords
+from warren.client.options import (
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_WAITING_BYTES,
+    DEFAULT_TIMEOUT,
+    Encoding,
+    Limits,
+    Options,
+    ReplyQueue,
+)
+from warren.client.target import Targets
+from warren.connection.settings import ConnectionOptions, Settings, make_settings
+from warren.protocol.content import MAX_MESSAGE_SIZE
+from warren.protocol.problems import registry
+
+
+class BaseClient:
+    """A client as it is made; how it calls is the matter of `AsyncClient` and `Client`."""
+
+    @keywords.naming(ConnectionOptions)
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: Encoding = "json",
+        errors: Iterable[type[Exception]] = (),
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
+        reply: ReplyQueue = "exclusive",
+        send_user: bool = False,
+        **connection: Unpack[ConnectionOptions],
+    ) -> None:
+        """Prepare a client; nothing is opened yet.
+
+        Args:
+            url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``; several hosts separated by commas, or
+                several URLs. Default: ``amqp://localhost``.
+            timeout: seconds a call may take, from the moment it is made, waiting for a connection included.
+            encoding: how arguments are written, ``json`` or ``msgpack``.
+            errors: exception classes that are raised as themselves when a handler raises one of that name.
+            max_in_flight: calls that may be under way at a time; one more is refused (`Overloaded`).
+            max_message_size: bytes of the largest request sent and the largest reply accepted.
+            max_waiting_bytes: bytes of requests that may wait to be sent, because there is no connection or the
+                broker takes no more, or to be sent again (``resend``); one more is refused (`Overloaded`).
+            reply: where replies come. ``exclusive``: a queue that goes with the connection; calls that were sent
+                when it is lost end as CONNECTION_LOST. ``durable``: a queue that stays for 30 minutes, and messages
+                that are stored: calls that the broker has confirmed carry on after a reconnect or a restart of
+                the broker, at the price of writing to disk.
+            send_user: put the AMQP user name into each request; the broker verifies it, and the handler finds it
+                in ``current_call().user``.
+            **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
+
+        Raises:
+            ValueError, TypeError: an option that makes no sense, or is unknown.
+        """
+        keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection)
+        self._options = Options(timeout=timeout, encoding=encoding)
+        self._errors = registry(errors)
+        self._targets: Targets = {}
+        self._is_view = False
+        limits = Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply)
+        self._share(make_settings(url, **connection), limits.checked())
+
+    def _share(self, settings: Settings, limits: Limits) -> None:
+        """Prepare what the client and its views share."""
+        raise NotImplementedError
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        fail_fast: bool | None = None,
+        resend: bool | None = None,
+        encoding: Encoding | None = None,
+        headers: Mapping[str, Any] | None = None,
+        detached: bool | None = None,
+    ) -> Self:
+        """The same client with other options for the calls made through it: a view, which shares the connection.
+
+        What is not given (or None) stays as it is. A view needs no closing: a ``with`` block on it opens the connection
+        and leaves it open, for the client to close.
+
+        Args:
+            timeout: seconds a call may take.
+            fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
+                waiting for one.
+            resend: send a call again, with the same ``call_id``, when the connection is lost after it was sent. Its
+                handler may then run twice. Default: for functions declared ``at-least-once`` only.
+            encoding: ``json`` or ``msgpack``.
+            headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
+            detached: for calls inside a handler: do not bind them to the time that is left of its own call. For what
+                must be done even when that is over, such as undoing something.
+
+        Raises:
+            ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
+        """
+        view = copy.copy(self)
+        view._is_view = True
+        view._options = self._options.with_given(
+            timeout=timeout,
+            fail_fast=fail_fast,
+            resend=resend,
+            encoding=encoding,
+            headers=headers,
+            detached=detached,
+        )
+        return view

@@ -1,0 +1,61 @@
+"""Options that several functions take alike: written once, as a `TypedDict`, and taken as ``**options``.
+
+Type checkers and editors read the `TypedDict`. What a function lacks at run time is here: a signature that names the
+options, for `help` and `inspect`, and an error for a name that is unknown [docs/adr/0024].
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def naming(options: type[Any]) -> Callable[[F], F]:
+    """Give a function a signature that has these options, each None by default, in the place of its ``**options``."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        *own, rest = signature.parameters.values()
+        assert rest.kind is rest.VAR_KEYWORD
+        function.__signature__ = signature.replace(parameters=[*own, *_parameters(options)])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def refuse_unknown(taker: str, function: Callable[..., Any], given: Iterable[str]) -> None:
+    """Refuse names that are not in the signature of a function.
+
+    Args:
+        taker: what the function is called by those who call it.
+        function: decorated with `naming`.
+        given: the names of what came as ``**options``.
+
+    Raises:
+        TypeError: one is unknown; with the nearest name, or all where none is near.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self"]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{taker}() has no option {name!r}: {_hint(name, known)}")
+
+
+def _parameters(options: type[Any]) -> list[inspect.Parameter]:
+    return [
+        # Under `from __future__ import annotations` a `TypedDict` wraps each annotation, which functions keep as text.
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=getattr(hint, "__forward_arg__", hint)
+        )
+        for name, hint in options.__annotations__.items()
+    ]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # for errors only: importing Warren need not wait for it
+
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,0 +1,57 @@
+"""Exchanges, queues and bindings: declared on each link before anything is consumed, and looked after from then on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from warren.connection.declare import declare_exchanges
+from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
+from warren.logs import get_logger
+from warren.server.post import Post
+
+log = get_logger("warren.server")
+
+#: Seconds between two looks at whether exchanges, queues and bindings are all there.
+INTERVAL = 30.0
+
+
+class Upkeep:
+    """What a server's services need at the broker.
+
+    Nothing tells a server that its exchange was deleted, and the bindings with it: its queue and consumer stay, and no
+    request reaches them any more. So all of it is declared again from time to time.
+
+    Attributes:
+        link: the link that is served on; None without one.
+    """
+
+    def __init__(self, posts: Sequence[Post]) -> None:
+        self.link: Link | None = None
+        self._posts = posts
+        self._may_declare = True
+
+    async def declare(self, link: Link) -> None:
+        """Declare everything on a new link.
+
+        Raises:
+            ConnectFailed: the broker has something else of that name.
+            ChannelClosed, LinkLost: the link, or its channel, is gone.
+        """
+        allowed = await declare_exchanges(link)
+        for post in self._posts:
+            allowed &= await post.declare(link)
+        self._may_declare = allowed
+
+    async def run(self) -> None:
+        """Declare everything again on whatever link there is, for ever."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            link = self.link
+            if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
+                continue
+            try:
+                await self.declare(link)
+            except (ChannelClosed, ConnectFailed, LinkLost) as error:
+                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
