@@ -77,18 +77,18 @@ def show(target: str, plan: Plan, record: Record) -> None:
 
 
 _EIGHTHS = "▏▎▍▌▋▊▉█"
+_MOST_LINES = 16
 
 
-def draw(latencies: Histogram, width: int, blocks: str = _EIGHTHS, most: int = 16) -> list[str]:
+def draw(latencies: Histogram, width: int, blocks: str = _EIGHTHS) -> list[str]:
     """The histogram as lines of text.
 
     Args:
         latencies: what to draw.
         width: columns that a line may have.
         blocks: the last one fills a column, those before it parts of it, growing.
-        most: how many lines.
     """
-    rows = latencies.rows(most)
+    rows = latencies.rows(_MOST_LINES)
     labels = [(f"{_digits(low * 1e3)} - {_digits(high * 1e3)} ms", f"{count:,}") for low, high, count in rows]
     left, right = (max((len(label[side]) for label in labels), default=0) for side in (0, 1))
     room = max(10, min(60, width - left - right - 6))

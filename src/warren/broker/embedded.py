@@ -14,7 +14,6 @@ from warren.broker.misbehaviour import Misbehaviour
 from warren.broker.server import Server, make_url
 from warren.broker.state import Settings
 from warren.broker.status import QUEUE, Status, answer_status, take_status
-from warren.broker.tables import Value
 
 T = TypeVar("T")
 
@@ -38,7 +37,6 @@ class Broker(Misbehaviour):
         users: Passwords by user; guest with the password guest by default.
         vhosts: The virtual hosts that exist.
         product: What the broker calls itself; some clients look for "RabbitMQ".
-        server_properties: Further server properties, or other values for the usual ones.
         heartbeat: The interval that clients are offered, in seconds; 0 for none.
         max_message_size: Larger messages are refused, in bytes.
     """
@@ -53,7 +51,6 @@ class Broker(Misbehaviour):
         users: Mapping[str, str] | None = None,
         vhosts: Sequence[str] = ("/",),
         product: str = "Warren",
-        server_properties: Mapping[str, Value] | None = None,
         heartbeat: int = 60,
         max_message_size: int = 128 * 1024 * 1024,
     ) -> None:
@@ -62,7 +59,6 @@ class Broker(Misbehaviour):
             vhosts=tuple(vhosts),
             product=product,
             version=VERSION,
-            server_properties=dict(server_properties or {}),
             heartbeat=heartbeat,
             max_message_size=max_message_size,
         )

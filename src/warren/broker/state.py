@@ -38,7 +38,6 @@ class Settings:
     vhosts: tuple[str, ...] = ("/",)
     product: str = "Warren development broker"
     version: str = "0"
-    server_properties: Mapping[str, Value] = field(default_factory=dict)  # added to the others, or in their place
     heartbeat: int = 60
     frame_max: int = 131072
     channel_max: int = 2047
@@ -92,11 +91,10 @@ class State:
     def server_properties(self) -> dict[str, Value]:
         """What Connection.Start says of the broker."""
         settings = self.settings
-        properties: dict[str, Value] = {
+        return {
             "product": settings.product,
             "version": settings.version,
             "platform": "Python",
             "information": "A development broker: all in memory, one process",
             "capabilities": dict.fromkeys(CAPABILITIES, True),
         }
-        return properties | dict(settings.server_properties)

@@ -32,7 +32,6 @@ class Manager:
         workers: int,
         drain_timeout: float,
         environment: Mapping[str, str],
-        rng: random.Random | None = None,
         reap: bool = False,
         has_terminal: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -43,7 +42,6 @@ class Manager:
             workers: how many to keep running.
             drain_timeout: seconds that a worker allows itself for draining.
             environment: the workers' environment variables.
-            rng: for the jitter of pauses.
             reap: bury all children of this process, whoever started them: what process 1 of a container has to do.
             has_terminal: whether this process has a terminal, which may be taken from it.
         """
@@ -52,7 +50,7 @@ class Manager:
             count=workers,
             stop_timeout=drain_timeout + GRACE,
             environment=environment,
-            rng=rng or random.Random(),
+            rng=random.Random(),
             reap=reap,
         )
         self._has_terminal = has_terminal
