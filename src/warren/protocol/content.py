@@ -12,6 +12,8 @@ MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 CONTENT_TYPES: dict[bytes | None, str] = {
     name.encode(): name for name in (codecs.JSON, codecs.MSGPACK, codecs.TEXT, codecs.OCTETS)
 }
+#: A function, as Python 3.11 is slow to find a method of an imported name.
+usual_content_type = CONTENT_TYPES.get
 #: Content encodings that leave a body as it is: some clients write the character set there.
 _UNCHANGED = frozenset({b"", b"identity", b"utf-8", b"us-ascii", b"ascii", b"binary", b"8bit", b"7bit"})
 

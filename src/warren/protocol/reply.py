@@ -12,7 +12,7 @@ from warren.amqp.frames import FrameError, Properties, encode_properties, shorts
 from warren.amqp.tables import encode_table, pick
 from warren.errors import CallError, Code, Origin, RemoteError, make_error
 from warren.protocol import codecs, evidence, problems
-from warren.protocol.content import CONTENT_TYPES, as_text, with_encoding
+from warren.protocol.content import CONTENT_TYPES, as_text, usual_content_type, with_encoding
 from warren.protocol.evidence import conclude
 from warren.protocol.problems import Problem
 from warren.protocol.request import PERSISTENT, Request
@@ -76,7 +76,7 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
         table = read_headers(p.table or b"")
         if _is_error(p, table):
             raise _read_error(p, body, table, registered)
-    name = CONTENT_TYPES.get(p.content_type) or codecs.normalise(as_text(p.content_type))
+    name = usual_content_type(p.content_type) or codecs.normalise(as_text(p.content_type))
     return name if p.content_encoding is None else with_encoding(name, p)
 
 

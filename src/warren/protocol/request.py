@@ -21,7 +21,7 @@ from warren.amqp.frames import (
 from warren.amqp.tables import decode_table, encode_table, encode_value, join_table, pick, split_table
 from warren.printable import printable
 from warren.protocol import codecs
-from warren.protocol.content import CONTENT_TYPES, as_text, with_encoding
+from warren.protocol.content import as_text, usual_content_type, with_encoding
 
 VERSION = 1
 #: Above this a request does not ask for its bounce: the body would travel back with it (bytes).
@@ -167,7 +167,7 @@ class Request:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         p = self.properties = decode_properties(delivery.properties)
-        self.content_type = CONTENT_TYPES.get(p.content_type) or codecs.normalise(as_text(p.content_type))
+        self.content_type = usual_content_type(p.content_type) or codecs.normalise(as_text(p.content_type))
         self.version: int | None = None
         self.timeout_ms: int | None = None
         self.deadline_ms: int | None = None
