@@ -369,3 +369,143 @@ def test_it(warren_serve, warren_client):
             session.kill()
             session.wait()
     assert all("1 passed" in output for output in outputs), outputs
+
+
+# --- clients in handlers ----------------------------------------------------------------------------------------------
+
+_NESTED = """
+from warren import AsyncClient
+
+client = AsyncClient(URL)
+outer = Service("{name}.outer")
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end():
+    yield
+    asyncio.run(client.close())
+
+@outer.method
+async def quadruple(n: int) -> int:
+    return await client.call(double, await client.call(double, n))
+"""
+
+
+def test_an_async_client_of_the_module_works_in_the_handlers_of_every_test(project: Project, url: str) -> None:
+    """The second test used to fail: the client was opened on another event loop."""
+    project.passes(
+        _NESTED.replace("URL", repr(url)).replace("{name}", project.name)
+        + """
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_it(warren_serve, warren_client, n):
+    warren_serve(service)
+    warren_serve(outer)
+    assert warren_client.call(quadruple, n) == 4 * n
+""",
+        f"--warren-url={url}",
+        count=3,
+    )
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_handlers_on_the_tests_own_loop_share_its_client(project: Project, url: str, mode: str) -> None:
+    project.passes(
+        _NESTED.replace("URL", repr(url)).replace("{name}", project.name)
+        + """
+@pytest.mark.asyncio
+@pytest.mark.parametrize("n", [1, 2, 3])
+async def test_it(warren_async_serve, n):
+    workers = await warren_async_serve(service, workers=2)
+    await warren_async_serve(outer)
+    assert await client.call(quadruple, n) == 4 * n
+    await workers.stop()
+    with pytest.raises(CallError):
+        await client.options(timeout=0.1).call(double, n)
+""",
+        f"--asyncio-mode={mode}",
+        f"--warren-url={url}",
+        count=3,
+    )
+
+
+_LIFESPAN = """
+from warren import AsyncClient, current_call
+
+opened = []
+
+@service.lifespan
+async def client_of_handlers():
+    async with AsyncClient(URL) as client:
+        opened.append(asyncio.get_running_loop())
+        yield client
+
+@service.method
+async def quadruple(n: int) -> int:
+    return await current_call().state.call(double, 2 * n)
+"""
+
+
+def test_a_lifespan_is_run_wherever_a_service_is_served(project: Project, url: str, broker_options: Options) -> None:
+    project.passes(
+        _LIFESPAN.replace("URL", "os.environ['WARREN_URL']").replace("from warren", "import os\nfrom warren", 1)
+        + """
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, warren_url):
+    monkeypatch.setenv("WARREN_URL", warren_url)
+
+def test_in_a_thread(warren_serve, warren_client):
+    warren_serve(service)
+    assert warren_client.call(quadruple, 1) == 4
+
+def test_in_processes(warren_serve, warren_client):
+    warren_serve(service, processes=True)
+    assert warren_client.call(quadruple, 1) == 4
+
+@pytest.mark.asyncio
+async def test_on_the_loop(warren_async_serve, warren_async_client):
+    await warren_async_serve(service)
+    assert await warren_async_client.call(quadruple, 1) == 4
+    assert opened[-1] is asyncio.get_running_loop()
+""",
+        *broker_options,
+        count=3,
+    )
+
+
+def test_a_lifespan_that_fails_is_told_by_the_fixture(project: Project) -> None:
+    project.passes(
+        """
+from warren import LifespanError
+
+@service.lifespan
+async def broken():
+    raise ConnectionRefusedError("no database")
+    yield
+
+def test_in_a_thread(warren_serve):
+    with pytest.raises(LifespanError, match="ConnectionRefusedError: no database"):
+        warren_serve(service)
+
+@pytest.mark.asyncio
+async def test_on_the_loop(warren_async_serve):
+    with pytest.raises(LifespanError, match="ConnectionRefusedError: no database"):
+        await warren_async_serve(service)
+""",
+        count=2,
+    )
+
+
+def test_serving_on_the_loop_does_with_anyios_plugin(project: Project) -> None:
+    project.passes(
+        """
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.anyio
+async def test_it(warren_async_serve, warren_async_client):
+    await warren_async_serve(service)
+    assert await warren_async_client.call(double, 21) == 42
+""",
+        "-p",
+        "no:asyncio",
+    )

@@ -29,6 +29,7 @@ from warren.client.target import (
     read_bare,
     read_confirm,
     read_result,
+    returning,
 )
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
@@ -61,7 +62,7 @@ class _Outcome(asyncio.Future[Any]):
 
 
 class _Shared:
-    """The connection of a client and its views: opened once, in one event loop of one process, and closed once."""
+    """The connection of a client and its views: in one event loop of one process at a time, and closed once."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
@@ -76,7 +77,7 @@ class _Shared:
 
         Raises:
             Cancelled: it is closed.
-            RuntimeError: it was opened on another event loop, or before a fork.
+            RuntimeError: it was opened on another event loop that is not closed, or before a fork.
         """
         if self._closed:
             raise closed_error()
@@ -88,10 +89,7 @@ class _Shared:
         if caller is None:
             caller = self._begin()
         elif self._process != os.getpid() or caller.loop is not asyncio.get_running_loop():
-            raise RuntimeError(
-                "this AsyncClient was opened on another event loop, and works there only: make one in each"
-                " asyncio.run() and in each forked process; for several threads use Client"
-            )
+            caller = self._begin_again(caller)
         return caller
 
     async def close(self) -> None:
@@ -108,6 +106,15 @@ class _Shared:
     @property
     def ignored_replies(self) -> int:
         return self._caller.ignored_replies if self._caller is not None else 0
+
+    def _begin_again(self, caller: Caller) -> Caller:
+        """On another loop: where the old one is closed its connection has ended with it, and all calls on it."""
+        if self._process == os.getpid() and caller.loop.is_closed():
+            return self._begin()
+        raise RuntimeError(
+            "this AsyncClient was opened on another event loop, which is not closed yet, and works there only: make one"
+            " for each loop and in each forked process; for several threads use Client"
+        )
 
     def _begin(self) -> Caller:
         if self._closed:
@@ -179,6 +186,8 @@ class AsyncClient(BaseClient):
         await self._shared.close()
 
     @overload
+    async def call(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> R: ...
+    @overload
     async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...
     @overload
     async def call(self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -189,7 +198,9 @@ class AsyncClient(BaseClient):
 
         Args:
             target: a function declared with ``@service.method``, or ``"service.method"``.
-            *args, **kwargs: its arguments; by name either all positional or all named.
+            *args, **kwargs: its arguments; by name either all positional or all named. A call by name may say
+                ``returns=Price``: the result is validated and built as that type, or the call ends as DECODE_REPLY,
+                as the handler has run. An argument of this name is then given by position.
 
         Raises:
             CallError: every ending that is not a result; see the table in the README. When the awaiting task is
@@ -198,6 +209,8 @@ class AsyncClient(BaseClient):
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
+        if kwargs:
+            to = returning(to, kwargs)
         future = self._start(to, encode_call(to, args, kwargs), self._options.deadline())
         del args, kwargs  # they are written: nothing of them is kept while the call is under way
         try:

@@ -25,6 +25,7 @@ from warren.client.target import (
     read_bare,
     read_confirm,
     read_result,
+    returning,
 )
 from warren.connection.settings import Settings
 
@@ -109,6 +110,8 @@ class Client(BaseClient):
         self._shared.close()
 
     @overload
+    def call(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> R: ...
+    @overload
     def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any: ...
     @overload
     def call(self, target: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -122,9 +125,13 @@ class Client(BaseClient):
             Exception: an exception class registered by the service or this client, raised by the handler.
         """
         to = find_target(self._targets, self._options, "call", target)
+        if kwargs:
+            to = returning(to, kwargs)
         body, deadline = encode_call(to, args, kwargs), self._options.deadline()
         return read_result(self._shared.io().run(to, body, deadline), to, self._errors)
 
+    @overload
+    def submit(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> Future[R]: ...
     @overload
     def submit(self, target: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
     @overload
@@ -140,6 +147,8 @@ class Client(BaseClient):
         do not wait for another call in them.
         """
         to = find_target(self._targets, self._options, "call", target)
+        if kwargs:
+            to = returning(to, kwargs)
         body, deadline = encode_call(to, args, kwargs, "submit"), self._options.deadline()
         io = self._shared.io()
         promise = Promise(to, body, deadline, self._errors, io, owner=self._shared)

@@ -23,6 +23,7 @@ class Target:
         kind: what a request to it is.
         name: what it is called in errors.
         declared: the method, where its code is shared.
+        returns: the type of the result, of a call by name that says it.
         fail_fast, headers, resend: see `AsyncClient.options`.
         templates: of the requests with and without a bounce, made for the reply address `epoch`.
     """
@@ -36,6 +37,7 @@ class Target:
     resend: bool = False
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
+    returns: Any = Any
     epoch: object = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""

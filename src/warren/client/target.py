@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from warren import checks
@@ -11,7 +13,7 @@ from warren.client.requests import Reply, Target
 from warren.errors import CallError
 from warren.protocol import codecs, evidence, topology
 from warren.protocol import signature as methods
-from warren.protocol.codecs import CodecError
+from warren.protocol.codecs import CodecError, Decode
 from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.signature import Method, method_of
@@ -59,6 +61,33 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
         headers=options.headers,
         declared=method,
     )
+
+
+def returning(target: Target, kwargs: dict[str, Any]) -> Target:
+    """The target of a call by name that says what is returned: ``returns`` is not one of its arguments.
+
+    Raises:
+        TypeError: values of this type cannot travel.
+    """
+    if target.declared is not None or "returns" not in kwargs:
+        return target
+    hint = kwargs.pop("returns")
+    typed_decoder(target.content_type, hint)
+    return replace(target, returns=hint)
+
+
+@lru_cache(maxsize=1024)
+def typed_decoder(content_type: str, hint: Any) -> Decode:
+    """The decoder for results of calls by name that say what is returned.
+
+    Raises:
+        TypeError: values of this type cannot travel, or it is no type.
+    """
+    try:
+        codecs.check_hint(hint, result=True)
+        return codecs.decoder(content_type, hint)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"returns={hint!r}: {error}") from error
 
 
 def split_name(full_name: str) -> tuple[str, str]:
@@ -147,6 +176,8 @@ def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, ty
         content_type = read_reply(p, body, lambda what, status: rebuild(what, status, _known(method, errors)))
         if method is not None:
             return method.decode_result(content_type, body)
+        if target.returns is not Any:
+            return typed_decoder(content_type, target.returns)(body)
         return methods.untyped_decoder(content_type)(body)
     except CodecError as error:
         raise _locate(undecodable_reply(str(error)), target, p) from error

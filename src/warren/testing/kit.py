@@ -86,7 +86,7 @@ class Serve:
         """
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1")
-        self._claim(service)
+        self.claim(service)
         served: Workers
         if processes:
             served = ProcessWorkers(service, self._url, workers)
@@ -123,8 +123,12 @@ class Serve:
             for workers in self._workers:
                 stack.callback(workers.stop)
 
-    def _claim(self, service: Service) -> None:
-        """Make sure that deleting the service's queue later harms nobody else."""
+    def claim(self, service: Service) -> None:
+        """Delete the service's queue at the end, once it is certain that this harms nobody else.
+
+        Raises:
+            TestingError: its queue is in use.
+        """
         if service.name in self._names or not service.declare:
             return
         if self._shared:

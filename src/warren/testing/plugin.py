@@ -17,6 +17,8 @@ from warren.broker import Broker
 from warren.testing.kit import Serve as Serve
 from warren.testing.kit import TestingError
 from warren.testing.kit import Workers as Workers
+from warren.testing.on_loop import AsyncServe as AsyncServe
+from warren.testing.on_loop import AsyncWorkers as AsyncWorkers
 
 try:
     from pytest_asyncio import fixture as _fixture_of_asyncio
@@ -82,21 +84,21 @@ def warren_async_client(request: pytest.FixtureRequest) -> AsyncClient:
 
     Needs pytest-asyncio, or anyio's plugin with the asyncio backend.
     """
-    client = request.getfixturevalue(_runner(request))
+    client = request.getfixturevalue(f"_warren_client_of_{_runner(request, 'warren_async_client')}")
     assert isinstance(client, AsyncClient)
     return client
 
 
-def _runner(request: pytest.FixtureRequest) -> str:
-    """The fixture of the plugin that runs this async test: each of the two ignores the other's."""
+def _runner(request: pytest.FixtureRequest, fixture: str) -> str:
+    """The plugin that runs this async test: each of the two ignores the other's fixtures."""
     if "anyio_backend" in request.fixturenames:
         backend = request.getfixturevalue("anyio_backend_name")
         if backend != "asyncio":
-            pytest.fail(f"warren_async_client needs asyncio; this test runs on {backend}", pytrace=False)
-        return "_warren_client_of_anyio"
+            pytest.fail(f"{fixture} needs asyncio; this test runs on {backend}", pytrace=False)
+        return "anyio"
     if request.config.pluginmanager.has_plugin("asyncio"):
-        return "_warren_client_of_asyncio"
-    pytest.fail("warren_async_client needs a plugin that runs async tests: pip install pytest-asyncio", pytrace=False)
+        return "asyncio"
+    pytest.fail(f"{fixture} needs a plugin that runs async tests: pip install pytest-asyncio", pytrace=False)
 
 
 @pytest.fixture
@@ -123,6 +125,31 @@ def warren_serve(warren_url: str, warren_broker: Broker | RabbitMQ) -> Iterator[
     serve = Serve(warren_url, shared=isinstance(warren_broker, RabbitMQ))
     yield serve
     serve.close()
+
+
+@pytest.fixture
+def warren_async_serve(request: pytest.FixtureRequest) -> AsyncServe:
+    """``await warren_async_serve(service, workers=1)`` serves on the test's own event loop; see `AsyncServe`.
+
+    Needs pytest-asyncio, or anyio's plugin with the asyncio backend.
+    """
+    serve = request.getfixturevalue(f"_warren_serve_of_{_runner(request, 'warren_async_serve')}")
+    assert isinstance(serve, AsyncServe)
+    return serve
+
+
+@pytest.fixture
+async def _warren_serve_of_anyio(warren_serve: Serve, warren_url: str) -> AsyncIterator[AsyncServe]:
+    serve = AsyncServe(warren_serve, warren_url)
+    yield serve
+    await serve.close()
+
+
+@_fixture_of_asyncio
+async def _warren_serve_of_asyncio(warren_serve: Serve, warren_url: str) -> AsyncIterator[AsyncServe]:
+    serve = AsyncServe(warren_serve, warren_url)
+    yield serve
+    await serve.close()
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
