@@ -9,6 +9,7 @@ from warren.errors import Code as Code
 from warren.errors import DeadlineExceeded as DeadlineExceeded
 from warren.errors import Execution as Execution
 from warren.errors import InvalidArgument as InvalidArgument
+from warren.errors import LifespanError as LifespanError
 from warren.errors import MethodNotFound as MethodNotFound
 from warren.errors import Origin as Origin
 from warren.errors import Overloaded as Overloaded
@@ -18,6 +19,8 @@ from warren.errors import Unavailable as Unavailable
 from warren.errors import WorkerLost as WorkerLost
 from warren.server.context import CurrentCall as CurrentCall
 from warren.server.context import current_call as current_call
+from warren.server.dependencies import provided as provided
+from warren.server.methods import remote as remote
 from warren.server.server import Server as Server
 from warren.server.service import Service as Service
 from warren.version import __version__ as __version__

@@ -181,6 +181,15 @@ class WorkerLost(Unavailable):
     origin = Origin.SERVER
 
 
+class LifespanError(CallError):
+    """A service cannot be served: its lifespan, or what its methods depend on, has failed; `__cause__` is with what."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "LIFESPAN"
+    execution = Execution.NOT_SENT
+    origin = Origin.SERVER
+
+
 class RemoteError(CallError):
     """The handler raised an exception that is not registered as an error of the service.
 
@@ -211,7 +220,7 @@ _CLASS_OF_CODE: dict[Code, type[CallError]] = {
     Code.CANCELLED: Cancelled,
     Code.UNKNOWN: RemoteError,
 }
-_CLASS_OF_REASON: dict[str, type[CallError]] = {"WORKER_LOST": WorkerLost}
+_CLASS_OF_REASON: dict[str, type[CallError]] = {"WORKER_LOST": WorkerLost, "LIFESPAN": LifespanError}
 
 
 def error_class(code: Code, reason: str) -> type[CallError]:

@@ -238,3 +238,68 @@ def test_a_worker_drains_when_it_is_told_to_itself_and_is_replaced(
     serve.wait_for(rf"worker-1 \(process {first}\) ended with exit code 0; starting another")
     serve.wait_worker(1, nth=2)
     eventually(lambda: not alive(first), "the first is gone")
+
+
+# --- lifespans ----------------------------------------------------------------------------------------------------
+
+#: It can open what it needs as long as the file ``database`` is there.
+_LIFESPAN = """
+import pathlib
+
+@service.lifespan
+async def lifespan():
+    print("opening", flush=True)
+    if not pathlib.Path("database").exists():
+        raise ConnectionRefusedError("no database")
+    yield
+    print("closing", flush=True)
+"""
+
+
+def with_lifespan(folder: Path) -> None:
+    with (folder / "calc.py").open("a") as file:
+        file.write(_LIFESPAN)
+
+
+def test_a_lifespan_that_fails_at_once_ends_it_all_and_says_why(run: Run, folder: Path, service_name: str) -> None:
+    with_lifespan(folder)
+    done = run("serve", "calc:service", "--workers", "3")
+    assert done.returncode == 1
+    assert done.stdout.count("opening") == 1
+    assert f"service '{service_name}' cannot start: ConnectionRefusedError: no database" in done.stderr
+    assert 'calc.py", line' in done.stderr  # where it was raised
+    assert "never retrieved" not in done.stderr
+
+
+def test_a_lifespan_that_fails_later_is_tried_again_after_pauses(
+    start: Start, run: Run, folder: Path, service_name: str
+) -> None:
+    with_lifespan(folder)
+    (folder / "database").touch()
+    serve = start("serve", "calc:service")
+    first = serve.wait_worker(1)
+    (folder / "database").unlink()
+    os.kill(first, signal.SIGKILL)
+    serve.wait_for(rf"worker-1 \(process {first}\) was killed by SIGKILL; starting another in 0\.\d s")
+    serve.wait_for(r"worker-1 .* ended with exit code 78; starting another in \d\.\d s", count=2)
+    (folder / "database").touch()
+    serve.wait_worker(1, nth=2)
+    assert run("call", f"{service_name}.greet", "Ann").stdout == "Hello, Ann!\n"
+
+
+def test_a_worker_that_is_told_to_stop_closes_what_it_has_opened(start: Start, folder: Path) -> None:
+    with_lifespan(folder)
+    (folder / "database").touch()
+    serve = start("serve", "calc:service")
+    serve.wait_worker(1)
+    serve.signal(signal.SIGTERM)
+    assert serve.wait() == 0
+    serve.wait_for("closing\n")
+
+
+def test_a_service_that_is_not_complete_is_told_once(run: Run, folder: Path) -> None:
+    with (folder / "calc.py").open("a") as file:
+        file.write("service.stub(name='price')(lambda item: item)\n")
+    done = run("serve", "calc:service", "--workers", "2")
+    assert done.returncode == 2
+    assert done.stderr.count("has stubs without an implementation: price") == 1

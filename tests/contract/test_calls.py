@@ -4,14 +4,15 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 from msgspec import Meta
 
 from tests.support.serving import serving
-from warren import AsyncClient, Client, Service, current_call
+from warren import AsyncClient, CallError, Client, Execution, Service, current_call
 
 
 class Point(msgspec.Struct):
@@ -318,3 +319,64 @@ class _threaded:
         async with serving(self._service, url=self._url):
             self._ready.set()
             await self._stop.wait()
+
+
+# --- calls by name that say what is returned --------------------------------------------------------------------------
+
+
+@dataclass
+class Price:
+    amount: int
+
+
+@pytest.fixture
+def prices(service_name: str) -> Service:
+    service = Service(service_name)
+
+    @service.method
+    def price(item: str, returns: int = 3) -> Price:
+        return Price(returns)
+
+    @service.method
+    def text() -> str:
+        return "tea"
+
+    return service
+
+
+async def test_a_call_by_name_gets_the_type_that_it_says(url: str, client: AsyncClient, prices: Service) -> None:
+    name = f"{prices.name}.price"
+    async with serving(prices, url=url):
+        assert await client.call(name, "tea") == {"amount": 3}
+        assert await client.call(name, "tea", returns=Price) == Price(3)
+        assert await client.call(name, item="tea", returns=dict[str, int]) == {"amount": 3}
+        assert await client.call(name, "tea", 4, returns=Price | None) == Price(4)
+        assert await client.call(name, "tea") == {"amount": 3}
+        assert await client.options(encoding="msgpack", headers={"x": 1}).call(name, "tea", returns=Price) == Price(3)
+        assert await client.call(prices.methods["price"].declared, "tea", returns=5) == Price(5)
+
+
+async def test_a_result_of_another_type_is_told_when_the_handler_has_run(
+    url: str, client: AsyncClient, prices: Service
+) -> None:
+    async with serving(prices, url=url):
+        for returns in (int, list[str], Price):
+            with pytest.raises(CallError) as caught:
+                await client.call(f"{prices.name}.text", returns=returns)
+            assert (caught.value.reason, caught.value.execution) == ("DECODE_REPLY", Execution.EXECUTED)
+
+
+@pytest.mark.parametrize("returns", [3, object(), "Price", Service])
+async def test_what_is_no_type_of_results_is_refused_before_anything_is_sent(client: AsyncClient, returns: Any) -> None:
+    with pytest.raises(TypeError, match="returns="):
+        await client.call("calc.fib", 3, returns=returns)
+
+
+async def test_the_blocking_client_does_it_too(url: str, prices: Service) -> None:
+    def calls() -> None:
+        with Client(url) as client:
+            assert client.call(f"{prices.name}.price", "tea", returns=Price) == Price(3)
+            assert client.submit(f"{prices.name}.price", "tea", returns=Price).result() == Price(3)
+
+    async with serving(prices, url=url):
+        await asyncio.to_thread(calls)

@@ -460,7 +460,9 @@ async def test_two_clients_of_one_process_do_not_know_each_other(url: str, edge:
         assert numbers == list(range(100))
 
 
-@pytest.mark.scenario(132, "An AsyncClient on another event loop: RuntimeError; nothing is sent.")
+@pytest.mark.scenario(
+    132, "An AsyncClient on another event loop: RuntimeError, nothing is sent; unless the old loop is closed."
+)
 async def test_an_async_client_on_another_loop_is_a_clear_error_and_nothing_is_sent(url: str, edge: Edge) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
         out = await run(
@@ -473,20 +475,28 @@ async def test_an_async_client_on_another_loop_is_a_clear_error_and_nothing_is_s
             async def close():
                 await client.close()
 
-            print(asyncio.run(main("first")))
+            first = asyncio.new_event_loop()
+            print(first.run_until_complete(main("first")))
             try:
                 asyncio.run(main("second"))
             except RuntimeError as error:
                 print(error)
+            first.run_until_complete(first.shutdown_asyncgens())
+            for task in (tasks := asyncio.all_tasks(first)):
+                task.cancel()
+            first.run_until_complete(asyncio.wait(tasks))
+            first.close()
+            print(asyncio.run(main("third")), asyncio.run(main("fourth")))  # each loop was closed before the next
             asyncio.run(close())  # nothing is open any more
             """,
             url,
             edge.name,
         )
         assert edge.held == 0
-    first, error = out.splitlines()
+    first, error, others = out.splitlines()
     assert first == "first"
     assert "opened on another event loop" in error
+    assert others == "third fourth"
 
 
 @pytest.mark.scenario(53, "An AsyncClient in a forked child: RuntimeError that says what to do; the parent's works on.")

@@ -1,13 +1,26 @@
 """Right uses of the public API: mypy --strict must accept every line. Nothing here is run; see test_typing.py."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, assert_type
 
 from msgspec import Meta, Struct
 
-from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, PermissionDenied, Server, Service, current_call
+from warren import (
+    AsyncClient,
+    Client,
+    ConnectionOptions,
+    CurrentCall,
+    PermissionDenied,
+    Server,
+    Service,
+    current_call,
+    provided,
+    remote,
+)
 from warren.middleware import Proceed
 
 
@@ -82,6 +95,10 @@ def blocking_calls(client: Client) -> None:
     assert_type(client.call(async_anything), Any)
     assert_type(client.call("calc.fib", 30), Any)
     assert_type(client.call("calc.fib", n=30), Any)
+    assert_type(client.call("calc.fib", n=30, returns=int), int)
+    assert_type(client.call("calc.move", returns=list[Point]), list[Point])
+    maybe: int | None = client.call("calc.fib", 30, returns=int | None)
+    print(maybe)
 
 
 def blocking_futures(client: Client) -> None:
@@ -89,6 +106,7 @@ def blocking_futures(client: Client) -> None:
     assert_type(client.submit(scale, 1.5, by=2), Future[float])
     assert_type(client.submit(notify, "Ann"), Future[None])
     assert_type(client.submit("calc.fib", 30), Future[Any])
+    assert_type(client.submit("calc.fib", 30, returns=int), Future[int])
     futures = [client.submit(fib, n) for n in range(90)]
     assert_type(sum(future.result() for future in futures), int)
 
@@ -138,6 +156,7 @@ async def async_calls(client: AsyncClient) -> None:
     assert_type(await client.call(anything, 1), Any)
     assert_type(await client.call(async_anything, 1), Any)
     assert_type(await client.call("calc.fib", 30), Any)
+    assert_type(await client.call("calc.fib", 30, returns=int), int)
     assert_type(await client.options(timeout=2).call(fib, 30), int)
     await client.cast(fib, 30)
     await client.cast(notify, "Ann")
@@ -175,3 +194,113 @@ async def serving(others: Iterable[Service]) -> None:
     server = Server(service, *others, url=["amqp://one", "amqp://two"], drain_timeout=5)
     await server.ready()
     await server.serve()
+
+
+# --- what handlers need -------------------------------------------------------------------------------------------
+
+
+class Pool:
+    """What a lifespan opens."""
+
+
+@dataclass
+class State:
+    pool: Pool
+
+
+shop = Service("shop")
+
+
+@shop.lifespan
+async def lifespan() -> AsyncIterator[State]:
+    yield State(Pool())
+
+
+@Service("other").lifespan
+@asynccontextmanager
+async def managed_lifespan() -> AsyncIterator[State]:
+    yield State(Pool())
+
+
+async def session(pool: Pool) -> AsyncIterator[Point]:
+    yield Point(1)
+
+
+def user(call: CurrentCall[State]) -> Iterator[str]:
+    assert_type(call.state, State)
+    yield "alice"
+
+
+async def number() -> int:
+    return 1
+
+
+@shop.method
+async def place(
+    item: str,
+    count: int = 1,
+    *,
+    pool: Pool = provided(),
+    at: Point = provided(session),
+    who: str = provided(user),
+    lucky: int = provided(number),
+    call: CurrentCall[State] = provided(),
+) -> bool:
+    assert_type(call.state.pool, Pool)
+    return True
+
+
+@shop.methods
+class Orders:
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def open(self, item: str, count: int = 1, *, who: str = provided(user)) -> int:
+        return count
+
+    @shop.method(delivery="at-least-once")
+    async def close(self, number: int) -> bool:
+        return True
+
+    @staticmethod
+    def price(item: str) -> float:
+        return 1.0
+
+
+@shop.stub
+def stock(item: str, count: int = 1) -> int:
+    raise NotImplementedError
+
+
+@shop.stub(delivery="at-least-once")
+async def refill(item: str) -> None: ...
+
+
+@shop.implement(stock)
+async def stock_of(item: str, count: int = 1, *, pool: Pool = provided()) -> int:
+    return count
+
+
+@shop.implement(refill)
+def refill_now(item: str) -> None: ...
+
+
+def what_is_provided_is_no_argument(client: Client) -> None:
+    assert_type(client.call(place, "tea", 2), bool)
+    assert_type(client.call(stock, "tea"), int)
+    assert_type(client.call(stock_of, "tea", count=2), int)
+    client.call(refill, "tea")
+
+
+def methods_of_a_class_are_called_without_an_instance(client: Client) -> None:
+    orders = remote(Orders)
+    assert_type(client.call(orders.open, "tea", 2), int)
+    assert_type(client.call(orders.close, 1), bool)
+    assert_type(client.call(Orders.price, "tea"), float)
+
+
+async def a_test_calls_functions_and_classes_directly() -> None:
+    assert_type(await place("tea", 2, pool=Pool(), at=Point(1), who="bob"), bool)
+    assert_type(Orders(Pool()).open("tea", who="bob"), int)
+    with shop.override(Pool, Pool()), shop.override(user, lambda: "bob"), shop.override(lifespan, managed_lifespan):
+        pass

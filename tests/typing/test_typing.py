@@ -1,7 +1,10 @@
-"""mypy --strict accepts right uses of Warren and rejects wrong ones, each for its own reason."""
+"""mypy --strict and Pyright accept right uses of Warren and reject wrong ones, mypy each for its own reason."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,3 +66,30 @@ def test_wrong_uses_are_rejected_each_for_its_reason(complaints: dict[str, set[C
 
 def test_nothing_but_the_two_files_is_complained_about(complaints: dict[str, set[Complaint]]) -> None:
     assert complaints.keys() <= {_RIGHT.name, _WRONG.name}
+
+
+@pytest.fixture(scope="module")
+def rejected() -> dict[str, set[int]]:
+    """The lines of both files that Pyright rejects, by file name."""
+    command = [sys.executable, "-m", "basedpyright", "--level=error", "--outputjson", f"--pythonpath={sys.executable}"]
+    done = subprocess.run([*command, str(_RIGHT), str(_WRONG)], cwd=ROOT, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] == 2, done.stderr
+    found: dict[str, set[int]] = {}
+    for complaint in report["generalDiagnostics"]:
+        found.setdefault(Path(complaint["file"]).name, set()).add(complaint["range"]["start"]["line"] + 1)
+    return found
+
+
+def test_pyright_accepts_right_uses(rejected: dict[str, set[int]]) -> None:
+    assert rejected.get(_RIGHT.name, set()) == set()
+
+
+def test_pyright_rejects_wrong_uses(rejected: dict[str, set[int]]) -> None:
+    expected = {
+        number
+        for number, line in enumerate(_WRONG.read_text().splitlines(), start=1)
+        if (match := _EXPECTED.search(line)) and match["code"] != "[unused-coroutine]"  # of which it only warns
+    }
+    assert expected
+    assert rejected.get(_WRONG.name, set()) == expected

@@ -3,9 +3,11 @@
 Nothing here is run; see test_typing.py.
 """
 
+from collections.abc import AsyncIterator, Iterator
+
 from msgspec import Struct
 
-from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, Server, Service, current_call
+from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, Server, Service, current_call, provided, remote
 from warren.middleware import Proceed
 
 
@@ -58,6 +60,11 @@ def wrong_arguments(client: Client) -> None:
     client.cast(notify, 1)  # E: [call-overload]
     client.call_bare("rpc_queue", 30)  # E: [arg-type]
     client.call_bare(fib, b"30")  # E: [arg-type]
+
+
+def wrong_results_by_name(client: Client) -> None:
+    client.call("calc.fib", 30, returns=int).upper()  # E: [attr-defined]
+    client.call(fib, 30, returns=int)  # E: [call-arg]
 
 
 def wrong_targets(client: Client) -> None:
@@ -155,3 +162,82 @@ async def too_few(call: CurrentCall) -> str:
 @service.method
 def what_a_call_may_lack() -> float:
     return current_call().deadline - 1.0  # E: [operator]
+
+
+# --- what handlers need -------------------------------------------------------------------------------------------
+
+
+def user() -> Iterator[str]:
+    yield "alice"
+
+
+async def number() -> int:
+    return 1
+
+
+@service.method
+def provided_as_another_type(item: str, *, who: int = provided(user)) -> None: ...  # E: [assignment]
+
+
+@service.method
+async def provided_by_nothing(item: str, *, who: int = provided(3)) -> None: ...  # E: [call-overload]
+
+
+@service.lifespan  # E: [type-var]
+async def with_parameters(url: str) -> AsyncIterator[str]:
+    yield url
+
+
+@service.lifespan  # E: [type-var]
+def not_a_lifespan() -> int:
+    return 1
+
+
+@service.methods  # E: [type-var]
+def not_a_class() -> None: ...
+
+
+@service.methods
+class Orders:
+    def place(self, item: str, *, lucky: int = provided(number)) -> bool:
+        return True
+
+
+@service.stub
+def stock(item: str, count: int = 1) -> int:
+    raise NotImplementedError
+
+
+@service.implement(stock)  # E: [arg-type]
+def stock_by_another_name(item: str, amount: int = 1) -> int:
+    return 1
+
+
+@service.implement(stock)  # E: [arg-type]
+def stock_of_another_type(item: bytes, count: int = 1) -> int:
+    return 1
+
+
+@service.implement(stock)  # E: [arg-type]
+def stock_without_a_default(item: str, count: int) -> int:
+    return 1
+
+
+@service.implement(stock)  # E: [arg-type]
+async def stock_with_another_result(item: str, count: int = 1) -> str:
+    return ""
+
+
+@service.implement(stock)  # E: [arg-type]
+def stock_that_needs_more(item: str, count: int = 1, *, gift: bool) -> int:
+    return 1
+
+
+def calls_of_classes(client: Client) -> None:
+    client.call(Orders.place, "tea")  # E: [call-overload]
+    client.call(remote(Orders).place, 3)  # E: [call-overload]
+    client.call(remote(Orders).place)  # E: [call-overload]
+
+
+def what_a_state_may_lack(call: CurrentCall[int]) -> None:
+    call.state.upper()  # E: [attr-defined]

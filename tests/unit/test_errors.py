@@ -15,6 +15,7 @@ from warren.errors import (
     DeadlineExceeded,
     Execution,
     InvalidArgument,
+    LifespanError,
     MethodNotFound,
     Origin,
     Overloaded,
@@ -35,6 +36,7 @@ CLASSES = [
     MethodNotFound,
     PermissionDenied,
     Cancelled,
+    LifespanError,
     WorkerLost,
     RemoteError,
 ]
@@ -99,7 +101,7 @@ def test_sending_again_is_safe_exactly_when_the_handler_cannot_have_run(executio
     assert CallError("", execution=execution).safe_to_retry is safe
 
 
-@pytest.mark.parametrize("kind", [c for c in CLASSES if c is not RemoteError])
+@pytest.mark.parametrize("kind", [c for c in CLASSES if c not in (RemoteError, LifespanError)])
 def test_without_evidence_the_handler_may_have_run(kind: type[CallError]) -> None:
     assert kind("").execution is Execution.UNKNOWN
 

@@ -193,7 +193,7 @@ def worker(
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
         logs.settle()
-    except (LoadError, LogConfigError, ValueError) as error:
+    except (LoadError, LogConfigError, TypeError, ValueError) as error:
         fail(str(error), WRONG_USAGE)
     except ImportFailed as error:
         fail(str(error), CANNOT_SERVE)

@@ -71,6 +71,7 @@ TOPOLOGY = _unsent(Code.FAILED_PRECONDITION, "TOPOLOGY", Origin.BROKER)
 QUEUE_ARGUMENTS = _unsent(Code.FAILED_PRECONDITION, "QUEUE_ARGUMENTS", Origin.BROKER)
 SETUP_DENIED = _unsent(Code.PERMISSION_DENIED, "PERMISSION_DENIED", Origin.BROKER)
 CONNECTION = _unsent(Code.INTERNAL, "CONNECTION")
+LIFESPAN = _unsent(Code.FAILED_PRECONDITION, "LIFESPAN", Origin.SERVER)
 NO_IO_THREAD = _unsent(Code.INTERNAL, "IO_THREAD")
 
 # --- at the client, after the request was written -----------------------------------------------------------------

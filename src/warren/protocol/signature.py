@@ -37,6 +37,8 @@ class Method:
     """One callable method. Made by `Service.method`, found again by `method_of`.
 
     Attributes:
+        function: what a worker runs.
+        declared: what callers name; the same function, unless it needs more than its arguments.
         is_async: whether to call it on the event loop. What a function of the other kind returns may be awaitable all
             the same, as a decorator made it: see `is_awaitable`.
         delivery: what happens when a worker dies during the call (see docs/reference.md).
@@ -49,6 +51,7 @@ class Method:
     service: str
     name: str
     function: Callable[..., Any]
+    declared: Callable[..., Any]
     delivery: Delivery
     max_attempts: int
     default: bool
@@ -240,19 +243,23 @@ def make_method(
     default: bool,
     time_limit: float | None = None,
     errors: dict[str, type[Exception]],
+    declared: Callable[..., Any] | None = None,
 ) -> Method:
     """Read a function's signature.
+
+    Args:
+        declared: the function that it was made of, which callers name, if that is another one.
 
     Raises:
         TypeError: a signature that cannot be called remotely.
         ValueError: an option out of range, or a name that cannot be called.
     """
-    name = _name_of(service, function) if name is None else name
+    name = name_of(service, function) if name is None else name
     _check_options(name, delivery, max_attempts, time_limit)
     where = f"{service}.{name}"
     function = plain_function(where, function)
     parameters = _parameters(where, function)
-    hints = _hints(where, function)
+    hints = hints_of(where, function)
     for parameter, hint in hints.items():
         _check_hint(where, parameter, hint)
     positional = tuple(p.name for p in parameters if p.kind in _KINDS)
@@ -266,12 +273,13 @@ def make_method(
         service=service,
         name=name,
         function=function,
+        declared=function if declared is None else declared,
         delivery=delivery,
         max_attempts=max_attempts,
         default=default,
         time_limit=time_limit,
         errors=errors,
-        is_async=_is_async(function),
+        is_async=is_async(function),
         positional=positional,
         keyword_only=tuple(p.name for p in parameters[count:]),
         by_position_only=frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
@@ -292,18 +300,18 @@ def mark(method: Method) -> None:
         TypeError: the function takes no attributes.
         ValueError: it is a method already, so `method_of` could find only one of the two.
     """
-    other = getattr(method.function, _ATTRIBUTE, None)
+    other = getattr(method.declared, _ATTRIBUTE, None)
     # A mark that `functools.wraps` has copied is that of another function.
-    if isinstance(other, Method) and other.function is method.function:
+    if isinstance(other, Method) and other.declared is method.declared:
         raise ValueError(
             f"{method.full_name}: this function is {other.full_name} already, and a call of it could mean either;"
             " declare a function of its own that calls it"
         )
     try:
-        setattr(method.function, _ATTRIBUTE, method)
+        setattr(method.declared, _ATTRIBUTE, method)
     except (AttributeError, TypeError) as error:
         raise TypeError(
-            f"{method.full_name}: {method.function!r} cannot be marked; declare a plain function"
+            f"{method.full_name}: {method.declared!r} cannot be marked; declare a plain function"
         ) from error
 
 
@@ -327,12 +335,12 @@ def plain_function(where: str, function: Any) -> Callable[..., Any]:
     return cast("Callable[..., Any]", function)
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
     """Whether a call returns a coroutine at once: an ``async def``, a partial of one, an object whose call is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def _name_of(service: str, function: Callable[..., Any]) -> str:
+def name_of(service: str, function: Callable[..., Any]) -> str:
     if isinstance(function, str):
         raise TypeError(f"{service}: a method is named by keyword: say @service.method(name={function!r})")
     name = getattr(function, "__name__", None)
@@ -372,7 +380,7 @@ def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parame
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError as error:  # of some functions that are written in C
         raise TypeError(f"{where}: {error}; declare a plain function") from error
-    if parameters and _is_of_a_class(function) and parameters[0].name in ("self", "cls"):
+    if parameters and is_of_a_class(function) and parameters[0].name in ("self", "cls"):
         raise TypeError(
             f"{where}: {parameters[0]} would be an argument to send; declare a plain function or a static method"
         )
@@ -382,13 +390,13 @@ def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parame
     return parameters
 
 
-def _is_of_a_class(function: Callable[..., Any]) -> bool:
+def is_of_a_class(function: Callable[..., Any]) -> bool:
     """Whether it was written in the body of a class."""
     scope = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
     return bool(scope) and not scope.endswith("<locals>")
 
 
-def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(_annotated(function), include_extras=True)
     except Exception as error:  # a hint in quotes is code, and may fail in any way

@@ -11,7 +11,7 @@ from warren.protocol.deadline import Slice
 from warren.protocol.evidence import Ending
 from warren.protocol.request import Request
 from warren.protocol.signature import Arguments, Method
-from warren.server.context import CurrentCall
+from warren.server.context import CurrentCall, is_preparing
 
 
 class Attempt:
@@ -76,6 +76,11 @@ class Attempt:
         self.net: Callable[[asyncio.Task[None]], None] | None = None
         self.slice: Slice[Attempt] | None = None
         self.stopped_by: tuple[Ending, str] | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether its handler was begun, and not only what it depends on: what `entered` proves for its caller."""
+        return self.entered and not is_preparing(self.call)
 
     @property
     def earlier(self) -> bool:

@@ -5,17 +5,39 @@ from __future__ import annotations
 import contextvars
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
+
+if TYPE_CHECKING:  # until Python 3.13 has it for all; type checkers bring it along
+    from typing_extensions import TypeVar as _TypeVar
+
+    State = _TypeVar("State", default=Any)
+else:
+    State = TypeVar("State")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class CurrentCall:
-    """What a handler can learn about the call it serves.
+class Scope:
+    """What all calls that a worker serves have in common, from its lifespan's beginning to its end.
+
+    Attributes:
+        user: the AMQP user that the worker is connected as.
+        state: what the service's lifespan has yielded; None where it has none.
+        supplies: what is found by type, by the type that is asked for.
+    """
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.state: Any = None
+        self.supplies: dict[Any, Any] = {}
+
+
+class CurrentCall(Generic[State]):
+    """What a handler can learn about the call it serves. `State` is what the service's lifespan yields.
 
     Attributes:
         method: ``service.method``.
@@ -24,15 +46,17 @@ class CurrentCall:
         attempt: 1 for the first delivery; more where an at-least-once request is run again.
     """
 
-    __slots__ = ("_request", "_server_user", "attempt", "deadline", "ended", "method")
+    __slots__ = ("_preparing", "_request", "_scope", "attempt", "deadline", "ended", "method")
 
-    def __init__(self, method: str, deadline: float | None, request: Request, server_user: str) -> None:
+    _preparing: bool  # unset where nothing is: it costs a call without dependencies nothing
+
+    def __init__(self, method: str, deadline: float | None, request: Request, scope: Scope) -> None:
         self.method = method
         self.deadline = deadline
         self.ended = False
         self.attempt = request.attempt
         self._request = request
-        self._server_user = server_user
+        self._scope = scope
 
     def carry(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, to be run in a thread of the handler's own as if it were part of the handler.
@@ -49,6 +73,12 @@ class CurrentCall:
             return context.copy().run(function, *args, **kwargs)
 
         return carried
+
+    @property
+    def state(self) -> State:
+        """What the service's lifespan has yielded; None where it has none."""
+        state: State = self._scope.state
+        return state
 
     @property
     def remaining(self) -> float | None:
@@ -68,7 +98,7 @@ class CurrentCall:
     @property
     def user(self) -> str | None:
         """The caller's AMQP user, verified by the broker; None when it was not sent (``send_user``)."""
-        return self._request.verified_user(self._server_user)
+        return self._request.verified_user(self._scope.user)
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -76,7 +106,7 @@ class CurrentCall:
         return self._request.headers()
 
 
-def current_call() -> CurrentCall:
+def current_call() -> CurrentCall[Any]:
     """The call that the running handler serves.
 
     Raises:
@@ -86,3 +116,24 @@ def current_call() -> CurrentCall:
     if not isinstance(call, CurrentCall):
         raise LookupError("current_call() works inside a handler that serves a call")
     return call
+
+
+def scope_of(call: CurrentCall[Any]) -> Scope:
+    """What the call has in common with all others of its worker."""
+    return call._scope
+
+
+def prepare(call: CurrentCall[Any]) -> None:
+    """Note that what the handler depends on is being provided; middleware may have run the handler before."""
+    if not hasattr(call, "_preparing"):
+        call._preparing = True
+
+
+def enter(call: CurrentCall[Any]) -> None:
+    """Note that the handler begins."""
+    call._preparing = False
+
+
+def is_preparing(call: CurrentCall[Any]) -> bool:
+    """Whether what the handler depends on is still being provided: the handler has never begun."""
+    return getattr(call, "_preparing", False)

@@ -66,7 +66,7 @@ class Replies:
 
     def ended(self, attempt: Attempt, ending: Ending, message: str) -> Reply:
         """The reply that says that the library itself ended the call."""
-        error = conclude(ending, message, earlier=attempt.earlier, entered=attempt.entered)
+        error = conclude(ending, message, earlier=attempt.earlier, entered=attempt.reached)
         return self._error(attempt, error, Problem())
 
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:
@@ -75,7 +75,7 @@ class Replies:
             error,
             attempt.method.errors,
             tracebacks=self._tracebacks,
-            entered=attempt.entered,
+            entered=attempt.reached,
             earlier=attempt.earlier,
         )
         reply = self._error(attempt, told, problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self, Unpack
 
@@ -15,6 +16,7 @@ from warren.connection.supervisor import Supervisor
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.server.lifecycle import Life, Lifecycle
+from warren.server.lifespan import LEAST_TIME, Lifespans
 from warren.server.post import Post
 from warren.server.signals import Signals
 from warren.server.upkeep import Upkeep
@@ -97,6 +99,7 @@ class Server:
 
         Raises:
             CallError: the broker refuses the login or a service's queue: what trying again cannot mend.
+            LifespanError: a service cannot start, or its lifespan ended while it was served.
             RuntimeError: it is being served already.
         """
         return Life(self._life, self._live())
@@ -155,13 +158,15 @@ class Server:
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )
-        supervisor.start()
-        self._spawn(self._upkeep.run())
+        lifespans = Lifespans(self._on_broken)
         try:
-            await self._life.stopped()
+            if await lifespans.enter([(w.service, w.scope) for w in workers], self._life.stopped()):
+                supervisor.start()
+                self._spawn(self._upkeep.run())
+                await self._life.stopped()
         finally:
             self._life.draining()
-            await _whatever_happens(self._wind_up(supervisor))
+            await _whatever_happens(self._wind_up(supervisor, lifespans))
         if self._failure is not None:
             raise self._failure
 
@@ -185,8 +190,11 @@ class Server:
 
     def _on_failed(self, reason: CallError, for_good: bool) -> None:
         if for_good:
-            self._failure = reason
-            self.stop()
+            self._on_broken(reason)
+
+    def _on_broken(self, reason: CallError) -> None:
+        self._failure = reason
+        self.stop()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -195,20 +203,25 @@ class Server:
 
     # --- the end ------------------------------------------------------------------------------------------------
 
-    async def _wind_up(self, supervisor: Supervisor) -> None:
-        """Stop intake everywhere, then drain all services together; cancelled, it hurries."""
+    async def _wind_up(self, supervisor: Supervisor, lifespans: Lifespans) -> None:
+        """Stop intake everywhere, then drain all services together, then end their lifespans; cancelled, it hurries."""
+        end, left = time.monotonic() + self._drain_timeout, 0.0
         for post in self._posts:
             post.worker.stop_taking()
         try:
             for abandoned in await asyncio.gather(*(post.drain(self._drain_timeout) for post in self._posts)):
                 self.abandoned += abandoned
+            left = end - time.monotonic()
         finally:  # first what cannot be cut short
             for post in self._posts:
                 post.worker.close()
             for task in self._tasks:
                 task.cancel()
-            await supervisor.close()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            try:
+                await supervisor.close()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+            finally:
+                await lifespans.leave(max(LEAST_TIME, left))
 
 
 def _names(services: Sequence[Served]) -> list[str]:
@@ -220,8 +233,7 @@ def _names(services: Sequence[Served]) -> list[str]:
     if not services or len(set(names)) < len(names):
         raise ValueError(f"a server takes at least one service, and each only once; it got {names or 'none'}")
     for service in services:
-        if not service.methods:
-            raise ValueError(f"service {service.name!r} has no methods: decorate functions with @service.method")
+        service.check()
     return names
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Unpack
 
 from warren import checks, keywords
 from warren.connection.settings import ConnectionOptions
 from warren.middleware import Middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
-from warren.protocol.signature import Delivery, Method, make_method, mark
-from warren.server.context import CurrentCall
+from warren.protocol.signature import Method
+from warren.server.context import CurrentCall, Scope
+from warren.server.declaring import Declaring
+from warren.server.methods import Methods
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT, MAX_CONCURRENCY, Server
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 QueueKind = Literal["classic", "quorum"]
 
@@ -35,7 +35,7 @@ def _checked_middleware(middleware: object) -> tuple[Middleware[CurrentCall], ..
     return functions
 
 
-class Service:
+class Service(Declaring):
     """A set of methods behind one queue, served by any number of workers.
 
     Example::
@@ -106,12 +106,16 @@ class Service:
         self.tracebacks = tracebacks
         self.declare = declare
         self.max_message_size = max_message_size
-        self.methods: dict[str, Method] = {}
-        self.default: Method | None = None
+        self.methods = Methods(name, self.errors)
         self._concurrency = concurrency
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, methods={sorted(self.methods)})"
+
+    @property
+    def default(self) -> Method | None:
+        """The method that answers bare requests, if there is one."""
+        return self.methods.default
 
     @property
     def concurrency(self) -> int:
@@ -119,64 +123,6 @@ class Service:
         if self._concurrency is not None:
             return self._concurrency
         return ASYNC_CONCURRENCY if all(m.is_async for m in self.methods.values()) else THREAD_CONCURRENCY
-
-    @overload
-    def method(self, function: Callable[P, R], /) -> Callable[P, R]: ...
-    @overload
-    def method(
-        self,
-        *,
-        name: str | None = None,
-        delivery: Delivery = "report",
-        max_attempts: int = 3,
-        default: bool = False,
-        time_limit: float | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-    def method(
-        self,
-        function: Callable[P, R] | None = None,
-        *,
-        name: str | None = None,
-        delivery: Delivery = "report",
-        max_attempts: int = 3,
-        default: bool = False,
-        time_limit: float | None = None,
-    ) -> Any:
-        """Make a function a method of this service. The function itself stays as it was.
-
-        A ``def`` runs in a worker thread, an ``async def`` on the event loop; neither delays heartbeats.
-
-        Args:
-            name: what it is called remotely; the function's own name by default.
-            delivery: what happens when a worker dies during a call. ``report``: the request is not run again, the
-                caller gets `WorkerLost`. ``at-least-once``: it is run again, up to `max_attempts` times.
-                ``at-most-once``: it is taken off the queue before it starts.
-            max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison.
-            default: whether it answers bare requests (RabbitMQ's tutorial six): one argument, text in, text out.
-            time_limit: seconds that one run may take: casts have no other deadline. An ``async`` handler
-                is cancelled then, and its caller gets `DeadlineExceeded` (reason ``TIME_LIMIT``). A ``def`` one cannot
-                be stopped, but the calls that it makes end by then. Default: only the caller's deadline.
-
-        Raises:
-            TypeError: a signature that cannot be called remotely.
-            ValueError: a name that is taken, or an option that makes no sense.
-        """
-
-        def declare(function: Callable[P, R]) -> Callable[P, R]:
-            method = make_method(
-                self.name,
-                function,
-                name=name,
-                delivery=delivery,
-                max_attempts=max_attempts,
-                default=default,
-                time_limit=time_limit,
-                errors=self.errors,
-            )
-            self._add(method)
-            return function
-
-        return declare if function is None else declare(function)
 
     @keywords.naming(ConnectionOptions)
     def run(
@@ -196,6 +142,7 @@ class Service:
 
         Raises:
             CallError: the broker refuses the login or the service: what trying again cannot mend.
+            LifespanError: it cannot start, or its lifespan ended while it was served.
         """
         Server(self, url=url, concurrency=concurrency, drain_timeout=drain_timeout, **connection).run()
 
@@ -211,12 +158,14 @@ class Service:
         """Serve until cancelled, then finish what is running; arguments and errors as for `run`."""
         await Server(self, url=url, concurrency=concurrency, drain_timeout=drain_timeout, **connection).serve()
 
-    def _add(self, method: Method) -> None:
-        if method.name in self.methods:
-            raise ValueError(f"{method.full_name} is declared twice: give one of the functions another name")
-        if method.default and self.default is not None:
-            raise ValueError(f"{self.name} has two default methods: {self.default.name} and {method.name}")
-        mark(method)
-        self.methods[method.name] = method
-        if method.default:
-            self.default = method
+    def check(self) -> None:
+        """Whether it can be served; raises `TypeError` or `ValueError` where it is not complete."""
+        self.methods.check()
+
+    def begin(self) -> AbstractAsyncContextManager[Any] | None:
+        """The lifespan, to be entered by a server."""
+        return self.methods.provisions.begin()
+
+    def prepare(self, scope: Scope) -> None:
+        """Find what methods depend on, once the lifespan was entered; raises what keeps it from being served."""
+        self.methods.provisions.prepare(scope)

@@ -25,8 +25,9 @@ from warren.protocol.evidence import Ending
 from warren.protocol.request import Request, UnreadableHeaders
 from warren.server.admission import Admission, Bury, Hold, Offered, Refuse, Republish, Run, too_late
 from warren.server.attempt import Attempt
-from warren.server.context import CurrentCall
+from warren.server.context import CurrentCall, Scope
 from warren.server.copies import Copies
+from warren.server.lifespan import Startable
 from warren.server.places import Places
 from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
@@ -45,7 +46,7 @@ _OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s"
 _DRAINED = "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s"
 
 
-class Served(Offered, Protocol):
+class Served(Offered, Startable, Protocol):
     """What a worker and its server have to know of a service."""
 
     @property
@@ -70,7 +71,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.service = service
         self.concurrency = concurrency
-        self._user = user
+        self.scope = Scope(user)
         self._admission = Admission(service)
         self._names = {method: method.full_name for method in service.methods.values()}
         self._places: Places[Attempt] = Places(concurrency)
@@ -182,7 +183,7 @@ class Worker:
             limit = time.monotonic() + method.time_limit
             if deadline is None or limit < deadline:
                 deadline, attempt.limit = limit, evidence.TIME_LIMIT
-        attempt.call = CurrentCall(self._names[method], deadline, request, self._user)
+        attempt.call = CurrentCall(self._names[method], deadline, request, self.scope)
         if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)

@@ -16,13 +16,13 @@ from tests.support import pika_frames
 from warren.amqp.frames import Delivery
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, reset_running, set_running
-from warren.server.context import CurrentCall, current_call
+from warren.server.context import CurrentCall, Scope, current_call
 
 
 def call_with(deadline: float | None = None, **properties: Any) -> CurrentCall:
     delivery = Delivery(1, False, b"\x06warren\x04calc")
     delivery.properties = pika_frames.properties(spec.BasicProperties(**properties))
-    return CurrentCall("calc.fib", deadline, Request(delivery), "server")
+    return CurrentCall("calc.fib", deadline, Request(delivery), Scope("server"))
 
 
 def test_a_call_shows_what_its_request_says() -> None:
