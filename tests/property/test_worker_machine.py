@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextvars import Context
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -19,23 +20,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.support.model_channel import Message, ModelBroker, ModelChannel
+from tests.support.model_channel import Handed, Message, ModelBroker, ModelChannel
 from tests.support.odd_errors import ODD, Unwritable
 from tests.support.virtual_time import Clock, SteppedLoop
-from warren import Service, current_call
+from tests.support.worker_parts import SEAMS, Asked, ModelThreads, Sabotage, Wish, owner_of
+from warren import Service
 from warren.amqp.frames import Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
-from warren.server import admission, context, copies, settler, worker
-from warren.server.threads import JobFailed
+from warren.server import admission, context, copies, releases, settler, worker
+from warren.server.attempt import Attempt
 from warren.server.worker import Worker
 
 #: Of tasks that are cancelled before their first step.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-MODULES = (admission, context, copies, settler, worker)
+MODULES = (admission, context, copies, releases, settler, worker)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,96 +52,70 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@dataclass(eq=False)
-class Asked:
-    """A request, and what the book says of it."""
-
-    number: int
-    method: str
-    call: bool
-    now: str
-    around: str
-    on_cancel: str
-    odd: type[BaseException]
-    elsewhere: bool  # another worker may have begun it
-    entries: int = 0
-    ran: int = 0  # handlers that returned
-    inside: int = 0  # code of it that runs at this moment
-    deliveries: int = 0
-    put_back: int = 0  # copies of it that were published into its queue
-    told: list[str] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        kind = "call" if self.call else "cast"
-        return f"{kind} {self.number} of {self.method} ({self.now}, {self.around}, told {self.told})"
-
-
-class ModelThreads:
-    """Threads of which each job runs at once, when the machine says so."""
-
-    def __init__(self) -> None:
-        self.jobs: list[tuple[Context, Callable[[], Any], Callable[[Any], None]]] = []
-        self.none_left = False
-
-    def run(self, context: Context, job: Callable[[], Any], on_done: Callable[[Any], None]) -> None:
-        if self.none_left:
-            raise RuntimeError("can't start new thread")
-        self.jobs.append((context, job, on_done))
-
-    def work(self, index: int) -> None:
-        context, job, on_done = self.jobs.pop(index % len(self.jobs))
-        try:
-            result = context.run(job)
-        except BaseException as error:
-            result = JobFailed(error)
-        on_done(result)
-
-    def close(self) -> None:
-        pass
-
-
-class Sabotage:
-    """One function fails, once, at its n-th call."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        self.done = False
-
-    def arm(self, owner: Any, name: str, count: int, kind: type[BaseException]) -> None:
-        original = getattr(owner, name)
-        calls = 0
-        self.armed = True
-
-        def failing(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == count:
-                self.done = True
-                raise kind
-            return original(*args, **kwargs)
-
-        setattr(owner, name, failing)
-
-
-#: Whose functions fail: what takes a request from one owner or state to another.
-SEAMS = {
-    "admission": ("decide",),
-    "replies": ("result", "ended", "raised", "_error"),
-    "settler": ("take_off", "reply", "_send", "_release", "bury", "_answer", "_buried", "_not_buried", "hand_back"),
-    "ending": ("_end_held", "_let_go", "_bury_cast"),
-    "copies": ("_refused", "_in_doubt"),
-    "releases": ("prove",),
-    "places": ("take",),
-    "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_job"),
-    "worker": ("_admit", "_start", "_refuse", "reply_to", "_log_failure", "_decline", "_end"),
-    "channel": ("ack", "publish", "publish_unrouted", "flush"),
-    "outlet": ("publish",),
-}
+#: What a handler leaves in its context: nobody else may see it.
+MARK: ContextVar[int | None] = ContextVar("mark", default=None)
+#: Two bytes of property flags, and nothing behind them.
+UNREADABLE_PROPERTIES = b"\xff\xfe"
 METHODS = ("report", "again", "once", "threaded", "again_threaded", "once_threaded", "wrapped", "limited")
+ADDRESSES = {"cast": None, "call": b"replies", "direct call": b"amq.rabbitmq.reply-to.g"}
+#: Most are as they should be; one thing or another is wrong with some.
+WISHES = st.lists(
+    st.builds(
+        Wish,
+        method=st.sampled_from([*METHODS, *METHODS, *METHODS, "gone"]),
+        kind=st.sampled_from(list(ADDRESSES)),
+        timeout=st.sampled_from([None, None, None, 30.0, 0.3, 0.0, -1.0]),
+        now=st.sampled_from(["return", "wait", "wait", "raise", "unwritable"]),
+        around=st.sampled_from(["", "", "", "", "raise", "return", "twice", "raise after", "leave", "give up"]),
+        around_again=st.sampled_from(["", "raise"]),
+        on_cancel=st.sampled_from(["give in", "give in", "return", "raise", "wait on"]),
+        odd=st.sampled_from(list(ODD)),
+        flaw=st.sampled_from(["", "", "", "", "", "", "", "", "wrong", "large", "bad table", "bad flags"]),
+        before=st.sampled_from(["", "", "", "", "redelivered", "attempt", "died"]),
+        cut=st.sampled_from(["", "", "", "", "cancel"]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+#: At-least-once requests, nearly all as they should be, of which the worker was lost.
+LOST = st.lists(
+    st.builds(
+        Wish,
+        method=st.sampled_from(["again", "again_threaded"]),
+        kind=st.sampled_from(list(ADDRESSES)),
+        timeout=st.just(None),
+        now=st.sampled_from(["return", "wait", "raise"]),
+        around=st.sampled_from(["", "raise"]),
+        around_again=st.sampled_from(["", "", "", "raise"]),
+        on_cancel=st.just("give in"),
+        odd=st.just("ValueError"),
+        flaw=st.just(""),
+        before=st.sampled_from(["redelivered", "redelivered", "attempt", "last attempt"]),
+        cut=st.just(""),
+    ),
+    min_size=1,
+    max_size=3,
+)
+Broken = tuple[str, str, int, type[BaseException]]
+_SEAMS = [(owner, name) for owner, names in SEAMS.items() for name in names]
+_KINDS = [RuntimeError, MemoryError, asyncio.CancelledError, SystemExit]
+#: A function of ours that fails at its n-th call, in half of the lives.
+BROKEN = st.none() | st.builds(
+    lambda seam, count, kind: (*seam, count, kind),
+    st.sampled_from(_SEAMS),
+    st.integers(1, 3),
+    st.sampled_from(_KINDS),
+)
+ON_LOOP = ("report", "again", "once", "limited")
+AT_LEAST_ONCE = ("again", "again_threaded")
+AT_MOST_ONCE = ("once", "once_threaded", "limited")
 
 
 class WorkerMachine(RuleBasedStateMachine):
     """See the module."""
+
+    #: For who looks for one kind of fault: this function fails in every life.
+    surely_broken: Broken | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,16 +129,37 @@ class WorkerMachine(RuleBasedStateMachine):
         self.requests: list[Asked] = []
         self.gates: list[tuple[Asked, asyncio.Future[str]]] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.threads = ModelThreads()
         self.sabotage = Sabotage()
+        self.thrown: list[BaseException] = []  # by handlers: asyncio tells of those that middleware has left alone
         self.losses = 0
+        self.denied = False  # whether the broker has denied a copy
+        self.life = 0  # which process it is; of earlier ones nothing runs any more
         self.arrived: dict[Asked, float] = {}
+        self.excused: set[Asked] = set()  # taken off before they ran, and then their process ended
         self.finishing: asyncio.Task[Any] | None = None
 
     # --- the parts ----------------------------------------------------------------------------------------------
 
-    @initialize(concurrency=st.integers(1, 3), middleware=st.booleans(), tracebacks=st.booleans())
-    def begin(self, concurrency: int, middleware: bool, tracebacks: bool) -> None:
+    @initialize(
+        concurrency=st.integers(1, 3), middleware=st.booleans(), tracebacks=st.booleans(), broken=BROKEN, wishes=WISHES
+    )
+    def begin(
+        self, concurrency: int, middleware: bool, tracebacks: bool, broken: Broken | None, wishes: list[Wish]
+    ) -> None:
+        self.broker.on_reply, self.broker.on_back = self._heard, self._came_back
+        self.options = concurrency, middleware, tracebacks
+        self._begin_life()
+        broken = self.surely_broken or broken
+        if broken is not None:
+            owner, name, count, kind = broken
+            self.sabotage.arm(owner_of(owner, self.worker, self.channel, self.outlet), name, count, kind)
+        self.deliver(wishes)
+
+    def _begin_life(self) -> None:
+        concurrency, middleware, tracebacks = self.options
+        self.life += 1
+        self.gates.clear()
+        self.threads, self.running, self.finishing = ModelThreads(), Counter[Asked](), None
         service = self._service(middleware, tracebacks)
 
         def make() -> None:
@@ -172,20 +169,24 @@ class WorkerMachine(RuleBasedStateMachine):
         w = cast(Any, self.worker)
         w._threads = w._runner._threads = self.threads
         w.copies.on_broken = self._outlet_broke
+        w._start = partial(self._starting, w._start)
+        w._settler.reject = partial(self._rejected, w._settler.reject)
         self.outlet_broken = False
         self._open_link()
 
     def _service(self, middleware: bool, tracebacks: bool) -> Service:
         service = Service("any", middleware=[self._around] if middleware else [], tracebacks=tracebacks)
 
+        life = self.life
+
         async def handle(number: int) -> Any:
-            return await self._handle(number)
+            return await self._handle(number, life)
 
         def handle_in_thread(number: int) -> Any:
-            return self._handle_now(number)
+            return self._handle_now(number, life)
 
         def handle_late(number: int) -> Any:
-            return self._handle(number)
+            return self._handle(number, life)
 
         def declared(name: str, function: Any, **options: Any) -> None:
             async def one(number: int) -> Any:
@@ -216,6 +217,22 @@ class WorkerMachine(RuleBasedStateMachine):
         self.outlet = ModelChannel(self.broker, "copies")
         self.loop.turn(lambda: self.worker.copies.attach(cast(HotChannel, self.outlet)))
 
+    def _rejected(self, reject: Callable[[Attempt], None], attempt: Attempt) -> None:
+        if attempt.acked and not attempt.settled:  # the log says that it is lost
+            self.broker.hold(self.denied or self.sabotage.done, f"{self._of(attempt)} is given up without need")
+            self.excused.add(self._of(attempt))
+        reject(attempt)
+
+    def _starting(self, start: Callable[[Attempt], None], attempt: Attempt) -> None:
+        asked, request = self._of(attempt), attempt.request
+        assert request is not None
+        if request.attempt > 1 and self.clock.now - self.arrived[asked] < 5 and not self.sabotage.done:
+            for handed in self.channel.unacked.values():
+                doubled = handed.copied and handed.settled
+                other = handed.message.request
+                self.broker.hold(not doubled, f"{asked} begins, and {other} may come back though its copy is there")
+        start(attempt)
+
     def _outlet_broke(self) -> None:
         self.outlet_broken = True
 
@@ -224,17 +241,24 @@ class WorkerMachine(RuleBasedStateMachine):
     def _enter(self, number: int) -> Asked:
         asked = self.requests[number]
         asked.entries += 1
-        assert "NOT_EXECUTED" not in asked.told, f"{asked} was told not to have been executed"
-        if current_call().attempt > 1 and self.clock.now - self.arrived[asked] < 5:
-            for handed in self.channel.unacked.values():
-                other = handed.message.request
-                doubled = other.put_back and handed.settled and not self.sabotage.done
-                assert not doubled, f"{asked} begins, and {other} may come back though its copy is there"
+        self.broker.hold(MARK.get() in (None, number), f"{asked} sees the context of {MARK.get()}")
+        MARK.set(number)
+        self.broker.hold("NOT_EXECUTED" not in asked.heard, f"{asked} was told not to have been executed")
+        if not asked.call and asked.method in ON_LOOP:  # a thread's job, which waits for its turn, is never withdrawn
+            dead = asked in [message.request for message in self.broker.dead]
+            self.broker.hold(self.losses or not dead, f"{asked} was dead")
         return asked
 
-    async def _handle(self, number: int) -> Any:
-        asked = self._enter(number)
-        how = asked.now
+    async def _handle(self, number: int, life: int) -> Any:
+        asked, running = self._enter(number), self.running
+        running[asked] += 1
+        try:
+            return self._end(asked, await self._behind_gate(asked), life)
+        finally:
+            running[asked] -= 1
+
+    async def _behind_gate(self, asked: Asked) -> str:
+        how = asked.wish.now
         while how == "wait":
             gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             self.gates.append((asked, gate))
@@ -245,15 +269,18 @@ class WorkerMachine(RuleBasedStateMachine):
                     raise
                 how = "wait" if asked.on_cancel == "wait on" else asked.on_cancel
                 asked.on_cancel = "give in"
-        return self._end(asked, how)
+        return how
 
-    def _handle_now(self, number: int) -> Any:
+    def _handle_now(self, number: int, life: int) -> Any:
         asked = self._enter(number)
-        return self._end(asked, "return" if asked.now == "wait" else asked.now)
+        return self._end(asked, "return" if asked.wish.now == "wait" else asked.wish.now, life)
 
-    def _end(self, asked: Asked, how: str) -> Any:
+    def _end(self, asked: Asked, how: str, life: int) -> Any:
+        if life != self.life:
+            raise asyncio.CancelledError
         if how == "raise":
-            raise asked.odd()
+            self.thrown.append(asked.odd())
+            raise self.thrown[-1]
         if how == "unwritable":
             return Unwritable(asked.odd)
         asked.ran += 1
@@ -261,10 +288,11 @@ class WorkerMachine(RuleBasedStateMachine):
 
     async def _around(self, call: Any, proceed: Any) -> Any:
         asked = self.requests[int(call.call_id)]
-        match asked.around:
+        match asked.wish.around if call.attempt == 1 else asked.wish.around_again:
             case "raise":
                 raise asked.odd()
             case "return":
+                asked.cut_short = True
                 return -1
             case "twice":
                 await proceed()
@@ -273,10 +301,12 @@ class WorkerMachine(RuleBasedStateMachine):
                 raise asked.odd()
             case "leave":
                 self._task(proceed())
+                asked.cut_short = True
                 return -1
             case "give up":
                 with contextlib.suppress(TimeoutError):
                     return await asyncio.wait_for(proceed(), 0.5)
+                asked.cut_short = True
                 return -1
         return await proceed()
 
@@ -285,74 +315,97 @@ class WorkerMachine(RuleBasedStateMachine):
 
     # --- the book -----------------------------------------------------------------------------------------------
 
-    def _published(self, channel: ModelChannel, key: bytes, head: bytes) -> None:
+    def _published(self, _channel: ModelChannel, key: bytes, head: bytes) -> None:
         p = decode_properties(head)
         asked = self.broker.requests[p.correlation_id or b""]
+        table = decode_table(p.table or b"")
         if key == b"any":
             asked.put_back += 1
-        elif key != b"any.dead":
-            self._told(asked, p)
+            for handed in self.channel.unacked.values():
+                handed.copied |= handed.message.request is asked and not handed.settled
+            self.broker.hold(
+                "NOT_EXECUTED" not in asked.heard, f"{asked} is put back, its caller may have asked another"
+            )
+        elif key == b"any.dead":
+            self._check_evidence(asked, str(table["rpc-dead-executed"]))
+        else:
+            executed = str(table.get("rpc-executed", "result"))
+            asked.told.append(executed)
+            self.broker.hold(len(asked.told) <= asked.deliveries, f"{asked} was answered twice")
+            self._check_evidence(asked, executed)
 
-    def _told(self, asked: Asked, p: Properties) -> None:
-        table = decode_table(p.table or b"")
-        executed = str(table.get("rpc-executed", "result"))
-        asked.told.append(executed)
-        assert len(asked.told) <= asked.deliveries, f"{asked} was answered twice"
+    def _check_evidence(self, asked: Asked, executed: str) -> None:
+        if executed == "NOT_EXECUTED" and asked.doubled:
+            return  # its copy and itself know nothing of each other: its link was lost between copy and ack
         if executed == "NOT_EXECUTED":
-            assert not asked.entries, f"{asked} had begun"
-            assert not asked.elsewhere, f"{asked} may have been begun elsewhere"
+            self.broker.hold(not asked.entries, f"{asked} had begun")
+            self.broker.hold(not asked.elsewhere, f"{asked} may have been begun elsewhere")
+            self.broker.hold(asked not in self._in_queue(), f"{asked} is still to be begun")
         elif executed == "EXECUTED":
-            assert asked.entries, f"{asked} had not begun"
+            begun = asked.entries or asked.number in self.threads.serving()  # a thread's job is never withdrawn
+            self.broker.hold(begun, f"{asked} had not begun")
         elif executed == "result":
-            assert asked.ran or asked.around in ("return", "leave", "give up"), f"{asked} has no result"
+            self.broker.hold(asked.ran or asked.cut_short, f"{asked} has no result")
+
+    def _in_queue(self) -> list[Asked]:
+        """What is in the queue, or on its way there, and will be begun by whoever gets it."""
+        written = [rest for what, *rest in self.outlet.outbox if what == "publish"]
+        heads = [head for _, _, key, head, _ in written if key == b"any"]
+        under_way = [self.broker.requests[decode_properties(head).correlation_id or b""] for head in heads]
+        queued = [m.request for m in self.broker.queue if not m.redelivered or m.request.method in AT_LEAST_ONCE]
+        return queued + under_way
+
+    def _heard(self, head: bytes) -> None:
+        """A reply has come to the broker."""
+        p = decode_properties(head)
+        table = decode_table(p.table or b"")
+        self.broker.requests[p.correlation_id or b""].heard.append(str(table.get("rpc-executed", "result")))
+
+    def _came_back(self, handed: Handed) -> None:
+        asked = handed.message.request
+        asked.doubled += asked.put_back > 0
+        if asked.method in AT_LEAST_ONCE:
+            asked.heard.clear()  # it is run again where the ack behind its answer was lost; docs/wire.md says so
 
     # --- what happens -------------------------------------------------------------------------------------------
 
-    @rule(
-        method=st.sampled_from([*METHODS, *METHODS, "gone"]),
-        call=st.booleans(),
-        timeout=st.sampled_from([None, None, 30.0, 0.3, 0.0, -1.0]),
-        now=st.sampled_from(["return", "raise", "unwritable", "wait", "wait"]),
-        around=st.sampled_from(
-            ["", "", "raise", "return", "twice", "raise after", "leave", "give up"],
-        ),
-        on_cancel=st.sampled_from(["give in", "give in", "return", "raise", "wait on"]),
-        odd=st.sampled_from(list(ODD)),
-        body=st.sampled_from(["right"] * 4 + ["wrong"]),
-        before=st.sampled_from(["", "", "", "redelivered", "attempt", "died"]),
-        cut=st.sampled_from(["", "", "", "cancel"]),
-    )
-    def deliver(
-        self,
-        method: str,
-        call: bool,
-        timeout: float | None,
-        now: str,
-        around: str,
-        on_cancel: str,
-        odd: str,
-        body: str,
-        before: str,
-        cut: str,
-    ) -> None:
+    @rule(wishes=WISHES)
+    def deliver(self, wishes: list[Wish]) -> None:
+        for wish in wishes:
+            self._ask(wish)
+
+    @rule(wishes=WISHES)
+    def deliver_more(self, wishes: list[Wish]) -> None:
+        """Rules are chosen alike, and without requests the others have nothing to do."""
+        self.deliver(wishes)
+
+    @rule(wishes=WISHES)
+    def deliver_still_more(self, wishes: list[Wish]) -> None:
+        self.deliver(wishes)
+
+    def _ask(self, wish: Wish) -> None:
         number = len(self.requests)
-        asked = Asked(number, method, call, now, around, on_cancel, ODD[odd], elsewhere=before != "")
+        asked = Asked(number, wish)
         self.requests.append(asked)
         name = b"%d" % number
         self.broker.requests[name] = asked
         table: dict[str, Any] = {"rpc-v": 1}
-        if timeout is not None:
-            table["rpc-timeout-ms"] = int(timeout * 1000)
-        if before == "attempt":
-            table["rpc-attempt"] = 2
-        if before == "died":
+        if wish.timeout is not None:
+            table["rpc-timeout-ms"] = int(wish.timeout * 1000)
+        if wish.before in ("attempt", "last attempt"):
+            table["rpc-attempt"] = 2 if wish.before == "attempt" else 3
+        if wish.before == "died":
             table["x-death"] = [{"reason": "rejected"}]
-        p = Properties(table=encode_table(table), correlation_id=name, message_id=name, type=method.encode())
+        raw = b"\x05rpc-v?" if wish.flaw == "bad table" else encode_table(table)
+        p = Properties(table=raw, correlation_id=name, message_id=name, type=wish.method.encode())
         p.content_type = b"application/json"
-        p.reply_to = b"replies" if call else None
-        message = Message(asked, encode_properties(p), name if body == "right" else b"{}", before == "redelivered")
-        message.body = b"[" + name + b"]" if body == "right" else b'["x"]'
-        self._deliver(message, cut)
+        p.reply_to = ADDRESSES[wish.kind]
+        properties = UNREADABLE_PROPERTIES if wish.flaw == "bad flags" else encode_properties(p)
+        content = b'["x"]' if wish.flaw == "wrong" else b"[" + name + b"]"
+        message = Message(
+            asked, properties, content, wish.before in ("redelivered", "last attempt"), large=wish.flaw == "large"
+        )
+        self._deliver(message, wish.cut)
 
     @precondition(lambda self: self.broker.queue)
     @rule(cut=st.sampled_from(["", "", "cancel"]))
@@ -365,18 +418,35 @@ class WorkerMachine(RuleBasedStateMachine):
         def act() -> None:
             asked.deliveries += 1
             self.arrived[asked] = self.clock.now
-            before = set(self.worker._places.taken)
+            before = self._taken()
             with contextlib.suppress(KeyboardInterrupt):
                 self.channel.deliver(message)
             if cut:
-                for attempt in set(self.worker._places.taken) - before:
-                    if attempt.task is not None:
+                for attempt in self._taken():
+                    if attempt.task is not None and attempt not in before:
                         attempt.task.cancel()
 
-        if self.channel.closed is not None or self.finishing is not None:
+        if self.finishing is not None and self.finishing.done():
+            self._begin_life()
+        self.link_comes()
+        if self.finishing is not None:
             self.broker.queue.append(message)
         else:
             self.loop.turn(act)
+
+    def _taken(self) -> list[Attempt]:
+        return sorted(self.worker._places.taken, key=lambda attempt: attempt.delivery.tag)
+
+    @rule(how=st.sampled_from(["return", "return", "raise", "unwritable"]))
+    def work_goes_on(self, how: str) -> None:
+        """A stretch without trouble, but for how handlers end."""
+        self.loop.settle()
+        while self.gates:
+            self.open_gate(0, how)
+            self.loop.settle()
+        while self.threads.jobs:
+            self.run_job(0)
+        self.loop.settle()
 
     @rule(turns=st.integers(1, 3))
     def turn(self, turns: int) -> None:
@@ -400,7 +470,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 5))
     def cancel_a_handler(self, index: int) -> None:
-        running = [a.task for a in self.worker._places.taken if a.task is not None]
+        running = [a.task for a in self._taken() if a.task is not None]
         if running:
             self.loop.turn(running[index % len(running)].cancel)
 
@@ -409,6 +479,24 @@ class WorkerMachine(RuleBasedStateMachine):
         self.clock.now += seconds
         self.loop.turn()
 
+    @rule(wishes=LOST, fate=st.sampled_from(["take", "take", "refuse", "return", "close"]))
+    def attempts_were_lost_elsewhere(self, wishes: list[Wish], fate: str) -> None:
+        """They are published again at once, and come to this worker, as there is no other."""
+        for wish in wishes:
+            self._ask(wish)
+        self.loop.settle()
+        self.broker_reads(outlet=True, count=1, fate=fate)
+        self.copies_are_taken()
+        for _ in range(len(self.broker.queue)):
+            self.deliver_from_queue("")
+
+    @rule()
+    def copies_are_taken(self) -> None:
+        while self.outlet.outbox:
+            self.loop.turn(self.outlet.read)
+        while self.outlet.inbox:
+            self.loop.turn(self.outlet.answer)
+
     @rule(
         outlet=st.booleans(),
         count=st.integers(1, 3),
@@ -416,6 +504,7 @@ class WorkerMachine(RuleBasedStateMachine):
     )
     def broker_reads(self, outlet: bool, count: int, fate: str) -> None:
         channel = self.outlet if outlet else self.channel
+        self.denied |= fate != "take"
         for _ in range(count):
             self.loop.turn(lambda: channel.read(fate))
         if channel.closed is not None:
@@ -425,16 +514,23 @@ class WorkerMachine(RuleBasedStateMachine):
     def broker_answers(self, count: int) -> None:
         self.loop.turn(lambda: self.outlet.answer(count))
 
-    @rule()
-    def outlet_is_replaced(self) -> None:
+    @rule(what=st.sampled_from(["outlet", "channel", "link", "process"]))
+    def something_goes(self, what: str) -> None:
+        {
+            "outlet": self._outlet_is_replaced,
+            "channel": self._channel_closes,
+            "link": self._link_goes,
+            "process": self._process_dies,
+        }[what]()
+
+    def _outlet_is_replaced(self) -> None:
         if self.outlet_broken or self.outlet.closed is not None:
             before = self.outlet
             self.losses += 1
             self._open_outlet()
             before.lose(LinkLost("replaced"))
 
-    @rule()
-    def channel_closes(self) -> None:
+    def _channel_closes(self) -> None:
         if self.channel.closed is None:
             self.losses += 1
             self.loop.turn(lambda: self.channel.lose(ChannelClosed(406, "took too long")))
@@ -442,8 +538,7 @@ class WorkerMachine(RuleBasedStateMachine):
             self.channel = ModelChannel(self.broker, "consuming")
             self.channel.receiver = self.worker
 
-    @rule()
-    def link_goes(self) -> None:
+    def _link_goes(self) -> None:
         self.losses += 1
 
         def lose() -> None:
@@ -452,6 +547,37 @@ class WorkerMachine(RuleBasedStateMachine):
             self.worker.link_lost()
 
         self.loop.turn(lose)
+
+    def _process_dies(self) -> None:
+        """And another begins in its place."""
+        self.losses += 1
+        w = cast(Any, self.worker)
+        self.excused |= {self._of(attempt) for attempt in [*w._places.taken, *w._places.waiting] if attempt.acked}
+        self._process_ends()
+        self._begin_life()
+
+    def _process_ends(self) -> None:
+        """What was unacknowledged goes back into its queue."""
+        copies = [copy for copy in self._copies() if copy.outlives_link]  # the log says that they are lost
+        self.excused |= {self._of(_owner(copy)) for copy in copies}
+        self.worker.close()
+        for channel in (self.channel, self.outlet):
+            channel.lose(LinkLost("the process is gone"))
+
+    def _of(self, attempt: Attempt) -> Asked:
+        assert attempt.request is not None
+        return cast(Asked, self.broker.requests[attempt.request.properties.correlation_id or b""])
+
+    def _copies(self) -> list[Any]:
+        """What is to be put elsewhere, and is not safe yet."""
+        all = cast(Any, self.worker).copies
+        unconfirmed = [] if all._outlet is None else all._outlet.confirms.open()
+        return [*unconfirmed, *all._waiting, *all._pauses]
+
+    @precondition(lambda self: self.finishing is not None and self.finishing.done())
+    @rule()
+    def another_process_begins(self) -> None:
+        self._begin_life()
 
     @rule()
     def link_comes(self) -> None:
@@ -472,84 +598,89 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule()
     def finish(self) -> None:
         self.loop.turn(self.worker.hand_back)
-        self.finishing = self.loop.create_task(self._finish())
+        self.finishing = self.loop.create_task(self._finish(self.life))
 
-    async def _finish(self) -> None:
+    async def _finish(self, life: int) -> None:
         try:
             await self.worker.finish_running(5.0)
         finally:
-            self.worker.close()
+            if life == self.life:
+                self._check_what_a_drain_leaves()
+                self.losses += len(self._copies())
+                for channel in (self.channel, self.outlet):  # an orderly end: what was written arrives
+                    while channel.read():
+                        pass
+                self._process_ends()
+                self.worker.link_lost()
 
-    @precondition(lambda self: not self.sabotage.armed)
-    @rule(
-        seam=st.sampled_from([(owner, name) for owner, names in SEAMS.items() for name in names]),
-        count=st.integers(1, 2),
-        kind=st.sampled_from([RuntimeError, MemoryError, asyncio.CancelledError, SystemExit]),
-    )
-    def break_a_seam(self, seam: tuple[str, str], count: int, kind: type[BaseException]) -> None:
-        w = cast(Any, self.worker)
-        owners = {
-            "admission": w._admission,
-            "replies": w._replies,
-            "settler": w._settler,
-            "ending": w._settler,
-            "copies": w._settler.copies,
-            "releases": w._settler.releases,
-            "places": w._places,
-            "runner": w._runner,
-            "worker": w,
-            "channel": self.channel,
-            "outlet": self.outlet,
-        }
-        owner, name = seam
-        if hasattr(owners[owner], name):
-            self.sabotage.arm(owners[owner], name, count, kind)
+    def _check_what_a_drain_leaves(self) -> None:
+        """Only what code still runs of, and what the broker has not confirmed in time."""
+        owners = [*self.worker._places.taken, *map(_owner, self._copies())]
+        left: set[tuple[object, int]] = {(owner.channel, owner.delivery.tag) for owner in owners}
+        for handed in self.broker.handed:
+            excused = handed.channel.closed is not None or (handed.channel, handed.tag) in left
+            assert excused or handed.settled, f"{handed.message.request} is not settled"
 
     # --- what holds ---------------------------------------------------------------------------------------------
 
     @invariant()
+    def nothing_was_wrong(self) -> None:
+        assert not self.broker.wrong, self.broker.wrong
+
+    @invariant()
     def no_more_runs_than_there_are_places(self) -> None:
         if hasattr(self, "worker"):
-            taken = self.worker._places.taken
-            assert len(taken) <= self.worker.concurrency
-            assert self.sabotage.done or not self.loop.errors, self.loop.errors
+            assert len(self.worker._places.taken) <= self.worker.concurrency, "more places than there are"
+            running = {asked.number for asked, count in self.running.items() if count} | {*self.threads.serving()}
+            assert len(running) <= self.worker.concurrency, "more runs than places"
+            errors = [error for error in self.loop.errors if not any(error is thrown for thrown in self.thrown)]
+            assert self.sabotage.done or not errors, errors
+
+    @invariant()
+    def nobody_is_told_of_what_is_still_to_be_begun(self) -> None:
+        for message in self.broker.queue:
+            executed = message.request.heard
+            assert "NOT_EXECUTED" not in executed or message.redelivered, f"{message.request} is in the queue again"
 
     def teardown(self) -> None:
         try:
             if hasattr(self, "worker"):
                 self._come_to_rest()
                 self._check_rest()
+                self._end_well()
+                self._check_nothing_lost()
+                self.nothing_was_wrong()
         finally:
             for module, real in self._modules:
                 module.time = real  # type: ignore[attr-defined]
             self._end_loop()
 
     def _come_to_rest(self) -> None:
+        """Workers serve all that is there, one after the other if need be."""
         for _ in range(200):
             self._one_round()
             if not self._busy():
-                break
+                return
             self.clock.now += 1.0
-        if self.finishing is None:
-            self.loop.turn(self.worker.stop_taking)
-            self.loop.turn(self.worker.hand_back)
-            self.finishing = self.loop.create_task(self._finish())
-        for _ in range(40):
-            self._one_round()
-            self.clock.now += 1.0
+
+    def _end_well(self) -> None:
+        self.nothing_was_wrong()
+        self.loop.turn(self.worker.stop_taking)
+        self.finish()
+        self.loop.settle()
+        assert self.finishing is not None
         assert self.finishing.done(), "the drain does not end"
-        if not self.finishing.cancelled() and not self.sabotage.done:
-            self.finishing.result()
+        self.finishing.result()
 
     def _one_round(self) -> None:
         self.loop.turn()
         self.loop.settle()
         if self.worker.draining and self.finishing is None:
-            self.loop.turn(self.worker.hand_back)
-        if self.channel.closed is not None:
-            self._open_link()
-        if self.outlet.closed is not None:
-            self._open_outlet()
+            self.finish()
+        if self.finishing is not None and self.finishing.done():
+            self.another_process_begins()
+        if self.finishing is None:
+            self._serve_what_waits()
         while self.gates:
             self.open_gate(0, "return")
         while self.threads.jobs:
@@ -561,8 +692,16 @@ class WorkerMachine(RuleBasedStateMachine):
             self.loop.turn(self.outlet.answer)
         self.loop.settle()
 
+    def _serve_what_waits(self) -> None:
+        if self.channel.closed is not None:
+            self._open_link()
+        if self.outlet.closed is not None:
+            self._open_outlet()
+        while self.broker.queue:
+            self._deliver(self.broker.queue.popleft())
+
     def _busy(self) -> bool:
-        return bool(self.loop.ready) or any(map(len, self._tables()))
+        return bool(self.loop.ready or self.broker.queue or self.finishing) or any(map(len, self._tables()))
 
     def _tables(self) -> list[Any]:
         w = cast(Any, self.worker)
@@ -576,22 +715,23 @@ class WorkerMachine(RuleBasedStateMachine):
                 assert len(handed.settled) == 1, f"{handed.message.request} is not settled"
         assert not any(map(len, self._tables())), self._tables()
         assert not any(w._timers._slices.values())
-        self._check_nothing_lost()
+        assert not self.broker.queue
 
     def _check_nothing_lost(self) -> None:
-        waiting = {m.request for m in self.broker.queue} | {h.message.request for h in self.channel.unacked.values()}
         dead = [m.request for m in self.broker.dead]
-        lost = {h.message.request for h in self.broker.handed if h.channel.closed is not None}
+        cut_off = {h.message.request for h in self.broker.handed if h.channel.closed is not None}
         for asked in self.requests:
-            if asked in waiting:
+            if asked in self.excused:
                 continue
             if asked.call:
-                assert asked.told or asked in dead or asked in lost, f"{asked} got no answer"
+                unheard = asked in cut_off and asked.method in AT_MOST_ONCE
+                assert asked.told or asked in dead or unheard, f"{asked} got no answer"
             else:
-                done = asked.ran or asked in dead or asked.around in ("return", "leave", "give up")
-                assert done, f"{asked} is lost"
+                assert asked.ran or asked in dead or asked.cut_short, f"{asked} is lost"
             if not self.losses and asked.deliveries == 1:
                 assert dead.count(asked) <= 1, f"{asked} is in the dead queue {dead.count(asked)} times"
+            if asked.method in AT_LEAST_ONCE and asked.wish.around != "twice":
+                assert asked.entries <= 3 * (1 + asked.doubled), f"{asked} ran {asked.entries} times"
 
     def _end_loop(self) -> None:
         for task in asyncio.all_tasks(self.loop):
@@ -599,6 +739,10 @@ class WorkerMachine(RuleBasedStateMachine):
         for _ in range(20):
             self.loop.turn()
         self.loop.close()
+
+
+def _owner(copy: Any) -> Attempt:
+    return cast(Attempt, copy.taken.args[0])
 
 
 TestWorkerMachine = WorkerMachine.TestCase

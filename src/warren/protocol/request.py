@@ -254,7 +254,8 @@ class Request:
 
         Args:
             budget: seconds left, None for no limit.
-            attempt: which attempt the receiver makes of it.
+            attempt: which attempt the receiver makes of it; a second at least, where the broker's headers, which are
+                left out, told of an earlier one.
             server_user: the AMQP user that publishes it.
             bounce: whether its bounce may come back to the caller, who has asked for it.
         """
@@ -267,8 +268,8 @@ class Request:
         if p.user_id is not None:
             table[b"rpc-user"] = encode_value(self.verified_user(server_user))
             p.user_id = server_user.encode()
-        if attempt > 1:
-            table[b"rpc-attempt"] = encode_value(attempt)
+        if attempt > 1 or self.had_earlier_attempts:
+            table[b"rpc-attempt"] = encode_value(max(2, attempt))
         if budget is not None:
             left = max(0, int(budget * 1000))
             table[b"rpc-timeout-ms"] = encode_value(left)

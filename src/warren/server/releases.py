@@ -9,20 +9,24 @@ a copy has been proven to be at the broker, by an answer on the same channel.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
+from warren.logs import get_logger
 from warren.server.copies import Copies
 
 T = TypeVar("T")
 
+log = get_logger("warren.server")
+
 #: Seconds that a suspected request waits at most for copies that the broker does not confirm. For acks it waits longer:
 #: they are proven, or their channel goes, and then the request goes with it.
 _SUSPICION = 5.0
+#: Seconds until a proof that could not be asked for is asked for again.
+_PAUSE = 0.5
 
 
 class Releases(Generic[T]):
@@ -49,13 +53,19 @@ class Releases(Generic[T]):
 
     async def _prove(self, channel: HotChannel) -> None:
         # A channel that is gone has taken its deliveries along: they come back, or their acks had arrived.
-        with contextlib.suppress(ChannelClosed, LinkLost):
-            await channel.settled()
+        while channel.closed is None:
+            try:
+                await channel.settled()
+            except (ChannelClosed, LinkLost):
+                return
+            except Exception:  # which proves nothing
+                log.exception("whether an ack has arrived cannot be asked; asking again")
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
 
     def _proven(self, proof: asyncio.Task[None]) -> None:
         self._proofs.discard(proof)
-        if not proof.cancelled():
-            proof.exception()  # seen: an unexpected one must not be reported as forgotten
         self._look()
 
     # --- what waits ---------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
                 outlives_link=attempt.acked,
-                taken=partial(self._surely, attempt, self._buried, reply),
+                taken=partial(self._copied, attempt, reply),
                 refused=partial(self._surely, attempt, self._not_buried, reply),
             )
         )
@@ -155,19 +155,33 @@ class Settler:
         if attempt.request is not None and attempt.request.properties.reply_to:
             self._send(attempt, reply)
 
-    def _buried(self, attempt: Attempt, reply: Reply) -> None:
-        try:
-            self._answer(attempt, reply)
-        finally:
-            self._let_go(attempt)
-
     def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)
 
+    def _copied(self, attempt: Attempt, reply: Reply | None) -> None:
+        """The copy is safe: answer, if that is due, and let the original go. Never raises.
+
+        Whatever fails in here, there is one copy, and nobody is told of an end that the copy in its queue has not had.
+        """
+        attempt.settled = False
+        try:
+            if reply is not None:
+                self._answer(attempt, reply)
+            self._let_go(attempt)
+        except BaseException as error:
+            self._complain(attempt, error)
+            if reply is not None:
+                with _logged():
+                    self._answer(attempt, self._failure(attempt, error))
+            with _logged():
+                self._let_go(attempt)
+            with _logged():
+                self.reject(attempt)
+
     def _let_go(self, attempt: Attempt) -> None:
-        """The copy is safe: acknowledge the original, and find out when that has arrived."""
+        """Acknowledge the original, and find out when that has arrived."""
         self._release(attempt)
         if not attempt.acked and attempt.channel.closed is None:
             self.releases.prove(attempt.channel)
@@ -197,7 +211,7 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
-                taken=partial(self._surely, attempt, self._let_go),
+                taken=partial(self._copied, attempt, None),
                 refused=partial(self._surely, attempt, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
                 doubtful=None if certain else partial(self._surely, attempt, self._end_held, *_MAYBE_HANDED_BACK),
             )
@@ -210,7 +224,7 @@ class Settler:
     # --- when something of ours goes wrong ----------------------------------------------------------------------
 
     def _surely(self, attempt: Attempt, step: Callable[..., None], *args: Any) -> None:
-        """A copy has come to its end: the delivery is ours again, and this is its last step. Never raises."""
+        """A copy was not taken: the delivery is ours again, and this is its last step. Never raises."""
         attempt.settled = False
         try:
             step(attempt, *args)
@@ -219,17 +233,21 @@ class Settler:
 
     def fail(self, attempt: Attempt, error: BaseException) -> None:
         """Answer what is not answered yet, and settle what is not settled. Never raises."""
+        self._complain(attempt, error)
+        if attempt.request is not None:
+            with _logged():
+                (self._answer if attempt.settled else self.reply)(attempt, self._failure(attempt, error))
+        with _logged():
+            self.reject(attempt)
+
+    def _complain(self, attempt: Attempt, error: BaseException) -> None:
         name = class_name(type(error))
         with _logged():
             log.error("%s: %s could not be handled: %s", self._service, attempt.name, name, exc_info=error)
-        if attempt.request is not None:
-            with _logged():
-                reply = self._replies.ended(
-                    attempt, evidence.SERVER, f"the server failed to handle the request: {name}"
-                )
-                (self._answer if attempt.settled else self.reply)(attempt, reply)
-        with _logged():
-            self.reject(attempt)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Reply:
+        message = f"the server failed to handle the request: {class_name(type(error))}"
+        return self._replies.ended(attempt, evidence.SERVER, message)
 
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""

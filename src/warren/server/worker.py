@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,7 @@ class Worker:
         self._runner = Runner(self, self._threads, service.middleware)
         self._timers: Timers[Attempt] = Timers(self._wake_at)
         self._timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
         self._refusals = Flood(log, logging.WARNING)
@@ -165,13 +167,13 @@ class Worker:
             self._start_late(attempt)
 
     def _start_late(self, attempt: Attempt) -> None:
-        """Start what had to wait for its turn."""
+        """Start what had to wait for its turn, which often comes in the context of the call that has just ended."""
         try:
             if attempt.deadline is not None and attempt.deadline <= time.monotonic():
                 self._refuse(attempt, too_late())
                 self._places.leave(attempt)
             else:
-                self._start(attempt)
+                self._context.copy().run(self._start, attempt)
         except BaseException as error:
             self._fail(attempt, error)
 
@@ -249,7 +251,12 @@ class Worker:
 
     def _start_waiting(self) -> None:
         while (waiting := self._places.next()) is not None:
-            self._start_late(waiting)
+            assert waiting.request is not None
+            if waiting.request.attempt > 1 and not self._settler.releases.clean:  # it was when it began to wait
+                self._places.leave(waiting)
+                self._settler.releases.wait(waiting)
+            else:
+                self._start_late(waiting)
 
     def _refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""

@@ -1,0 +1,349 @@
+"""The worker machine finds each fault that a worker had before, when it is brought back [docs/adr/0019]."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.property.test_worker_machine import WorkerMachine
+from warren.amqp.confirms import Confirms
+from warren.errors import Execution
+from warren.protocol import evidence, problems
+from warren.protocol.codecs import CodecError
+from warren.protocol.request import Request
+from warren.server import runners
+from warren.server.attempt import Attempt
+from warren.server.copies import Copies, Copy, _Outlet
+from warren.server.releases import Releases
+from warren.server.replies import Replies, Reply
+from warren.server.runners import Runner
+from warren.server.settler import Settler
+from warren.server.threads import JobFailed
+from warren.server.worker import Worker
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+#: The first failure is enough; the same examples each time.
+SEARCH = settings(
+    phases=(Phase.generate,),
+    max_examples=300,
+    stateful_step_count=40,
+    report_multiple_bugs=False,
+    database=None,
+    derandomize=True,
+    deadline=None,
+)
+#: What the machine says itself, and what a broken worker lets through into its loop.
+FOUND = (AssertionError, SystemExit, KeyboardInterrupt, asyncio.InvalidStateError)
+Patch = pytest.MonkeyPatch
+FAULTS: list[Callable[[Patch], None]] = []
+
+
+def fault(bring_back: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    FAULTS.append(bring_back)
+    return bring_back
+
+
+# --- places and ends --------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_task_cut_off_before_its_first_step_has_no_end(patch: Patch) -> None:
+    patch.setattr(Runner, "_caught", lambda _self, _attempt, _task: None)
+
+
+@fault
+def an_exception_that_cannot_be_told_of_keeps_its_place(patch: Patch) -> None:
+    def raised(self: Worker, attempt: Attempt, error: BaseException) -> None:
+        if not attempt.ended:
+            self._end_raised(attempt, error)
+
+    patch.setattr(problems, "_tried", lambda tell, _instead: tell())
+    patch.setattr(problems, "_text_of", str)
+    patch.setattr(Worker, "raised", raised)
+
+
+@fault
+def only_exceptions_are_caught_of_handlers(patch: Patch) -> None:
+    raised = Worker.raised
+
+    def let_through(self: Worker, attempt: Attempt, error: BaseException) -> None:
+        if not issubclass(type(error), Exception | asyncio.CancelledError):
+            raise error
+        raised(self, attempt, error)
+
+    patch.setattr(Worker, "raised", let_through)
+
+
+@fault
+def only_the_encoders_own_errors_are_caught(patch: Patch) -> None:
+    result = Replies.result
+
+    def fragile(self: Replies, attempt: Attempt, value: Any) -> Reply:
+        request = attempt.request
+        assert request is not None
+        with contextlib.suppress(CodecError):
+            attempt.method.encode_result(request.content_type, value)
+        return result(self, attempt, value)
+
+    def completed(self: Worker, attempt: Attempt, value: Any) -> None:
+        self.finish(attempt, self._replies.result(attempt, value))
+
+    patch.setattr(Replies, "result", fragile)
+    patch.setattr(Worker, "completed", completed)
+
+
+@fault
+def a_thread_that_cannot_start_costs_its_place(patch: Patch) -> None:
+    def fail(self: Worker, attempt: Attempt, error: BaseException) -> None:
+        attempt.ended = True
+        self._settler.fail(attempt, error)
+
+    patch.setattr(Worker, "_fail", fail)
+
+
+@fault
+def a_place_comes_back_while_its_thread_still_runs(patch: Patch) -> None:
+    in_thread, leave = Runner._in_thread, Runner._leave
+
+    async def unheld(self: Runner, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        attempt.busy -= 1  # against what it adds
+        return await in_thread(self, attempt, function)
+
+    def leave_task_only(self: Runner, attempt: Attempt) -> None:
+        if attempt.busy > 0:
+            leave(self, attempt)
+
+    patch.setattr(Runner, "_in_thread", unheld)
+    patch.setattr(Runner, "_leave", leave_task_only)
+
+
+@fault
+def a_thread_that_was_given_up_reports_to_nobody(patch: Patch) -> None:
+    async def in_thread(self: Runner, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        done = self._loop.create_future()
+        attempt.busy += 1
+
+        def on_done(result: Any) -> None:
+            done.set_result(result)
+            self._leave(attempt)
+
+        self._threads.run(contextvars.copy_context(), function, on_done)
+        attempt.entered = True
+        result = await done
+        if type(result) is JobFailed:
+            raise result.error
+        return result
+
+    patch.setattr(Runner, "_in_thread", in_thread)
+
+
+@fault
+def a_handler_that_middleware_left_alone_has_no_place(patch: Patch) -> None:
+    spawn, ended = Runner._spawn, Runner._ended
+
+    def end_at_once(self: Runner, attempt: Attempt) -> None:
+        attempt.busy = 1
+        ended(self, attempt)
+
+    patch.setattr(Runner, "_spawn", spawn)
+    patch.setattr(Runner, "_ended", end_at_once)
+
+
+@fault
+def what_was_answered_is_answered_again(patch: Patch) -> None:
+    send = Settler._send
+
+    def forgetful(self: Settler, attempt: Attempt, reply: Reply) -> None:
+        attempt.answered = False
+        send(self, attempt, reply)
+
+    patch.setattr(Settler, "_send", forgetful)
+
+
+@fault
+def calls_share_the_context_of_their_threads(patch: Patch) -> None:
+    shared = contextvars.copy_context()
+    patch.setattr(runners, "contextvars", SimpleNamespace(copy_context=lambda: shared))
+
+
+# --- elsewhere --------------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_hand_back_that_was_refused_stays_open(patch: Patch) -> None:
+    refused = Copies._refused
+
+    def keep(self: Copies, copy: Copy, why: str, *, for_good: bool = False) -> None:
+        if copy.patience > 5:
+            refused(self, copy, why, for_good=for_good)
+
+    patch.setattr(Copies, "_refused", keep)
+
+
+@fault
+def a_copies_channel_that_is_closed_takes_its_requests_along(patch: Patch) -> None:
+    def on_closed(self: Copies, outlet: _Outlet, _reason: Exception) -> None:
+        if outlet is self._outlet:
+            outlet.confirms.lost()
+            self._outlet = None
+            if self.on_broken is not None:
+                self.on_broken()
+
+    patch.setattr(Copies, "_on_closed", on_closed)
+
+
+@fault
+def a_poison_request_begins_again_before_its_ack_is_proven(patch: Patch) -> None:
+    patch.setattr(Releases, "clean", True)
+
+
+@fault
+def an_ack_counts_when_it_is_written(patch: Patch) -> None:
+    patch.setattr(Releases, "prove", lambda _self, _channel: None)
+
+
+@fault
+def the_dead_are_set_aside_twice(patch: Patch) -> None:
+    bury = Settler.bury
+
+    def twice(self: Settler, attempt: Attempt, reply: Reply) -> None:
+        bury(self, attempt, reply)
+        attempt.settled = False
+        bury(self, attempt, reply)
+
+    patch.setattr(Settler, "bury", twice)
+
+
+@fault
+def what_is_safe_is_set_aside_again_when_its_ack_fails(patch: Patch) -> None:
+    def copied(self: Settler, attempt: Attempt, reply: Reply | None) -> None:
+        attempt.settled = False
+        try:
+            self._let_go(attempt)
+        except BaseException as error:
+            self.fail(attempt, error)
+
+    patch.setattr(Settler, "_copied", copied)
+    patch.setattr(WorkerMachine, "surely_broken", ("ending", "_let_go", 1, RuntimeError))
+
+
+@fault
+def a_copy_that_came_back_counts_as_taken(patch: Patch) -> None:
+    patch.setattr(_Outlet, "returned", lambda _self, _message: None)
+
+
+@fault
+def publish_numbers_are_counted_on_the_next_channel(patch: Patch) -> None:
+    attach = Copies.attach
+
+    def keep(self: Copies, channel: Any) -> Any:
+        confirms: Confirms[Copy] = Confirms()
+        if self._outlet is not None:
+            confirms, self._outlet.confirms = self._outlet.confirms, confirms
+        before = attach(self, channel)
+        assert self._outlet is not None
+        self._outlet.confirms = confirms
+        return before
+
+    patch.setattr(Copies, "attach", keep)
+
+
+@fault
+def a_drain_forgets_who_waits_for_a_place(patch: Patch) -> None:
+    def stop_taking(self: Worker) -> None:
+        self.draining = True
+        self._give_up_waiting()
+
+    patch.setattr(Worker, "stop_taking", stop_taking)
+
+
+@fault
+def a_drain_forgets_who_waits_for_proofs(patch: Patch) -> None:
+    patch.setattr(Releases, "give_up_waiting", lambda self: self._suspected.clear() or [])
+
+
+@fault
+def who_waits_for_a_place_is_not_asked_again_whether_it_may_begin(patch: Patch) -> None:
+    def start_waiting(self: Worker) -> None:
+        while (waiting := self._places.next()) is not None:
+            self._start_late(waiting)
+
+    patch.setattr(Worker, "_start_waiting", start_waiting)
+
+
+@fault
+def who_waits_for_a_place_begins_in_the_context_of_another(patch: Patch) -> None:
+    start_late = Worker._start_late
+
+    def in_this_context(self: Worker, attempt: Attempt) -> None:
+        self._context = cast(Any, SimpleNamespace(copy=lambda: SimpleNamespace(run=lambda start, it: start(it))))
+        start_late(self, attempt)
+
+    patch.setattr(Worker, "_start_late", in_this_context)
+
+
+@fault
+def what_was_dead_before_is_handed_back_as_new(patch: Patch) -> None:
+    again = Request.again
+
+    def forget(self: Request, **options: Any) -> bytes:
+        table, self.properties.table = self.properties.table, b"" if self.attempt == 1 else self.properties.table
+        try:
+            return again(self, **options)
+        finally:
+            self.properties.table = table
+
+    patch.setattr(Request, "again", forget)
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_refusal_means_not_executed(patch: Patch) -> None:
+    patch.setattr(Attempt, "earlier", False)
+
+
+@fault
+def an_earlier_attempt_does_not_count(patch: Patch) -> None:
+    patch.setattr(Request, "had_earlier_attempts", False)
+
+
+@fault
+def a_failure_means_executed(patch: Patch) -> None:
+    patch.setattr(evidence, "_proven", lambda ending, _entered: ending.proves or Execution.EXECUTED)
+
+
+@fault
+def a_worker_that_failed_itself_means_not_executed(patch: Patch) -> None:
+    patch.setattr(evidence, "SERVER", evidence._refused(evidence.SERVER.code, "SERVER"))
+    patch.setattr(WorkerMachine, "surely_broken", ("replies", "result", 1, RuntimeError))
+
+
+@fault
+def a_hand_back_in_doubt_means_not_executed(patch: Patch) -> None:
+    def in_doubt(self: Copies, copy: Copy, why: str) -> None:
+        copy.refused(why)
+
+    patch.setattr(Copies, "_in_doubt", in_doubt)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bring_back", FAULTS, ids=lambda bring_back: bring_back.__name__)
+def test_it_is_found(bring_back: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    for name in ("warren.server", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+    bring_back(monkeypatch)
+    with pytest.raises(FOUND):
+        run_state_machine_as_test(WorkerMachine, settings=SEARCH)

@@ -1,0 +1,84 @@
+"""What the worker machine has found, each as the shortest story of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.property.test_worker_machine import WorkerMachine
+from tests.support.worker_parts import Wish
+
+
+def wish(method: str = "report", **how: Any) -> Wish:
+    plain = {
+        "kind": "cast",
+        "timeout": None,
+        "now": "return",
+        "around": "",
+        "around_again": "",
+        "on_cancel": "give in",
+        "odd": "ValueError",
+        "flaw": "",
+        "before": "",
+        "cut": "",
+    }
+    return Wish(method=method, **{**plain, **how})
+
+
+@pytest.fixture
+def machine() -> Iterator[WorkerMachine]:
+    machine = WorkerMachine()
+    yield machine
+    machine.teardown()  # which checks all that the machine checks
+
+
+def begin(machine: WorkerMachine, *wishes: Wish, broken: Any = None) -> None:
+    machine.begin(1, middleware=False, tracebacks=False, broken=broken, wishes=list(wishes))
+
+
+def test_who_waited_for_a_place_begins_in_a_context_of_its_own(machine: WorkerMachine) -> None:
+    begin(machine, wish("once", now="wait"), wish("once"))
+    machine.work_goes_on("return")
+    assert [asked.ran for asked in machine.requests] == [1, 1]
+
+
+def test_who_waited_for_a_place_begins_only_when_all_acks_behind_copies_are_proven(machine: WorkerMachine) -> None:
+    begin(machine, wish(now="wait"), wish("again", before="attempt"))
+    machine.attempts_were_lost_elsewhere([wish("again", before="redelivered")], "take")
+    machine.work_goes_on("return")
+    assert machine.requests[1].entries == 0
+    machine.broker_reads(outlet=False, count=3, fate="take")
+    machine.work_goes_on("return")
+    assert machine.requests[1].entries == 1
+
+
+def test_what_was_dead_before_is_handed_back_as_a_later_attempt(machine: WorkerMachine) -> None:
+    begin(machine)
+    machine.drain()
+    machine.deliver([wish(kind="call", before="died", timeout=0.0)])
+    machine.finish()
+    machine.copies_are_taken()
+    machine._come_to_rest()
+    assert machine.requests[0].told == ["UNKNOWN"]
+
+
+@pytest.mark.parametrize("kind", ["call", "cast"])
+def test_what_is_safe_in_the_dead_queue_is_not_set_aside_again(machine: WorkerMachine, kind: str) -> None:
+    dying = wish("again", kind=kind, before="last attempt")
+    begin(machine, dying, broken=("ending", "_let_go", 1, RuntimeError))
+    machine.copies_are_taken()
+    machine.work_goes_on("return")
+    assert machine.sabotage.done
+    assert [message.request for message in machine.broker.dead] == machine.requests
+
+
+def test_the_caller_of_what_was_handed_back_hears_of_no_end(machine: WorkerMachine) -> None:
+    begin(machine, broken=("ending", "_let_go", 1, RuntimeError))
+    machine.drain()
+    machine.deliver([wish(kind="call")])
+    machine.hand_back()
+    machine.copies_are_taken()
+    assert machine.sabotage.done
+    assert machine.requests[0].told == []
