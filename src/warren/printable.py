@@ -17,7 +17,8 @@ def printable(text: str, keep: str = "") -> str:
     """Text with an escape for each character that is not printable, except those in `keep`."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+    odd = [c for c in set(text) if not c.isprintable() and c not in keep]
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in odd})
 
 
 def printable_bytes(data: bytes) -> str:
@@ -29,7 +30,8 @@ def printable_json(text: str) -> str:
     """A JSON document that means the same and has only printable characters and line ends."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    odd = [c for c in set(text) if not c.isprintable() and c != "\n"]
+    return text.translate({ord(c): json.dumps(c)[1:-1] for c in odd})
 
 
 def block(text: str) -> str:

@@ -182,18 +182,19 @@ def test_values_made_of_subclasses_come_back_as_their_bases(value: Any) -> None:
 @given(msgpack_values, st.sampled_from([Any, dict[int, Any], set[int], dict[int | str, Any]]), st.booleans())
 def test_looking_for_collisions_changes_nothing_of_ordinary_values(value: Any, hint: Any, cut: bool) -> None:
     body = codecs.encode(codecs.MSGPACK, [value, "x" * SMALL])[: -1 if cut else None]
-    screen = Screen.of(hint, native_keys=True)
+    screen = Screen.of(hint, json=False)
     assert screen is not None
-    with contextlib.suppress(msgspec.DecodeError):
-        screen.check(body, json=False)
-        assert not cut
+    with contextlib.suppress(msgspec.DecodeError, CodecError):
+        screen.check(body)
         assert codecs.decoder(codecs.MSGPACK)(body)[0] == value
+        assert not cut
 
 
 @given(st.binary(max_size=400), st.sampled_from([Any, dict[int, Any], set[int]]))
 def test_looking_for_collisions_ends_on_any_bytes(tail: bytes, hint: Any) -> None:
-    screen = Screen.of(hint, native_keys=True)
-    assert screen is not None
     for json in (False, True):
-        with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
-            screen.check(b"\xdc\xff\xff" + b"\x01" * SMALL + tail, json=json)
+        screen = Screen.of(hint, json=json)
+        assert json or screen is not None
+        if screen is not None:
+            with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+                screen.check(b"\xdc\xff\xff" + b"\x01" * SMALL + tail)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
+from warren.protocol import extremes
 from warren.protocol.bases import as_base, deep_base
 from warren.protocol.collisions import SMALL, Screen
 
@@ -62,11 +65,14 @@ def encode(content_type: str, value: Any) -> bytes:
         CodecError: the value does not fit the encoding.
     """
     try:
-        return _ENCODERS[content_type](value)
+        body = _ENCODERS[content_type](value)
+        if b"null" in body and value is not None and content_type in _HAVE_NO_NAN:
+            _refuse_nan(value)
     except KeyError:
         raise UnknownEncoding(content_type) from None
     except Exception as error:  # a model's own code may raise whatever
         raise CodecError(_reason(error)) from error
+    return body
 
 
 def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decode:
@@ -79,15 +85,11 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
     except KeyError:
         raise UnknownEncoding(content_type) from None
 
-    screen = None if content_type == OCTETS else Screen.of(hint, native_keys=content_type == MSGPACK)
+    checks = _checks(content_type, hint)
 
     def guarded(body: bytes) -> Any:
         try:
-            if len(body) > SMALL:
-                if screen is not None:
-                    screen.check(body, json=content_type != MSGPACK)
-                return _decode_large(decode, body)
-            return decode(body)
+            return decode(body) if len(body) <= SMALL else _decode_large(decode, checks, body)
         except msgspec.ValidationError as error:
             raise ValidationError(str(error)) from error
         # RecursionError: a bomb of nesting. TypeError: a map as the key of a map, before msgspec 0.22.
@@ -98,11 +100,21 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
     return guarded
 
 
-def _decode_large(decode: Decode, body: bytes) -> Any:
-    """Decode without the garbage collector, which would go through all that is new a hundred times over."""
+def _checks(content_type: str, hint: Any) -> list[Callable[[bytes], None]]:
+    """What a large body has to pass first: whatever its decoder would take too long for."""
+    if content_type == OCTETS:
+        return []
+    screen = Screen.of(hint, json=content_type != MSGPACK)
+    return ([] if content_type == MSGPACK else [extremes.check]) + ([] if screen is None else [screen.check])
+
+
+def _decode_large(decode: Decode, checks: list[Callable[[bytes], None]], body: bytes) -> Any:
+    """Look, then decode, without the garbage collector, which would go through all that is new a hundred times over."""
     collects = gc.isenabled()
     gc.disable()
     try:
+        for check in checks:
+            check(body)
         return decode(body)
     finally:
         if collects:
@@ -233,11 +245,17 @@ def _read_custom(kind: type, value: Any) -> Any:
         raise ValueError(_problems(error)) from error
 
 
+_MOST_PROBLEMS = 100
+
+
 def _problems(error: Exception) -> str:
     """What a model says of a value, in one line; as text it has many, and links."""
     errors = getattr(error, "errors", None)
     if errors is None:
         return repr(error)
+    count = getattr(error, "error_count", int)()
+    if count > _MOST_PROBLEMS:  # Pydantic makes all of them, or none: up to 5 µs each
+        return f"{count} values do not fit {getattr(error, 'title', 'the model')}"
     return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in errors())
 
 
@@ -246,6 +264,24 @@ def _write_custom(value: Any) -> Any:
     if dump is None:
         return as_base(value)
     return dump(mode="json", by_alias=True)  # by alias, as that is what it is validated by
+
+
+_HAVE_NO_NAN = frozenset({JSON, PROBLEM, TEXT})
+
+
+def _refuse_nan(value: Any) -> None:
+    """Refuse what JSON would write as ``null`` though it is a number: the reader could not tell.
+
+    Raises:
+        ValueError: nan or inf is in the value.
+    """
+    level = [msgspec.to_builtins(value, enc_hook=_write_custom)]
+    while level:
+        for one in level:
+            if type(one) is float and not math.isfinite(one):
+                raise ValueError(f"JSON has no {one}: send None, or take msgpack, which has it")
+        maps = chain.from_iterable(one.values() for one in level if type(one) is dict)
+        level = [*maps, *chain.from_iterable(one for one in level if type(one) in (list, tuple, set, frozenset))]
 
 
 _json_encode = msgspec.json.Encoder(enc_hook=_write_custom).encode

@@ -160,7 +160,7 @@ def test_the_same_value_many_times_is_no_collision() -> None:
 
 @pytest.mark.parametrize("hint", [str, dict[str, int], list[int], dict[str, Any], set[str], Any])
 def test_where_all_keys_are_salted_nothing_is_looked_at(hint: Any) -> None:
-    assert collisions.Screen.of(hint, native_keys=False) is None
+    assert collisions.Screen.of(hint, json=True) is None
 
 
 def test_a_large_body_is_decoded_without_the_collector_and_leaves_it_as_it_was() -> None:
