@@ -405,6 +405,13 @@ Ask = Callable[[AsyncClient, Bank], Awaitable[Any]]
             id="result that cannot be encoded",
         ),
         pytest.param(
+            lambda c, b: c.call(b.immeasurable),
+            CallError,
+            ("INTERNAL", "ENCODE_REPLY", "EXECUTED", "server"),
+            "JSON has no nan",
+            id="result that JSON does not have",
+        ),
+        pytest.param(
             lambda c, b: c.call_bare(b.service.name, "1"),
             MethodNotFound,
             ("UNIMPLEMENTED", "METHOD", "NOT_EXECUTED", "server"),

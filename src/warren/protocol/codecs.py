@@ -104,8 +104,9 @@ def _checks(content_type: str, hint: Any) -> list[Callable[[bytes], None]]:
     """What a large body has to pass first: whatever its decoder would take too long for."""
     if content_type == OCTETS:
         return []
+    checks: list[Callable[[bytes], None]] = [] if content_type == MSGPACK else [extremes.check]
     screen = Screen.of(hint, json=content_type != MSGPACK)
-    return ([] if content_type == MSGPACK else [extremes.check]) + ([] if screen is None else [screen.check])
+    return checks if screen is None else [*checks, screen.check]
 
 
 def _decode_large(decode: Decode, checks: list[Callable[[bytes], None]], body: bytes) -> Any:
@@ -275,7 +276,10 @@ def _refuse_nan(value: Any) -> None:
     Raises:
         ValueError: nan or inf is in the value.
     """
-    level = [msgspec.to_builtins(value, enc_hook=_write_custom)]
+    try:
+        level = [msgspec.to_builtins(value, enc_hook=_write_custom)]
+    except TypeError:  # a `msgspec.Raw` is in it: what that holds was written by somebody else
+        return
     while level:
         for one in level:
             if type(one) is float and not math.isfinite(one):

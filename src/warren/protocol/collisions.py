@@ -83,7 +83,7 @@ class Screen:
             if isinstance(info, inspect.SetType | inspect.FrozenSetType) and not _is_safe(info.item_type):
                 kind = _hint_of(info.item_type)
                 arrays[kind] = _Reader(kind, json=json, keys=False)
-            elif isinstance(info, inspect.CustomType) and _has_keys(getattr(info.cls, "__pydantic_core_schema__", None)):
+            elif isinstance(info, inspect.CustomType) and _has_keys(info.cls):
                 models: dict[Any, Read] = {_numbers: _numbers, _uuids: _uuids}
                 maps |= models
                 arrays |= models
@@ -122,7 +122,7 @@ class Screen:
         sizes: Callable[[int], Iterator[tuple[int, int]]],
         steps: Callable[[list[int], list[int], int, int], int],
     ) -> None:
-        if set(map(type, keys)) == {int} and -_SMALL_INT < min(keys) and max(keys) < _SMALL_INT:
+        if set(map(type, keys)) == {int} and min(keys) > -_SMALL_INT and max(keys) < _SMALL_INT:
             return
         for read in reads:
             found, times = read(keys)
@@ -201,7 +201,7 @@ def _is_map(one: Any) -> bool:
 def _large(root: Any) -> list[Any]:
     """All collections of more than a few, the outer before the inner: level by level, as that is fast."""
     found: list[Any] = []
-    level = [[root]]
+    level: list[Any] = [[root]]
     while level:
         found += [one for one in level if len(one) > _FEW]
         maps = [one for one in level if type(one) is dict]
@@ -320,9 +320,9 @@ _NUMBER = re.compile(r"\s*+[-+]?(?:\d[\d_]*+(?:\.[\d_]*+)?|\.\d[\d_]*+)(?:[eE][-
 _HEX = re.compile(r"(?:urn:uuid:|\{)?[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\}?\Z")
 
 
-def _has_keys(schema: Any) -> bool:
+def _has_keys(model: Any) -> bool:
     """Whether a Pydantic model makes a dict or a set of what are no strings, anywhere in it."""
-    found = [schema]
+    found: list[Any] = [getattr(model, "__pydantic_core_schema__", None)]
     while found:
         one = found.pop()
         if isinstance(one, list | tuple):
@@ -338,13 +338,17 @@ def _has_keys(schema: Any) -> bool:
 def _numbers(keys: list[Any]) -> tuple[list[Any], list[int]]:
     """With numbers for the texts that are some: they have one hash, whatever their type is."""
     found, times = _distinct(keys, repr)
-    return [_number(key) if type(key) is str and _NUMBER.match(key) else _hashable(key) for key in found], times
+    if str in set(map(type, found)):
+        found = [_number(key) if type(key) is str and _NUMBER.match(key) else key for key in found]
+    return _hashable(found), times
 
 
 def _uuids(keys: list[Any]) -> tuple[list[Any], list[int]]:
     """With integers for the texts that are UUIDs: these have their hashes."""
+    if str not in set(map(type, keys)):
+        return [], []
     found, times = _distinct(keys, repr)
-    return [UUID(key).int if type(key) is str and _HEX.match(key) else _hashable(key) for key in found], times
+    return _hashable([UUID(key).int if type(key) is str and _HEX.match(key) else key for key in found]), times
 
 
 def _number(text: str) -> Any:
@@ -354,9 +358,13 @@ def _number(text: str) -> Any:
         return text
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(keys: list[Any]) -> list[Any]:
+    return keys if set(map(type, keys)).isdisjoint(_COLLECTIONS) else list(map(_as_key, keys))
+
+
+def _as_key(value: Any) -> Any:
     if type(value) in (list, tuple):
-        return tuple(map(_hashable, value))
+        return tuple(map(_as_key, value))
     return None if type(value) is dict else value
 
 

@@ -14,6 +14,7 @@ MOST = 5_000
 _LEAST, _GREATEST = 1e-288, 1e288
 
 _EXPONENT = re.compile(rb"[eE][+-]?0*+[1-9]\d\d")
+_TEXT = re.compile(rb'(?s:"(?:[^"\\]++|\\.)*+")')
 _NUMBER = re.compile(rb"(?<![\d.])\d[\d.]*+[eE][+-]?0*+[1-9]\d\d++(?=[\s,\]}]|\Z)")
 
 
@@ -29,7 +30,7 @@ def check(body: bytes) -> None:
     """
     if len(_EXPONENT.findall(body)) <= MOST:
         return
-    if sum(map(_is_extreme, _NUMBER.findall(body))) > MOST:
+    if sum(map(_is_extreme, _NUMBER.findall(_TEXT.sub(b"", body)))) > MOST:
         raise TooManyExtremes(
             f"more than {MOST} numbers are beyond 1e288 or closer to 0 than 1e-288, which take long to read as JSON:"
             " send them as msgpack"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date
 from enum import Enum
 from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from msgspec import Meta
 
@@ -182,3 +184,19 @@ def test_converting_keeps_what_fits() -> None:
 )
 def test_a_content_type_is_reduced_to_its_media_type(content_type: str | None, bare: str) -> None:
     assert codecs.normalise(content_type) == bare
+
+
+@pytest.mark.parametrize("content_type", [codecs.JSON, codecs.TEXT])
+@pytest.mark.parametrize("value", [math.nan, [None, {"share": math.inf}], {-math.inf}, (1.0, [math.nan])])
+def test_a_number_that_json_does_not_have_is_refused_instead_of_sent_as_null(content_type: str, value: Any) -> None:
+    with pytest.raises(CodecError, match=r"JSON has no (nan|-?inf): send None, or take msgpack"):
+        codecs.encode(content_type, value)
+
+
+def test_msgpack_carries_every_float() -> None:
+    assert codecs.decoder(MSGPACK)(codecs.encode(MSGPACK, [math.inf, None])) == [math.inf, None]
+
+
+@pytest.mark.parametrize("value", [None, [None, 1.5], "null", {"null": [1.5]}, [msgspec.Raw(b"null")]])
+def test_what_is_null_or_says_so_is_sent_as_it_is(value: Any) -> None:
+    assert codecs.encode(codecs.JSON, value) == msgspec.json.encode(value)

@@ -126,6 +126,21 @@ def test_keys_that_collide_are_refused_also_in_a_body_that_is_cut_off(attack: st
         codecs.decoder(content_type, hint)(body[:-1])
 
 
+def test_a_key_that_walks_far_is_counted_as_often_as_it_comes() -> None:
+    row, walker = WALKERS[:-600], WALKERS[-1]
+    assert codecs.decoder(MSGPACK)(pairs([*row, walker]))
+    keys = [*row, *[walker] * 3000]
+    body = b"\xdf" + len(keys).to_bytes(4) + b"".join(msgspec.msgpack.encode(key) + b"\xc0" for key in keys)
+    with pytest.raises(CodecError, match="collide"):
+        codecs.decoder(MSGPACK)(body)
+
+
+def test_keys_that_collide_only_while_the_table_is_small_are_refused() -> None:
+    others = range(1 << 40, (1 << 40) + 20_000)
+    with pytest.raises(CodecError, match="collide"):
+        codecs.decoder(MSGPACK, dict[int, None])(pairs([*WALKERS, *others]))
+
+
 RNG = random.Random(7)
 ORDINARY: dict[str, tuple[Any, Any]] = {
     "row numbers": (dict[int, int], {i: i for i in range(20_000)}),
