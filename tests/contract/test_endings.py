@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -319,8 +320,12 @@ class Bank:
         async def unencodable() -> Any:
             return object()
 
+        @self.service.method
+        async def immeasurable() -> list[float | None]:
+            return [None, math.nan]
+
         self.pay, self.crash, self.refuse, self.leave = pay, crash, refuse, leave
-        self.wrong, self.unencodable = wrong, unencodable
+        self.wrong, self.unencodable, self.immeasurable = wrong, unencodable, immeasurable
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from warren.protocol.codecs import JSON, MSGPACK, CodecError
 from warren.protocol.collisions import SMALL
 
 SIZE = 4 * SMALL
-#: Lines of Python that a byte may cost: most shapes take 2. On a quiet core 1 MiB then takes 0.2 s.
+#: Lines of Python that a byte may cost: most shapes take 2 or less, and took up to 20 before.
 LINES_PER_BYTE = 5
 
 
