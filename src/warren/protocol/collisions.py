@@ -205,7 +205,7 @@ def _large(root: Any) -> list[Any]:
     while level:
         found += [one for one in level if len(one) > _FEW]
         maps = [one for one in level if type(one) is dict]
-        arrays = [one for one in level if type(one) is not dict]
+        arrays = [one for one in level if type(one) is not dict] if maps else level
         values = chain.from_iterable(map(dict.values, maps))
         parts = chain(chain.from_iterable(arrays), chain.from_iterable(maps), values)
         level = [part for part in filter(None, parts) if type(part) in _COLLECTIONS]
@@ -232,9 +232,9 @@ class _Reader:
             return [], []
         if self._as_they_come and set(map(type, keys)).isdisjoint(_COLLECTIONS):
             return _distinct(keys, self._encode)
-        parts = Counter(map(self._encode, keys))
-        found = self._read(list(parts))
-        return list(chain.from_iterable(found)) if self._maps else found, list(parts.values())
+        parts = list(map(self._encode, keys))
+        found = self._read(list(dict.fromkeys(parts)))
+        return list(chain.from_iterable(found)) if self._maps else found, _times(parts)
 
     def _read(self, parts: list[bytes]) -> list[Any]:
         """Those before the first that does not fit: no more will be decoded."""
@@ -252,7 +252,12 @@ class _Reader:
 def _distinct(keys: list[Any], name: Callable[[Any], str | bytes]) -> tuple[list[Any], list[int]]:
     """Each of the keys once, and how many times it comes. Names have a salt."""
     names = list(map(name, keys))
-    return list(dict(zip(names, keys, strict=True)).values()), list(Counter(names).values())
+    return list(dict(zip(names, keys, strict=True)).values()), _times(names)
+
+
+def _times(names: list[Any]) -> list[int]:
+    """How many times each comes, in the order in which they first come."""
+    return [1] * len(names) if len(set(names)) == len(names) else list(Counter(names).values())
 
 
 #: What makes an array of parts, or an array of maps of one key each: by whether it is JSON, and whether they are keys.
