@@ -343,7 +343,7 @@ Ask = Callable[[AsyncClient, Bank], Awaitable[Any]]
             lambda c, b: c.call(f"{b.service.name}.nope"),
             MethodNotFound,
             ("UNIMPLEMENTED", "METHOD", "NOT_EXECUTED", "server"),
-            "has no method 'nope'; it has: crash, leave, pay",
+            "has no method 'nope'; it has: crash, immeasurable, leave, pay",
             id="unknown method",
         ),
         pytest.param(
