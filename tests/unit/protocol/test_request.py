@@ -166,9 +166,10 @@ def test_a_request_published_again_too_late_has_no_time_left() -> None:
     assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
 
 
-def test_a_request_published_again_loses_the_brokers_history() -> None:
+def test_a_request_published_again_loses_the_brokers_history_except_that_there_was_an_earlier_attempt() -> None:
     request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
-    assert properties_of(request.again(budget=None, attempt=1, server_user="server")).headers == {"tenant": "a"}
+    headers = properties_of(request.again(budget=None, attempt=1, server_user="server")).headers
+    assert headers == {"tenant": "a", "rpc-attempt": 2}
 
 
 def test_a_bare_request_published_again_stays_as_it_was() -> None:
