@@ -9,6 +9,7 @@ that is escaped already stays as it is, so it does no harm to be careful twice. 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Sequence
 
 _INDENT = "  "
 
@@ -40,3 +41,16 @@ def block(text: str) -> str:
     So none of its lines can pass for a line of the log or an output of the program around it.
     """
     return "\n".join(_INDENT + line for line in printable(text.rstrip("\n"), keep="\n").split("\n"))
+
+
+def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows of a table as lines, their columns as wide as need be; those in `right` stand on the right side."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if at in right else text.ljust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,5 +1,6 @@
 """Running ``warren`` as a process of its own, and reading what it says as it says it."""
 
+import io
 import os
 import re
 import signal
@@ -8,8 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from unittest.mock import patch
+
+from warren.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 WARREN = (sys.executable, "-m", "warren")
@@ -92,6 +97,24 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited in vain: {what}"
         time.sleep(0.01)
+
+
+class Result(NamedTuple):
+    """What a command printed, and how it ended."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+
+
+def run_here(args: Sequence[str], **variables: str) -> Result:
+    """Run ``warren`` in this process, with these variables in the environment."""
+    out, error = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(error), patch.dict(os.environ, variables):
+        code = run(args)
+    out.seek(0)
+    error.seek(0)
+    return Result(out.read(), error.read(), code)
 
 
 class Running:

@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
 
 from rabbit import Node
-from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
+from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
 from warren.bench.histogram import Histogram
 from warren.bench.load import Load, Plan, Record
 from warren.bench.runner import check_local
 from warren.bench.shown import PERCENTILES, draw
-from warren.cli import make_app
 from warren.errors import Unavailable
 
 NAME = f"svc-{os.getpid()}-bench"
@@ -205,16 +203,14 @@ def test_this_machine_may_be_loaded(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["rabbit", "10.0.0.1", "localhost.example.org", "localhost,rabbit"])
 def test_another_machine_is_refused_without_showing_the_password(host: str) -> None:
-    done = CliRunner().invoke(make_app(), ["bench", "--url", f"amqp://user:secret@{host}/"])
+    done = run_here(["bench", "--url", f"amqp://user:secret@{host}/"])
     assert done.exit_code == 2
     assert "--allow-remote" in done.stderr
     assert "secret" not in done.stderr
 
 
 def test_another_machine_is_loaded_if_it_is_meant() -> None:
-    done = CliRunner().invoke(
-        make_app(), ["bench", "--url", "amqp://nosuch.invalid", "--allow-remote", "--timeout", "5"]
-    )
+    done = run_here(["bench", "--url", "amqp://nosuch.invalid", "--allow-remote", "--timeout", "5"])
     assert done.exit_code == 3
     assert "cannot connect to nosuch.invalid" in done.stderr
 
@@ -240,7 +236,7 @@ def bench(served: None, url: str) -> Bench:
 
     def bench(method: str, *args: str, url: str = url) -> Result:
         command = ["bench", f"{NAME}.{method}", *args, "--warmup", "0"]
-        return CliRunner().invoke(make_app(), command, env={"WARREN_URL": url})
+        return run_here(command, WARREN_URL=url)
 
     return bench
 
@@ -353,7 +349,7 @@ def test_what_cannot_work_ends_with_the_exit_code_of_call(bench: Bench, args: li
 
 
 def test_a_service_that_does_not_exist_exits_3(url: str) -> None:
-    done = CliRunner().invoke(make_app(), ["bench", "nosuch.fib", "--json", "--url", url])
+    done = run_here(["bench", "nosuch.fib", "--json", "--url", url])
     assert done.exit_code == 3
     assert json.loads(done.stdout)["error"]["reason"] == "NO_ROUTE"
 
@@ -381,7 +377,7 @@ def test_a_wrong_password_exits_5(bench: Bench, url: str) -> None:
     ],
 )
 def test_wrong_usage_exits_2(args: list[str], words: str, url: str) -> None:
-    done = CliRunner().invoke(make_app(), ["bench", *args], env={"WARREN_URL": url})
+    done = run_here(["bench", *args], WARREN_URL=url)
     assert done.exit_code == 2
     assert words in done.stderr
 
@@ -396,7 +392,7 @@ def left_behind(rabbit: Node) -> bool:
 @pytest.mark.parametrize("handler", ["async", "thread"])
 def test_without_a_service_it_has_its_own_and_leaves_no_queue(rabbit: Node, handler: str) -> None:
     command = ["bench", "--handler", handler, "--calls", "100", "--warmup", "0", "--json"]
-    done = CliRunner().invoke(make_app(), command, env={"WARREN_URL": rabbit.url})
+    done = run_here(command, WARREN_URL=rabbit.url)
     told = json.loads(done.stdout)
     assert told["target"].startswith("warren-bench-")
     assert told["results"] == 100

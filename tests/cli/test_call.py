@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from tests.cli.running import PATIENCE, SERVICE, WARREN, Running, environment, eventually
-from warren.cli import make_app
+from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
 from warren.cli.call import _as_text, _print_result
 from warren.cli.terminal import exit_code
 from warren.errors import CallError, Cancelled, Code, Overloaded, WorkerLost, make_error
@@ -41,7 +39,7 @@ def call(served: Path, url: str) -> Call:
 
     def call(method: str, *args: str, url: str = url) -> Result:
         target = f"{NAME}.{method}" if method else NAME
-        return CliRunner().invoke(make_app(), ["call", target, *args], env={"WARREN_URL": url})
+        return run_here(["call", target, *args], WARREN_URL=url)
 
     return call
 
@@ -217,20 +215,20 @@ def test_the_url_option_beats_the_environment(call: Call, url: str) -> None:
     [
         (["calc.fib", "30", "n=30"], "either all by position or all by name"),
         (["calc.fib", "n=30", "n=31"], "given twice"),
-        (["calc.fib", "30", "--jsn"], "there is no option --jsn; see --help"),
+        (["calc.fib", "30", "--jsn"], "there is no option --jsn (did you mean --json?)"),
         (["calc.fib", "--header", "tenant"], "--header tenant: say name=text"),
         (["calc.fib", "--timeout", "0"], "timeout=0.0 must be more than 0"),
-        (["calc.fib", "--timeout", "soon"], "valid number"),
+        (["calc.fib", "--timeout", "soon"], "'soon' is not a number"),
         (["calc.fib", "--url", "http://x"], "is not an AMQP URL"),
-        (["--jsn", "calc.fib"], "there is no option --jsn; see --help"),
+        (["--jsn", "calc.fib"], "there is no option --jsn (did you mean --json?)"),
         (["fib", "30"], "say 'service.method', for example 'calc.fib'"),
         (["--bare", "rpc_queue", "1", "2"], "give at most one argument"),
-        (["--bare", "--jsn", "1"], "there is no option --jsn; see --help"),
+        (["--bare", "--jsn", "1"], "there is no option --jsn (did you mean --json?)"),
         (["--bare", "--cast", "rpc_queue", "1"], "without --cast"),
-        ([], "Missing argument"),
+        ([], "arguments are required: SERVICE.METHOD; see warren call --help"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_opened(args: list[str], words: str) -> None:
-    result = CliRunner().invoke(make_app(), ["call", *args], env={"WARREN_URL": "amqp://127.0.0.1:1"})
+    result = run_here(["call", *args], WARREN_URL="amqp://127.0.0.1:1")
     assert result.exit_code == 2
     assert words in result.stderr

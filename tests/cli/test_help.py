@@ -49,7 +49,7 @@ def test_help_of_serve_tells_where_the_url_may_come_from() -> None:
 def test_help_takes_little_more_of_the_processor_than_its_libraries() -> None:
     """A machine that is slow is slow in both."""
     output.__wrapped__("--help")  # compiles what has changed
-    libraries = [sys.executable, "-c", "import asyncio, msgspec, pika, rich.markdown, typer.rich_utils"]
+    libraries = [sys.executable, "-c", "import argparse, asyncio, msgspec, pika"]
     assert seconds_of(*WARREN, "--help") < 3 * seconds_of(*libraries)
 
 
@@ -70,7 +70,7 @@ def _seconds_of(command: tuple[str, ...]) -> float:
     [
         (["call", "a.b", "--url", "foo"], 2, "it has no scheme"),
         (["dead", "list", "a", "--url", "amqp://host:port"], 2, "a port must be a number"),
-        (["call", "a.b", "--encoding", "xml"], 2, "'--encoding': 'xml' is not one of 'json', 'msgpack'"),
+        (["call", "a.b", "--encoding", "xml"], 2, "argument --encoding: invalid choice: 'xml'"),
         (["dead", "list", "a", "--older-than", "soon"], 2, "is not a length of time"),
         (["dead", "retry", "a"], 2, "say which"),
         (["dead", "drop", "a", "id", "--reason", "POISON"], 2, "go with --all"),

@@ -7,11 +7,12 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator
+from shutil import get_terminal_size
 from typing import Any
 
 from warren.bench.histogram import Histogram
 from warren.bench.load import Load, Plan, Record
-from warren.printable import printable
+from warren.printable import aligned, printable
 
 PERCENTILES = (50, 90, 99, 99.9)
 
@@ -48,32 +49,31 @@ def _latencies(latencies: Histogram) -> dict[str, float | None]:
     return {name: value * 1e3 for name, value in seconds.items()}
 
 
-def show(target: str, plan: Plan, record: Record) -> None:
-    """Print the result for people."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.print(f"[bold]{escape(printable(target))}[/bold]  {plan}", soft_wrap=True)
-    console.print()
-    console.print(f"  [green]{record.latencies.count:,}[/green] results, [bold]{record.rate:,.0f}[/bold] per second")
-    for problem, count in record.errors.most_common():
-        console.print(f"  [red]{count:,}[/red] errors {escape(printable(problem))}")  # a peer's words
+def lines(target: str, plan: Plan, record: Record) -> list[str]:
+    """The result for people."""
+    found = record.latencies
+    text = [f"{printable(target)}  {plan}", "", f"  {found.count:,} results, {record.rate:,.0f} per second"]
+    text += [f"  {count:,} errors {printable(problem)}" for problem, count in record.errors.most_common()]
     if record.interrupted:
-        console.print(f"  interrupted, {record.unfinished:,} calls not waited for")
-    if not record.latencies.count:
-        return
-    figures = {name: value for name, value in _latencies(record.latencies).items() if value is not None}
-    table = Table(title="latency of the results, in ms", title_justify="left", title_style="")
-    for name in figures:
-        table.add_column(name, justify="right")
-    table.add_row(*(_digits(value) for value in figures.values()))
-    console.print()
-    console.print(table)
-    console.print()
-    for line in draw(record.latencies, console.width, "#" if console.options.ascii_only else _EIGHTHS):
-        console.print(line, markup=False, soft_wrap=True)
+        text.append(f"  interrupted, {record.unfinished:,} calls not waited for")
+    if found.count:
+        text += ["", *_table(found), "", *draw(found, get_terminal_size().columns, _blocks())]
+    return text
+
+
+def _table(latencies: Histogram) -> list[str]:
+    figures = {name: _digits(value) for name, value in _latencies(latencies).items() if value is not None}
+    rows = aligned([tuple(figures), tuple(figures.values())], right=range(len(figures)))
+    return ["  latency of the results, in ms", *(f"  {row}" for row in rows)]
+
+
+def _blocks() -> str:
+    """What bars are drawn with: what standard output can show."""
+    try:
+        _EIGHTHS.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return "#"
+    return _EIGHTHS
 
 
 _EIGHTHS = "▏▎▍▌▋▊▉█"
@@ -117,27 +117,32 @@ def progress(load: Load) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    # Drawn on the event loop and seldom: each time takes about a millisecond in which no reply is read.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
-        watching = asyncio.create_task(_watch(load, bar))
-        try:
-            yield
-        finally:
-            watching.cancel()
+    # Drawn on the event loop and seldom: meanwhile no reply is read.
+    watching = asyncio.create_task(_watch(load))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        _draw_over("")
 
 
-async def _watch(load: Load, bar: Any) -> None:
-    task = bar.add_task("", total=1.0, state="")
+async def _watch(load: Load) -> None:
     ended, since = 0, load.now()
     while True:
         await asyncio.sleep(0.5)
         now = load.now()
         rate = (load.ended - ended) / (now - since)
         ended, since = load.ended, now
+        bar = _bar(min(load.progress, 1.0) * _BAR, "#").ljust(_BAR)
         state = f"{rate:,.0f} per second, {load.in_flight:,} in flight, {load.record.errors.total():,} errors"
-        bar.update(task, completed=load.progress, description=load.phase, state=state)
-        bar.refresh()
+        _draw_over(f"{load.phase:>10} [{bar}] {state}")
+
+
+_BAR = 30
+
+
+def _draw_over(line: str) -> None:
+    """Write a line of the terminal again."""
+    width = get_terminal_size().columns - 1
+    sys.stderr.write(f"\r{line[:width]:<{width}}\r")
+    sys.stderr.flush()

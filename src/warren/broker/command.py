@@ -13,7 +13,7 @@ from warren.broker.ask import ask_status
 from warren.broker.embedded import Broker
 from warren.broker.status import Status
 from warren.logs import get_logger
-from warren.printable import printable
+from warren.printable import aligned, printable
 
 _log = get_logger("warren.broker")
 
@@ -87,6 +87,4 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -
     if not rows:
         return ["", f"no {title}"]
     texts = [heads, *(tuple(printable(str(value)) for value in row) for row in rows)]  # names may be any bytes
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts]
-    return ["", f"{title}: {len(rows)}", *(f"  {line}".rstrip() for line in lines)]
+    return ["", f"{title}: {len(rows)}", *(f"  {line}" for line in aligned(texts))]

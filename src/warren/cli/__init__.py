@@ -1,74 +1,113 @@
 """The command line. `main` is the entry point ``warren``; each command has a module here.
 
-An edge: nothing imports it. Logging is configured here and nowhere else.
+An edge: nothing imports it. Logging is configured here and nowhere else. It needs nothing that a worker does not need.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import NamedTuple
 
-import typer
+from warren.cli.output import CANNOT_PRINT, INTERRUPTED, USAGE, complain, say
+from warren.cli.parser import Parser
+from warren.version import __version__
 
-import warren
-from warren.cli.plain import PlainGroup
 
-#: The module of each command. Only the one that is asked for is loaded: `warren broker` has no use for a client.
-_MODULES = {
-    "serve": "serve",
-    "worker": "serve",
-    "call": "call",
-    "bench": "bench",
-    "echo": "bench",
-    "dead": "dead",
-    "broker": "broker",
-    "demo": "demo",
+class Command(NamedTuple):
+    """Where a command is, and what it does. Without a module it is a group; without a summary it is not shown."""
+
+    module: str
+    summary: str
+
+
+#: All commands. Only the module of the one that is asked for is loaded: `warren broker` has no use for a client.
+COMMANDS = {
+    "": Command("", "RPC over RabbitMQ: serve Python functions, and call them."),
+    "serve": Command("serve", "Serve services, in one worker process or several, until told to stop."),
+    "worker": Command("serve", ""),
+    "call": Command("call", "Call a method and print its result."),
+    "bench": Command("bench", "Call a method as fast as it goes, or at a fixed rate, and print rate and latencies."),
+    "echo": Command("bench", ""),
+    "dead": Command("", "Requests that could not be handled: look at them, try them again, or drop them."),
+    "dead count": Command("dead", "Count what is in the dead queues of several services."),
+    "dead list": Command("dead", "Show what is in the dead queue, oldest first."),
+    "dead show": Command(
+        "dead", "Show one message: what it ended in, properties, headers and the beginning of the body, escaped."
+    ),
+    "dead retry": Command(
+        "dead", "Publish a request to its service once more, as a cast, and take it off the dead queue."
+    ),
+    "dead drop": Command("dead", "Remove a message for good."),
+    "broker": Command("broker", "Run a small broker for development, in memory: no disk, no cluster."),
+    "broker status": Command("broker", "List connections, queues and consumers of a broker running on this machine."),
+    "demo": Command("demo", "See calls, a mistake and a killed worker; needs no RabbitMQ."),
 }
 
 
-_INTERRUPTED = 130
-
-
 def main() -> None:
-    """Run the command line."""
-    asked_for = sys.argv[1:2]
+    """Run the command line, and end the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        make_app(asked_for if set(asked_for) <= set(_MODULES) else ())(prog_name="warren")
+        code = run(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:  # while modules were loaded
-        sys.exit(_INTERRUPTED)
-    except OSError as error:  # a full disk behind the output, for example; a closed pipe is Click's to handle
-        sys.exit(f"error: {error.strerror or error}")
+        code = INTERRUPTED
+    except OSError as error:  # a full disk behind the output, for example
+        _let_go_of_stdout()
+        if not isinstance(error, BrokenPipeError):  # whoever read it has had enough
+            complain(f"error: {error.strerror or error}")
+        code = CANNOT_PRINT
+    sys.exit(code)
 
 
-def make_app(commands: Iterable[str] = ()) -> typer.Typer:
-    """The command line with these commands; with all of them if none is named."""
-    app = typer.Typer(
-        name="warren",
-        cls=PlainGroup,
-        help="RPC over RabbitMQ: serve Python functions, and call them.",
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_root)
-    for module in dict.fromkeys(_MODULES[name] for name in list(commands) or _MODULES):
-        import_module(f"{__name__}.{module}").register(app)
-    return app
+def run(words: Sequence[str]) -> int:
+    """Run the command that these words are; returns its exit code."""
+    name = next(name for name in (" ".join(words[:2]), *words[:1], "") if name in COMMANDS)
+    module, summary = COMMANDS[name]
+    parser = Parser(name, summary, _below(name))
+    try:
+        if module:
+            import_module(f"{__name__}.{module}").COMMANDS[name](parser)
+        else:
+            _be_a_group(parser)
+        options = parser.read(words[len(name.split()) :])
+        return options.pop("run")(**options) or 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"warren {warren.__version__}")
-        raise typer.Exit
+def _below(name: str) -> dict[str, str]:
+    """The commands of a group, and what they do."""
+    depth, parts = len(name.split()), {other: other.split() for other in COMMANDS if COMMANDS[other].summary}
+    return {
+        words[-1]: COMMANDS[other].summary
+        for other, words in parts.items()
+        if len(words) == depth + 1 and words[:depth] == name.split()
+    }
 
 
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
+def _be_a_group(parser: Parser) -> None:
+    def help_(version: bool = False) -> int:
+        if version:
+            say(f"warren {__version__}")
+            return 0
+        parser.print_help()
+        return USAGE
+
+    parser.usage = "%(prog)s COMMAND ..."
+    if not parser.command:
+        parser.flag("--version", help="Show the version.")
+    parser.set_defaults(run=help_)
+
+
+def _let_go_of_stdout() -> None:
+    """What could not be written would be tried again at the end of the process, and complained of."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from warren.cli.parser import Parser, number
+from warren.client.options import DEFAULT_TIMEOUT, Encoding
 
-class Encoding(StrEnum):
-    """How arguments are written on the wire."""
 
-    JSON = "json"
-    MSGPACK = "msgpack"
+def add_options_of_calls(parser: Parser) -> None:
+    """Add what `call` and `bench` may say of a call."""
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=number(float),
+        default=DEFAULT_TIMEOUT,
+        help="How long a call may take, connecting included (default: %(default)g).",
+    )
+    parser.add_argument(
+        "--encoding",
+        choices=get_args(Encoding),
+        default="json",
+        help="How the arguments are written (default: %(default)s).",
+    )
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
     """The positional and the named arguments; ``name=value`` is a named one.
 
     Raises:
-        ValueError: both kinds, one twice, or an option that does not exist.
+        ValueError: both kinds, or one twice.
     """
     positional = [_value(text) for text in arguments if not _is_named(text)]
     named = [text.partition("=") for text in arguments if _is_named(text)]
@@ -46,11 +58,4 @@ def _value(text: str) -> Any:
     except RecursionError:
         raise ValueError("an argument is nested too deeply to be read as JSON") from None
     except msgspec.DecodeError:
-        refuse_option(text)
         return text
-
-
-def refuse_option(text: str) -> None:
-    """Say that there is no such option (`ValueError`); unknown ones come as arguments, as negative numbers do."""
-    if text.startswith("--"):
-        raise ValueError(f"there is no option {text.partition('=')[0]}; see --help")

@@ -4,82 +4,92 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import StrEnum
-from typing import Annotated
-
-import typer
+from typing import get_args
 
 from warren.bench import runner, shown
-from warren.bench.echo import EchoFailed, serve_echo
+from warren.bench.echo import EchoFailed, Handler, serve_echo
 from warren.bench.load import Plan
-from warren.cli.arguments import Encoding, parse_arguments
-from warren.cli.terminal import INTERRUPTED, OTHER, USAGE, Url, echo_json, exit_code, fail, fail_call
-from warren.client.options import DEFAULT_TIMEOUT
-from warren.connection.settings import DEFAULT_URL
+from warren.cli.arguments import add_options_of_calls, parse_arguments
+from warren.cli.output import INTERRUPTED, OTHER, USAGE, echo_json, fail, say
+from warren.cli.parser import Parser, number
+from warren.cli.terminal import add_url, exit_code, fail_call
+from warren.client.options import Encoding
 from warren.errors import CallError
 
 _EPILOG = """\
 Without SERVICE.METHOD an echo service is called that runs in a process of its
 own for as long as this takes; its queues are removed in the end.
 
-A [bold]closed loop[/bold] (--in-flight) begins a call when another ends: it finds the
-highest rate. An [bold]open loop[/bold] (--rate) begins calls when they are due, and
+A closed loop (--in-flight) begins a call when another ends: it finds the
+highest rate. An open loop (--rate) begins calls when they are due, and
 latency counts from then: it tells how long calls take at that rate.
 
 Calls that fail are counted and do not end it, except the first one when it
 shows that there is no such method or service, or that the arguments are wrong.
 
-[bold]Examples[/bold]
+Examples:
   warren bench
   warren bench calc.fib 30 --in-flight 1000
   warren bench calc.fib 30 --rate 2000 --duration 60 --json
 
-[bold]Exit codes[/bold]
+Exit codes:
   0    done, whatever the calls ended in
   130  interrupted by Ctrl-C, after printing what there is
   else as for warren call: not even a first call could be made
 """
 
 
-class Handler(StrEnum):
-    """How the handlers of bench's own service run."""
+def add_bench(parser: Parser) -> None:
+    """The arguments of `bench`."""
+    parser.explain(_EPILOG)
+    parser.rest = "arguments"
+    parser.add_argument("target", metavar="SERVICE.METHOD", nargs="?", help="What to call (default: an echo service).")
+    parser.add_argument("arguments", metavar="ARGS", nargs="*", default=[], help="As for warren call.")
+    add_url(parser)
+    for name, kind, default, what in (
+        ("--in-flight", int, None, "Closed loop: calls under way at any time (default: 100)."),
+        ("--rate", float, None, "Open loop: calls begun per second."),
+        ("--calls", int, None, "How many calls to make at most."),
+        ("--duration", float, None, "How many seconds calls are begun (default: 10, or until --calls)."),
+        ("--warmup", float, 1.0, "For how many seconds calls are made before that are not counted (default: 1)."),
+    ):
+        parser.add_argument(name, metavar="N", type=number(kind), default=default, help=what)
+    add_options_of_calls(parser)
+    parser.add_argument(
+        "--handler", choices=get_args(Handler), help="How the echo service runs its handler (default: async)."
+    )
+    parser.flag("--json", dest="as_json", help="Print the result as JSON.")
+    parser.flag("--allow-remote", help="Load a broker that is not on this machine.")
+    parser.set_defaults(run=run_bench)
 
-    ASYNC = "async"
-    THREAD = "thread"
+
+def add_echo(parser: Parser) -> None:
+    """The arguments of `echo`."""
+    parser.add_argument("name")
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--handler", choices=get_args(Handler), default="async")
+    add_url(parser)
+    parser.set_defaults(run=echo)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("bench", epilog=_EPILOG, context_settings={"ignore_unknown_options": True})(run_bench)
-    app.command(hidden=True)(echo)
+COMMANDS = {"bench": add_bench, "echo": add_echo}
 
 
 def run_bench(
-    target: Annotated[
-        str | None, typer.Argument(metavar="SERVICE.METHOD", help="What to call.", show_default="an echo service")
-    ] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="As for warren call.")] = None,
-    url: Url = DEFAULT_URL,
-    in_flight: Annotated[
-        int | None, typer.Option(metavar="N", help="Closed loop: calls under way at any time.", show_default="100")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(metavar="N", help="Open loop: calls begun per second.")] = None,
-    duration: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="How long calls are begun.", show_default="10, or until --calls"),
-    ] = None,
-    calls: Annotated[int | None, typer.Option(metavar="N", help="How many calls to make at most.")] = None,
-    warmup: Annotated[float, typer.Option(metavar="SECONDS", help="Calls made before that are not counted.")] = 1.0,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long a call may take.")] = DEFAULT_TIMEOUT,
-    encoding: Annotated[Encoding, typer.Option(help="How the arguments are written.")] = Encoding.JSON,
-    handler: Annotated[
-        Handler | None, typer.Option(help="How the echo service runs its handler.", show_default="async")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Load a broker that is not on this machine.")
-    ] = False,
-) -> None:
+    target: str | None,
+    arguments: list[str],
+    url: str,
+    in_flight: int | None,
+    rate: float | None,
+    duration: float | None,
+    calls: int | None,
+    warmup: float,
+    timeout: float,
+    encoding: Encoding,
+    handler: Handler | None,
+    as_json: bool,
+    allow_remote: bool,
+) -> int:
     """Call a method as fast as it goes, or at a fixed rate, and print rate and latencies."""
     logging.basicConfig(handlers=[logging.NullHandler()])  # what goes wrong is counted
     try:
@@ -88,11 +98,10 @@ def run_bench(
         if duration is None and calls is None:
             duration = 10.0
         plan = Plan(100 if in_flight is None else in_flight, rate, duration, calls, warmup)
-        args, kwargs = parse_arguments(arguments or [])
+        args, kwargs = parse_arguments(arguments)
         if not allow_remote:
             runner.check_local(url)
-        kind = handler or Handler.ASYNC
-        name, record = runner.run(url, runner.Calls(target, args, kwargs, timeout, encoding.value, kind.value), plan)
+        name, record = runner.run(url, runner.Calls(target, args, kwargs, timeout, encoding, handler or "async"), plan)
     except CallError as error:
         fail_call(error, as_json, url)
     except ValueError as error:
@@ -104,9 +113,8 @@ def run_bench(
     if as_json:
         echo_json(shown.as_dict(name, plan, record))
     else:
-        shown.show(name, plan, record)
-    if record.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        say("\n".join(shown.lines(name, plan, record)))
+    return INTERRUPTED if record.interrupted else 0
 
 
 def _refuse_pair(both: bool, names: str) -> None:
@@ -114,12 +122,10 @@ def _refuse_pair(both: bool, names: str) -> None:
         raise ValueError(f"{names} exclude each other: give one of them")
 
 
-def echo(
-    name: str, lifeline: Annotated[int, typer.Option()], handler: Handler = Handler.ASYNC, url: Url = DEFAULT_URL
-) -> None:
+def echo(name: str, lifeline: int, handler: Handler, url: str) -> None:
     """The echo service of `bench`, in a process of its own."""
     logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        asyncio.run(serve_echo(name, handler.value, url, lifeline))
+        asyncio.run(serve_echo(name, handler, url, lifeline))
     except CallError as error:
         fail(f"the echo service: {error.message}", exit_code(error))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import asdict
-from typing import Annotated
-
-import typer
 
 from warren.broker import Broker
 from warren.broker.command import AskError, fetch_status, run_broker, show_status
-from warren.cli.terminal import USAGE, Url, echo_json, fail
-from warren.connection.settings import DEFAULT_URL, make_settings
+from warren.cli.output import USAGE, echo_json, fail, say
+from warren.cli.parser import Parser, number
+from warren.cli.terminal import add_url
+from warren.connection.settings import make_settings
 from warren.logs import get_logger
 from warren.printable import printable
 
@@ -23,47 +23,54 @@ It speaks AMQP 0-9-1 as RabbitMQ does, for every client. When it ends, queues
 and messages are gone. The user guest is let in from this machine only.
 Ctrl-C or SIGTERM ends it.
 
-[bold]Examples[/bold]
+Examples:
   warren broker
   warren broker --port 0
   warren broker status
 
-[bold]Exit codes[/bold]
+Exit codes:
   0  it was told to end; with status: here it is
   1  it cannot listen there
   2  wrong usage
   3  status: no broker, or none of Warren's
 """
 
-app = typer.Typer(
-    help="A small broker for development, in memory: no disk, no cluster.",
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+def add_broker(parser: Parser) -> None:
+    """The arguments of `broker`."""
+    parser.explain(_EPILOG)
+    parser.add_argument(
+        "--port", type=number(int, 0, 65_535), default=5672, help="The TCP port; 0 takes a free one (default: 5672)."
+    )
+    _add_socket(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="The address to listen on (default: %(default)s).")
+    parser.add_argument(
+        "--user",
+        metavar="NAME:PASSWORD",
+        default=os.environ.get("WARREN_BROKER_USER") or "guest:guest",
+        help="Who may log in (default: the environment's WARREN_BROKER_USER, or guest:guest).",
+    )
+    parser.flag("--verbose", help="Say who connects, too.")
+    parser.set_defaults(run=broker)
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the commands."""
-    parent.add_typer(app, name="broker")
+def add_status(parser: Parser) -> None:
+    """The arguments of `broker status`."""
+    add_url(parser)
+    _add_socket(parser)
+    parser.flag("--json", dest="as_json", help="Print JSON.")
+    parser.set_defaults(run=status)
 
 
-SocketPath = Annotated[str | None, typer.Option(metavar="PATH", help="A Unix socket, instead of host and port.")]
+def _add_socket(parser: Parser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="A Unix socket, instead of host and port.")
 
 
-@app.callback(invoke_without_command=True, epilog=_EPILOG)
-def broker(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The TCP port; 0 takes a free one.")] = 5672,
-    socket: SocketPath = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    user: Annotated[
-        str, typer.Option(metavar="NAME:PASSWORD", envvar="WARREN_BROKER_USER", help="Who may log in.")
-    ] = "guest:guest",
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say who connects, too.")] = False,
-) -> None:
+COMMANDS = {"broker": add_broker, "broker status": add_status}
+
+
+def broker(port: int, socket: str | None, host: str, user: str, verbose: bool) -> None:
     """Run a small broker for development, in memory: no disk, no cluster."""
-    if context.invoked_subcommand is not None:
-        return
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     get_logger("warren.broker").setLevel(level)
@@ -76,12 +83,7 @@ def broker(
         fail(f"cannot listen there: {error}", CANNOT_LISTEN)
 
 
-@app.command()
-def status(
-    url: Url = DEFAULT_URL,
-    socket: SocketPath = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def status(url: str, socket: str | None, as_json: bool) -> None:
     """List connections, queues and consumers of a broker running on this machine."""
     try:
         make_settings(url)
@@ -95,4 +97,4 @@ def status(
     if as_json:
         echo_json(asdict(answer))
     else:
-        typer.echo(show_status(answer))
+        say(show_status(answer))

@@ -7,32 +7,32 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
 
 from warren import Client
-from warren.cli.arguments import Encoding, parse_arguments, refuse_option
-from warren.cli.terminal import INTERRUPTED, USAGE, Url, fail, fail_call
-from warren.client.options import DEFAULT_TIMEOUT, Options
+from warren.cli.arguments import add_options_of_calls, parse_arguments
+from warren.cli.output import INTERRUPTED, USAGE, fail, say
+from warren.cli.parser import Parser
+from warren.cli.terminal import add_url, fail_call
+from warren.client.options import Encoding, Options
 from warren.client.target import split_name
-from warren.connection.settings import DEFAULT_URL, make_settings
+from warren.connection.settings import make_settings
 from warren.errors import CallError
 from warren.printable import printable, printable_json
 
-# Lines that fit into 80 columns: Typer keeps them as they are.
 _EPILOG = """\
-[bold]Arguments[/bold] are JSON values; what is not JSON is taken as text. Give them all
+Arguments are JSON values; what is not JSON is taken as text. Give them all
 by position or all by name (name=value). Quote text that would be taken for
 something else twice: '"30"' is text and 30 a number, '"a=b"' has no name.
 
-[bold]Examples[/bold]
+Examples:
   warren call calc.fib 30
   warren call mail.send to=ann@example.org 'lines=["Dear Ann", "..."]'
   warren call --bare rpc_queue 30
 
-[bold]Exit codes[/bold]
+Exit codes:
   0    a result (with --cast: the broker has the request)
   1    the handler raised an exception
   2    the call is wrong: usage, arguments, no such method
@@ -45,36 +45,43 @@ something else twice: '"30"' is text and 30 a number, '"a=b"' has no name.
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    # Unknown options become arguments, for the sake of negative numbers; `parse_arguments` refuses the others.
-    app.command(epilog=_EPILOG, context_settings={"ignore_unknown_options": True})(call)
+def add_call(parser: Parser) -> None:
+    """The arguments of `call`."""
+    parser.explain(_EPILOG)
+    parser.rest = "arguments"
+    parser.add_argument("target", metavar="SERVICE.METHOD", help="What to call; with --bare, the queue.")
+    parser.add_argument("arguments", metavar="ARGS", nargs="*", default=[], help="JSON values, or name=value.")
+    add_url(parser)
+    add_options_of_calls(parser)
+    parser.flag("--json", dest="as_json", help="Print JSON always: text and errors too.")
+    parser.flag("--fail-fast", help="Do not wait for a worker: fail if none is free.")
+    parser.flag("--cast", help="Send one way: no result, no waiting for one.")
+    parser.flag("--bare", help="Call a server that only knows RabbitMQ's tutorial six: text, no JSON.")
+    parser.add_argument(
+        "--header", metavar="NAME=TEXT", action="append", help="A header for the handler; may be repeated."
+    )
+    parser.set_defaults(run=call)
+
+
+COMMANDS = {"call": add_call}
 
 
 def call(
-    target: Annotated[str, typer.Argument(metavar="SERVICE.METHOD", help="What to call; with --bare, the queue.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="JSON values, or name=value.")] = None,
-    url: Url = DEFAULT_URL,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long it may take, connecting included.")
-    ] = DEFAULT_TIMEOUT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON always: text and errors too.")] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Do not wait for a worker: fail if none is free.")
-    ] = False,
-    cast: Annotated[bool, typer.Option("--cast", help="Send one way: no result, no waiting for one.")] = False,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Call a server that only knows RabbitMQ's tutorial six: text, no JSON.")
-    ] = False,
-    header: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=TEXT", help="A header for the handler; may be repeated.")
-    ] = None,
-    encoding: Annotated[Encoding, typer.Option(help="How the arguments are written.")] = Encoding.JSON,
+    target: str,
+    arguments: list[str],
+    url: str,
+    timeout: float,
+    as_json: bool,
+    fail_fast: bool,
+    cast: bool,
+    bare: bool,
+    header: list[str] | None,
+    encoding: Encoding,
 ) -> None:
     """Call a method and print its result."""
     logging.basicConfig(handlers=[logging.NullHandler()])  # what ends the call is said once, by its error
     try:
-        options = Options(timeout, fail_fast, encoding.value, _headers(header or []))
+        options = Options(timeout, fail_fast, encoding, _headers(header or []))
         run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
         result = _connect_and_run(url, options, run)
     except CallError as error:
@@ -91,7 +98,6 @@ Run = Callable[[Client], Any]
 
 
 def _typed_call(target: str, arguments: Sequence[str], cast: bool) -> Run:
-    refuse_option(target)
     split_name(target)
     args, kwargs = parse_arguments(arguments)
 
@@ -105,8 +111,6 @@ def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
     if cast or len(arguments) > 1:
         raise ValueError("--bare sends one text and waits for the answer: give at most one argument, without --cast")
     body = arguments[0] if arguments else ""
-    refuse_option(queue)
-    refuse_option(body)
     return lambda client: _as_text(client.call_bare(queue, body))
 
 
@@ -136,23 +140,21 @@ def _headers(given: Sequence[str]) -> dict[str, str] | None:
 
 def _print_result(result: Any, as_json: bool) -> None:
     """Print a result: as it is for a program that reads it, escaped for a person."""
+    to_person = sys.stdout.isatty()
     if isinstance(result, str | bytes) and not as_json:
-        typer.echo(_for_people(result) if sys.stdout.isatty() else _for_programs(result))
+        _print_text(result, to_person)
         return
     encoded = msgspec.json.encode(result, enc_hook=str)
-    if as_json or not sys.stdout.isatty():
-        typer.echo(printable_json(encoded.decode()))
-        return
-    from rich.console import Console
-    from rich.highlighter import JSONHighlighter
-
-    pretty = printable_json(msgspec.json.format(encoded, indent=2).decode())
-    Console().print(JSONHighlighter()(pretty), soft_wrap=True)
+    if to_person and not as_json:
+        encoded = msgspec.json.format(encoded, indent=2)
+    say(printable_json(encoded.decode()))
 
 
-def _for_programs(result: str | bytes) -> bytes:
-    """Bytes: from text, Click would take out what looks like a terminal's escape sequence."""
-    return result.encode() if isinstance(result, str) else result
+def _print_text(text: str | bytes, to_person: bool) -> None:
+    if to_person:
+        say(_for_people(text))
+    else:
+        sys.stdout.buffer.write((text.encode() if isinstance(text, str) else text) + b"\n")
 
 
 def _for_people(text: str | bytes) -> str:

@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
-
-from warren.cli.letters import count_of, everything, print_page, print_table, summary
-from warren.cli.terminal import INTERRUPTED, USAGE, Url, echo_json, fail, fail_call
-from warren.connection.settings import DEFAULT_URL, make_settings
+from warren.cli.letters import count_of, everything, page, summary, table
+from warren.cli.output import INTERRUPTED, USAGE, complain, echo_json, fail, say
+from warren.cli.parser import Parser, number
+from warren.cli.terminal import add_url, fail_call
+from warren.connection.settings import make_settings
 from warren.dead.queue import DeadQueue, DeadQueueError, Letter, NotThere, Unfit, open_dead_queue
 from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
@@ -24,7 +23,7 @@ from warren.protocol.request import check_name
 NOT_DONE = 1
 
 _EPILOG = """\
-[bold]Exit codes[/bold]
+Exit codes:
   0    done
   1    not done, or not all of it: the message says what and why
   2    wrong usage
@@ -33,54 +32,91 @@ _EPILOG = """\
   130  interrupted by Ctrl-C
 """
 
-app = typer.Typer(
-    help="Requests that could not be handled: look at them, try them again, or drop them.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the commands."""
-    parent.add_typer(app, name="dead")
-
-
-class Kind(StrEnum):
-    """Whether somebody waited for a reply."""
-
-    CALLS = "calls"
-    CASTS = "casts"
-
-
-Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose dead queue.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A message, as `list` names it.")]
-MaybeId = Annotated[str | None, typer.Argument(metavar="ID", help="A message, as `list` names it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Reasons = Annotated[list[str] | None, typer.Option("--reason", metavar="R", help="Only of this reason; repeatable.")]
-Methods = Annotated[list[str] | None, typer.Option("--method", metavar="M", help="Only of this method; repeatable.")]
-Older = Annotated[str | None, typer.Option(metavar="TIME", help="Only what died before: 90s, 10min, 2h, 3d ago.")]
-Newer = Annotated[str | None, typer.Option(metavar="TIME", help="Only what died since.")]
-Only = Annotated[Kind | None, typer.Option(help="Only calls, or only casts.")]
 T = TypeVar("T")
 
 
-@app.command(epilog=_EPILOG)
-def count(
-    services: Annotated[list[str], typer.Argument(metavar="SERVICE...", help="Whose dead queues.")],
-    url: Url = DEFAULT_URL,
-    as_json: AsJson = False,
-) -> None:
+def add_count(parser: Parser) -> None:
+    """The arguments of `dead count`."""
+    parser.add_argument("services", metavar="SERVICE", nargs="+", help="Whose dead queues.")
+    _finish(parser, count)
+    parser.flag("--json", dest="as_json", help="Print JSON.")
+
+
+def add_list(parser: Parser) -> None:
+    """The arguments of `dead list`."""
+    _add_service(parser)
+    parser.add_argument(
+        "--limit", metavar="N", type=number(int, 1), default=1000, help="Look at the oldest N at most (default: 1000)."
+    )
+    _add_choice(parser)
+    _finish(parser, list_)
+    parser.flag("--json", dest="as_json", help="Print JSON.")
+
+
+def add_show(parser: Parser) -> None:
+    """The arguments of `dead show`."""
+    _add_service(parser)
+    parser.add_argument("id", metavar="ID", help="A message, as `list` names it.")
+    _finish(parser, show)
+    parser.flag("--json", dest="as_json", help="Print JSON.")
+
+
+def add_retry(parser: Parser) -> None:
+    """The arguments of `dead retry`."""
+    _add_one_or_all(parser)
+    _finish(parser, retry)
+
+
+def add_drop(parser: Parser) -> None:
+    """The arguments of `dead drop`."""
+    _add_one_or_all(parser)
+    _finish(parser, drop)
+
+
+def _add_one_or_all(parser: Parser) -> None:
+    _add_service(parser)
+    parser.add_argument("id", metavar="ID", nargs="?", help="A message, as `list` names it.")
+    parser.flag("--all", dest="all_", help="All that are there now and chosen, oldest first.")
+    _add_choice(parser)
+    parser.flag("--yes", "-y", help="Do not ask.")
+
+
+def _add_service(parser: Parser) -> None:
+    parser.add_argument("service", metavar="SERVICE", help="Whose dead queue.")
+
+
+def _add_choice(parser: Parser) -> None:
+    parser.add_argument("--reason", metavar="R", action="append", default=[], help="Only of this reason; repeatable.")
+    parser.add_argument("--method", metavar="M", action="append", default=[], help="Only of this method; repeatable.")
+    parser.add_argument("--older-than", metavar="TIME", help="Only what died before: 90s, 10min, 2h, 3d ago.")
+    parser.add_argument("--newer-than", metavar="TIME", help="Only what died since.")
+    parser.add_argument("--only", choices=("calls", "casts"), help="Only calls, or only casts.")
+
+
+def _finish(parser: Parser, run: Callable[..., int | None]) -> None:
+    add_url(parser)
+    parser.explain(_EPILOG)
+    parser.set_defaults(run=run)
+
+
+COMMANDS = {
+    "dead count": add_count,
+    "dead list": add_list,
+    "dead show": add_show,
+    "dead retry": add_retry,
+    "dead drop": add_drop,
+}
+
+
+def count(services: list[str], url: str, as_json: bool) -> int:
     """Count what is in the dead queues of several services."""
     counts = {service: _run(url, service, _count, as_json=as_json) for service in services}
     if as_json:
         echo_json(counts)
     else:
         for service, number in counts.items():
-            typer.echo(f"{service:<24} {'no dead queue' if number is None else number}")
-    if None in counts.values():
-        raise typer.Exit(NOT_DONE)
+            say(f"{service:<24} {'no dead queue' if number is None else number}")
+    return NOT_DONE if None in counts.values() else 0
 
 
 async def _count(queue: DeadQueue) -> int | None:
@@ -90,20 +126,9 @@ async def _count(queue: DeadQueue) -> int | None:
         return None
 
 
-@app.command("list", epilog=_EPILOG)
-def list_(
-    service: Service,
-    url: Url = DEFAULT_URL,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Look at the oldest N at most.")] = 1000,
-    reason: Reasons = None,
-    method: Methods = None,
-    older_than: Older = None,
-    newer_than: Newer = None,
-    only: Only = None,
-    as_json: AsJson = False,
-) -> None:
+def list_(service: str, url: str, limit: int, as_json: bool, **choice: Any) -> None:
     """Show what is in the dead queue, oldest first."""
-    wanted = _wanted(reason, method, older_than, newer_than, only)
+    wanted = _wanted(**choice)
 
     async def work(queue: DeadQueue) -> tuple[int, list[dict[str, Any]]]:
         return await queue.count(), [summary(letter) async for letter in _chosen(queue, wanted, limit)]
@@ -112,42 +137,29 @@ def list_(
     if as_json:
         echo_json(letters)
     elif letters:
-        print_table(letters)
+        say("\n".join(table(letters)))
     else:
-        typer.echo(_nothing(service, number))
+        say(_nothing(service, number))
     if number > limit:
-        typer.echo(f"the oldest {limit} of {number}; --limit shows more", err=True)
+        complain(f"the oldest {limit} of {number}; --limit shows more")
 
 
-@app.command(epilog=_EPILOG)
-def show(service: Service, id: Id, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def show(service: str, id: str, url: str, as_json: bool) -> None:
     """Show one message: what it ended in, properties, headers and the beginning of the body, escaped."""
 
     async def work(queue: DeadQueue) -> dict[str, Any]:
         return everything(await queue.find(id))
 
-    page = _run(url, service, work, bodies=True, as_json=as_json)
+    letter = _run(url, service, work, bodies=True, as_json=as_json)
     if as_json:
-        echo_json(page)
+        echo_json(letter)
     else:
-        print_page(page)
+        say("\n".join(page(letter)))
 
 
-@app.command(epilog=_EPILOG)
-def retry(
-    service: Service,
-    id: MaybeId = None,
-    url: Url = DEFAULT_URL,
-    all_: Annotated[bool, typer.Option("--all", help="All that are there now and chosen, oldest first.")] = False,
-    reason: Reasons = None,
-    method: Methods = None,
-    older_than: Older = None,
-    newer_than: Newer = None,
-    only: Only = None,
-    yes: Yes = False,
-) -> None:
+def retry(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice: Any) -> None:
     """Publish a request to its service once more, as a cast, and take it off the dead queue."""
-    wanted = _wanted(reason, method, older_than, newer_than, only)
+    wanted = _wanted(**choice)
     _one_or_all(id, all_, wanted)
     if id is not None:
         _run(url, service, _retry_one(id), bodies=True)
@@ -177,36 +189,24 @@ async def _retry_all(queue: DeadQueue, letters: AsyncIterator[Letter]) -> None:
                 await queue.retry(letter)
             except Unfit as error:
                 unfit += 1
-                typer.echo(f"left where it is: {printable(str(error))}", err=True)
+                complain(f"left where it is: {printable(str(error))}")
             else:
                 retried += 1
                 _say_retried(letter)
     finally:
-        typer.echo(f"{count_of(retried)} sent again")
+        say(f"{count_of(retried)} sent again")
     if unfit:
         raise DeadQueueError(f"{count_of(unfit)} cannot be tried again")
 
 
 def _say_retried(letter: Letter) -> None:
     note = "; it was a call, whose caller has been answered: it runs as a cast now" if letter.was_a_call else ""
-    typer.echo(f"{letter.id} sent again{note}")
+    say(f"{letter.id} sent again{note}")
 
 
-@app.command(epilog=_EPILOG)
-def drop(
-    service: Service,
-    id: MaybeId = None,
-    url: Url = DEFAULT_URL,
-    all_: Annotated[bool, typer.Option("--all", help="As many as are there now and chosen, oldest first.")] = False,
-    reason: Reasons = None,
-    method: Methods = None,
-    older_than: Older = None,
-    newer_than: Newer = None,
-    only: Only = None,
-    yes: Yes = False,
-) -> None:
+def drop(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice: Any) -> None:
     """Remove a message for good."""
-    wanted = _wanted(reason, method, older_than, newer_than, only)
+    wanted = _wanted(**choice)
     _one_or_all(id, all_, wanted)
     most = None
     if not yes and id is not None:
@@ -224,7 +224,7 @@ def drop(
             dropped += 1
         return dropped
 
-    typer.echo(f"{count_of(_run(url, service, work))} dropped")
+    say(f"{count_of(_run(url, service, work))} dropped")
 
 
 def _question(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, str]]:
@@ -239,15 +239,15 @@ def _question(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, str]]:
 
 
 def _wanted(
-    reasons: list[str] | None, methods: list[str] | None, older: str | None, newer: str | None, only: Kind | None
+    reason: list[str], method: list[str], older_than: str | None, newer_than: str | None, only: str | None
 ) -> Wanted:
     try:
         return Wanted(
-            tuple(reasons or ()),
-            tuple(methods or ()),
-            None if older is None else parse_duration(older),
-            None if newer is None else parse_duration(newer),
-            None if only is None else only is Kind.CALLS,
+            tuple(reason),
+            tuple(method),
+            None if older_than is None else parse_duration(older_than),
+            None if newer_than is None else parse_duration(newer_than),
+            None if only is None else only == "calls",
         )
     except ValueError as error:
         fail(str(error), USAGE)
@@ -282,19 +282,20 @@ def _ask_for_all(url: str, service: str, wanted: Wanted, what: str) -> int:
 
     there, meant = _run(url, service, work)
     if not meant:
-        typer.echo(_nothing(service, there))
-        raise typer.Exit
+        say(_nothing(service, there))
+        raise SystemExit(0)
     _ask(f"{count_of(meant)} of {printable(topology.dead_queue(service))}: {what}?")
     return there
 
 
 def _ask(question: str) -> None:
     try:
-        if typer.confirm(question):
-            return
-    except typer.Abort:
+        answer = input(f"{question} [y/N]: ")
+    except (EOFError, KeyboardInterrupt):
+        say("")
         fail("nobody answered, so nothing was done; --yes does it unasked", NOT_DONE)
-    fail("nothing was done", NOT_DONE)
+    if answer.strip().lower() not in ("y", "yes"):
+        fail("nothing was done", NOT_DONE)
 
 
 def _nothing(service: str, there: int) -> str:

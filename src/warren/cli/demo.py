@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
 from msgspec import Meta
 
 from warren import Client, Service
 from warren.broker import Broker
-from warren.cli.terminal import OTHER, USAGE, fail, fail_call
+from warren.cli.output import OTHER, USAGE, complain, fail, say
+from warren.cli.parser import Parser
+from warren.cli.terminal import fail_call
 from warren.connection.declare import remove_queues
 from warren.connection.settings import make_settings
 from warren.errors import CallError
@@ -46,16 +47,16 @@ def slow_fib(n: Annotated[int, Meta(ge=0, le=90)]) -> int:
     return fib(n)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
+def add_demo(parser: Parser) -> None:
+    """The arguments of `demo`."""
+    parser.add_argument("--url", help="RabbitMQ's AMQP URL (default: an embedded broker).")
+    parser.set_defaults(run=demo)
 
 
-def demo(
-    url: Annotated[
-        str | None, typer.Option(metavar="URL", help="RabbitMQ's AMQP URL.", show_default="an embedded broker")
-    ] = None,
-) -> None:
+COMMANDS = {"demo": add_demo}
+
+
+def demo(url: str | None) -> None:
     """See calls, a mistake and a killed worker; needs no RabbitMQ."""
     logging.basicConfig(handlers=[logging.NullHandler()])  # what ends it is said once, by its error
     try:
@@ -95,13 +96,13 @@ def _run(url: str) -> None:
 
 def _show(client: Client, workers: _Workers) -> None:
     """Make the calls and print what their caller gets."""
-    typer.echo(f"\nfib(30) = {client.call(fib, 30)}")
-    typer.echo(f"the same as a bare request of tutorial six: {client.call_bare(service.name, '30').decode()}")
+    say(f"\nfib(30) = {client.call(fib, 30)}")
+    say(f"the same as a bare request of tutorial six: {client.call_bare(service.name, '30').decode()}")
 
-    typer.echo("\nfib(91) does not fit the signature; the handler does not run:")
+    say("\nfib(91) does not fit the signature; the handler does not run:")
     _show_outcome(lambda: client.call(fib, 91))
 
-    typer.echo("\ntwo slow calls, one on each worker; one worker is killed (SIGKILL) meanwhile:")
+    say("\ntwo slow calls, one on each worker; one worker is killed (SIGKILL) meanwhile:")
     slow = [client.submit(slow_fib, 30) for _ in range(2)]
     for _ in range(2):
         client.call(fib, 1)  # served by each worker in turn, behind the slow ones: so those have begun
@@ -109,15 +110,15 @@ def _show(client: Client, workers: _Workers) -> None:
     for future in slow:
         _show_outcome(future.result)
 
-    typer.echo(f"\nthe service goes on: fib(10) = {client.call(fib, 10)}\n")
+    say(f"\nthe service goes on: fib(10) = {client.call(fib, 10)}\n")
 
 
 def _show_outcome(call: Callable[[], Any]) -> None:
     """Print a result, or the error that came instead."""
     try:
-        typer.echo(f"  result: {call()}")
+        say(f"  result: {call()}")
     except CallError as error:
-        typer.echo(f"  {type(error).__name__}: {error}")
+        say(f"  {type(error).__name__}: {error}")
 
 
 class _Workers:
@@ -142,18 +143,18 @@ class _Workers:
     def __exit__(self, *_error: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         _out, rest = self._process.communicate(timeout=60)
-        typer.echo(rest, nl=False, err=True)
+        complain(rest, end="")
 
     def kill_one(self) -> None:
         """Kill the first worker where it stands."""
-        typer.echo(f"  kill -9 {self._pids[0]}")
+        say(f"  kill -9 {self._pids[0]}")
         os.kill(self._pids[0], signal.SIGKILL)
 
     def _await_ready(self, count: int) -> None:
         """Show the log until `count` workers serve."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            typer.echo(f"    {line}", nl=False, err=True)
+            complain(f"    {line}", end="")
             if found := re.search(r"is ready: process (\d+)", line):
                 self._pids.append(int(found[1]))
             if len(self._pids) == count:
@@ -163,4 +164,4 @@ class _Workers:
 
 def _say(text: str) -> None:
     """A line about what the demo does itself."""
-    typer.echo(f"[{time.strftime('%H:%M:%S')}] {text}")
+    say(f"[{time.strftime('%H:%M:%S')}] {text}")

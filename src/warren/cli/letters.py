@@ -10,15 +10,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import typer
-
 from warren.dead.queue import Letter
-from warren.printable import printable, printable_bytes
+from warren.printable import aligned, printable, printable_bytes
 
 #: Bytes of a body, levels of nested headers, and characters of a cause in a table that are shown.
 BODY_SHOWN, DEPTH_SHOWN, CAUSE_SHOWN = 4096, 8, 60
-#: Columns of a table that does not go to a terminal.
-_WIDTH = 240
 
 _CAUSE = ("code", "execution", "origin", "type", "text", "instance")
 _COLUMNS = ("id", "reason", "method", "age", "size", "caller", "cause")
@@ -67,23 +63,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return printable(value.isoformat() if isinstance(value, datetime) else str(value))
 
 
-def print_table(summaries: Iterable[Mapping[str, Any]]) -> None:
-    """Print one line for each message."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in _COLUMNS:
-        table.add_column(heading, justify="right" if heading in ("age", "size") else "left", overflow="fold")
+def table(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line for each message, below the names of the columns."""
     now = datetime.now(UTC)
-    for one in summaries:  # as Text: a string would be read for Rich's own markup
-        table.add_row(*(Text(_cell(one, heading, now)) for heading in _COLUMNS))
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
-    console.print(table)
+    rows = [tuple(_cell(one, heading, now) for heading in _COLUMNS) for one in summaries]
+    return aligned([_COLUMNS, *rows], right=[_COLUMNS.index("age"), _COLUMNS.index("size")])
 
 
 def _cell(one: Mapping[str, Any], heading: str, now: datetime) -> str:
@@ -102,25 +86,22 @@ def _age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def print_page(letter: Mapping[str, Any]) -> None:
-    """Print all there is to say about one message."""
-    for name in ("id", "reason", "since"):
-        typer.echo(f"{name:<18}{letter[name] or 'not known'}")
-    for name in (*_CAUSE, "attempt"):
-        if letter[name] is not None:
-            typer.echo(f"{name:<18}{letter[name]}")
+def page(letter: Mapping[str, Any]) -> list[str]:
+    """All there is to say about one message, in lines."""
+    lines = [f"{name:<18}{letter[name] or 'not known'}" for name in ("id", "reason", "since")]
+    lines += [f"{name:<18}{letter[name]}" for name in (*_CAUSE, "attempt") if letter[name] is not None]
     for title in ("properties", "headers"):
-        _print_section(title, letter[title])
-    typer.echo(f"\nbody ({letter['size']} bytes)\n  {letter['body']}")
-    if letter["body_left_out"]:
-        typer.echo(f"  … {letter['body_left_out']} bytes more")
+        lines += ["", title, *_section(letter[title])]
+    lines += ["", f"body ({letter['size']} bytes)", f"  {letter['body']}"]
+    return lines + ([f"  … {letter['body_left_out']} bytes more"] if letter["body_left_out"] else [])
 
 
-def _print_section(title: str, values: Any) -> None:
-    typer.echo(f"\n{title}")
+def _section(values: Any) -> list[str]:
     pairs = values.items() if isinstance(values, Mapping) else [("", values)]
-    for name, value in pairs:
-        typer.echo(f"  {name:<24}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return [
+        f"  {name:<24}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in pairs
+    ]
 
 
 def count_of(number: int) -> str:

@@ -11,20 +11,14 @@ import logging.config
 import os
 import sys
 import tomllib
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from warren.cli.output import RED, YELLOW, painted
 from warren.logs import LineFormatter
 
-
-class LogLevel(StrEnum):
-    """The least severe messages that are shown."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+#: The least severe messages that are shown.
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class LogConfigError(Exception):
@@ -37,7 +31,7 @@ class Logs:
     Call `begin` before services are imported and `settle` after it, in a process that imports any.
     """
 
-    def __init__(self, process: str, level: LogLevel | None, file: Path | None) -> None:
+    def __init__(self, process: str, level: str | None, file: Path | None) -> None:
         """Prepare; nothing is configured yet.
 
         Args:
@@ -90,7 +84,7 @@ class Logs:
             if root.level == logging.WARNING:  # the default, so nobody has set another
                 root.setLevel(logging.INFO)
         if self._level is not None:
-            root.setLevel(self._level.value.upper())
+            root.setLevel(self._level.upper())
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -127,16 +121,17 @@ def _let_warren_speak() -> None:
 
 
 def _handler(process: str) -> logging.Handler:
-    """Log to stderr: with colours on a terminal, else in plain lines."""
-    handler: logging.Handler
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.logging import RichHandler
-
-        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%X")
-        line = f"{process} %(name)s: %(message)s"
-    else:
-        handler = logging.StreamHandler()
-        line = f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"
-    handler.setFormatter(LineFormatter(line))
+    """Log to stderr, one record a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Coloured(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
     return handler
+
+
+class _Coloured(LineFormatter):
+    """On a terminal, what somebody has to look at has a colour."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if sys.stderr is None or record.levelno < logging.WARNING:
+            return text
+        return painted(text, YELLOW if record.levelno == logging.WARNING else RED, sys.stderr)

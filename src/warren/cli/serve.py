@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from warren import Server
-from warren.cli.logs import LogConfigError, LogLevel, Logs
-from warren.cli.terminal import USAGE, Url, fail, offer_broker
-from warren.connection.settings import DEFAULT_URL, make_settings
+from warren.cli.logs import LEVELS, LogConfigError, Logs
+from warren.cli.output import USAGE, fail
+from warren.cli.parser import Parser, number
+from warren.cli.terminal import add_url, offer_broker
+from warren.connection.settings import make_settings
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.printable import printable
@@ -37,11 +35,11 @@ SIGTERM and the first Ctrl-C let running calls finish, the second ends at once.
 SIGHUP replaces the workers by new ones, one after the other, with no call lost.
 A worker that dies is replaced by another.
 
-[bold]Examples[/bold]
+Examples:
   warren serve calc:service --workers 4
   warren serve calc mail.app:service --url amqp://user:password@rabbit/vhost
 
-[bold]Exit codes[/bold]
+Exit codes:
   0  all workers finished what they were doing
   1  the workers cannot serve: the broker refuses them, or the module cannot
      be imported; or one had to be killed in the end
@@ -52,56 +50,69 @@ A worker that dies is replaced by another.
 _WEEK = 7 * 86_400
 
 
-def _finite(seconds: float) -> float:
-    if math.isnan(seconds):  # of a nan no comparison is true, so it is in every range
-        raise typer.BadParameter("must be a number of seconds")
-    return seconds
+def add_serve(parser: Parser) -> None:
+    """The arguments of `serve`."""
+    parser.explain(_EPILOG)
+    parser.add_argument("services", metavar="MODULE:SERVICE", nargs="+", help="What to serve.")
+    add_url(parser)
+    parser.add_argument(
+        "--workers", metavar="N", type=number(int, 1), default=1, help="Worker processes (default: %(default)s)."
+    )
+    _add_options_of_workers(parser)
+    parser.flag("--reload", help="Restart when a .py file below the current folder changes.")
+    parser.set_defaults(run=serve)
 
 
-Concurrency = Annotated[
-    int | None,
-    typer.Option(min=1, max=65_535, help="Calls at a time in each worker.", show_default="what the service says"),
-]
-DrainTimeout = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=_WEEK,
+def add_worker(parser: Parser) -> None:
+    """The arguments of `worker`."""
+    parser.add_argument("name")
+    parser.add_argument("services", nargs="+")
+    parser.add_argument("--lifeline", type=int, required=True, help="The descriptor that leads to the parent process.")
+    add_url(parser)
+    _add_options_of_workers(parser)
+    parser.set_defaults(run=worker)
+
+
+def _add_options_of_workers(parser: Parser) -> None:
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=number(int, 1, 65_535),
+        help="Calls at a time in each worker (default: what the service says).",
+    )
+    parser.add_argument(
+        "--drain-timeout",
         metavar="SECONDS",
-        help="How long running calls may take to finish at the end.",
-        callback=_finite,
-    ),
-]
-Level = Annotated[
-    LogLevel | None,
-    typer.Option("--log-level", help="The least severe messages to show.", show_default="info, or the module's own"),
-]
-LogConfig = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Log as this JSON or TOML file says, a dictionary for logging.config.dictConfig."
-    ),
-]
+        type=number(float, 0, _WEEK),
+        default=DEFAULT_DRAIN_TIMEOUT,
+        help="How long running calls may take to finish at the end (default: %(default)g).",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        help="The least severe messages to show (default: info, or the module's own).",
+    )
+    parser.add_argument(
+        "--log-config",
+        metavar="FILE",
+        type=Path,
+        help="Log as this JSON or TOML file says, a dictionary for logging.config.dictConfig.",
+    )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command(epilog=_EPILOG)(serve)
-    app.command(hidden=True)(worker)
+COMMANDS = {"serve": add_serve, "worker": add_worker}
 
 
 def serve(
-    services: Annotated[list[str], typer.Argument(metavar="MODULE:SERVICE", help="What to serve.")],
-    url: Url = DEFAULT_URL,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    concurrency: Concurrency = None,
-    drain_timeout: DrainTimeout = DEFAULT_DRAIN_TIMEOUT,
-    reload: Annotated[
-        bool, typer.Option("--reload", help="Restart when a .py file below the current folder changes.")
-    ] = False,
-    log_level: Level = None,
-    log_config: LogConfig = None,
-) -> None:
+    services: list[str],
+    url: str,
+    workers: int,
+    concurrency: int | None,
+    drain_timeout: float,
+    reload: bool,
+    log_level: str | None,
+    log_config: Path | None,
+) -> int:
     """Serve services, in one worker process or several, until told to stop."""
     _take_stock_of_the_process()
     logs = _begin_logging("main", log_level, log_config)
@@ -112,7 +123,7 @@ def serve(
     changes = _changes() if reload else None
     options = {
         "drain-timeout": drain_timeout,
-        "log-level": log_level and log_level.value,
+        "log-level": log_level,
         "log-config": log_config,
         "concurrency": concurrency,
     }
@@ -124,7 +135,7 @@ def serve(
         reap=os.getpid() == 1,
         has_terminal=has_terminal,
     )
-    raise typer.Exit(asyncio.run(manager.run(changes)))
+    return asyncio.run(manager.run(changes))
 
 
 def _command(services: list[str], options: Mapping[str, object], reload: bool) -> Command:
@@ -149,7 +160,7 @@ def _take_stock_of_the_process() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD})
 
 
-def _begin_logging(process: str, level: LogLevel | None, file: Path | None) -> Logs:
+def _begin_logging(process: str, level: str | None, file: Path | None) -> Logs:
     try:
         logs = Logs(process, level, file)
         logs.begin()
@@ -180,13 +191,13 @@ def _relative(paths: Iterable[str]) -> set[str]:
 def worker(
     name: str,
     services: list[str],
-    lifeline: Annotated[int, typer.Option(help="The descriptor that leads to the parent process.")],
-    url: Url = DEFAULT_URL,
-    concurrency: Concurrency = None,
-    drain_timeout: DrainTimeout = DEFAULT_DRAIN_TIMEOUT,
-    log_level: Level = None,
-    log_config: LogConfig = None,
-) -> None:
+    lifeline: int,
+    url: str,
+    concurrency: int | None,
+    drain_timeout: float,
+    log_level: str | None,
+    log_config: Path | None,
+) -> int:
     """One worker process of `serve`."""
     parent = take_lifeline(lifeline)  # first, before anything of the application's can start processes
     logs = _begin_logging(name, log_level, log_config)
@@ -201,8 +212,7 @@ def worker(
         asyncio.run(work(server, drain_timeout, parent))
     except CallError as error:
         fail(printable(error.message), CANNOT_SERVE)
-    if server.abandoned:
-        raise typer.Exit(1)
+    return 1 if server.abandoned else 0
 
 
 def _check_url(url: str) -> None:

@@ -1,13 +1,13 @@
-"""What the commands have in common: the broker's URL, errors and exit codes."""
+"""What the commands have in common: the broker's URL, and the errors of calls."""
 
 from __future__ import annotations
 
-import json
+import os
 import socket
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
-
+from warren.cli.output import OTHER, USAGE, echo_json, fail
+from warren.cli.parser import Parser
 from warren.connection.settings import DEFAULT_URL, make_settings
 from warren.errors import (
     CallError,
@@ -19,9 +19,8 @@ from warren.errors import (
     RemoteError,
     Unavailable,
 )
-from warren.printable import block, printable, printable_json
+from warren.printable import block
 
-USAGE, OTHER, INTERRUPTED = 2, 6, 130
 _EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
     (RemoteError, 1),
     (InvalidArgument, USAGE),
@@ -32,14 +31,15 @@ _EXIT_CODES: tuple[tuple[type[CallError], int], ...] = (
     (PermissionDenied, 5),
 )
 
-Url = Annotated[
-    str,
-    typer.Option(
-        envvar="WARREN_URL",
-        metavar="URL",
-        help="The broker: amqp://user:password@host:port/vhost or amqps://…; several hosts with commas between.",
-    ),
-]
+
+def add_url(parser: Parser) -> None:
+    """Add the option that says where the broker is."""
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("WARREN_URL") or DEFAULT_URL,
+        help="The broker: amqp://user:password@host:port/vhost or amqps://…; several hosts with commas between"
+        f" (default: the environment's WARREN_URL, or {DEFAULT_URL}).",
+    )
 
 
 def fail_call(error: CallError, as_json: bool, url: str | None = None) -> NoReturn:
@@ -84,15 +84,3 @@ def _as_dict(error: CallError) -> dict[str, Any]:
     if isinstance(error, RemoteError):
         names += ["type", "details", "traceback"]
     return {name: getattr(error, name) for name in names}
-
-
-def fail(message: str, exit_code: int) -> NoReturn:
-    """Print an error and end the process; what others put into it has no line ends any more."""
-    typer.secho("error: ", fg="red", err=True, nl=False)
-    typer.echo(printable(message, keep="\n"), err=True)
-    raise typer.Exit(exit_code)
-
-
-def echo_json(value: Any) -> None:
-    """Print one line of JSON."""
-    typer.echo(printable_json(json.dumps(value, default=str)))
