@@ -33,7 +33,7 @@ endef
 help:  ## what there is to type
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-12s %s\n' "$$v" "$$t"; done
 
-demo: venv  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
+demo: .venv/core-stamp  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
 	@$(PY) -m warren demo $(ARGS)
 
 quick: venv  ## tests of pure modules, architecture and docs, in less than a minute and without RabbitMQ
@@ -91,10 +91,15 @@ clean:  ## remove everything that make and the tools made
 	rm -rf .venv $(JS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/stamp: pyproject.toml
+# Warren and what it needs to run. The demo needs no more: it is the first thing that somebody tries.
+.venv/core-stamp: pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "missing: Python >= 3.11 (none on PATH; or: make PYTHON=/path/to/python)"; exit 1; }
 	@$(call need,$(PYTHON) -c 'import ensurepip; import venv',python3-venv)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+.venv/stamp: .venv/core-stamp
 	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 

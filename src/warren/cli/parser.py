@@ -59,13 +59,15 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}; see {self.prog} --help", USAGE)
 
     def _refuse(self, word: str) -> NoReturn:
-        word = word.partition("=")[0] if word.startswith("-") else word
-        kind, known = "argument", list(self._below)
         if word.startswith("-"):
-            kind, known = "option", [name for name in self._option_string_actions if name.startswith("--")]
-        elif self._below:
-            kind = "command"
-        near = get_close_matches(word, known, n=1)
+            word = word.partition("=")[0]
+            self._no_such("option", word, [name for name in self._option_string_actions if name.startswith("--")])
+        if self._below:
+            self._no_such("command", word, self._below)
+        self.error(f"{word} is one argument too many")
+
+    def _no_such(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
+        near = get_close_matches(word, list(known), n=1)
         self.error(f"there is no {kind} {word}" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
