@@ -215,7 +215,7 @@ def _per_call(answer: Measurement, spent: dict[str, float], *, broker_known: boo
 def import_time(repeats: int) -> dict[str, Any]:
     """User time of ``import warren`` beyond that of starting Python, and what of the command line it imports."""
     warren, nothing = ([_user_time(program) for _ in range(repeats * 5 + 1)][1:] for program in ("import warren", ""))
-    program = "import sys, warren; print(*sorted({'typer', 'click', 'rich', 'warren.cli'} & set(sys.modules)))"
+    program = "import sys, warren; print(*sorted({'argparse', 'warren.cli'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return {
         "import_ms": (statistics.median(warren) - statistics.median(nothing)) * 1e3,

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _OTHER_WORDS = {
     "FILE",
     "CC",
     "ID",
+    "NO_COLOR",
     "PYTHONPATH",
     "PATH",
     "SECONDS",
@@ -382,3 +384,21 @@ def test_a_snippet_that_is_marked_runs(code: str, folder: Path, docs_url: str) -
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- what is installed --------------------------------------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_reference_has_every_extra() -> None:
+    table = REFERENCE.partition("<!-- extras -->")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.M) == list(PROJECT["project"]["optional-dependencies"])
+
+
+def test_the_source_distribution_has_what_the_readme_links_to() -> None:
+    included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    linked = {target.partition("#")[0] for target in _LINK.findall((ROOT / "README.md").read_text())}
+    files = {target for target in linked if target and "://" not in target}
+    assert len(files) > 10
+    assert {file for file in files if not any(fnmatch(file, f"{part}*") for part in included)} == set()

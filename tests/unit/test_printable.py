@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren.printable import block, printable, printable_bytes, printable_json
+from warren.printable import aligned, block, printable, printable_bytes, printable_json
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,9 @@ def test_json_means_the_same_and_is_printable(value: dict[str, str]) -> None:
 def test_no_line_of_a_block_begins_where_a_log_line_does() -> None:
     text = block("Traceback:\n  File x\nValueError: no\n2026-01-01 WARNING\r\x1b[2J\n")
     assert text == "  Traceback:\n    File x\n  ValueError: no\n  2026-01-01 WARNING\\r\\x1b[2J"
+
+
+def test_columns_are_as_wide_as_need_be() -> None:
+    rows = [("name", "size", "cause"), ("a", "1000", ""), ("longer", "1", "-")]
+    assert aligned(rows, right=[1]) == ["name    size  cause", "a       1000", "longer     1  -"]
+    assert aligned([]) == []

@@ -31,7 +31,8 @@ def echo_json(value: Any) -> None:
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print an error and end the process; what others put into it has no line ends any more."""
-    complain(f"{painted('error: ', RED, sys.stderr)}{printable(message, keep=chr(10))}")
+    complain(painted("error: ", RED, sys.stderr), end="")
+    complain(printable(message, keep="\n"))
     raise SystemExit(exit_code)
 
 
