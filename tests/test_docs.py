@@ -401,4 +401,4 @@ def test_the_source_distribution_has_what_the_readme_links_to() -> None:
     linked = {target.partition("#")[0] for target in _LINK.findall((ROOT / "README.md").read_text())}
     files = {target for target in linked if target and "://" not in target}
     assert len(files) > 10
-    assert {file for file in files if not any(fnmatch(file, f"{part}*") for part in included)} == set()
+    assert {file for file in files if not any(fnmatch(f"/{file}", f"{part}*") for part in included)} == set()
