@@ -1,8 +1,12 @@
-"""Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with."""
+"""Warren: RPC over RabbitMQ. See the README, and `Service`, `Client`, `AsyncClient` to begin with.
 
-from warren.client.async_client import AsyncClient as AsyncClient
-from warren.client.blocking import Client as Client
-from warren.connection.settings import ConnectionOptions as ConnectionOptions
+What is offered here is loaded when it is first asked for: `warren --help` has no use for a client, nor a worker, which
+would wait for it at each start. Errors are there at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from warren.errors import CallError as CallError
 from warren.errors import Cancelled as Cancelled
 from warren.errors import Code as Code
@@ -17,10 +21,37 @@ from warren.errors import PermissionDenied as PermissionDenied
 from warren.errors import RemoteError as RemoteError
 from warren.errors import Unavailable as Unavailable
 from warren.errors import WorkerLost as WorkerLost
-from warren.server.context import CurrentCall as CurrentCall
-from warren.server.context import current_call as current_call
-from warren.server.dependencies import provided as provided
-from warren.server.methods import remote as remote
-from warren.server.server import Server as Server
-from warren.server.service import Service as Service
 from warren.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from warren.client.async_client import AsyncClient as AsyncClient
+    from warren.client.blocking import Client as Client
+    from warren.connection.settings import ConnectionOptions as ConnectionOptions
+    from warren.server.context import CurrentCall as CurrentCall
+    from warren.server.context import current_call as current_call
+    from warren.server.dependencies import provided as provided
+    from warren.server.methods import remote as remote
+    from warren.server.server import Server as Server
+    from warren.server.service import Service as Service
+else:
+    # The same for the interpreter. Type checkers would take `__getattr__` for a promise that every name is there.
+    _HOMES = {
+        "AsyncClient": "warren.client.async_client",
+        "Client": "warren.client.blocking",
+        "ConnectionOptions": "warren.connection.settings",
+        "CurrentCall": "warren.server.context",
+        "current_call": "warren.server.context",
+        "provided": "warren.server.dependencies",
+        "remote": "warren.server.methods",
+        "Server": "warren.server.server",
+        "Service": "warren.server.service",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOMES})
