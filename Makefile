@@ -1,7 +1,7 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test nightly faults scenarios soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
-.PHONY: interop-js clean
+.PHONY: interop-js clean compiled
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -42,8 +42,8 @@ quick: venv  ## tests of pure modules, architecture and docs, in less than a min
 test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(LANES) $(ARGS)
 
-nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), benchmarks
-	@$(MAKE) --keep-going test soak fuzz differential test-matrix bench
+nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), hot path compiled, benchmarks
+	@$(MAKE) --keep-going test soak fuzz differential test-matrix compiled bench
 
 soak: venv rabbit  ## ten minutes of calls under random faults, all accounted for; make soak ARGS="--minutes 60 --seed 7"
 	@PYTHONPATH=.:tools $(PY) -m tests.faults.soak $(ARGS)
@@ -62,6 +62,10 @@ fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fu
 
 differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some minutes
 	@$(PY) -m pytest $(LANES) tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
+
+compiled: venv rabbit  ## compile the hot path with mypyc, outside the tree, and test that; others: ARGS=tests/faults
+	@$(call need,$(CC) -E -include Python.h -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -x c /dev/null,gcc python3-dev)
+	@$(PY) tools/hot.py $(or $(ARGS),tests/unit/amqp tests/unit/client/test_calls.py tests/unit/protocol/test_wire.py tests/contract/test_calls.py)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)

@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass
 from typing import Any, cast
 
-from warren import Service
+from benchmarks.micro.fakes import FRAME_MAX, ModelLink, delivery_frames
+from warren import AsyncClient, Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery, decode_properties
 from warren.amqp.splitter import Splitter
+from warren.client.caller import Caller
 from warren.client.calls import Calls, PendingCall, unguessable
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
@@ -35,10 +37,10 @@ Step = Callable[[], object]
 
 #: Messages in a batch: as many as one read of the socket may bring with 100 in flight.
 BATCH = 100
-_FRAME_MAX = 131_072
 _REPLY_TO = b"amq.gen-AbCdEfGhIjKlMnOpQrStUv"
 _ID = b"0123456789abcdef01234567"
 _BODY = b"[12345]"
+_ROUTE = b"\x06warren\x04calc"
 
 service = Service("calc")
 
@@ -128,7 +130,7 @@ def _served(method: str, count: int) -> Iterator[Step]:
 
 def _delivery(tag: int, method: str) -> Delivery:
     template = RequestTemplate(method, content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=True, durable=False)
-    delivery = Delivery(tag, False, b"\x06warren\x04calc")
+    delivery = Delivery(tag, False, _ROUTE)
     delivery.properties = template.encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000")
     delivery.body, delivery.body_size = _BODY, len(_BODY)
     return delivery
@@ -149,20 +151,14 @@ def _request_properties() -> bytes:
 
 
 def _request() -> Request:
-    delivery = Delivery(1, False, b"\x06warren\x04calc")
+    delivery = Delivery(1, False, _ROUTE)
     delivery.properties, delivery.body, delivery.body_size = _request_properties(), _BODY, len(_BODY)
     return Request(delivery)
 
 
 def _deliveries(properties: bytes, body: bytes) -> bytes:
-    """A batch as the broker sends it: Basic.Deliver with a consumer tag, header and body frame each."""
-    batch = b""
-    for tag in range(1, BATCH + 1):
-        arguments = frames.shortstr(b"ctag1.0") + tag.to_bytes(8, "big") + b"\x00"
-        method = (60).to_bytes(2, "big") + (60).to_bytes(2, "big") + arguments + b"\x06warren\x04calc"
-        head = bytes((frames.METHOD,)) + (1).to_bytes(2, "big") + len(method).to_bytes(4, "big")
-        batch += head + method + frames.END_BYTE + b"".join(frames.content_frames(1, properties, body, _FRAME_MAX))
-    return batch
+    """A batch as the broker sends it."""
+    return b"".join(delivery_frames(1, tag, _ROUTE, properties, body) for tag in range(1, BATCH + 1))
 
 
 # --- client: out --------------------------------------------------------------------------------------------------
@@ -222,7 +218,7 @@ def encode_request_properties() -> Step:
 def encode_frames() -> Step:
     """`content_frames`: header and body frame of a request."""
     properties = _request_properties()
-    return lambda: frames.content_frames(1, properties, _BODY, _FRAME_MAX)
+    return lambda: frames.content_frames(1, properties, _BODY, FRAME_MAX)
 
 
 @case()
@@ -247,7 +243,7 @@ def split_replies() -> Step:
 
 
 def _splitting(batch: bytes) -> Step:
-    splitter = Splitter(lambda _frame: None, _FRAME_MAX)
+    splitter = Splitter(lambda _frame: None, FRAME_MAX)
     splitter.tap(1, _Sink(), body_limit=MAX_MESSAGE_SIZE)
     return lambda: splitter.feed(batch)
 
@@ -355,3 +351,64 @@ def serve_async() -> Iterator[Step]:
 def serve_in_thread() -> Iterator[Step]:
     """The same for a ``def``, ten at a time."""
     yield from _served("echo_in_thread", 10)
+
+
+# --- from end to end ----------------------------------------------------------------------------------------------
+
+
+@case(each=BATCH)
+def call_async() -> Iterator[Step]:
+    """A client, from `AsyncClient.call` to the bytes that are sent, and from those that come to its result."""
+    with closing(asyncio.new_event_loop()) as loop:
+        client, caller, link = loop.run_until_complete(_connected_client())
+        table = caller._calls._calls
+        reply = delivery_frames(1, 1, _ROUTE, result_properties(_request(), codecs.JSON), b"12345")
+        before, after = reply.split(_ID)
+        between = after + before
+        confirmed = 0
+
+        async def batch() -> None:
+            nonlocal confirmed
+            calls = [loop.create_task(client.call(echo, 12345)) for _ in range(BATCH)]
+            await asyncio.sleep(0)
+            confirmed += BATCH
+            link.receive(frames.ack_frame(2, confirmed, multiple=True) + before + between.join(table) + after)
+            await calls[-1]
+
+        yield lambda: loop.run_until_complete(batch())
+        loop.run_until_complete(client.close())
+
+
+async def _connected_client() -> tuple[AsyncClient, Caller, ModelLink]:
+    client = AsyncClient("amqp://nobody")
+    link = ModelLink(_REPLY_TO.decode())
+    shared = client._shared
+    caller = shared._caller = Caller(shared._settings, shared._limits)
+    shared._process = os.getpid()
+    await caller._set_up(link.as_link())
+    return client, caller, link
+
+
+@case(each=BATCH)
+def answer_async() -> Iterator[Step]:
+    """A worker, from the bytes that come to those that are sent: an ``async def``, 100 at a time."""
+
+    def step() -> None:
+        loop.call_soon(link.receive, requests)
+        for _turn in ("read", "handlers", "acks"):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+
+    requests = _deliveries(_request_properties(), _BODY)
+    with closing(asyncio.new_event_loop()) as loop:
+        worker, link = loop.run_until_complete(_connected_worker())
+        with closing(worker):
+            yield step
+
+
+async def _connected_worker() -> tuple[Worker, ModelLink]:
+    link = ModelLink("")
+    worker = Worker(service, BATCH, "guest", "a process")
+    channel = await link.hot_channel()
+    channel.attach(worker, body_limit=MAX_MESSAGE_SIZE)
+    return worker, link

@@ -407,7 +407,7 @@ def check_places(client: Caller, records: list[Record]) -> None:
     alive = [record.call for record in records if record.alive and record.call is not None]
     assert len(client) == len(alive) <= LIMITS["max_in_flight"]
     assert set(calls) == set(alive)
-    publishers = [p for way in (client._confirming, client._bare) for p in (way._current, way._retired) if p]
+    publishers = [p for way in (client._confirming, client._bare) for p in (way.current, way._retired) if p]
     numbered = [call for publisher in publishers for call in publisher.confirms._open.values()]
     questions = client._endings._explainer
     asked = [call for question in questions._open.values() for call in question]

@@ -29,7 +29,7 @@ from warren.amqp.frames import Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
-from warren.server import admission, context, copies, releases, settler, worker
+from warren.server import admission, context, copies, cutoffs, releases, settler, worker
 from warren.server.attempt import Attempt
 from warren.server.worker import Worker
 
@@ -37,7 +37,7 @@ from warren.server.worker import Worker
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-MODULES = (admission, context, copies, releases, settler, worker)
+MODULES = (admission, context, copies, cutoffs, releases, settler, worker)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -167,7 +167,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
         self.loop.turn(make)
         w = cast(Any, self.worker)
-        w._threads = w._runner._threads = self.threads
+        w._runner._threads = self.threads
         w.copies.on_broken = self._outlet_broke
         w._start = partial(self._starting, w._start)
         w._settler.reject = partial(self._rejected, w._settler.reject)
@@ -714,7 +714,7 @@ class WorkerMachine(RuleBasedStateMachine):
             if handed.channel.closed is None:
                 assert len(handed.settled) == 1, f"{handed.message.request} is not settled"
         assert not any(map(len, self._tables())), self._tables()
-        assert not any(w._timers._slices.values())
+        assert not any(w._runner._cutoffs._timers._slices.values())
         assert not self.broker.queue
 
     def _check_nothing_lost(self) -> None:

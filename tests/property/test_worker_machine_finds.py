@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import pytest
 from hypothesis import Phase, settings
@@ -23,6 +24,7 @@ from warren.protocol.request import Request
 from warren.server import runners
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, _Outlet
+from warren.server.endings import Endings
 from warren.server.releases import Releases
 from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
@@ -59,30 +61,30 @@ def fault(bring_back: Callable[[Patch], None]) -> Callable[[Patch], None]:
 
 @fault
 def a_task_cut_off_before_its_first_step_has_no_end(patch: Patch) -> None:
-    patch.setattr(Runner, "_caught", lambda _self, _attempt, _task: None)
+    patch.setattr(Runner, "_caught", lambda _self, _task: None)
 
 
 @fault
 def an_exception_that_cannot_be_told_of_keeps_its_place(patch: Patch) -> None:
-    def raised(self: Worker, attempt: Attempt, error: BaseException) -> None:
+    def raised(self: Endings, attempt: Attempt, error: BaseException) -> None:
         if not attempt.ended:
             self._end_raised(attempt, error)
 
     patch.setattr(problems, "_tried", lambda tell, _instead: tell())
     patch.setattr(problems, "_text_of", str)
-    patch.setattr(Worker, "raised", raised)
+    patch.setattr(Endings, "raised", raised)
 
 
 @fault
 def only_exceptions_are_caught_of_handlers(patch: Patch) -> None:
-    raised = Worker.raised
+    raised = Endings.raised
 
-    def let_through(self: Worker, attempt: Attempt, error: BaseException) -> None:
+    def let_through(self: Endings, attempt: Attempt, error: BaseException) -> None:
         if not issubclass(type(error), Exception | asyncio.CancelledError):
             raise error
         raised(self, attempt, error)
 
-    patch.setattr(Worker, "raised", let_through)
+    patch.setattr(Endings, "raised", let_through)
 
 
 @fault
@@ -96,11 +98,11 @@ def only_the_encoders_own_errors_are_caught(patch: Patch) -> None:
             attempt.method.encode_result(request.content_type, value)
         return result(self, attempt, value)
 
-    def completed(self: Worker, attempt: Attempt, value: Any) -> None:
+    def completed(self: Endings, attempt: Attempt, value: Any) -> None:
         self.finish(attempt, self._replies.result(attempt, value))
 
     patch.setattr(Replies, "result", fragile)
-    patch.setattr(Worker, "completed", completed)
+    patch.setattr(Endings, "completed", completed)
 
 
 @fault
@@ -164,17 +166,21 @@ def a_handler_that_middleware_left_alone_has_no_place(patch: Patch) -> None:
 def what_was_answered_is_answered_again(patch: Patch) -> None:
     send = Settler._send
 
-    def forgetful(self: Settler, attempt: Attempt, reply: Reply) -> None:
+    def forgetful(self: Settler, attempt: Attempt, address: bytes, reply: Reply) -> None:
         attempt.answered = False
-        send(self, attempt, reply)
+        send(self, attempt, address, reply)
 
     patch.setattr(Settler, "_send", forgetful)
 
 
 @fault
 def calls_share_the_context_of_their_threads(patch: Patch) -> None:
-    shared = contextvars.copy_context()
-    patch.setattr(runners, "contextvars", SimpleNamespace(copy_context=lambda: shared))
+    shared: WeakKeyDictionary[asyncio.AbstractEventLoop, contextvars.Context] = WeakKeyDictionary()
+
+    def copy_context() -> contextvars.Context:
+        return shared.setdefault(asyncio.get_running_loop(), contextvars.copy_context())  # each life has its own loop
+
+    patch.setattr(runners, "contextvars", SimpleNamespace(copy_context=copy_context))
 
 
 # --- elsewhere --------------------------------------------------------------------------------------------------------

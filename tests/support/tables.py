@@ -28,8 +28,9 @@ def of_server(server: Server) -> dict[str, int]:
             f"{name}: suspected": len(settler.releases._suspected),
             f"{name}: copies": len(settler.copies),
             f"{name}: proofs": len(settler.releases._proofs),
-            f"{name}: timers": len(worker._timers),
-            f"{name}: jobs of threads": worker._threads._unfinished,
+            f"{name}: timers": len(worker._runner._cutoffs),
+            f"{name}: tasks": len(worker._runner._tasks),
+            f"{name}: jobs of threads": worker._runner._threads._unfinished,
         }
     return kept
 

@@ -121,7 +121,8 @@ SEAMS = {
     "releases": ("prove",),
     "places": ("take",),
     "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_job"),
-    "worker": ("_admit", "_start", "_refuse", "reply_to", "_log_failure", "_decline", "_end"),
+    "worker": ("_admit", "_start", "_decline"),
+    "endings": ("finish", "_end_raised", "reply_to", "_log_failure", "refuse", "bury"),
     "channel": ("ack", "publish", "publish_unrouted", "flush", "settled"),
     "outlet": ("publish",),
 }
@@ -133,7 +134,8 @@ def owner_of(seam: str, worker: Worker, channel: object, outlet: object) -> Any:
     settler = w._settler
     return {
         "admission": w._admission,
-        "replies": w._replies,
+        "replies": w._endings._replies,
+        "endings": w._endings,
         "settler": settler,
         "ending": settler,
         "copies": settler.copies,

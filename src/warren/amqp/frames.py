@@ -50,28 +50,56 @@ class FrameError(Exception):
 
 
 class Properties:
-    """Basic content properties as they stand on the wire: UTF-8 bytes, and the headers as an encoded table.
+    """Basic content properties as they stand on the wire: UTF-8 bytes, and the headers as an encoded table."""
 
-    What is absent is None, by the class: an instance holds only what a message has, which for most is half of it.
-    """
+    __slots__ = (
+        "app_id",
+        "cluster_id",
+        "content_encoding",
+        "content_type",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "message_id",
+        "priority",
+        "reply_to",
+        "table",
+        "timestamp",
+        "type",
+        "user_id",
+    )
 
-    content_type: bytes | None = None
-    content_encoding: bytes | None = None
-    table: bytes | None = None
-    delivery_mode: int | None = None
-    priority: int | None = None
-    correlation_id: bytes | None = None
-    reply_to: bytes | None = None
-    expiration: bytes | None = None
-    message_id: bytes | None = None
-    timestamp: int | None = None
-    type: bytes | None = None
-    user_id: bytes | None = None
-    app_id: bytes | None = None
-    cluster_id: bytes | None = None
-
-    def __init__(self, **given: bytes | int | None) -> None:
-        self.__dict__.update(given)
+    def __init__(
+        self,
+        content_type: bytes | None = None,
+        content_encoding: bytes | None = None,
+        table: bytes | None = None,
+        delivery_mode: int | None = None,
+        priority: int | None = None,
+        correlation_id: bytes | None = None,
+        reply_to: bytes | None = None,
+        expiration: bytes | None = None,
+        message_id: bytes | None = None,
+        timestamp: int | None = None,
+        type: bytes | None = None,
+        user_id: bytes | None = None,
+        app_id: bytes | None = None,
+        cluster_id: bytes | None = None,
+    ) -> None:
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+        self.table = table
+        self.delivery_mode = delivery_mode
+        self.priority = priority
+        self.correlation_id = correlation_id
+        self.reply_to = reply_to
+        self.expiration = expiration
+        self.message_id = message_id
+        self.timestamp = timestamp
+        self.type = type
+        self.user_id = user_id
+        self.app_id = app_id
+        self.cluster_id = cluster_id
 
 
 class Delivery:

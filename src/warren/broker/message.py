@@ -101,7 +101,8 @@ class Message:
     def rewrite(self, **changes: bytes | int | None) -> None:
         """Replace properties; None takes one away. Everything else stays byte for byte."""
         properties = decode_properties(self.header)
-        properties.__dict__.update(changes)
+        for name, value in changes.items():
+            setattr(properties, name, value)
         self.properties = properties
         self.header = encode_properties(properties)
 

@@ -212,7 +212,7 @@ class AsyncClient(BaseClient):
         if kwargs:
             to = returning(to, kwargs)
         future = self._start(to, encode_call(to, args, kwargs), self._options.deadline())
-        del args, kwargs  # they are written: nothing of them is kept while the call is under way
+        args, kwargs = (), {}  # they are written: nothing of them is kept while the call is under way
         try:
             return read_result(await future, to, self._errors)
         finally:

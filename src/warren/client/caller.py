@@ -94,8 +94,8 @@ class Caller:
         """
         calls = self._calls
         waits = bool(calls.waiting) or not self._writable()
-        self._check(target, body, deadline, keep=waits or target.resend)
-        call = calls.start(deadline, waiter, target, awaits_reply=target.kind != "cast")
+        self._check(target, body, deadline, waits or target.resend)
+        call = calls.start(deadline, waiter, target, target.kind != "cast")
         if waits or target.resend:
             calls.hold(call, body)
         if waits:
@@ -127,7 +127,7 @@ class Caller:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def _check(self, target: Target, body: bytes, deadline: float, *, keep: bool) -> None:
+    def _check(self, target: Target, body: bytes, deadline: float, keep: bool) -> None:
         """Refuse what cannot succeed, before anything is entered; `keep` tells that the body has to be kept."""
         ending, why = None, ""
         limits, held = self._limits, self._calls.held
@@ -153,8 +153,8 @@ class Caller:
             raise copy_of(failure).locate(method=target.name, queue=target.queue, call_id=None)
 
     def _writable(self) -> bool:
-        link = self._link
-        return link is not None and link.writable and self._confirming.ready and self._bare.ready
+        channels = self._confirming.current is not None and self._bare.current is not None
+        return channels and self._link is not None and self._link.writable
 
     def _why_unwritten(self) -> str:
         link = self._link

@@ -129,7 +129,7 @@ class Calls:
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
-    def start(self, deadline: float, waiter: Waiter, target: Any, *, awaits_reply: bool) -> PendingCall:
+    def start(self, deadline: float, waiter: Waiter, target: Any, awaits_reply: bool) -> PendingCall:
         """Enter a call, which is to be written or to wait in the same turn.
 
         Raises:

@@ -83,6 +83,9 @@ class Lane:
 
     Publish numbers belong to a channel, so each channel has its own `Confirms`; one that was replaced stays open until
     the broker has settled what was published on it.
+
+    Attributes:
+        current: what is published on; None while there is no channel: calls have to wait.
     """
 
     def __init__(
@@ -104,15 +107,11 @@ class Lane:
         self._confirm = confirm
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
-        self._current: _Publisher | None = None
+        self.current: _Publisher | None = None
         self._retired: _Publisher | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._refusal_backoff = Backoff(random.Random())
-
-    @property
-    def ready(self) -> bool:
-        return self._current is not None
 
     @property
     def changing(self) -> bool:
@@ -122,18 +121,18 @@ class Lane:
     async def open(self, link: Link) -> None:
         """Begin on a new link."""
         current = await self._open_channel(link)
-        self._link, self._current, self._retired = link, current, None
+        self._link, self.current, self._retired = link, current, None
 
     def leave(self) -> None:
         """The link is gone."""
-        self._link = self._current = self._retired = None
+        self._link = self.current = self._retired = None
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
 
     def publish(self, call: PendingCall, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
-        """Write a call; the lane is ready."""
-        current = self._current
+        """Write a call; there is a channel."""
+        current = self.current
         assert current is not None
         tag = current.channel.publish(exchange, routing_key, properties, body)
         self.calls.written(call, current.confirms, tag)
@@ -157,8 +156,8 @@ class Lane:
         self.owner.on_channel_closed(publisher.confirms.lost(), reason)
         if publisher is self._retired:
             self._retired = None
-        elif publisher is self._current:
-            self._current = None
+        elif publisher is self.current:
+            self.current = None
             self._replace()
 
     def doubt(self) -> None:
@@ -191,13 +190,13 @@ class Lane:
         self._replacing = None
         if task.cancelled():
             return
-        if self._current is None:  # closed at once, or opened on a link that is gone
+        if self.current is None:  # closed at once, or opened on a link that is gone
             self._replace()
         else:
             self._on_ready()
 
     async def _open_another(self, link: Link) -> None:
-        if self._retired is not None and self._current is not None:
+        if self._retired is not None and self.current is not None:
             return  # the last one in doubt is still open: the broker is slow, and more channels do not help
         try:
             await declare_exchanges(link)
@@ -212,7 +211,7 @@ class Lane:
             self._take_over(another)
 
     def _take_over(self, another: _Publisher) -> None:
-        old, self._current = self._current, another
+        old, self.current = self.current, another
         if old is not None:
             old.retired = True
             self._retired = old

@@ -15,7 +15,7 @@ from warren.protocol.signature import Method
 Reply = tuple[Properties, bytes]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Target:
     """Where calls of one method go and how they are written: all that they have in common, worked out once.
 
@@ -38,7 +38,7 @@ class Target:
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     returns: Any = Any
-    epoch: object = None
+    epoch: bytes | None = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
 
@@ -69,23 +69,18 @@ class Requests:
         if target.kind == "bare":
             return bare_properties(call.id, self.reply_to, expiration)
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
-        template = self._template(target, size <= BOUNCE_LIMIT or target.fail_fast)
+        bounce = size <= BOUNCE_LIMIT or target.fail_fast
+        if target.epoch is not self.reply_to:
+            target.epoch = self.reply_to
+            target.templates.clear()
+        template = target.templates.get(bounce) or self._make_template(target, bounce)
         if target.kind == "cast":
             return template.encode_cast(call.id, call.first_id)
         return template.encode(call.id, call.first_id, left_ms, int(wall * 1000) + left_ms, expiration)
 
-    def _template(self, target: Target, bounce: bool) -> RequestTemplate:
-        if target.epoch is not self.reply_to:
-            target.epoch = self.reply_to
-            target.templates.clear()
-        template = target.templates.get(bounce)
-        if template is None:
-            template = target.templates[bounce] = self._make_template(target, bounce)
-        return template
-
     def _make_template(self, target: Target, bounce: bool) -> RequestTemplate:
         is_call = target.kind == "call"
-        return RequestTemplate(
+        template = target.templates[bounce] = RequestTemplate(
             target.method,
             content_type=target.content_type,
             reply_to=self.reply_to if is_call else None,
@@ -95,3 +90,4 @@ class Requests:
             user_id=self._user_id,
             headers=target.headers,
         )
+        return template

@@ -11,7 +11,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import inspect
@@ -32,19 +32,19 @@ Decode = Callable[[bytes], Any]
 class CodecError(ValueError):
     """A body that cannot be encoded or decoded; the message says where and why."""
 
-    reason = "DECODE"
+    reason: ClassVar[str] = "DECODE"
 
 
 class ValidationError(CodecError):
     """A well-formed body that does not fit the type hints."""
 
-    reason = "VALIDATION"
+    reason: ClassVar[str] = "VALIDATION"
 
 
 class UnknownEncoding(CodecError):
     """A content type that Warren does not speak."""
 
-    reason = "ENCODING"
+    reason: ClassVar[str] = "ENCODING"
 
     def __init__(self, content_type: str) -> None:
         known = f"{JSON}, {MSGPACK}, {TEXT}, {OCTETS}"

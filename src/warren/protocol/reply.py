@@ -33,7 +33,7 @@ def result_properties(request: Request, content_type: str) -> bytes:
     """The property bytes of a reply that carries a result; it is as persistent as the request."""
     given = request.properties
     correlation_id = shortstr(given.correlation_id or b"")
-    if request.bare:
+    if request.version is None:  # bare
         if content_type == codecs.TEXT:
             return _BARE_REPLY_FLAGS + correlation_id
     elif given.delivery_mode == PERSISTENT:

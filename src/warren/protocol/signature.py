@@ -29,10 +29,12 @@ _FIELD = re.compile(r"Object (missing required|contains unknown) field (`.*`)\Z"
 _COUNT = re.compile(r"Expected `array` of at (least|most) length \d+(, got \d+)?\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _LONGEST_NAME = 200
+#: What passes its check as it is, where it is of the declared type itself.
+_PLAIN = frozenset({str, int, float, bool, bytes})
 _KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Method:
     """One callable method. Made by `Service.method`, found again by `method_of`.
 
@@ -114,7 +116,7 @@ class Method:
         if content_type not in (JSON, MSGPACK):
             return self._decode_single(content_type, body)
         by_position, by_name = self._decoders_for(content_type)
-        if _is_map(content_type, body):
+        if body[:1] != b"[" and _is_map(content_type, body):
             values = msgspec.structs.astuple(self._named(by_name, body))
             count = len(self.positional)
             return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
@@ -133,8 +135,9 @@ class Method:
         Raises:
             CodecError: the result is not what the method declares, or cannot be encoded.
         """
-        if self.result_hint is not Any:
-            value = codecs.convert(value, self.result_hint)
+        hint = self.result_hint
+        if hint is not Any and not (type(value) is hint and hint in _PLAIN):
+            value = codecs.convert(value, hint)
         return codecs.encode(content_type, value)
 
     def decode_result(self, content_type: str, body: bytes) -> Any:

@@ -80,11 +80,11 @@ class Admission:
         self._methods: dict[bytes | None, Method | None] = {n.encode(): m for n, m in service.methods.items()}
         self._methods[None] = self._methods[b""] = service.default
 
-    def decide(self, request: Request, *, wall: float, draining: bool) -> Decision:
+    def decide(self, request: Request, wall: float, draining: bool) -> Decision:
         """What to do with a request, at `wall` seconds since 1970."""
         method = self._methods.get(request.properties.type)
-        delivery = request.delivery
-        if request.version not in (None, VERSION):
+        delivery, version = request.delivery, request.version
+        if version != VERSION and version is not None:
             return self._wrong_version(request)
         if method is None:
             return self._no_method(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel
@@ -31,7 +30,9 @@ class Attempt:
         settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
         acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are.
         busy: tasks and threads that run code of it.
-        task, net: its task, and the done callback that ends it should the task not have done so itself; see `Runner`.
+        task: the one in which it runs, if it does.
+        reported: whether its task has, in its last line; see `Runner`.
+        slice: when its task is cut off, as its `Runner` has noted it.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 
@@ -48,7 +49,7 @@ class Attempt:
         "entered",
         "limit",
         "method",
-        "net",
+        "reported",
         "request",
         "settled",
         "slice",
@@ -72,8 +73,8 @@ class Attempt:
         self.settled = False
         self.acked = False
         self.busy = 0
+        self.reported = False
         self.task: asyncio.Task[None] | None = None
-        self.net: Callable[[asyncio.Task[None]], None] | None = None
         self.slice: Slice[Attempt] | None = None
         self.stopped_by: tuple[Ending, str] | None = None
 

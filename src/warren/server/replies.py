@@ -4,7 +4,7 @@ raised, there is a reply to send, if only one that says that the true one could 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from warren.errors import CallError
 from warren.logs import get_logger
@@ -18,7 +18,7 @@ from warren.server.attempt import Attempt
 log = get_logger("warren.server")
 
 
-class Reply(NamedTuple):
+class Reply:
     """A reply, ready to be sent.
 
     Attributes:
@@ -27,11 +27,16 @@ class Reply(NamedTuple):
         cause: the exception that belongs into the log, with its traceback; None for one that was to be expected.
     """
 
-    properties: bytes
-    body: bytes
-    failure: CallError | None = None
-    problem: Problem | None = None
-    cause: BaseException | None = None
+    __slots__ = ("body", "cause", "failure", "problem", "properties")
+
+    def __init__(
+        self, properties: bytes, body: bytes, failure: CallError | None = None, problem: Problem | None = None
+    ) -> None:
+        self.properties = properties
+        self.body = body
+        self.failure = failure
+        self.problem = problem
+        self.cause: BaseException | None = None
 
 
 class Replies:
@@ -69,6 +74,11 @@ class Replies:
         error = conclude(ending, message, earlier=attempt.earlier, entered=attempt.reached)
         return self._error(attempt, error, Problem())
 
+    def failed(self, attempt: Attempt, error: BaseException) -> Reply:
+        """The reply that says that something of ours went wrong."""
+        message = f"the server failed to handle the request: {class_name(type(error))}"
+        return self.ended(attempt, evidence.SERVER, message)
+
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:
         """The reply that carries what a handler, or its middleware, raised."""
         told, problem = describe(
@@ -79,8 +89,9 @@ class Replies:
             earlier=attempt.earlier,
         )
         reply = self._error(attempt, told, problem)
-        unexpected = told.reason == evidence.HANDLER_EXCEPTION.reason and problem.state is None
-        return reply._replace(cause=error) if unexpected else reply
+        if told.reason == evidence.HANDLER_EXCEPTION.reason and problem.state is None:
+            reply.cause = error
+        return reply
 
     def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
         request = attempt.request

@@ -11,47 +11,38 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from warren.middleware import Middleware, chain
 from warren.protocol.running import reset_running, set_running
 from warren.protocol.signature import is_awaitable
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall
+from warren.server.cutoffs import CutOffs
+from warren.server.endings import Endings
 from warren.server.replies import Reply
 from warren.server.threads import JobFailed, WorkerThreads
-
-
-class Owner(Protocol):
-    """Who is told how attempts go."""
-
-    def completed(self, attempt: Attempt, value: Any) -> None:
-        """The handler has returned."""
-
-    def raised(self, attempt: Attempt, error: BaseException) -> None:
-        """The handler, middleware, or something on the way to them has raised; ignored if it has ended before."""
-
-    def reply_to(self, attempt: Attempt, value: Any) -> Reply:
-        """The reply that carries a result. Called in threads."""
-
-    def finish(self, attempt: Attempt, reply: Reply) -> None:
-        """The handler has ended, and this is its reply."""
-
-    def stoppable(self, attempt: Attempt) -> None:
-        """It runs in a task, which can be cancelled when its time is over."""
-
-    def stopped(self, attempt: Attempt) -> None:
-        """No code of the attempt runs any more."""
 
 
 class Runner:
     """Runs the handlers of one service."""
 
-    def __init__(self, owner: Owner, threads: WorkerThreads, middleware: Sequence[Middleware[CurrentCall]]) -> None:
+    def __init__(
+        self,
+        endings: Endings,
+        threads: WorkerThreads,
+        middleware: Sequence[Middleware[CurrentCall]],
+        *,
+        stopped: Callable[[Attempt], None],
+    ) -> None:
+        """`stopped` is called when no code of an attempt runs any more."""
         self._loop = asyncio.get_running_loop()
-        self._owner = owner
+        self._endings = endings
         self._threads = threads
         self._middleware = tuple(middleware)
+        self._stopped = stopped
+        self._tasks: dict[asyncio.Task[None], Attempt] = {}  # those that have not reported
+        self._cutoffs = CutOffs()
 
     def start(self, attempt: Attempt) -> None:
         """Run an attempt.
@@ -66,46 +57,52 @@ class Runner:
         else:
             self._run_in_thread(attempt)
 
+    def close(self) -> None:
+        """Cut off nothing more, and let the threads end once their jobs are done."""
+        self._cutoffs.close()
+        self._threads.close()
+
     # --- on the loop --------------------------------------------------------------------------------------------
 
     def _spawn(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
         token = set_running(attempt.call)
         attempt.busy += 1
-        net = attempt.net = partial(self._caught, attempt)
         try:
-            task = attempt.task = self._loop.create_task(work)  # an eager one begins in here, and may end
+            task = self._loop.create_task(work)  # an eager one begins in here, and may end
         except BaseException:
             attempt.busy -= 1
-            attempt.net = None
             work.close()
             raise
         finally:
             reset_running(token)
-        if attempt.net is not None:
-            task.add_done_callback(net)
-            self._owner.stoppable(attempt)
+        if not attempt.reported:
+            attempt.task = task
+            self._tasks[task] = attempt
+            task.add_done_callback(self._caught)
+            self._cutoffs.watch(attempt)
 
     def _ended(self, attempt: Attempt) -> None:
         """The task's last line: it has reported, so the net goes, which would cost another turn of the loop."""
-        net, attempt.net = attempt.net, None
-        if attempt.task is not None and net is not None:
-            attempt.task.remove_done_callback(net)
-        attempt.busy -= 1
-        if not attempt.busy:
-            self._owner.stopped(attempt)
+        attempt.reported = True
+        task = attempt.task
+        if task is not None and self._tasks.pop(task, None) is not None:
+            task.remove_done_callback(self._caught)
+        self._cutoffs.forget(attempt)
+        self._leave(attempt)
 
-    def _caught(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+    def _caught(self, task: asyncio.Task[None]) -> None:
         """A task has ended without its last line; it was cancelled before its first step, for example."""
-        attempt.net = None
+        attempt = self._tasks.pop(task)
         if not attempt.ended:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            self._owner.raised(attempt, error or RuntimeError("the handler's end was not reported"))
+            self._endings.raised(attempt, error or RuntimeError("the handler's end was not reported"))
+        self._cutoffs.forget(attempt)
         self._leave(attempt)
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.busy -= 1
         if not attempt.busy:
-            self._owner.stopped(attempt)
+            self._stopped(attempt)
 
     async def _run_async(self, attempt: Attempt) -> None:
         args, kwargs = attempt.arguments
@@ -113,9 +110,9 @@ class Runner:
         try:
             value = await attempt.method.function(*args, **kwargs)
         except BaseException as error:  # SystemExit and the like must not end the worker
-            self._owner.raised(attempt, error)
+            self._endings.raised(attempt, error)
         else:
-            self._owner.completed(attempt, value)
+            self._endings.completed(attempt, value)
         self._ended(attempt)
 
     async def _run_in_chain(self, attempt: Attempt) -> None:
@@ -138,9 +135,9 @@ class Runner:
         try:
             value = await chain(self._middleware, attempt.call, innermost)()
         except BaseException as error:
-            self._owner.raised(attempt, error)
+            self._endings.raised(attempt, error)
         else:
-            self._owner.completed(attempt, value)
+            self._endings.completed(attempt, value)
         self._ended(attempt)
 
     async def _await(self, attempt: Attempt, value: Any) -> None:
@@ -148,9 +145,9 @@ class Runner:
         try:
             result = await value
         except BaseException as error:
-            self._owner.raised(attempt, error)
+            self._endings.raised(attempt, error)
         else:
-            self._owner.completed(attempt, result)
+            self._endings.completed(attempt, result)
         self._ended(attempt)
 
     # --- in threads ---------------------------------------------------------------------------------------------
@@ -170,18 +167,18 @@ class Runner:
         args, kwargs = attempt.arguments
         attempt.entered = True
         value = attempt.method.function(*args, **kwargs)
-        return value if is_awaitable(value) else self._owner.reply_to(attempt, value)
+        return value if is_awaitable(value) else self._endings.reply_to(attempt, value)
 
     def _job_done(self, attempt: Attempt, result: Any) -> None:
         try:
             if type(result) is Reply:
-                self._owner.finish(attempt, result)
+                self._endings.finish(attempt, result)
             elif type(result) is JobFailed:
-                self._owner.raised(attempt, result.error)
+                self._endings.raised(attempt, result.error)
             else:
                 self._spawn(attempt, self._await(attempt, result))
         except BaseException as error:
-            self._owner.raised(attempt, error)
+            self._endings.raised(attempt, error)
         finally:
             self._leave(attempt)
 

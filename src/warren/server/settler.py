@@ -51,7 +51,6 @@ class Settler:
         self.copies = Copies()
         self.releases: Releases[Attempt] = Releases(self.copies)
         self._gone = Flood(log, logging.WARNING)
-        self._unread = Flood(log, logging.INFO)
 
     # --- without a copy -----------------------------------------------------------------------------------------
 
@@ -68,8 +67,9 @@ class Settler:
         """Send a reply where one is wanted, and let the delivery go; a cast that failed is set aside."""
         request = attempt.request
         assert request is not None
-        if request.properties.reply_to:
-            self._send(attempt, reply)
+        address = request.properties.reply_to
+        if address:
+            self._send(attempt, address, reply)
             self._release(attempt)
         elif reply.failure is None:
             self._release(attempt)
@@ -92,12 +92,10 @@ class Settler:
                 attempt.channel.ack(attempt.delivery.tag)
             attempt.settled = True
 
-    def _send(self, attempt: Attempt, reply: Reply) -> None:
-        channel, request = attempt.channel, attempt.request
-        assert request is not None
-        address = request.properties.reply_to or b""
+    def _send(self, attempt: Attempt, address: bytes, reply: Reply) -> None:
         if attempt.answered:
             return
+        channel = attempt.channel
         if channel.closed is not None:
             self._gone("%s: %s: the connection was lost before a reply could be sent", self._service, attempt.name)
         elif address.startswith(topology.DIRECT_REPLY_TO):
@@ -110,17 +108,13 @@ class Settler:
             channel.publish(b"", address, reply.properties, reply.body)
         attempt.answered = True
 
-    def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
-        """The broker has returned a reply."""
-        call = printable_bytes(correlation_id or b"")
-        self._unread("%s: a reply was returned, as its caller is gone (call %s): %s", self._service, call, why)
-
     # --- setting aside ------------------------------------------------------------------------------------------
 
     def _bury_cast(self, attempt: Attempt, reply: Reply) -> None:
         assert reply.failure is not None
-        self.bury(attempt, reply._replace(cause=None))  # it would keep what the handler had in hand
-        log.error(_CAST_FAILED, self._service, attempt.name, self._dead.decode(), reply.failure, exc_info=reply.cause)
+        cause, reply.cause = reply.cause, None  # the copy would keep what the handler had in hand
+        self.bury(attempt, reply)
+        log.error(_CAST_FAILED, self._service, attempt.name, self._dead.decode(), reply.failure, exc_info=cause)
 
     def bury(self, attempt: Attempt, reply: Reply) -> None:
         """Set a request aside with what it ended in, then reply where one is wanted, and let it go."""
@@ -136,11 +130,10 @@ class Settler:
             self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
             return
         death = _death(request, reply, self._instance)
+        properties = dead_properties(request, death, server_user=self._user, room=self.copies.room)
         self.copies.send(
             Copy(
-                ways=[
-                    Way(b"", self._dead, dead_properties(request, death, server_user=self._user, room=self.copies.room))
-                ],
+                ways=[Way(b"", self._dead, properties)],
                 body=request.delivery.body,
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
@@ -153,7 +146,7 @@ class Settler:
 
     def _answer(self, attempt: Attempt, reply: Reply) -> None:
         if attempt.request is not None and attempt.request.properties.reply_to:
-            self._send(attempt, reply)
+            self._send(attempt, attempt.request.properties.reply_to, reply)
 
     def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
@@ -171,10 +164,10 @@ class Settler:
                 self._answer(attempt, reply)
             self._let_go(attempt)
         except BaseException as error:
-            self._complain(attempt, error)
+            _complain(self._service, attempt, error)
             if reply is not None:
                 with _logged():
-                    self._answer(attempt, self._failure(attempt, error))
+                    self._answer(attempt, self._replies.failed(attempt, error))
             with _logged():
                 self._let_go(attempt)
             with _logged():
@@ -233,21 +226,12 @@ class Settler:
 
     def fail(self, attempt: Attempt, error: BaseException) -> None:
         """Answer what is not answered yet, and settle what is not settled. Never raises."""
-        self._complain(attempt, error)
+        _complain(self._service, attempt, error)
         if attempt.request is not None:
             with _logged():
-                (self._answer if attempt.settled else self.reply)(attempt, self._failure(attempt, error))
+                (self._answer if attempt.settled else self.reply)(attempt, self._replies.failed(attempt, error))
         with _logged():
             self.reject(attempt)
-
-    def _complain(self, attempt: Attempt, error: BaseException) -> None:
-        name = class_name(type(error))
-        with _logged():
-            log.error("%s: %s could not be handled: %s", self._service, attempt.name, name, exc_info=error)
-
-    def _failure(self, attempt: Attempt, error: BaseException) -> Reply:
-        message = f"the server failed to handle the request: {class_name(type(error))}"
-        return self._replies.ended(attempt, evidence.SERVER, message)
 
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
@@ -255,8 +239,12 @@ class Settler:
             call = printable_bytes(copy.id or b"")
             log.error("%s: a request could not be set aside and is lost (call %s)", self._service, call)
         self.releases.close()
-        for flood in (self._gone, self._unread):
-            flood.sum_up()
+        self._gone.sum_up()
+
+
+def _complain(service: str, attempt: Attempt, error: BaseException) -> None:
+    with _logged():
+        log.error("%s: %s could not be handled: %s", service, attempt.name, class_name(type(error)), exc_info=error)
 
 
 def _death(request: Request, reply: Reply, instance: str) -> Death:

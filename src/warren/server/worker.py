@@ -1,8 +1,8 @@
 """One service on one connection: from deliveries to their ends.
 
 Here the parts meet. `Admission` says what becomes of a request, `Places` how much runs at a time, `Runner` runs it,
-`Replies` puts results and errors into words, and `Settler` tells the broker. An `Attempt` owns each delivery meanwhile:
-whatever is raised anywhere, its caller is answered, its delivery settled and its place given back.
+`Endings` decides what it ends in, `Replies` puts that into words, and `Settler` tells the broker. An `Attempt` owns
+each delivery meanwhile: whatever is raised, its caller is answered, its delivery settled and its place given back.
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from warren.amqp.frames import Delivery, FrameError
 from warren.connection.channel import HotChannel, Returned
-from warren.flood import Flood
 from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
-from warren.protocol.deadline import Timers
-from warren.protocol.evidence import Ending
 from warren.protocol.request import Request, UnreadableHeaders
 from warren.server.admission import Admission, Bury, Hold, Offered, Refuse, Republish, Run, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
 from warren.server.copies import Copies
+from warren.server.cutoffs import stop
+from warren.server.endings import Endings
 from warren.server.lifespan import Startable
 from warren.server.places import Places
-from warren.server.replies import Replies, Reply
+from warren.server.replies import Replies
 from warren.server.runners import Runner
 from warren.server.settler import Settler
 from warren.server.threads import WorkerThreads
@@ -42,8 +40,6 @@ _SETTLE_TIME = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
 _CANCEL_TIME = 1.0
 
-_CUT_OFF = "the handler was cut off at the caller's deadline"
-_OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s"
 _DRAINED = "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s"
 
 
@@ -76,18 +72,15 @@ class Worker:
         self._admission = Admission(service)
         self._names = {method: method.full_name for method in service.methods.values()}
         self._places: Places[Attempt] = Places(concurrency)
-        self._replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
-        self._settler = Settler(service.name, user, instance, self._replies)
+        replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
+        self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
-        self._threads = WorkerThreads(concurrency, f"warren-{service.name}")
-        self._runner = Runner(self, self._threads, service.middleware)
-        self._timers: Timers[Attempt] = Timers(self._wake_at)
-        self._timer: asyncio.TimerHandle | None = None
+        self._endings = Endings(service.name, replies, self._settler)
+        threads = WorkerThreads(concurrency, f"warren-{service.name}")
+        self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
-        self._refusals = Flood(log, logging.WARNING)
-        self._failures = Flood(log, logging.WARNING)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] | None = None
 
@@ -101,7 +94,16 @@ class Worker:
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         attempt = Attempt(channel, delivery)
         try:
-            self._receive(attempt)
+            try:
+                request = attempt.request = Request(delivery)
+            except FrameError as error:
+                self._unreadable(attempt, error)
+                return
+            decision = self._admission.decide(request, time.time(), self.draining)
+            if type(decision) is tuple:
+                self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
+            else:
+                self._decline(attempt, decision)
         except BaseException as error:
             self._fail(attempt, error)
             if isinstance(error, KeyboardInterrupt):  # for the process; other classes are somebody's values
@@ -114,7 +116,7 @@ class Worker:
         """See `confirmed`."""
 
     def returned(self, message: Returned) -> None:
-        self._settler.reply_returned(message.correlation_id, message.why)
+        self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         if self.on_queue_deleted is not None:
@@ -122,36 +124,25 @@ class Worker:
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
-    def _receive(self, attempt: Attempt) -> None:
-        try:
-            request = attempt.request = Request(attempt.delivery)
-        except UnreadableHeaders as error:
+    def _unreadable(self, attempt: Attempt, error: FrameError) -> None:
+        if isinstance(error, UnreadableHeaders):
             attempt.request = error.request
-            self._refuse(attempt, Refuse(evidence.DECODE, str(error)))
-            return
-        except FrameError as error:  # nor can the caller be found in them
+            self._endings.refuse(attempt, Refuse(evidence.DECODE, str(error)))
+        else:  # nor can the caller be found in them
             log.error("%s: a request with unreadable properties is dead-lettered: %s", self.service.name, error)
             self._settler.reject(attempt)
-            return
-        decision = self._admission.decide(request, wall=time.time(), draining=self.draining)
-        if type(decision) is tuple:
-            self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
-        else:
-            self._decline(attempt, decision)
 
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
         match decision:
             case Refuse():
-                self._refuse(attempt, decision)
+                self._endings.refuse(attempt, decision)
             case Hold(left):
                 self._held.append((attempt, None if left is None else time.monotonic() + left))
             case Republish(number, left):
                 self._settler.hand_back(attempt, left, number)
-            case Bury(ending, message):
-                attempt.ended = True
-                log.error("%s: %s: %s", self.service.name, attempt.name, message)
-                self._settler.bury(attempt, self._replies.ended(attempt, ending, message))
+            case Bury():
+                self._endings.bury(attempt, decision)
 
     def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run
@@ -170,7 +161,7 @@ class Worker:
         """Start what had to wait for its turn, which often comes in the context of the call that has just ended."""
         try:
             if attempt.deadline is not None and attempt.deadline <= time.monotonic():
-                self._refuse(attempt, too_late())
+                self._endings.refuse(attempt, too_late())
                 self._places.leave(attempt)
             else:
                 self._context.copy().run(self._start, attempt)
@@ -190,58 +181,9 @@ class Worker:
             self._settler.take_off(attempt)
         self._runner.start(attempt)
 
-    def stoppable(self, attempt: Attempt) -> None:
-        if attempt.call.deadline is not None and not attempt.ended:
-            attempt.slice = self._timers.add(attempt.call.deadline, attempt)
-
     # --- ending -------------------------------------------------------------------------------------------------
 
-    def completed(self, attempt: Attempt, value: Any) -> None:
-        if attempt.ended:
-            return
-        try:
-            reply = self._replies.result(attempt, value)
-        except BaseException as error:
-            self._fail(attempt, error)
-        else:
-            self.finish(attempt, reply)
-
-    def raised(self, attempt: Attempt, error: BaseException) -> None:
-        try:
-            if not attempt.ended:
-                self._end_raised(attempt, error)
-        except BaseException as another:
-            self._fail(attempt, another)
-
-    def _end_raised(self, attempt: Attempt, error: BaseException) -> None:
-        if attempt.stopped_by is not None and issubclass(type(error), asyncio.CancelledError):
-            self.finish(attempt, self._replies.ended(attempt, *attempt.stopped_by))
-            return
-        reply = self._replies.raised(attempt, error)
-        self.finish(attempt, reply)
-        self._log_failure(attempt, reply)
-
-    def reply_to(self, attempt: Attempt, value: Any) -> Reply:
-        return self._replies.result(attempt, value)
-
-    def finish(self, attempt: Attempt, reply: Reply) -> None:
-        """The outcome of an attempt, once: a later one is dropped."""
-        if attempt.ended:
-            return
-        try:
-            attempt.ended = attempt.call.ended = True  # as in `_end`: this runs for every request
-            if attempt.slice is not None:
-                self._timers.remove(attempt.slice, attempt)
-            self._settler.reply(attempt, reply)
-        except BaseException as error:
-            self._fail(attempt, error)
-
-    def _end(self, attempt: Attempt) -> None:
-        attempt.ended = attempt.call.ended = True
-        if attempt.slice is not None:
-            self._timers.remove(attempt.slice, attempt)
-
-    def stopped(self, attempt: Attempt) -> None:
+    def _stopped(self, attempt: Attempt) -> None:
         """No code of the attempt runs any more: its place is free."""
         self._places.leave(attempt)
         if self._places.waiting:
@@ -258,48 +200,12 @@ class Worker:
             else:
                 self._start_late(waiting)
 
-    def _refuse(self, attempt: Attempt, refusal: Refuse) -> None:
-        """Answer a request that is not run."""
-        attempt.ended = True
-        if not attempt.is_cast:
-            self._refusals("%s: refused %s: %s", self.service.name, attempt.name, refusal.message)
-        self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
-
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
-        """Something of ours went wrong: the caller must still hear of it, and the broker, and the place come back."""
-        if attempt.busy:
-            self._end(attempt)
-        attempt.ended = True
-        self._settler.fail(attempt, error)
+        """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
+        self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
             self._loop.call_soon(self._start_waiting)
-
-    def _log_failure(self, attempt: Attempt, reply: Reply) -> None:
-        if attempt.is_cast or reply.failure is None:
-            return
-        if reply.cause is not None:
-            log.error("%s: %s raised %s", self.service.name, attempt.name, reply.failure.message, exc_info=reply.cause)
-        elif reply.problem is None or reply.problem.state is None:  # else it travels as itself, as was agreed
-            self._failures("%s: %s failed: %s", self.service.name, attempt.name, reply.failure)
-
-    # --- time ---------------------------------------------------------------------------------------------------
-
-    def _wake_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._cut_off)
-
-    def _cut_off(self) -> None:
-        """Cancel what runs on the loop and whose caller waits no longer."""
-        self._timer = None
-        for attempt in self._timers.due(time.monotonic()):
-            limit = attempt.limit
-            words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
-            _stop(attempt, limit, words)
-        due = self._timers.next_due()
-        if due is not None and self._timer is None:
-            self._wake_at(due)
 
     # --- the channel goes, and the drain ------------------------------------------------------------------------
 
@@ -337,7 +243,7 @@ class Worker:
         await self._until_idle(timeout)
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
         why = _DRAINED.format(timeout)
-        if tasks := [task for attempt in self._places.taken if (task := _stop(attempt, evidence.DRAIN, why))]:
+        if tasks := [task for attempt in self._places.taken if (task := stop(attempt, evidence.DRAIN, why))]:
             await asyncio.wait(tasks, timeout=_CANCEL_TIME)  # they reply that they were stopped
         with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
             await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
@@ -351,18 +257,6 @@ class Worker:
 
     def close(self) -> None:
         """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._threads.close()
+        self._runner.close()
         self._settler.close()
-        for flood in (self._refusals, self._failures):
-            flood.sum_up()
-
-
-def _stop(attempt: Attempt, ending: Ending, message: str) -> asyncio.Task[None] | None:
-    """Cancel a handler; its caller is told why. Returns its task; None for a thread, which cannot be cancelled."""
-    if attempt.task is None or attempt.ended:
-        return None
-    attempt.stopped_by = (ending, message)
-    attempt.task.cancel()
-    return attempt.task
+        self._endings.close()

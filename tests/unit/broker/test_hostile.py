@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from pika import frame, spec
@@ -76,7 +77,7 @@ def places(value: bytes) -> list[bytes]:
     ]
 
 
-def with_headers(key: str, headers: bytes, exchange: str = "", **properties: bytes) -> bytes:
+def with_headers(key: str, headers: bytes, exchange: str = "", **properties: Any) -> bytes:
     """A publish whose headers nobody has checked."""
     payload = struct.pack(">HHQ", 60, 0, 1) + encode_properties(Properties(table=headers, **properties))
     start = method(1, spec.Basic.Publish(exchange=exchange, routing_key=key))

@@ -1,0 +1,114 @@
+"""Who ends in what: from what a handler did, or why it is not run, to the one reply and settlement of its attempt.
+
+An attempt ends once, and a later outcome is dropped. Whatever is raised on the way, its caller is answered and its
+delivery settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from warren.flood import Flood
+from warren.logs import get_logger
+from warren.printable import printable_bytes
+from warren.server.admission import Bury, Refuse
+from warren.server.attempt import Attempt
+from warren.server.replies import Replies, Reply
+from warren.server.settler import Settler
+
+log = get_logger("warren.server")
+
+
+class Endings:
+    """Ends the attempts of one service."""
+
+    def __init__(self, service: str, replies: Replies, settler: Settler) -> None:
+        self._service = service
+        self._replies = replies
+        self._settler = settler
+        self._refusals = Flood(log, logging.WARNING)
+        self._failures = Flood(log, logging.WARNING)
+        self._unread = Flood(log, logging.INFO)
+
+    # --- of handlers --------------------------------------------------------------------------------------------
+
+    def completed(self, attempt: Attempt, value: Any) -> None:
+        """The handler has returned."""
+        if not attempt.ended:
+            try:
+                self.finish(attempt, self._replies.result(attempt, value))
+            except BaseException as error:
+                self.fail(attempt, error)
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """The handler, middleware, or something on the way to them has raised; ignored if it has ended before."""
+        try:
+            if not attempt.ended:
+                self._end_raised(attempt, error)
+        except BaseException as another:
+            self.fail(attempt, another)
+
+    def _end_raised(self, attempt: Attempt, error: BaseException) -> None:
+        if attempt.stopped_by is not None and issubclass(type(error), asyncio.CancelledError):
+            self.finish(attempt, self._replies.ended(attempt, *attempt.stopped_by))
+            return
+        reply = self._replies.raised(attempt, error)
+        self.finish(attempt, reply)
+        self._log_failure(attempt, reply)
+
+    def reply_to(self, attempt: Attempt, value: Any) -> Reply:
+        """The reply that carries a result. Called in threads."""
+        return self._replies.result(attempt, value)
+
+    def finish(self, attempt: Attempt, reply: Reply) -> None:
+        """The handler has ended, and this is its reply."""
+        if not attempt.ended:
+            try:
+                attempt.ended = attempt.call.ended = True
+                self._settler.reply(attempt, reply)
+            except BaseException as error:
+                self.fail(attempt, error)
+
+    def _log_failure(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.is_cast or reply.failure is None:
+            return
+        if reply.cause is not None:
+            log.error("%s: %s raised %s", self._service, attempt.name, reply.failure.message, exc_info=reply.cause)
+        elif reply.problem is None or reply.problem.state is None:  # else it travels as itself, as was agreed
+            self._failures("%s: %s failed: %s", self._service, attempt.name, reply.failure)
+
+    # --- of what is not run -------------------------------------------------------------------------------------
+
+    def refuse(self, attempt: Attempt, refusal: Refuse) -> None:
+        """Answer a request that is not run."""
+        attempt.ended = True
+        if not attempt.is_cast:
+            self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
+        self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
+
+    def bury(self, attempt: Attempt, burial: Bury) -> None:
+        """Set a request aside, and answer it then."""
+        attempt.ended = True
+        log.error("%s: %s: %s", self._service, attempt.name, burial.message)
+        self._settler.bury(attempt, self._replies.ended(attempt, *burial))
+
+    def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
+        """The broker has returned a reply."""
+        call = printable_bytes(correlation_id or b"")
+        self._unread("%s: a reply was returned, as its caller is gone (call %s): %s", self._service, call, why)
+
+    # --- of anything --------------------------------------------------------------------------------------------
+
+    def fail(self, attempt: Attempt, error: BaseException) -> None:
+        """Something of ours went wrong: the caller must still hear of it, and the broker. Never raises."""
+        if attempt.busy:
+            attempt.call.ended = True
+        attempt.ended = True
+        self._settler.fail(attempt, error)
+
+    def close(self) -> None:
+        """Say what was not said of a flood."""
+        for flood in (self._refusals, self._failures, self._unread):
+            flood.sum_up()
