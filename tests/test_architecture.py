@@ -37,7 +37,7 @@ HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 BROKER_NEEDS = {"amqp", "logs", "printable"}
 
 #: The only files that may name headers of requests and replies.
-NAME_HEADERS = {"warren.protocol.request", "warren.protocol.reply", "warren.protocol.dead_letter"}
+NAME_HEADERS = {"warren.protocol.request", "warren.protocol.reply", "warren.protocol.dead_message"}
 #: Type variables have defaults from Python 3.13 on; before, they come from a library that only type checkers need.
 TYPE_VARIABLES_WITH_DEFAULTS = {"warren.server.context"}
 #: Nothing imports these.

@@ -21,8 +21,8 @@ from warren.amqp.acks import Acks
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery, decode_properties
 from warren.amqp.splitter import Splitter
-from warren.client.caller import Caller
 from warren.client.calls import Calls, PendingCall, unguessable
+from warren.client.core import ClientCore
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
 from warren.connection.channel import HotChannel
@@ -195,7 +195,7 @@ def start_confirm_and_take() -> Step:
     def step() -> object:
         call = calls.start(1e6, nobody, None, awaits_reply=True)
         calls.written(call, confirms, 7)
-        calls.confirmed(confirms.settle(7, False))
+        calls.confirmed(confirms.take(7, False))
         return calls.take(call.id)
 
     for _ in range(100):
@@ -360,8 +360,8 @@ def serve_in_thread() -> Iterator[Step]:
 def call_async() -> Iterator[Step]:
     """A client, from `AsyncClient.call` to the bytes that are sent, and from those that come to its result."""
     with closing(asyncio.new_event_loop()) as loop:
-        client, caller, link = loop.run_until_complete(_connected_client())
-        table = caller._calls._calls
+        client, core, link = loop.run_until_complete(_connected_client())
+        table = core._calls._calls
         reply = delivery_frames(1, 1, _ROUTE, result_properties(_request(), codecs.JSON), b"12345")
         before, after = reply.split(_ID)
         between = after + before
@@ -379,14 +379,14 @@ def call_async() -> Iterator[Step]:
         loop.run_until_complete(client.close())
 
 
-async def _connected_client() -> tuple[AsyncClient, Caller, ModelLink]:
+async def _connected_client() -> tuple[AsyncClient, ClientCore, ModelLink]:
     client = AsyncClient("amqp://nobody")
     link = ModelLink(_REPLY_TO.decode())
     shared = client._shared
-    caller = shared._caller = Caller(shared._settings, shared._limits)
+    core = shared._core = ClientCore(shared._settings, shared._limits)
     shared._process = os.getpid()
-    await caller._set_up(link.as_link())
-    return client, caller, link
+    await core._set_up(link.as_link())
+    return client, core, link
 
 
 @case(each=BATCH)

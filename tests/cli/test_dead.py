@@ -520,7 +520,7 @@ async def test_a_command_that_is_cut_off_puts_back_what_it_had_taken(
 
     async def look_and_fail() -> None:
         async with _opened(url, service_name) as queue:
-            assert len([letter async for letter in queue.letters(3)]) == 3
+            assert len([entry async for entry in queue.messages(3)]) == 3
             assert depth(raw, queue_name) == 1
             raise InterruptedError
 
@@ -537,9 +537,9 @@ async def test_a_retry_cut_off_before_the_confirm_says_that_it_is_in_doubt_and_l
         pass
     put(message_id="m")
     async with _opened(url, service_name) as queue:
-        letter = await queue.find("m")
+        entry = await queue.find("m")
         breakable_rabbit.freeze()
-        task = asyncio.create_task(queue.retry(letter))
+        task = asyncio.create_task(queue.retry(entry))
         await asyncio.sleep(0)  # published, and nobody to confirm it
         task.cancel()
         with pytest.raises(InDoubt, match=r"may be in .* too, not confirmed: interrupted"):

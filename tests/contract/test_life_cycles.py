@@ -121,7 +121,7 @@ async def test_calls_of_a_loop_whose_tasks_are_all_cancelled_end(url: str, servi
         client = AsyncClient(url)
         call = asyncio.create_task(client.call(hold))
         await asyncio.wait_for(began.wait(), PATIENCE)
-        activity = client._shared.caller()._supervisor._activity
+        activity = client._shared.core()._supervisor._activity
         assert activity is not None
         activity.cancel()  # as `asyncio.run` does with every task at its end
         with pytest.raises(CallError) as error:

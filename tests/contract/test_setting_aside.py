@@ -14,7 +14,7 @@ from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, DeadlineExceeded, Service
 from warren.protocol import topology
-from warren.protocol.dead_letter import Death
+from warren.protocol.dead_message import Death
 from warren.server.copies import Copies, Copy
 
 

@@ -48,7 +48,7 @@ from tests.support.soaked import KILLED, VERSIONS
 from tests.support.waiting import until
 from warren import AsyncClient, Client
 from warren.protocol import topology
-from warren.protocol.dead_letter import Death
+from warren.protocol.dead_message import Death
 
 #: Queue kind of each service, by the end of its name.
 KINDS = ("classic", "quorum")

@@ -259,9 +259,9 @@ async def test_a_cast_with_a_moment_that_python_cannot_hold_is_in_the_dead_queue
         await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
         await echo.answers(client)
     async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:  # plain Pika would not survive it
-        [letter] = [letter async for letter in queue.letters()]
-        assert letter.body == b"evidence"
-        assert 2**60 in (letter.headers or {}).values()
+        [entry] = [entry async for entry in queue.messages()]
+        assert entry.body == b"evidence"
+        assert 2**60 in (entry.headers or {}).values()
 
 
 @pytest.mark.parametrize("name", ["correlation_id", "message_id", "type", "reply_to"])
@@ -436,5 +436,5 @@ async def test_a_dead_letter_whose_headers_fill_more_than_a_frame_can_be_looked_
     raw.basic_reject(method.delivery_tag, requeue=False)
     await until(lambda: depth(raw, topology.dead_queue(echo.name)) == 1)
     async with open_dead_queue(make_settings(url), echo.name, bodies=True) as queue:
-        [letter] = [letter async for letter in queue.letters()]
-        assert (letter.reason, letter.body) == ("rejected", b"1")
+        [entry] = [entry async for entry in queue.messages()]
+        assert (entry.reason, entry.body) == ("rejected", b"1")

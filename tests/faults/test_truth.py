@@ -24,7 +24,7 @@ from tests.support.waiting import until
 from warren import AsyncClient, Execution, Service
 from warren.broker import Broker
 from warren.protocol import topology
-from warren.protocol.dead_letter import Death
+from warren.protocol.dead_message import Death
 
 both_queues = pytest.mark.parametrize("queue", ["classic", "quorum"])
 

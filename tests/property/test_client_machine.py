@@ -1,6 +1,6 @@
 """A client's real objects over a model broker, through any order of everything that can happen to a call.
 
-`Caller` and all that it is made of run on an event loop whose time is the test's; the link, its channels and the
+`ClientCore` and all that it is made of run on an event loop whose time is the test's; the link, its channels and the
 supervisor are `tests.support.model_link`'s. After each step the client is held against a plain model: which calls are
 under way, what the broker has of each, and whether a handler may have run it.
 """
@@ -29,9 +29,9 @@ from tests.support.model_link import (
 )
 from warren.amqp.frames import Delivery, Properties, encode_properties
 from warren.amqp.tables import encode_table
-from warren.client import caller, endings, explainer, lane, replies
-from warren.client.caller import Caller
-from warren.client.calls import ASKED, CONFIRMED, ENDED, REFUSED, WAITING, WRITTEN, PendingCall
+from warren.client import core, endings, explainer, lane, replies
+from warren.client.calls import ASKED, CONFIRMED, ENDED, PARKED, WAITING, WRITTEN, PendingCall
+from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.connection.channel import Returned
@@ -39,7 +39,7 @@ from warren.connection.settings import make_settings
 from warren.errors import CallError, Execution
 from warren.protocol.deadline import TICK
 
-CLOCKS: tuple[ModuleType, ...] = (caller, endings, explainer, lane, replies)
+CLOCKS: tuple[ModuleType, ...] = (core, endings, explainer, lane, replies)
 LIMITS = {"max_in_flight": 8, "max_message_size": 1000, "max_waiting_bytes": 300}
 ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
@@ -85,7 +85,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.seen = 0
         clock = VirtualClock(self.loop)
         self.patches: list[Any] = [patch.object(module, "time", clock) for module in CLOCKS]
-        self.patches.append(patch.object(caller, "Supervisor", self.make_supervisor))
+        self.patches.append(patch.object(core, "Supervisor", self.make_supervisor))
         for one in self.patches:
             one.start()
 
@@ -98,12 +98,12 @@ class ClientMachine(RuleBasedStateMachine):
         self.durable = durable
         limits = Limits(**LIMITS, send_user=False, reply="durable" if durable else "exclusive")
 
-        async def make() -> Caller:
-            made = Caller(make_settings("amqp://model"), limits)
+        async def make() -> ClientCore:
+            made = ClientCore(make_settings("amqp://model"), limits)
             made.open()
             return made
 
-        self.caller = self.loop.run_until_complete(make())
+        self.core = self.loop.run_until_complete(make())
         self.connect()
 
     def settle(self) -> None:
@@ -160,7 +160,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.records.append(record)
 
         async def start() -> None:
-            record.call = self.caller.start(target, b"x" * size, record.deadline, record)
+            record.call = self.core.start(target, b"x" * size, record.deadline, record)
 
         try:
             self.loop.run_until_complete(start())
@@ -177,9 +177,9 @@ class ClientMachine(RuleBasedStateMachine):
     def cancel(self, choice: int) -> None:
         record = self.alive()[choice % len(self.alive())]
         assert record.call is not None
-        assert self.caller.cancel(record.call)
+        assert self.core.cancel(record.call)
         record.given_up = True
-        assert not self.caller.cancel(record.call)
+        assert not self.core.cancel(record.call)
         self.settle()
 
     # --- workers ------------------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ class ClientMachine(RuleBasedStateMachine):
     @invariant()
     def every_call_is_in_one_place_and_an_ended_one_in_none(self) -> None:
         if self.records:
-            check_places(self.caller, self.records)
+            check_places(self.core, self.records)
 
     @invariant()
     def nothing_raised_where_nothing_may(self) -> None:
@@ -388,20 +388,20 @@ class ClientMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "caller"):
+            if hasattr(self, "core"):
                 self.broker.seams.heal()
-                self.loop.run_until_complete(self.caller.close())
+                self.loop.run_until_complete(self.core.close())
                 self.settle()
                 assert not self.alive(), "close left a call under way"
                 assert not self.lies, self.lies
-                check_places(self.caller, self.records)
+                check_places(self.core, self.records)
         finally:
             self.loop.close()
             for one in self.patches:
                 one.stop()
 
 
-def check_places(client: Caller, records: list[Record]) -> None:
+def check_places(client: ClientCore, records: list[Record]) -> None:
     """Each call under way is where its state says, and nowhere else; nothing else is anywhere."""
     calls = client._calls
     alive = [record.call for record in records if record.alive and record.call is not None]
@@ -412,7 +412,7 @@ def check_places(client: Caller, records: list[Record]) -> None:
     questions = client._endings._explainer
     asked = [call for question in questions._open.values() for call in question]
     asked += [call for _until, question in questions._next.values() for call in question]
-    for state, place in ((WAITING, calls.waiting), (REFUSED, calls.refused), (ASKED, asked), (WRITTEN, numbered)):
+    for state, place in ((WAITING, calls.waiting), (PARKED, calls.parked), (ASKED, asked), (WRITTEN, numbered)):
         found = list(place)
         expected = [call for call in alive if call.state is state]
         assert len(found) == len(set(found))

@@ -14,8 +14,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.property.test_client_machine import ClientMachine
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
-from warren.client.caller import Caller
 from warren.client.calls import WAITING, PendingCall
+from warren.client.core import ClientCore
 from warren.client.endings import Endings
 from warren.errors import CallError, Execution
 from warren.protocol import bounce, evidence, reply
@@ -37,15 +37,15 @@ pytestmark = pytest.mark.slow
 
 
 def in_line_for_ever(patch: Patch) -> None:
-    cancel = Caller.cancel
+    cancel = ClientCore.cancel
 
-    def keep(self: Caller, call: PendingCall) -> bool:
+    def keep(self: ClientCore, call: PendingCall) -> bool:
         waited, ended = call.state is WAITING, cancel(self, call)
         if waited:
             self._calls.waiting[call] = None
         return ended
 
-    patch.setattr(Caller, "cancel", keep)
+    patch.setattr(ClientCore, "cancel", keep)
 
 
 def publish_numbers_for_ever(patch: Patch) -> None:
@@ -87,7 +87,7 @@ def earlier_attempts_do_not_count(patch: Patch) -> None:
 
 
 def a_call_that_cannot_be_written_stays(patch: Patch) -> None:
-    def start(self: Caller, target: Any, body: bytes, deadline: float, waiter: Any) -> PendingCall:
+    def start(self: ClientCore, target: Any, body: bytes, deadline: float, waiter: Any) -> PendingCall:
         call = self._calls.start(deadline, waiter, target, awaits_reply=target.kind != "cast")
         if not self._writable():
             self._calls.hold(call, body)
@@ -96,7 +96,7 @@ def a_call_that_cannot_be_written_stays(patch: Patch) -> None:
             self._write(call, body)
         return call
 
-    patch.setattr(Caller, "start", start)
+    patch.setattr(ClientCore, "start", start)
 
 
 def a_waiter_that_fails_takes_others_along(patch: Patch) -> None:

@@ -31,7 +31,7 @@ def test_every_publish_leaves_once_and_in_order(steps: list[tuple[str, int]]) ->
         else:
             multiple = step == "settle all"
             gone = [known for known in model if known == tag or (multiple and known < tag)]
-            assert confirms.settle(tag, multiple) == gone
+            assert confirms.take(tag, multiple) == gone
             model = [known for known in model if known not in gone]
         assert len(confirms) == len(model)
         assert all(known in confirms for known in model)

@@ -23,8 +23,8 @@ from tests.support import tables
 from tests.support.doomed import note
 from warren import PermissionDenied, Server, Service, Unavailable
 
-Delivery = Literal["report", "at-least-once", "at-most-once"]
-MODES: tuple[Delivery, ...] = ("report", "at-least-once", "at-most-once")
+DeliveryMode = Literal["report", "at-least-once", "at-most-once"]
+MODES: tuple[DeliveryMode, ...] = ("report", "at-least-once", "at-most-once")
 VERSIONS = (1, 2)
 MAX_ATTEMPTS = 3
 #: What a worker ends with that a request has killed.
@@ -32,7 +32,7 @@ KILLED = 66
 #: Characters that `large` requests carry along; version 2 takes less.
 LARGE = 3000
 #: The delivery mode of each method.
-METHODS: dict[str, Delivery] = {mode: mode for mode in MODES} | {f"{mode}-async": mode for mode in MODES}
+METHODS: dict[str, DeliveryMode] = {mode: mode for mode in MODES} | {f"{mode}-async": mode for mode in MODES}
 METHODS |= {"new": "report", "changed": "at-least-once"}
 
 

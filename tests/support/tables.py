@@ -10,8 +10,8 @@ import gc
 from typing import Any
 
 from warren import Server
-from warren.client.caller import Caller
 from warren.client.calls import PendingCall
+from warren.client.core import ClientCore
 from warren.server.attempt import Attempt
 
 
@@ -37,18 +37,18 @@ def of_server(server: Server) -> dict[str, int]:
 
 def of_clients() -> dict[str, int]:
     """What all clients of this process keep of calls, by what it is."""
-    callers = _alive(Caller)
-    tables = [caller._calls for caller in callers]
-    lanes = [lane for caller in callers for lane in (caller._confirming, caller._bare)]
+    cores = _alive(ClientCore)
+    tables = [core._calls for core in cores]
+    lanes = [lane for core in cores for lane in (core._confirming, core._bare)]
     publishers = [publisher for lane in lanes for publisher in (lane._current, lane._retired) if publisher]
-    explainers = [caller._endings._explainer for caller in callers]
+    explainers = [core._endings._explainer for core in cores]
     return {
         "calls alive": len(_alive(PendingCall)),
         "calls": sum(map(len, tables)),
         "bytes held": sum(calls.held for calls in tables),
         "waiting to be written": sum(len(calls.waiting) for calls in tables),
         "waiting for a confirm": sum(len(publisher.confirms) for publisher in publishers),
-        "refused": sum(len(calls.refused) for calls in tables),
+        "refused": sum(len(calls.parked) for calls in tables),
         "timers": sum(len(calls._timers) for calls in tables),
         "questions": sum(len(asked) for it in explainers for asked in (it._next, it._open, it._silent)),
         "retired channels": sum(lane._retired is not None for lane in lanes),

@@ -30,7 +30,7 @@ class Confirms(Generic[T]):
         """`item` was published under the number `tag`, which is higher than all before."""
         self._open[tag] = item
 
-    def settle(self, tag: int, multiple: bool) -> list[T]:
+    def take(self, tag: int, multiple: bool) -> list[T]:
         """Take out what an ack or a nack is about, oldest first; numbers that are not known are ignored."""
         known = self._open
         if not multiple:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from warren.cli.letters import count_of, everything, page, summary, table
+from warren.cli.dead_messages import count_of, everything, page, summary, table
 from warren.cli.output import INTERRUPTED, USAGE, complain, echo_json, fail, say
 from warren.cli.parser import Parser, number
 from warren.cli.terminal import add_url, fail_call
 from warren.connection.settings import make_settings
-from warren.dead.queue import DeadQueue, DeadQueueError, Letter, NotThere, Unfit, open_dead_queue
+from warren.dead.queue import DeadMessage, DeadQueue, DeadQueueError, NotThere, Unfit, open_dead_queue
 from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
 from warren.printable import printable
@@ -131,13 +131,13 @@ def list_(service: str, url: str, limit: int, as_json: bool, **choice: Any) -> N
     wanted = _wanted(**choice)
 
     async def work(queue: DeadQueue) -> tuple[int, list[dict[str, Any]]]:
-        return await queue.count(), [summary(letter) async for letter in _chosen(queue, wanted, limit)]
+        return await queue.count(), [summary(entry) async for entry in _chosen(queue, wanted, limit)]
 
-    number, letters = _run(url, service, work, as_json=as_json)
+    number, entries = _run(url, service, work, as_json=as_json)
     if as_json:
-        echo_json(letters)
-    elif letters:
-        say("\n".join(table(letters)))
+        echo_json(entries)
+    elif entries:
+        say("\n".join(table(entries)))
     else:
         say(_nothing(service, number))
     if number > limit:
@@ -150,11 +150,11 @@ def show(service: str, id: str, url: str, as_json: bool) -> None:
     async def work(queue: DeadQueue) -> dict[str, Any]:
         return everything(await queue.find(id))
 
-    letter = _run(url, service, work, bodies=True, as_json=as_json)
+    entry = _run(url, service, work, bodies=True, as_json=as_json)
     if as_json:
-        echo_json(letter)
+        echo_json(entry)
     else:
-        say("\n".join(page(letter)))
+        say("\n".join(page(entry)))
 
 
 def retry(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice: Any) -> None:
@@ -174,34 +174,34 @@ def retry(service: str, id: str | None, url: str, all_: bool, yes: bool, **choic
 
 def _retry_one(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, None]]:
     async def work(queue: DeadQueue) -> None:
-        letter = await queue.find(id)
-        await queue.retry(letter)
-        _say_retried(letter)
+        entry = await queue.find(id)
+        await queue.retry(entry)
+        _say_retried(entry)
 
     return work
 
 
-async def _retry_all(queue: DeadQueue, letters: AsyncIterator[Letter]) -> None:
+async def _retry_all(queue: DeadQueue, entries: AsyncIterator[DeadMessage]) -> None:
     retried = unfit = 0
     try:
-        async for letter in letters:
+        async for entry in entries:
             try:
-                await queue.retry(letter)
+                await queue.retry(entry)
             except Unfit as error:
                 unfit += 1
                 complain(f"left where it is: {printable(str(error))}")
             else:
                 retried += 1
-                _say_retried(letter)
+                _say_retried(entry)
     finally:
         say(f"{count_of(retried)} sent again")
     if unfit:
         raise DeadQueueError(f"{count_of(unfit)} cannot be tried again")
 
 
-def _say_retried(letter: Letter) -> None:
-    note = "; it was a call, whose caller has been answered: it runs as a cast now" if letter.was_a_call else ""
-    say(f"{letter.id} sent again{note}")
+def _say_retried(entry: DeadMessage) -> None:
+    note = "; it was a call, whose caller has been answered: it runs as a cast now" if entry.was_a_call else ""
+    say(f"{entry.id} sent again{note}")
 
 
 def drop(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice: Any) -> None:
@@ -219,8 +219,8 @@ def drop(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice
             queue.drop(await queue.find(id))
             return 1
         dropped = 0
-        async for letter in _chosen(queue, wanted, most):
-            queue.drop(letter)
+        async for entry in _chosen(queue, wanted, most):
+            queue.drop(entry)
             dropped += 1
         return dropped
 
@@ -229,8 +229,8 @@ def drop(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice
 
 def _question(id: str) -> Callable[[DeadQueue], Coroutine[Any, Any, str]]:
     async def work(queue: DeadQueue) -> str:
-        letter = await queue.find(id)
-        return f"Drop {letter.id} ({letter.reason}, {letter.size} bytes) for good?"
+        entry = await queue.find(id)
+        return f"Drop {entry.id} ({entry.reason}, {entry.size} bytes) for good?"
 
     return work
 
@@ -260,12 +260,12 @@ def _one_or_all(id: str | None, all_: bool, wanted: Wanted) -> None:
         fail("one ID is chosen already: reasons, methods, times and kinds go with --all", USAGE)
 
 
-async def _chosen(queue: DeadQueue, wanted: Wanted, most: int | None) -> AsyncIterator[Letter]:
+async def _chosen(queue: DeadQueue, wanted: Wanted, most: int | None) -> AsyncIterator[DeadMessage]:
     """Those that are wanted among the oldest `most`."""
     now = datetime.now(UTC)
-    async for letter in queue.letters(most):
-        if wanted.takes(letter, now):
-            yield letter
+    async for entry in queue.messages(most):
+        if wanted.takes(entry, now):
+            yield entry
 
 
 def _ask_for_all(url: str, service: str, wanted: Wanted, what: str) -> int:
@@ -278,7 +278,7 @@ def _ask_for_all(url: str, service: str, wanted: Wanted, what: str) -> int:
         there = await queue.count()
         if wanted.everything:
             return there, there
-        return there, len([letter async for letter in _chosen(queue, wanted, there)])
+        return there, len([entry async for entry in _chosen(queue, wanted, there)])
 
     there, meant = _run(url, service, work)
     if not meant:

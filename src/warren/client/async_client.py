@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren.client.base import BaseClient
-from warren.client.caller import Caller
 from warren.client.calls import PendingCall
+from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.client.target import (
@@ -42,11 +42,11 @@ T = TypeVar("T")
 class _Outcome(asyncio.Future[Any]):
     """What a task waits for; a task that is cancelled meanwhile gives its call up."""
 
-    __slots__ = ("_caller", "call")
+    __slots__ = ("_core", "call")
 
-    def __init__(self, caller: Caller) -> None:
-        super().__init__(loop=caller.loop)
-        self._caller = caller
+    def __init__(self, core: ClientCore) -> None:
+        super().__init__(loop=core.loop)
+        self._core = core
         self.call: PendingCall | None = None
 
     def finish(self, outcome: Any) -> None:
@@ -57,7 +57,7 @@ class _Outcome(asyncio.Future[Any]):
     def cancel(self, msg: Any = None) -> bool:
         call, self.call = self.call, None
         if call is not None:
-            self._caller.cancel(call)
+            self._core.cancel(call)
         return super().cancel(msg)
 
 
@@ -67,12 +67,12 @@ class _Shared:
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
         self._limits = limits
-        self._caller: Caller | None = None
+        self._core: ClientCore | None = None
         self._process = 0
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
-    def open(self) -> Caller:
+    def open(self) -> ClientCore:
         """The calls of the connection, for as long as it is not closed.
 
         Raises:
@@ -81,54 +81,54 @@ class _Shared:
         """
         if self._closed:
             raise closed_error()
-        return self.caller()
+        return self.core()
 
-    def caller(self) -> Caller:
-        """As `open`, on the way of every call: the caller itself says that it is closed."""
-        caller = self._caller
-        if caller is None:
-            caller = self._begin()
-        elif self._process != os.getpid() or caller.loop is not asyncio.get_running_loop():
-            caller = self._begin_again(caller)
-        return caller
+    def core(self) -> ClientCore:
+        """As `open`, on the way of every call: the core itself says that it is closed."""
+        core = self._core
+        if core is None:
+            core = self._begin()
+        elif self._process != os.getpid() or core.loop is not asyncio.get_running_loop():
+            core = self._begin_again(core)
+        return core
 
     async def close(self) -> None:
         """Close it, once; whoever asks waits until it is closed, and may be cancelled without stopping that."""
-        if self._caller is None or self._process != os.getpid() or self._caller.loop.is_closed():
+        if self._core is None or self._process != os.getpid() or self._core.loop.is_closed():
             self._closed = True
             return  # never opened; the parent's; or ended with its loop
-        caller = self.caller()
+        core = self.core()
         self._closed = True
         if self._closing is None or self._closing.done():
-            self._closing = _in_no_context(caller.loop.create_task, caller.close())
+            self._closing = _in_no_context(core.loop.create_task, core.close())
         await asyncio.shield(self._closing)
 
     @property
     def ignored_replies(self) -> int:
-        return self._caller.ignored_replies if self._caller is not None else 0
+        return self._core.ignored_replies if self._core is not None else 0
 
-    def _begin_again(self, caller: Caller) -> Caller:
+    def _begin_again(self, core: ClientCore) -> ClientCore:
         """On another loop: where the old one is closed its connection has ended with it, and all calls on it."""
-        if self._process == os.getpid() and caller.loop.is_closed():
+        if self._process == os.getpid() and core.loop.is_closed():
             return self._begin()
         raise RuntimeError(
             "this AsyncClient was opened on another event loop, which is not closed yet, and works there only: make one"
             " for each loop and in each forked process; for several threads use Client"
         )
 
-    def _begin(self) -> Caller:
+    def _begin(self) -> ClientCore:
         if self._closed:
             raise closed_error()
-        self._caller = _in_no_context(Caller, self._settings, self._limits)
+        self._core = _in_no_context(ClientCore, self._settings, self._limits)
         self._process = os.getpid()
-        _in_no_context(self._caller.open)
-        return self._caller
+        _in_no_context(self._core.open)
+        return self._core
 
     def __del__(self) -> None:
-        if self._caller is None or self._closed or self._process != os.getpid() or sys.is_finalizing():
+        if self._core is None or self._closed or self._process != os.getpid() or sys.is_finalizing():
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
-            self._caller.loop.call_soon_threadsafe(_close_dropped, self._caller, context=Context())
+            self._core.loop.call_soon_threadsafe(_close_dropped, self._core, context=Context())
         todo = "use `async with` on it (a view's block closes nothing), or await its close()"
         message = f"an AsyncClient to {self._settings!r} was dropped unclosed: {todo}"
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
@@ -142,8 +142,8 @@ def _in_no_context(function: Callable[..., T], *args: Any) -> T:
 _dropped: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
 
 
-def _close_dropped(caller: Caller) -> None:
-    task = caller.loop.create_task(caller.close())
+def _close_dropped(core: ClientCore) -> None:
+    task = core.loop.create_task(core.close())
     _dropped.add(task)
     task.add_done_callback(_dropped.discard)
 
@@ -250,7 +250,7 @@ class AsyncClient(BaseClient):
 
     def _start(self, target: Target, body: bytes, deadline: float) -> asyncio.Future[Any]:
         """Start a request; the future gets its outcome, whatever it is."""
-        caller = self._shared.caller()
-        future = _Outcome(caller)
-        future.call = caller.start(target, body, deadline, future)
+        core = self._shared.core()
+        future = _Outcome(core)
+        future.call = core.start(target, body, deadline, future)
         return future

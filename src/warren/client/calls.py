@@ -38,11 +38,11 @@ class State(StrEnum):
     WRITTEN = "written"  # on a channel whose broker has not confirmed it: the channel's `Confirms`
     CONFIRMED = "confirmed"  # the broker has said that it has it; in no other place
     ASKED = "asked"  # what ends it is known, and a question about its queue is under way: that question
-    REFUSED = "refused"  # by the broker, and to be sent again over another channel: `Calls.refused`
+    PARKED = "parked"  # refused by the broker, and to be sent again over another channel: `Calls.parked`
     ENDED = "ended"  # nowhere
 
 
-BEGUN, WAITING, WRITTEN, CONFIRMED, ASKED, REFUSED, ENDED = State
+BEGUN, WAITING, WRITTEN, CONFIRMED, ASKED, PARKED, ENDED = State
 
 #: The ways of a call; it may end in any state but the last.
 _NEXT: dict[State, frozenset[State]] = {
@@ -50,8 +50,8 @@ _NEXT: dict[State, frozenset[State]] = {
     WAITING: frozenset({WRITTEN, ASKED}),
     WRITTEN: frozenset({CONFIRMED, ASKED, WAITING}),
     CONFIRMED: frozenset({ASKED, WAITING}),
-    ASKED: frozenset({REFUSED, WAITING}),
-    REFUSED: frozenset({WAITING, ASKED}),
+    ASKED: frozenset({PARKED, WAITING}),
+    PARKED: frozenset({WAITING, ASKED}),
     ENDED: frozenset(),
 }
 
@@ -85,7 +85,7 @@ class PendingCall:
         self.body: bytes | None = None
         self.earlier = False
         self.state = BEGUN
-        self.place: dict[PendingCall, Any] | None = None  # of WAITING, ASKED, REFUSED
+        self.place: dict[PendingCall, Any] | None = None  # of WAITING, ASKED, PARKED
         self.confirms: Confirms[PendingCall]  # of WRITTEN, with its number there
         self.tag: int
         self.slice: Slice[PendingCall]
@@ -113,7 +113,7 @@ class Calls:
         self._calls: dict[bytes, PendingCall] = {}
         self._timers: Timers[PendingCall] = Timers(on_earlier)
         self.waiting: dict[PendingCall, None] = {}
-        self.refused: dict[PendingCall, Any] = {}
+        self.parked: dict[PendingCall, Any] = {}
         self.ignored = 0
         self.held = 0
 
@@ -208,9 +208,9 @@ class Calls:
 
     def park(self, call: PendingCall, why: Any) -> None:
         """The call was refused, and waits for another channel."""
-        self._put(call, REFUSED, self.refused, why)
+        self._put(call, PARKED, self.parked, why)
 
-    def again(self, calls: Iterable[PendingCall], *, first: bool) -> None:
+    def wait_again(self, calls: Iterable[PendingCall], *, first: bool) -> None:
         """These calls will be written once more, each with another id; before all others or behind them."""
         behind = list(self.waiting) if first else []
         for call in calls:

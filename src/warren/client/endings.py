@@ -13,7 +13,7 @@ from typing import Any
 
 from warren.amqp.frames import Delivery, Properties
 from warren.client import outcomes
-from warren.client.calls import ASKED, CONFIRMED, REFUSED, WAITING, WRITTEN, Calls, PendingCall
+from warren.client.calls import ASKED, CONFIRMED, PARKED, WAITING, WRITTEN, Calls, PendingCall
 from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.client.lane import Spawn
 from warren.connection.errors import ChannelClosed
@@ -72,7 +72,7 @@ class Endings:
                 error = verdict(call, standing)
                 if error is not None:
                     self.end(call, error)
-        if self.calls.refused:
+        if self.calls.parked:
             self.on_retry()
 
     # --- from the lanes (LaneOwner) -----------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Endings:
 
     def retry_refused(self) -> None:
         """Let the calls that were refused wait to be written again."""
-        self.calls.again(list(self.calls.refused), first=False)
+        self.calls.wait_again(list(self.calls.parked), first=False)
 
     def on_returned(self, call: PendingCall, text: str) -> None:
         self._finish(call, outcomes.locate(outcomes.no_route(call.target.queue, text), call))
@@ -150,8 +150,8 @@ class Endings:
         state = call.state
         if state is WAITING:
             self.end(call, outcomes.never_written(call, self._why_unwritten()))
-        elif state is REFUSED:
-            self.end(call, outcomes.refused(*self.calls.refused[call]))
+        elif state is PARKED:
+            self.end(call, outcomes.refused(*self.calls.parked[call]))
         elif state in (WRITTEN, CONFIRMED):  # one that is asked about ends with the answer
             sure = state is CONFIRMED or call.target.kind == "bare"
             self._ask(call, lambda call, standing: outcomes.timed_out(call, sure, standing.text))
@@ -171,7 +171,7 @@ class Endings:
                 again.append(call)
             else:
                 self.end(call, outcomes.connection_lost(reason.message))
-        self.calls.again([call for call in again if call in self.calls], first=True)
+        self.calls.wait_again([call for call in again if call in self.calls], first=True)
         self.retry_refused()
 
     def no_link(self, reason: CallError, for_good: bool) -> None:

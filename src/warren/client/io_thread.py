@@ -14,9 +14,9 @@ from concurrent.futures import Future, InvalidStateError
 from contextvars import Context
 from typing import Any
 
-from warren.client.caller import Caller
-from warren.client.caller_loop import CallerLoop, Request, dead_error
 from warren.client.calls import PendingCall
+from warren.client.core import ClientCore
+from warren.client.core_loop import CoreLoop, Request, dead_error
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.client.target import read_result
@@ -31,7 +31,7 @@ log = get_logger("warren.client")
 _GRACE = 5.0
 #: Seconds between two looks of a waiting thread at whether the I/O thread is alive.
 _LOOK = 1.0
-#: Seconds that closing may take: more than `Caller.close` needs, so that only a blocked I/O thread takes longer.
+#: Seconds that closing may take: more than `ClientCore.close` needs, so that only a blocked I/O thread takes longer.
 _CLOSE_LIMIT = 10.0
 
 
@@ -66,13 +66,13 @@ class _WaitingCall(_Waiting):
         self._deadline = deadline
         self._call: PendingCall | None = None
 
-    def begin(self, caller: Caller) -> None:
+    def begin(self, core: ClientCore) -> None:
         body, self._body = self._body, b""
-        self._call = caller.start(self._target, body, self._deadline, self)
+        self._call = core.start(self._target, body, self._deadline, self)
 
-    def give_up(self, caller: Caller) -> None:
+    def give_up(self, core: ClientCore) -> None:
         if self._call is not None:
-            caller.cancel(self._call)
+            core.cancel(self._call)
 
     def finish(self, outcome: Any) -> None:
         self._call = None
@@ -88,11 +88,11 @@ class _WaitingForConnection(_Waiting):
         super().__init__()
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, caller: Caller) -> None:
-        self._task = caller.loop.create_task(caller.connected())
+    def begin(self, core: ClientCore) -> None:
+        self._task = core.loop.create_task(core.connected())
         self._task.add_done_callback(self._done)
 
-    def give_up(self, caller: Caller) -> None:
+    def give_up(self, core: ClientCore) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -117,13 +117,13 @@ class Promise(Future[Any]):
         self._io = io
         self._owner = owner
 
-    def begin(self, caller: Caller) -> None:
+    def begin(self, core: ClientCore) -> None:
         body, self._body = self._body, b""
-        self._call = caller.start(self._target, body, self._deadline, self)
+        self._call = core.start(self._target, body, self._deadline, self)
 
-    def give_up(self, caller: Caller) -> None:
+    def give_up(self, core: ClientCore) -> None:
         if self._call is not None:
-            caller.cancel(self._call)
+            core.cancel(self._call)
 
     def finish(self, outcome: Any) -> None:
         self._call = self._owner = None
@@ -149,10 +149,10 @@ class Promise(Future[Any]):
 
 
 class IOThread:
-    """A `CallerLoop` in a daemon thread."""
+    """A `CoreLoop` in a daemon thread."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
-        self._calls = CallerLoop(settings, limits)
+        self._calls = CoreLoop(settings, limits)
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -225,7 +225,7 @@ class IOThread:
             log.warning("closing goes on in the background: a future's callback seems to block the I/O thread")
 
     def abandon(self) -> None:
-        """Begin to close, without waiting: see `CallerLoop.close`."""
+        """Begin to close, without waiting: see `CoreLoop.close`."""
         self._calls.close()
 
     def _begin(self) -> threading.Thread:

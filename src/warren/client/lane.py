@@ -50,14 +50,14 @@ class _Publisher:
         self.retired = False
 
     def confirmed(self, tag: int, multiple: bool) -> None:
-        casts = self.lane.calls.confirmed(self.confirms.settle(tag, multiple))
+        casts = self.lane.calls.confirmed(self.confirms.take(tag, multiple))
         if casts:
             self.lane.owner.on_confirmed(casts)
         if self.retired:
             self.lane.close_retired()
 
     def refused(self, tag: int, multiple: bool) -> None:
-        self.lane.owner.on_refused(self.confirms.settle(tag, multiple))
+        self.lane.owner.on_refused(self.confirms.take(tag, multiple))
         if self.retired:
             self.lane.close_retired()
         else:

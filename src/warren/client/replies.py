@@ -56,7 +56,7 @@ class ReplyRoute:
         self._name = _new_name()
         self._connections = 0
         self._consuming: tuple[HotChannel, Link] | None = None
-        self._strays = Strays(_QUIET)
+        self._late = LateReplies(_QUIET)
         self.address = b""
 
     async def open(self, link: Link) -> None:
@@ -119,7 +119,7 @@ class ReplyRoute:
             if call is not None:
                 self._owner.on_special(call, p, delivery)
         if call is None:
-            self._strays.came(p, time.monotonic())
+            self._late.came(p, time.monotonic())
         if self._durable:
             channel.ack(delivery.tag)
 
@@ -137,7 +137,7 @@ class ReplyRoute:
         """See `confirmed`."""
 
 
-class Strays:
+class LateReplies:
     """Log lines about replies that nobody waited for: the first at once, then what came since, in one line."""
 
     def __init__(self, quiet: float) -> None:

@@ -25,7 +25,7 @@ class Target:
         declared: the method, where its code is shared.
         returns: the type of the result, of a call by name that says it.
         fail_fast, headers, resend: see `AsyncClient.options`.
-        templates: of the requests with and without a bounce, made for the reply address `epoch`.
+        templates: of the requests with and without a bounce, made for the reply address `made_for`.
     """
 
     kind: Literal["call", "cast", "bare"]
@@ -38,7 +38,7 @@ class Target:
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     returns: Any = Any
-    epoch: bytes | None = None
+    made_for: bytes | None = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
 
@@ -70,8 +70,8 @@ class Requests:
             return bare_properties(call.id, self.reply_to, expiration)
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
         bounce = size <= BOUNCE_LIMIT or target.fail_fast
-        if target.epoch is not self.reply_to:
-            target.epoch = self.reply_to
+        if target.made_for is not self.reply_to:
+            target.made_for = self.reply_to
             target.templates.clear()
         template = target.templates.get(bounce) or self._make_template(target, bounce)
         if target.kind == "cast":

@@ -31,7 +31,7 @@ from warren.connection.settings import Settings
 from warren.errors import CallError
 from warren.printable import printable, printable_bytes
 from warren.protocol import topology
-from warren.protocol.dead_letter import Death, retry_properties
+from warren.protocol.dead_message import Death, retry_properties
 from warren.protocol.evidence import CONNECTION_LOST, SETUP_DENIED, conclude
 from warren.protocol.request import Request
 
@@ -57,7 +57,7 @@ class InDoubt(DeadQueueError):
     """The request is still in the dead queue, and may be in the service's queue as well."""
 
 
-class Letter:
+class DeadMessage:
     """One message of a dead queue.
 
     Attributes:
@@ -76,6 +76,12 @@ class Letter:
         name = self._name()
         known[name] += 1
         self.id = name if known[name] == 1 else f"{name}~{known[name]}"
+
+    @property
+    def named_properties(self) -> dict[str, bytes | int]:
+        """Its properties by name, without the headers; none if they cannot be read."""
+        named = {name: getattr(self.properties, name, None) for name in Properties.__slots__ if name != "table"}
+        return {name: value for name, value in named.items() if value is not None}
 
     @property
     def tag(self) -> int:
@@ -103,7 +109,7 @@ class Letter:
 
     @property
     def reason(self) -> str:
-        """Why it is here: the worker's reason, or the broker's in small letters."""
+        """Why it is here: the worker's reason, or the broker's in lower case."""
         return printable(self.death.reason or "not known")
 
     @property
@@ -171,7 +177,7 @@ class DeadQueue:
             raise self._explained(error) from error
         return messages
 
-    async def letters(self, most: int | None = None) -> AsyncIterator[Letter]:
+    async def messages(self, most: int | None = None) -> AsyncIterator[DeadMessage]:
         """The messages that are there now, at most `most`, oldest first; what arrives meanwhile is left out.
 
         Raises:
@@ -183,43 +189,43 @@ class DeadQueue:
             delivery = await self._get()
             if delivery is None:
                 return
-            yield Letter(delivery, known)
+            yield DeadMessage(delivery, known)
 
-    async def find(self, name: str) -> Letter:
+    async def find(self, name: str) -> DeadMessage:
         """The message with this id.
 
         Raises:
             NotThere: there is none.
         """
-        async for letter in self.letters():
-            if letter.id == name:
-                return letter
+        async for entry in self.messages():
+            if entry.id == name:
+                return entry
         raise NotThere(f"there is no message {name!r} in {self._queue!r}")
 
-    async def retry(self, letter: Letter) -> None:
+    async def retry(self, entry: DeadMessage) -> None:
         """Publish a request again, as a cast with the same ``message_id``, and take it off this queue.
 
         Raises:
             Unfit, DeadQueueError: it was not, and stays here.
             InDoubt: it stays here, and may have been published.
         """
-        request, body = letter.request(), letter.body
+        request, body = entry.request(), entry.body
         if body is None:
-            raise Unfit(f"{letter.id} cannot be tried again: its body of {letter.size} bytes is too large")
+            raise Unfit(f"{entry.id} cannot be tried again: its body of {entry.size} bytes is too large")
         try:
             properties = retry_properties(request, user=self._user)
         except (FrameError, ValueError) as error:
-            raise Unfit(f"{letter.id} cannot be tried again: {error}") from error
+            raise Unfit(f"{entry.id} cannot be tried again: {error}") from error
         if len(properties) > self._channel.room:
-            raise Unfit(f"{letter.id} cannot be tried again: its headers are larger than a frame")
-        refusal = await self._publish(letter, properties, body)
+            raise Unfit(f"{entry.id} cannot be tried again: its headers are larger than a frame")
+        refusal = await self._publish(entry, properties, body)
         if refusal is not None:
-            raise DeadQueueError(f"{letter.id} was not taken and stays in {self._queue!r}: {refusal}")
-        self.drop(letter)
+            raise DeadQueueError(f"{entry.id} was not taken and stays in {self._queue!r}: {refusal}")
+        self.drop(entry)
 
-    def drop(self, letter: Letter) -> None:
+    def drop(self, entry: DeadMessage) -> None:
         """Take a message off this queue for good."""
-        self._channel.ack(letter.tag)
+        self._channel.ack(entry.tag)
         self._link.stream.flush()  # now: an acknowledgement behind the channel's close would be lost
 
     async def _get(self) -> Delivery | None:
@@ -228,7 +234,7 @@ class DeadQueue:
         self._channel.get(self._queue)
         return await self._taken
 
-    async def _publish(self, letter: Letter, properties: bytes, body: bytes) -> str | None:
+    async def _publish(self, entry: DeadMessage, properties: bytes, body: bytes) -> str | None:
         """Publish to the service; returns why the broker did not take it."""
         self._raise_if_closed()
         self._settled, self._returned = asyncio.get_running_loop().create_future(), None
@@ -238,7 +244,7 @@ class DeadQueue:
                 return await self._settled
         except (TimeoutError, asyncio.CancelledError, LinkLost) as error:
             why = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "interrupted")
-            message = f"{letter.id} stays in {self._queue!r} and may be in {self._service!r} too, not confirmed: {why}"
+            message = f"{entry.id} stays in {self._queue!r} and may be in {self._service!r} too, not confirmed: {why}"
             raise InDoubt(message) from error
 
     def _raise_if_closed(self) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from warren.dead.queue import Letter
+from warren.dead.queue import DeadMessage
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(rf"([0-9]{{1,10}}(?:\.[0-9]{{1,9}})?)\s*({'|'.join(_UNITS)})")
@@ -34,13 +34,13 @@ class Wanted:
         """Whether it leaves nothing out."""
         return self == Wanted()
 
-    def takes(self, letter: Letter, now: datetime) -> bool:
+    def takes(self, entry: DeadMessage, now: datetime) -> bool:
         """Whether a message is meant."""
         return (
-            (not self.reasons or letter.reason in self.reasons)
-            and (not self.methods or (letter.method or "-") in self.methods)
-            and (self.calls is None or letter.was_a_call is self.calls)
-            and self._of_age(letter.since, now)
+            (not self.reasons or entry.reason in self.reasons)
+            and (not self.methods or (entry.method or "-") in self.methods)
+            and (self.calls is None or entry.was_a_call is self.calls)
+            and self._of_age(entry.since, now)
         )
 
     def _of_age(self, since: datetime | None, now: datetime) -> bool:

@@ -19,7 +19,7 @@ from warren import checks
 from warren.protocol import codecs
 from warren.protocol.codecs import JSON, MSGPACK, Decode, ValidationError
 
-Delivery = Literal["report", "at-least-once", "at-most-once"]
+DeliveryMode = Literal["report", "at-least-once", "at-most-once"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _ATTRIBUTE = "__warren_method__"
@@ -54,7 +54,7 @@ class Method:
     name: str
     function: Callable[..., Any]
     declared: Callable[..., Any]
-    delivery: Delivery
+    delivery: DeliveryMode
     max_attempts: int
     default: bool
     time_limit: float | None
@@ -241,7 +241,7 @@ def make_method(
     function: Callable[..., Any],
     *,
     name: str | None,
-    delivery: Delivery,
+    delivery: DeliveryMode,
     max_attempts: int,
     default: bool,
     time_limit: float | None = None,
@@ -369,8 +369,8 @@ def _check_options(name: str, delivery: str, max_attempts: int, time_limit: floa
             f"method name {name!r}: it must be made of letters, digits, '_' and '-', at most {_LONGEST_NAME}, and begin"
             " with a letter or '_'; a dot would end the service's name"
         )
-    if delivery not in get_args(Delivery):
-        raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(Delivery))}")
+    if delivery not in get_args(DeliveryMode):
+        raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(DeliveryMode))}")
     checks.whole("max_attempts", max_attempts)
     if time_limit is not None:
         checks.seconds("time_limit", time_limit)

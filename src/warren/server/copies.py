@@ -101,10 +101,10 @@ class _Outlet:
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def confirmed(self, tag: int, multiple: bool) -> None:
-        self.owner.confirmed(self.confirms.settle(tag, multiple))
+        self.owner.confirmed(self.confirms.take(tag, multiple))
 
     def refused(self, tag: int, multiple: bool) -> None:
-        self.owner.refused(self.confirms.settle(tag, multiple))
+        self.owner.refused(self.confirms.take(tag, multiple))
 
     def returned(self, message: Returned) -> None:
         """Nothing took a copy; its confirm follows."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from warren.protocol.signature import Delivery
+from warren.protocol.signature import DeliveryMode
 from warren.server.lifespan import Lifespan
 from warren.server.methods import Methods, Options
 
@@ -31,7 +31,7 @@ class Declaring:
         self,
         *,
         name: str | None = None,
-        delivery: Delivery = "report",
+        delivery: DeliveryMode = "report",
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,
@@ -41,7 +41,7 @@ class Declaring:
         function: Callable[P, R] | None = None,
         *,
         name: str | None = None,
-        delivery: Delivery = "report",
+        delivery: DeliveryMode = "report",
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,
@@ -81,7 +81,7 @@ class Declaring:
         self,
         *,
         name: str | None = None,
-        delivery: Delivery = "report",
+        delivery: DeliveryMode = "report",
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,

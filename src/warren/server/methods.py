@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
 
 from warren.protocol.signature import (
-    Delivery,
+    DeliveryMode,
     Method,
     is_of_a_class,
     make_method,
@@ -30,7 +30,7 @@ class Options:
     """The options of a method; see `Declaring.method`."""
 
     name: str | None = None
-    delivery: Delivery = "report"
+    delivery: DeliveryMode = "report"
     max_attempts: int = 3
     default: bool = False
     time_limit: float | None = None

@@ -18,7 +18,7 @@ from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence, topology
-from warren.protocol.dead_letter import Death, dead_properties
+from warren.protocol.dead_message import Death, dead_properties
 from warren.protocol.evidence import Ending
 from warren.protocol.problems import class_name
 from warren.protocol.request import Request

@@ -17,38 +17,38 @@ def confirms() -> Confirms[str]:
 
 
 def test_one_is_settled(confirms: Confirms[str]) -> None:
-    assert confirms.settle(2, False) == ["b"]
+    assert confirms.take(2, False) == ["b"]
     assert len(confirms) == 2
 
 
 def test_all_up_to_one_are_settled_oldest_first(confirms: Confirms[str]) -> None:
-    assert confirms.settle(2, True) == ["a", "b"]
+    assert confirms.take(2, True) == ["a", "b"]
     assert 3 in confirms
 
 
 def test_all_are_settled_by_the_last(confirms: Confirms[str]) -> None:
-    assert confirms.settle(3, True) == ["a", "b", "c"]
+    assert confirms.take(3, True) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("multiple", [False, True])
 def test_a_publish_is_settled_once(confirms: Confirms[str], multiple: bool) -> None:
-    confirms.settle(2, True)
-    assert confirms.settle(2, multiple) == []
+    confirms.take(2, True)
+    assert confirms.take(2, multiple) == []
 
 
 @pytest.mark.parametrize("tag", [0, 4, -1])
 def test_unknown_numbers_are_ignored(confirms: Confirms[str], tag: int) -> None:
-    assert confirms.settle(tag, False) == []
+    assert confirms.take(tag, False) == []
     confirms.forget(tag)
     assert len(confirms) == 3
 
 
 def test_what_was_forgotten_is_not_settled(confirms: Confirms[str]) -> None:
     confirms.forget(1)
-    assert confirms.settle(2, True) == ["b"]
+    assert confirms.take(2, True) == ["b"]
 
 
 def test_a_lost_channel_gives_back_what_it_left_unsettled(confirms: Confirms[str]) -> None:
-    confirms.settle(2, False)
+    confirms.take(2, False)
     assert confirms.lost() == ["a", "c"]
     assert len(confirms) == 0

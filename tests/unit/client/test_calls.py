@@ -14,7 +14,7 @@ from warren.client.calls import (
     ASKED,
     CONFIRMED,
     ENDED,
-    REFUSED,
+    PARKED,
     WAITING,
     WRITTEN,
     Calls,
@@ -61,21 +61,21 @@ class Table:
             return call
         call = self.written(target=target)
         if state is CONFIRMED:
-            self.calls.confirmed(self.confirms.settle(1, False))
-        if state in (ASKED, REFUSED):
+            self.calls.confirmed(self.confirms.take(1, False))
+        if state in (ASKED, PARKED):
             self.calls.ask(call, self.question, "verdict")
-        if state is REFUSED:
+        if state is PARKED:
             self.calls.park(call, "why")
         return call
 
     def places(self) -> int:
         """How many entries there are, wherever."""
         calls = self.calls
-        places: tuple[Sized, ...] = (calls, calls.waiting, calls.refused, self.confirms, self.question, calls._timers)
+        places: tuple[Sized, ...] = (calls, calls.waiting, calls.parked, self.confirms, self.question, calls._timers)
         return sum(map(len, places))
 
 
-STATES = [WAITING, WRITTEN, CONFIRMED, ASKED, REFUSED]
+STATES = [WAITING, WRITTEN, CONFIRMED, ASKED, PARKED]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_call_is_where_its_state_says(table: Table, state: State) -> None:
         WAITING: call in table.calls.waiting,
         WRITTEN: 1 in table.confirms,
         ASKED: call in table.question,
-        REFUSED: call in table.calls.refused,
+        PARKED: call in table.calls.parked,
     }
     assert [place for place, there in where.items() if there] == ([] if state is CONFIRMED else [state])
 
@@ -160,22 +160,22 @@ def test_a_call_that_was_found_goes_on(table: Table) -> None:
 
 def test_a_confirm_ends_a_cast_and_not_a_call(table: Table) -> None:
     cast, call = table.written(cast=True), table.written()
-    assert table.calls.confirmed(table.confirms.settle(2, True)) == [cast]
+    assert table.calls.confirmed(table.confirms.take(2, True)) == [cast]
     assert (cast.state, call.state) == (ENDED, CONFIRMED)
 
 
 def test_a_confirm_after_the_reply_ends_nothing_more(table: Table) -> None:
     table.calls.take(table.written(cast=True).id)
-    assert table.confirms.settle(1, False) == []
+    assert table.confirms.take(1, False) == []
 
 
 @pytest.mark.parametrize(
     ("state", "move"),
     [
         (WRITTEN, lambda table, call: table.calls.wait(call)),
-        (REFUSED, lambda table, call: table.calls.wait(call)),
+        (PARKED, lambda table, call: table.calls.wait(call)),
         (WAITING, lambda table, call: table.calls.written(call, table.confirms, 1)),
-        (REFUSED, lambda table, call: table.calls.ask(call, table.question, "verdict")),
+        (PARKED, lambda table, call: table.calls.ask(call, table.question, "verdict")),
     ],
 )
 def test_a_call_leaves_its_place_for_another(table: Table, state: State, move: Callable[..., None]) -> None:
@@ -202,7 +202,7 @@ def test_of_two_endings_the_later_is_told(table: Table) -> None:
 
 def test_another_attempt_has_an_id_of_its_own_and_the_same_first_id(table: Table) -> None:
     call = table.written()
-    table.calls.again([call], first=True)
+    table.calls.wait_again([call], first=True)
     assert (call.first_id, call.id, call.sent_before, call.state) == (b"p.1", b"p.2", True, WAITING)
     assert table.calls.take(b"p.1") is None
     assert table.calls.take(b"p.2") is call
@@ -211,7 +211,7 @@ def test_another_attempt_has_an_id_of_its_own_and_the_same_first_id(table: Table
 @pytest.mark.parametrize(("first", "order"), [(True, [1, 0]), (False, [0, 1])])
 def test_what_is_sent_again_goes_before_all_others_or_behind_them(table: Table, first: bool, order: list[int]) -> None:
     both = [table.in_state(WAITING), table.written()]
-    table.calls.again([both[1]], first=first)
+    table.calls.wait_again([both[1]], first=first)
     assert list(table.calls.waiting) == [both[number] for number in order]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from warren.amqp.frames import Properties
 from warren.amqp.tables import encode_table
-from warren.client.replies import Strays
+from warren.client.replies import LateReplies
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_a_flood_is_summed_up_in_one_line_per_pause(lines: pytest.LogCaptureFixture) -> None:
-    strays = Strays(10.0)
+    strays = LateReplies(10.0)
     for number in range(2001):
         strays.came(Properties(correlation_id=b"%d" % number), number / 100)
     assert [record.getMessage().partition(": ")[2][:30] for record in lines.records] == [
@@ -29,10 +29,10 @@ def test_a_flood_is_summed_up_in_one_line_per_pause(lines: pytest.LogCaptureFixt
 
 def test_a_late_bounce_names_its_method(lines: pytest.LogCaptureFixture) -> None:
     bounce = Properties(type=b"fib", correlation_id=b"7", table=encode_table({"x-first-death-reason": "expired"}))
-    Strays(10.0).came(bounce, 0.0)
+    LateReplies(10.0).came(bounce, 0.0)
     assert "id '7', method 'fib'" in lines.text
 
 
 def test_what_a_stranger_sends_is_escaped(lines: pytest.LogCaptureFixture) -> None:
-    Strays(10.0).came(Properties(correlation_id=b"\x1b[2Jx\n"), 0.0)
+    LateReplies(10.0).came(Properties(correlation_id=b"\x1b[2Jx\n"), 0.0)
     assert lines.records[0].getMessage().isprintable()

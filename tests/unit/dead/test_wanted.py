@@ -11,21 +11,21 @@ from pika import spec
 from tests.support import pika_frames
 
 from warren.amqp.frames import Delivery
-from warren.dead.queue import Letter
+from warren.dead.queue import DeadMessage
 from warren.dead.wanted import Wanted, parse_duration
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
-def letter(**properties: Any) -> Letter:
+def entry(**properties: Any) -> DeadMessage:
     delivery = Delivery(1, False, b"")
     delivery.properties = pika_frames.properties(spec.BasicProperties(**properties))
-    return Letter(delivery, Counter())
+    return DeadMessage(delivery, Counter())
 
 
-def died(ago: timedelta) -> Letter:
+def died(ago: timedelta) -> DeadMessage:
     at = int((NOW - ago).timestamp() * 1000)
-    return letter(type="pay", headers={"rpc-dead-reason": "POISON", "rpc-dead-at": at})
+    return entry(type="pay", headers={"rpc-dead-reason": "POISON", "rpc-dead-at": at})
 
 
 HOUR = timedelta(hours=1)
@@ -53,13 +53,13 @@ def test_all_that_is_asked_has_to_hold(wanted: Wanted, found: bool) -> None:
 
 
 def test_a_message_that_does_not_say_when_is_neither_old_nor_new() -> None:
-    assert not Wanted(older_than=HOUR).takes(letter(), NOW)
-    assert not Wanted(newer_than=HOUR).takes(letter(), NOW)
-    assert Wanted(methods=("-",)).takes(letter(), NOW)
+    assert not Wanted(older_than=HOUR).takes(entry(), NOW)
+    assert not Wanted(newer_than=HOUR).takes(entry(), NOW)
+    assert Wanted(methods=("-",)).takes(entry(), NOW)
 
 
 def test_a_message_with_a_reply_address_was_a_call() -> None:
-    assert Wanted(calls=True).takes(letter(reply_to="r"), NOW)
+    assert Wanted(calls=True).takes(entry(reply_to="r"), NOW)
 
 
 def test_only_a_choice_of_nothing_chooses_everything() -> None:

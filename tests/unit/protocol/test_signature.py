@@ -16,14 +16,14 @@ from msgspec import Meta
 
 from warren.protocol import signature as methods
 from warren.protocol.codecs import JSON, MSGPACK, OCTETS, TEXT, CodecError, UnknownEncoding, ValidationError, encode
-from warren.protocol.signature import Delivery, Method, make_method, mark, method_of
+from warren.protocol.signature import DeliveryMode, Method, make_method, mark, method_of
 
 
 def declare(
     function: Callable[..., Any],
     *,
     name: str | None = None,
-    delivery: Delivery = "report",
+    delivery: DeliveryMode = "report",
     max_attempts: int = 3,
     default: bool = False,
     time_limit: float | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from warren.dead.queue import Letter
+from warren.dead.queue import DeadMessage
 from warren.printable import aligned, printable, printable_bytes
 
 #: Bytes of a body, levels of nested headers, and characters of a cause in a table that are shown.
@@ -20,31 +20,30 @@ _CAUSE = ("code", "execution", "origin", "type", "text", "instance")
 _COLUMNS = ("id", "reason", "method", "age", "size", "caller", "cause")
 
 
-def summary(letter: Letter) -> dict[str, Any]:
+def summary(entry: DeadMessage) -> dict[str, Any]:
     """What `list` says of a message."""
-    death = letter.death
+    death = entry.death
     return {
-        "id": letter.id,
-        "reason": letter.reason,
-        "method": letter.method,
-        "since": letter.since.isoformat() if letter.since is not None else None,
-        "size": letter.size,
-        "caller": letter.caller,
-        "call": letter.was_a_call,
+        "id": entry.id,
+        "reason": entry.reason,
+        "method": entry.method,
+        "since": entry.since.isoformat() if entry.since is not None else None,
+        "size": entry.size,
+        "caller": entry.caller,
+        "call": entry.was_a_call,
         "attempt": death.attempt,
         **{name: None if (word := getattr(death, name)) is None else printable(word) for name in _CAUSE},
     }
 
 
-def everything(letter: Letter) -> dict[str, Any]:
+def everything(entry: DeadMessage) -> dict[str, Any]:
     """What `show` says of a message."""
-    properties = vars(letter.properties) if letter.properties is not None else {}
-    body = letter.body if letter.body is not None else b""
-    return summary(letter) | {
-        "properties": {name: _plain(value) for name, value in properties.items() if name != "table"},
-        "headers": "cannot be read" if letter.headers is None else _plain(letter.headers),
+    body = entry.body if entry.body is not None else b""
+    return summary(entry) | {
+        "properties": {name: _plain(value) for name, value in entry.named_properties.items()},
+        "headers": "cannot be read" if entry.headers is None else _plain(entry.headers),
         "body": printable_bytes(body[:BODY_SHOWN]),
-        "body_left_out": letter.size - len(body[:BODY_SHOWN]),
+        "body_left_out": entry.size - len(body[:BODY_SHOWN]),
     }
 
 
@@ -86,14 +85,14 @@ def _age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def page(letter: Mapping[str, Any]) -> list[str]:
+def page(entry: Mapping[str, Any]) -> list[str]:
     """All there is to say about one message, in lines."""
-    lines = [f"{name:<18}{letter[name] or 'not known'}" for name in ("id", "reason", "since")]
-    lines += [f"{name:<18}{letter[name]}" for name in (*_CAUSE, "attempt") if letter[name] is not None]
+    lines = [f"{name:<18}{entry[name] or 'not known'}" for name in ("id", "reason", "since")]
+    lines += [f"{name:<18}{entry[name]}" for name in (*_CAUSE, "attempt") if entry[name] is not None]
     for title in ("properties", "headers"):
-        lines += ["", title, *_section(letter[title])]
-    lines += ["", f"body ({letter['size']} bytes)", f"  {letter['body']}"]
-    return lines + ([f"  … {letter['body_left_out']} bytes more"] if letter["body_left_out"] else [])
+        lines += ["", title, *_section(entry[title])]
+    lines += ["", f"body ({entry['size']} bytes)", f"  {entry['body']}"]
+    return lines + ([f"  … {entry['body_left_out']} bytes more"] if entry["body_left_out"] else [])
 
 
 def _section(values: Any) -> list[str]:

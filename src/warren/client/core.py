@@ -36,7 +36,7 @@ _CLOSE_PATIENCE = 0.8
 _EXCHANGE = topology.EXCHANGE.encode()
 
 
-class Caller:
+class ClientCore:
     """Calls over one supervised connection."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:

@@ -15,7 +15,7 @@ from warren.amqp.frames import Delivery, decode_properties, encode_properties
 from warren.amqp.tables import decode_table
 from warren.errors import Code, Execution, Origin, RemoteError, Unavailable, make_error
 from warren.protocol import codecs
-from warren.protocol.dead_letter import Death, dead_properties, retry_properties
+from warren.protocol.dead_message import Death, dead_properties, retry_properties
 from warren.protocol.request import Request, RequestTemplate
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, UTC)

@@ -1,4 +1,4 @@
-"""What runs in the thread of a blocking client: an event loop with a `Caller`, and the inbox that leads into it.
+"""What runs in the thread of a blocking client: an event loop with a `ClientCore`, and the inbox that leads into it.
 
 A request is handed over in the inbox and finished in any case: with its outcome, or with why there is none.
 """
@@ -11,7 +11,7 @@ from collections import deque
 from contextvars import Context
 from typing import Any, Protocol
 
-from warren.client.caller import Caller
+from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
@@ -27,17 +27,17 @@ class Request(Protocol):
 
     given_up: bool
 
-    def begin(self, caller: Caller) -> None:
+    def begin(self, core: ClientCore) -> None:
         """In the I/O thread: start it."""
 
-    def give_up(self, caller: Caller) -> None:
+    def give_up(self, core: ClientCore) -> None:
         """In the I/O thread: nobody waits for it any more."""
 
     def finish(self, outcome: Any) -> None:
         """Take the outcome; an exception stands for itself."""
 
 
-class CallerLoop:
+class CoreLoop:
     """Has one life: `prepare` and `run`, in its thread, and `close`. Requests are put in from any thread.
 
     Attributes:
@@ -52,7 +52,7 @@ class CallerLoop:
         self._limits = limits
         self._context = Context()  # of all that outlives a call: it must carry nothing of the caller's
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._caller: Caller | None = None
+        self._core: ClientCore | None = None
         self._inbox: deque[Request] = deque()
         self._woken = False
         self._stopping = False
@@ -60,7 +60,7 @@ class CallerLoop:
 
     @property
     def ignored_replies(self) -> int:
-        return self._caller.ignored_replies if self._caller is not None else 0
+        return self._core.ignored_replies if self._core is not None else 0
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class CallerLoop:
         try:
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
-            self._caller = loop.run_until_complete(self._make_caller())
+            self._core = loop.run_until_complete(self._make_core())
         except BaseException:  # no descriptor left, for example
             if loop is not None:
                 loop.close()
@@ -106,10 +106,10 @@ class CallerLoop:
         finally:
             self._end(self._loop)
 
-    async def _make_caller(self) -> Caller:
-        caller = Caller(self._settings, self._limits)
-        caller.open()
-        return caller
+    async def _make_core(self) -> ClientCore:
+        core = ClientCore(self._settings, self._limits)
+        core.open()
+        return core
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stopping:
@@ -133,20 +133,20 @@ class CallerLoop:
 
     def _die(self, loop: asyncio.AbstractEventLoop) -> None:
         """End every call without a loop to rely on."""
-        assert self._caller is not None
+        assert self._core is not None
         self.dead, self.is_open = True, False
         try:
-            loop.run_until_complete(self._caller.close())
+            loop.run_until_complete(self._core.close())
         except Exception:
-            closing = self._caller.close()  # its first step ends all calls, and needs no loop
+            closing = self._core.close()  # its first step ends all calls, and needs no loop
             with contextlib.suppress(Exception, StopIteration):
                 closing.send(None)
             closing.close()
 
     def _begin_closing(self) -> None:
         if self._closing is None:
-            assert self._caller is not None
-            self._closing = self._caller.loop.create_task(self._caller.close())
+            assert self._core is not None
+            self._closing = self._core.loop.create_task(self._core.close())
             self._closing.add_done_callback(self._stop)
 
     def _stop(self, closing: asyncio.Task[None]) -> None:
@@ -163,12 +163,12 @@ class CallerLoop:
             self._take(inbox.popleft())
 
     def _take(self, request: Request) -> None:
-        assert self._caller is not None
+        assert self._core is not None
         if request.given_up:
-            request.give_up(self._caller)
+            request.give_up(self._core)
             return
         try:
-            request.begin(self._caller)
+            request.begin(self._core)
         except BaseException as error:  # the caller's to hear, not the loop's
             request.finish(error)
 
