@@ -69,7 +69,7 @@ _LOST = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
     " ran is not known, and it is not run again"
 )
-_LATE = "the request's time was over before a worker could begin"
+_LATE = "the request's time was over before this attempt could begin"
 
 
 class Admission:
