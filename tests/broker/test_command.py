@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pika
 import pytest
@@ -76,11 +77,20 @@ def test_another_user_can_be_let_in() -> None:
         assert (refused.returncode, "ACCESS_REFUSED" in refused.stderr) == (3, True)
 
 
-def test_a_taken_port_is_said_so() -> None:
+def test_a_taken_port_is_named_with_what_to_do() -> None:
     with Broker() as broker:
-        done = warren("broker", "--port", str(broker.port))
+        port = broker.port
+        done = warren("broker", "--port", str(port))
     assert done.returncode == 1
-    assert "cannot listen" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: it is in use" in done.stderr
+    assert "--port 0" in done.stderr
+
+
+def test_a_socket_that_cannot_be_made_is_named_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "no folder" / "amqp"
+    done = warren("broker", "--socket", str(path))
+    assert (done.returncode, f"cannot listen on {path}: " in done.stderr) == (1, True)
+    assert "No such file or directory" in done.stderr
 
 
 def test_status_of_nothing_is_said_so() -> None:

@@ -76,7 +76,7 @@ def _seconds_of(command: tuple[str, ...]) -> float:
         (["dead", "drop", "a", "id", "--reason", "POISON"], 2, "go with --all"),
         (["broker", "status", "--url", "foo"], 2, "it has no scheme"),
         (["broker", "status", "--socket", "/nonexistent"], 3, "no broker can be reached"),
-        (["broker", "--host", "\udcff", "--port", "0"], 1, "cannot listen there"),
+        (["broker", "--host", "\udcff", "--port", "0"], 1, "cannot listen on \\udcff:0"),
         (["call", "a.b", "[" * 100_000], 2, "nested too deeply"),
         (["dead", "count", "a", "--url", "amqp://localhost:1?name=" + "n" * 300], 3, "connection refused"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from dataclasses import asdict
@@ -80,7 +81,16 @@ def broker(port: int, socket: str | None, host: str, user: str, verbose: bool) -
     try:
         asyncio.run(run_broker(Broker(host=host, port=port, socket=socket, users={name: password})))
     except (OSError, UnicodeError) as error:
-        fail(f"cannot listen there: {error}", CANNOT_LISTEN)
+        fail(_cannot_listen(f"{host}:{port}" if socket is None else socket, error), CANNOT_LISTEN)
+
+
+def _cannot_listen(where: str, error: OSError | UnicodeError) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen on {where}: it is in use, perhaps by RabbitMQ, which will do as well, or by another"
+            " warren broker; --port takes another port, and --port 0 a free one"
+        )
+    return f"cannot listen on {where}: {error}"
 
 
 def status(url: str, socket: str | None, as_json: bool) -> None:
