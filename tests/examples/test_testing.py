@@ -34,3 +34,11 @@ def test_its_tests_pass_on_rabbitmq_but_for_the_fault_of_the_embedded_broker(tmp
     output = _run(tmp_path, f"--warren-url={url}")
     assert "1 failed, 6 passed" in output, output
     assert "stall() is done by the embedded broker" in output
+
+
+def test_in_its_own_folder_the_options_of_the_project_do_not_count() -> None:
+    """They need plugins that somebody who tries the example does not have."""
+    folder = FILES[0].parent
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert f"rootdir: {folder}\nconfigfile: pytest.ini\n" in done.stdout
