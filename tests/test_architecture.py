@@ -177,6 +177,14 @@ def test_type_checkers_and_the_interpreter_find_the_same_at_the_front_door() -> 
     assert homes.keys() <= set(dir(warren))
 
 
+def test_a_star_import_gets_all_that_is_at_the_front_door_and_nothing_else() -> None:
+    nodes = [node for node in ast.walk(TREES["warren"]) if isinstance(node, ast.ImportFrom)]
+    offered = {alias.asname for node in nodes for alias in node.names if alias.asname}
+    found: dict[str, object] = {}
+    exec("from warren import *", found)
+    assert found.keys() - {"__builtins__"} == offered - {"__version__"}
+
+
 def test_what_is_not_at_the_front_door_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'warren' has no attribute 'Klient'"):
         _ = warren.Klient  # type: ignore[attr-defined]

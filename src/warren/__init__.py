@@ -47,6 +47,10 @@ else:
         "Service": "warren.server.service",
     }
 
+    #: For ``from warren import *``, which would give only what is loaded already.
+    __all__ = list(_HOMES)
+    __all__ += [name for name, value in globals().items() if getattr(value, "__module__", "") == CallError.__module__]
+
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

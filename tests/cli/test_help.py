@@ -101,3 +101,20 @@ def test_a_closed_pipe_ends_a_command_silently() -> None:
     process.stdout.close()
     _none, error = process.communicate(timeout=PATIENCE)
     assert error == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [("call a.b --url amqp://127.0.0.1:1", "2>&-", 3), ("call --bogus", "2>&-", 2), ("--version", ">&-", 0)],
+)
+def test_a_closed_stream_changes_no_exit_code(words: str, closed: str, code: int) -> None:
+    command = ["sh", "-c", f'exec "$@" {words} {closed}', "sh", *WARREN]
+    done = subprocess.run(command, env=environment(), capture_output=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+@pytest.mark.parametrize("columns", ["1", "2", "3", "22"])
+def test_the_terminal_may_be_as_narrow_as_it_likes(columns: str) -> None:
+    narrow = environment() | {"COLUMNS": columns}
+    done = subprocess.run([*WARREN, "call", "--help"], env=narrow, capture_output=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -49,13 +49,10 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line, and end the process."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _prepare_streams()
     try:
         code = run(sys.argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KeyboardInterrupt:  # while modules were loaded
         code = INTERRUPTED
     except OSError as error:  # a full disk behind the output, for example
@@ -104,6 +101,14 @@ def _be_a_group(parser: Parser) -> None:
     if not parser.command:
         parser.flag("--version", help="Show the version.")
     parser.set_defaults(run=help_)
+
+
+def _prepare_streams() -> None:
+    """Have both streams, where one is closed, too: what is printed there goes nowhere, and nothing fails over it."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _let_go_of_stdout() -> None:

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from warren.cli.output import USAGE, fail, say
 
+_NARROWEST = 20  # columns that text is laid out for, however narrow the terminal is
+
 
 class Parser(argparse.ArgumentParser):
     """The arguments of one command. What runs it is its default ``run``, which gets all others by name."""
@@ -78,7 +80,7 @@ def _listed(commands: Mapping[str, str]) -> str:
 
 
 def _filled(text: str, indent: int = 0) -> str:
-    return fill(text, get_terminal_size().columns - 2, subsequent_indent=" " * indent)
+    return fill(text, max(get_terminal_size().columns - 2, _NARROWEST), subsequent_indent=" " * indent)
 
 
 def number(kind: Callable[[str], float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
