@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from warren import checks
+from warren.amqp.frames import Properties
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.requests import Reply, Target
 from warren.errors import CallError
@@ -163,13 +164,17 @@ def encode_bare(body: bytes | str) -> bytes:
     return body.encode() if isinstance(body, str) else bytes(body)
 
 
+#: In place of an outcome that has been raised. Not `del`: mypyc makes code of it that crashes.
+_NOTHING: Reply = (Properties(), b"")
+
+
 def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:
     """The result that a call ended in, or raise what it ended in instead."""
     if isinstance(outcome, Exception):
         try:
             raise outcome
         finally:
-            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
+            outcome = _NOTHING  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     method = target.declared
     try:
@@ -194,7 +199,7 @@ def read_bare(outcome: Reply | Exception, target: Target) -> bytes:
         try:
             raise outcome
         finally:
-            del outcome  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
+            outcome = _NOTHING  # else it keeps this frame, and the frame keeps it: a cycle, and with it the client
     p, body = outcome
     try:
         read_reply(p, body, lambda _problem, _status: None)
@@ -209,7 +214,7 @@ def read_confirm(outcome: Exception | None) -> None:
         try:
             raise outcome
         finally:
-            del outcome
+            outcome = None
 
 
 def _locate(error: CallError, target: Target, p: Any) -> CallError:
