@@ -67,6 +67,7 @@ def test_it_fails():
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A folder with a suite that has our plugins."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # else the plugins, too, are parsed at each start
     pytester.makefile(".ini", pytest=CONFIGURATION)
     pytester.makeconftest('pytest_plugins = ["tests.support.lanes", "tests.support.reports", "tests.support.seeds"]')
     return pytester

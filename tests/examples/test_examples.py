@@ -48,7 +48,7 @@ CASES = {
     ),
     "pipeline": Case(tuple(f"{way}: 7540113804746346428" for way in ("asyncio", "futures", "threads")), service="fib"),
     "tutorial_six": Case(
-        (r"fib\(20\) = 6765", r"fib\(abc\): INVALID_ARGUMENT: Expected `int`, got `str` - at `n`"),
+        (r"fib\(20\) = 6765", r"fib\(abc\): Expected `int`, got `str` - at `n`"),
         errors=r"rpc_queue: refused the default method \(.*\): Expected `int`, got `str` - at `n`\n",
     ),
     "errors": Case(

@@ -15,7 +15,7 @@ from warren.amqp import frames
 from warren.amqp.frames import FrameError, Properties
 from warren.amqp.tables import decode_table, encode_table
 
-PROPERTY_NAMES = list(Properties.__annotations__)
+PROPERTY_NAMES = Properties.__slots__
 
 
 def as_warren_has_it(given_set: dict[str, Any]) -> Properties:
