@@ -96,6 +96,7 @@ LOST = st.lists(
     min_size=1,
     max_size=3,
 )
+FATES = st.sampled_from(["take", "take", "refuse", "return", "close"])
 Broken = tuple[str, str, int, type[BaseException]]
 _SEAMS = [(owner, name) for owner, names in SEAMS.items() for name in names]
 _KINDS = [RuntimeError, MemoryError, asyncio.CancelledError, SystemExit]
@@ -116,6 +117,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
     #: For who looks for one kind of fault: this function fails in every life.
     surely_broken: Broken | None = None
+    surely_wrapped = False  # in middleware
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +136,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.losses = 0
         self.denied = False  # whether the broker has denied a copy
         self.life = 0  # which process it is; of earlier ones nothing runs any more
-        self.arrived: dict[Asked, float] = {}
+        self.arrived: dict[tuple[object, int], float] = {}  # by channel and delivery tag
         self.excused: set[Asked] = set()  # taken off before they ran, and then their process ended
         self.finishing: asyncio.Task[Any] | None = None
 
@@ -147,9 +149,11 @@ class WorkerMachine(RuleBasedStateMachine):
         self, concurrency: int, middleware: bool, tracebacks: bool, broken: Broken | None, wishes: list[Wish]
     ) -> None:
         self.broker.on_reply, self.broker.on_back = self._heard, self._came_back
-        self.options = concurrency, middleware, tracebacks
+        self.options = concurrency, middleware or self.surely_wrapped, tracebacks
         self._begin_life()
         broken = self.surely_broken or broken
+        if broken is not None and broken[1] == "settled" and not issubclass(broken[3], Exception):
+            broken = None  # nothing of a user's is in there, and a task of its own hears of it
         if broken is not None:
             owner, name, count, kind = broken
             self.sabotage.arm(owner_of(owner, self.worker, self.channel, self.outlet), name, count, kind)
@@ -171,7 +175,8 @@ class WorkerMachine(RuleBasedStateMachine):
         w.copies.on_broken = self._outlet_broke
         w._start = partial(self._starting, w._start)
         w._settler.reject = partial(self._rejected, w._settler.reject)
-        self.outlet_broken = False
+        w.copies.on_retired = lambda channel: channel.lose(LinkLost("closed by us"))
+        self.outlets: list[ModelChannel] = []
         self._open_link()
 
     def _service(self, middleware: bool, tracebacks: bool) -> Service:
@@ -186,6 +191,7 @@ class WorkerMachine(RuleBasedStateMachine):
             return self._handle_now(number, life)
 
         def handle_late(number: int) -> Any:
+            self.requests[number].begun = True
             return self._handle(number, life)
 
         def declared(name: str, function: Any, **options: Any) -> None:
@@ -214,7 +220,8 @@ class WorkerMachine(RuleBasedStateMachine):
 
     def _open_outlet(self) -> None:
         self.outlet_broken = False
-        self.outlet = ModelChannel(self.broker, "copies")
+        opened = ModelChannel(self.broker, "copies")
+        self.outlets = [*(outlet for outlet in self.outlets if outlet.closed is None), opened]
         self.loop.turn(lambda: self.worker.copies.attach(cast(HotChannel, self.outlet)))
 
     def _rejected(self, reject: Callable[[Attempt], None], attempt: Attempt) -> None:
@@ -226,12 +233,21 @@ class WorkerMachine(RuleBasedStateMachine):
     def _starting(self, start: Callable[[Attempt], None], attempt: Attempt) -> None:
         asked, request = self._of(attempt), attempt.request
         assert request is not None
-        if request.attempt > 1 and self.clock.now - self.arrived[asked] < 5 and not self.sabotage.done:
+        if (
+            request.attempt > 1
+            and self.clock.now - self.arrived[attempt.channel, attempt.delivery.tag] < 5
+            and not self.sabotage.done
+        ):
             for handed in self.channel.unacked.values():
                 doubled = handed.copied and handed.settled
                 other = handed.message.request
                 self.broker.hold(not doubled, f"{asked} begins, and {other} may come back though its copy is there")
         start(attempt)
+
+    @property
+    def outlet(self) -> ModelChannel:
+        """The newest; one before may still be answered."""
+        return self.outlets[-1]
 
     def _outlet_broke(self) -> None:
         self.outlet_broken = True
@@ -241,6 +257,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def _enter(self, number: int) -> Asked:
         asked = self.requests[number]
         asked.entries += 1
+        asked.begun = True
         self.broker.hold(MARK.get() in (None, number), f"{asked} sees the context of {MARK.get()}")
         MARK.set(number)
         self.broker.hold("NOT_EXECUTED" not in asked.heard, f"{asked} was told not to have been executed")
@@ -322,7 +339,7 @@ class WorkerMachine(RuleBasedStateMachine):
         if key == b"any":
             asked.put_back += 1
             for handed in self.channel.unacked.values():
-                handed.copied |= handed.message.request is asked and not handed.settled
+                handed.copied |= handed.message.request is asked and not handed.settled and asked.put_back == 1
             self.broker.hold(
                 "NOT_EXECUTED" not in asked.heard, f"{asked} is put back, its caller may have asked another"
             )
@@ -338,18 +355,18 @@ class WorkerMachine(RuleBasedStateMachine):
         if executed == "NOT_EXECUTED" and asked.doubled:
             return  # its copy and itself know nothing of each other: its link was lost between copy and ack
         if executed == "NOT_EXECUTED":
-            self.broker.hold(not asked.entries, f"{asked} had begun")
+            self.broker.hold(not asked.begun, f"{asked} had begun")
             self.broker.hold(not asked.elsewhere, f"{asked} may have been begun elsewhere")
             self.broker.hold(asked not in self._in_queue(), f"{asked} is still to be begun")
         elif executed == "EXECUTED":
-            begun = asked.entries or asked.number in self.threads.serving()  # a thread's job is never withdrawn
+            begun = asked.begun or asked.number in self.threads.serving()  # a thread's job is never withdrawn
             self.broker.hold(begun, f"{asked} had not begun")
         elif executed == "result":
             self.broker.hold(asked.ran or asked.cut_short, f"{asked} has no result")
 
     def _in_queue(self) -> list[Asked]:
         """What is in the queue, or on its way there, and will be begun by whoever gets it."""
-        written = [rest for what, *rest in self.outlet.outbox if what == "publish"]
+        written = [rest for outlet in self.outlets for what, *rest in outlet.outbox if what == "publish"]
         heads = [head for _, _, key, head, _ in written if key == b"any"]
         under_way = [self.broker.requests[decode_properties(head).correlation_id or b""] for head in heads]
         queued = [m.request for m in self.broker.queue if not m.redelivered or m.request.method in AT_LEAST_ONCE]
@@ -417,7 +434,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
         def act() -> None:
             asked.deliveries += 1
-            self.arrived[asked] = self.clock.now
+            self.arrived[self.channel, self.channel.next_tag] = self.clock.now
             before = self._taken()
             with contextlib.suppress(KeyboardInterrupt):
                 self.channel.deliver(message)
@@ -479,7 +496,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.clock.now += seconds
         self.loop.turn()
 
-    @rule(wishes=LOST, fate=st.sampled_from(["take", "take", "refuse", "return", "close"]))
+    @rule(wishes=LOST, fate=FATES)
     def attempts_were_lost_elsewhere(self, wishes: list[Wish], fate: str) -> None:
         """They are published again at once, and come to this worker, as there is no other."""
         for wish in wishes:
@@ -492,27 +509,30 @@ class WorkerMachine(RuleBasedStateMachine):
 
     @rule()
     def copies_are_taken(self) -> None:
-        while self.outlet.outbox:
-            self.loop.turn(self.outlet.read)
-        while self.outlet.inbox:
-            self.loop.turn(self.outlet.answer)
+        for outlet in self.outlets:
+            while outlet.outbox:
+                self.loop.turn(outlet.read)
+            while outlet.inbox:
+                self.loop.turn(outlet.answer)
 
     @rule(
         outlet=st.booleans(),
+        old=st.booleans(),
         count=st.integers(1, 3),
         fate=st.sampled_from(["take"] * 3 + ["refuse", "return", "close"]),
     )
-    def broker_reads(self, outlet: bool, count: int, fate: str) -> None:
-        channel = self.outlet if outlet else self.channel
+    def broker_reads(self, outlet: bool, count: int, fate: str, old: bool = False) -> None:
+        channel = self.outlets[0 if old else -1] if outlet else self.channel
         self.denied |= fate != "take"
         for _ in range(count):
             self.loop.turn(lambda: channel.read(fate))
         if channel.closed is not None:
             self.losses += 1
 
-    @rule(count=st.integers(1, 3))
-    def broker_answers(self, count: int) -> None:
-        self.loop.turn(lambda: self.outlet.answer(count))
+    @rule(count=st.integers(1, 3), old=st.booleans())
+    def broker_answers(self, count: int, old: bool) -> None:
+        outlet = self.outlets[0 if old else -1]
+        self.loop.turn(lambda: outlet.answer(count))
 
     @rule(what=st.sampled_from(["outlet", "channel", "link", "process"]))
     def something_goes(self, what: str) -> None:
@@ -524,11 +544,14 @@ class WorkerMachine(RuleBasedStateMachine):
         }[what]()
 
     def _outlet_is_replaced(self) -> None:
+        """After a refusal, that is, while what was published behind it is unanswered."""
+        if self.outlet.outbox and not self.outlet_broken:
+            self.broker_reads(outlet=True, count=1, fate="refuse")
+            while self.outlet.inbox and not self.outlet_broken:
+                self.broker_answers(1, old=False)
         if self.outlet_broken or self.outlet.closed is not None:
-            before = self.outlet
             self.losses += 1
             self._open_outlet()
-            before.lose(LinkLost("replaced"))
 
     def _channel_closes(self) -> None:
         if self.channel.closed is None:
@@ -542,7 +565,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.losses += 1
 
         def lose() -> None:
-            for channel in (self.channel, self.outlet):
+            for channel in (self.channel, *self.outlets):
                 channel.lose(LinkLost("reset"))
             self.worker.link_lost()
 
@@ -561,8 +584,9 @@ class WorkerMachine(RuleBasedStateMachine):
         copies = [copy for copy in self._copies() if copy.outlives_link]  # the log says that they are lost
         self.excused |= {self._of(_owner(copy)) for copy in copies}
         self.worker.close()
-        for channel in (self.channel, self.outlet):
+        for channel in (self.channel, *self.outlets):
             channel.lose(LinkLost("the process is gone"))
+        self.worker.link_lost()
 
     def _of(self, attempt: Attempt) -> Asked:
         assert attempt.request is not None
@@ -571,7 +595,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def _copies(self) -> list[Any]:
         """What is to be put elsewhere, and is not safe yet."""
         all = cast(Any, self.worker).copies
-        unconfirmed = [] if all._outlet is None else all._outlet.confirms.open()
+        unconfirmed = [copy for outlet in all._outlets for copy in outlet.confirms.open()]
         return [*unconfirmed, *all._waiting, *all._pauses]
 
     @precondition(lambda self: self.finishing is not None and self.finishing.done())
@@ -588,6 +612,16 @@ class WorkerMachine(RuleBasedStateMachine):
     def drain(self) -> None:
         if not self.worker.draining:
             self.loop.turn(self.worker.stop_taking)
+
+    @precondition(lambda self: self.finishing is None)
+    @rule(wishes=WISHES, fate=FATES)
+    def a_drain_hands_back(self, wishes: list[Wish], fate: str) -> None:
+        """What has come behind its beginning; the broker takes the first, and the second meets this fate."""
+        self.drain()
+        self.deliver(wishes)
+        self.hand_back()
+        self.broker_reads(outlet=True, count=1, fate="take")
+        self.broker_reads(outlet=True, count=1, fate=fate)
 
     @precondition(lambda self: self.worker.draining)
     @rule()
@@ -607,11 +641,10 @@ class WorkerMachine(RuleBasedStateMachine):
             if life == self.life:
                 self._check_what_a_drain_leaves()
                 self.losses += len(self._copies())
-                for channel in (self.channel, self.outlet):  # an orderly end: what was written arrives
+                for channel in (self.channel, *self.outlets):  # an orderly end: what was written arrives
                     while channel.read():
                         pass
                 self._process_ends()
-                self.worker.link_lost()
 
     def _check_what_a_drain_leaves(self) -> None:
         """Only what code still runs of, and what the broker has not confirmed in time."""
@@ -685,11 +718,9 @@ class WorkerMachine(RuleBasedStateMachine):
             self.open_gate(0, "return")
         while self.threads.jobs:
             self.run_job(0)
-        for channel in (self.channel, self.outlet):
-            while channel.outbox:
-                self.loop.turn(channel.read)
-        while self.outlet.inbox:
-            self.loop.turn(self.outlet.answer)
+        while self.channel.outbox:
+            self.loop.turn(self.channel.read)
+        self.copies_are_taken()
         self.loop.settle()
 
     def _serve_what_waits(self) -> None:

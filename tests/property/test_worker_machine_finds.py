@@ -16,7 +16,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_worker_machine import WorkerMachine
-from warren.amqp.confirms import Confirms
+from tests.support.odd_errors import Bare
 from warren.errors import Execution
 from warren.protocol import evidence, problems
 from warren.protocol.codecs import CodecError
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings(
 #: The first failure is enough; the same examples each time.
 SEARCH = settings(
     phases=(Phase.generate,),
-    max_examples=300,
+    max_examples=600,
     stateful_step_count=40,
     report_multiple_bugs=False,
     database=None,
@@ -46,7 +46,7 @@ SEARCH = settings(
     deadline=None,
 )
 #: What the machine says itself, and what a broken worker lets through into its loop.
-FOUND = (AssertionError, SystemExit, KeyboardInterrupt, asyncio.InvalidStateError)
+FOUND = (AssertionError, SystemExit, KeyboardInterrupt, Bare, asyncio.InvalidStateError)
 Patch = pytest.MonkeyPatch
 FAULTS: list[Callable[[Patch], None]] = []
 
@@ -152,13 +152,13 @@ def a_thread_that_was_given_up_reports_to_nobody(patch: Patch) -> None:
 
 @fault
 def a_handler_that_middleware_left_alone_has_no_place(patch: Patch) -> None:
-    spawn, ended = Runner._spawn, Runner._ended
+    ended = Runner._ended
 
     def end_at_once(self: Runner, attempt: Attempt) -> None:
         attempt.busy = 1
         ended(self, attempt)
 
-    patch.setattr(Runner, "_spawn", spawn)
+    patch.setattr(WorkerMachine, "surely_wrapped", True)
     patch.setattr(Runner, "_ended", end_at_once)
 
 
@@ -171,6 +171,7 @@ def what_was_answered_is_answered_again(patch: Patch) -> None:
         send(self, attempt, address, reply)
 
     patch.setattr(Settler, "_send", forgetful)
+    patch.setattr(WorkerMachine, "surely_broken", ("settler", "_release", 1, RuntimeError))
 
 
 @fault
@@ -253,14 +254,12 @@ def a_copy_that_came_back_counts_as_taken(patch: Patch) -> None:
 def publish_numbers_are_counted_on_the_next_channel(patch: Patch) -> None:
     attach = Copies.attach
 
-    def keep(self: Copies, channel: Any) -> Any:
-        confirms: Confirms[Copy] = Confirms()
-        if self._outlet is not None:
-            confirms, self._outlet.confirms = self._outlet.confirms, confirms
-        before = attach(self, channel)
+    def keep(self: Copies, channel: Any) -> None:
+        before = self._outlet
+        attach(self, channel)
         assert self._outlet is not None
-        self._outlet.confirms = confirms
-        return before
+        if before is not None:
+            before.confirms, self._outlet.confirms = self._outlet.confirms, before.confirms
 
     patch.setattr(Copies, "attach", keep)
 
@@ -277,15 +276,6 @@ def a_drain_forgets_who_waits_for_a_place(patch: Patch) -> None:
 @fault
 def a_drain_forgets_who_waits_for_proofs(patch: Patch) -> None:
     patch.setattr(Releases, "give_up_waiting", lambda self: self._suspected.clear() or [])
-
-
-@fault
-def who_waits_for_a_place_is_not_asked_again_whether_it_may_begin(patch: Patch) -> None:
-    def start_waiting(self: Worker) -> None:
-        while (waiting := self._places.next()) is not None:
-            self._start_late(waiting)
-
-    patch.setattr(Worker, "_start_waiting", start_waiting)
 
 
 @fault
@@ -333,7 +323,12 @@ def a_failure_means_executed(patch: Patch) -> None:
 
 @fault
 def a_worker_that_failed_itself_means_not_executed(patch: Patch) -> None:
-    patch.setattr(evidence, "SERVER", evidence._refused(evidence.SERVER.code, "SERVER"))
+    proven = evidence._proven
+
+    def never(ending: evidence.Ending, entered: bool) -> Execution:
+        return Execution.NOT_EXECUTED if ending is evidence.SERVER else proven(ending, entered)
+
+    patch.setattr(evidence, "_proven", never)
     patch.setattr(WorkerMachine, "surely_broken", ("replies", "result", 1, RuntimeError))
 
 

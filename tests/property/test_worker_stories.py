@@ -82,3 +82,13 @@ def test_the_caller_of_what_was_handed_back_hears_of_no_end(machine: WorkerMachi
     machine.copies_are_taken()
     assert machine.sabotage.done
     assert machine.requests[0].told == []
+
+
+def test_what_comes_back_with_its_channel_is_not_set_aside_any_more(machine: WorkerMachine) -> None:
+    begin(machine, wish("gone"))
+    machine.broker_reads(outlet=True, count=1, fate="refuse")
+    machine.copies_are_taken()
+    machine.something_goes("channel")
+    machine.pass_time(6.0)
+    machine.copies_are_taken()
+    assert machine.broker.dead == []

@@ -60,6 +60,11 @@ class ModelChannel:
         self._published = 0
         self._tag = 0
 
+    @property
+    def next_tag(self) -> int:
+        """The tag of the next delivery."""
+        return self._tag + 1
+
     # --- what the worker calls ----------------------------------------------------------------------------------
 
     def attach(self, receiver: Any, *, body_limit: int) -> None:

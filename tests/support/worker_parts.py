@@ -45,6 +45,7 @@ class Asked:
             self.odd = Bare  # raised in a task that its middleware made it ends the loop: nobody can prevent that
         told = ("redelivered", "last attempt") if wish.flaw == "bad table" else BEFORE
         self.elsewhere = wish.before in told  # another worker may have begun it
+        self.begun = False
         self.entries = 0
         self.ran = 0  # handlers that returned
         self.cut_short = False  # middleware answered instead of its handler

@@ -65,6 +65,7 @@ class Copy:
     _tries: int = 0
     _gives_up: float = field(default=float("inf"))
     returned: str | None = None
+    needless: bool = False  # its original is the broker's again
 
     @property
     def way(self) -> Way:
@@ -183,7 +184,8 @@ class Copies:
         while self._waiting and (outlet := self._free_outlet()) is not None:
             copy = self._waiting.popleft()
             copy.returned = None
-            self._judge(copy, partial(outlet.publish, copy))
+            if not copy.needless:
+                self._judge(copy, partial(outlet.publish, copy))
 
     def _free_outlet(self) -> _Outlet | None:
         outlet = self._outlet
@@ -200,6 +202,13 @@ class Copies:
         copies = self._take_out()
         self._changed()
         return copies
+
+    def originals_lost(self) -> None:
+        """Their channel is gone, and the broker delivers them again: what has no copy yet needs none."""
+        unconfirmed = [copy for outlet in self._outlets for copy in outlet.confirms.open()]
+        for copy in (*unconfirmed, *self._waiting, *self._pauses):
+            copy.needless = not copy.outlives_link
+        self._changed()
 
     def link_lost(self) -> None:
         """The link is gone: the broker delivers again what was not acknowledged."""

@@ -74,10 +74,10 @@ class Replies:
         error = conclude(ending, message, earlier=attempt.earlier, entered=attempt.reached)
         return self._error(attempt, error, Problem())
 
-    def failed(self, attempt: Attempt, error: BaseException) -> Reply:
-        """The reply that says that something of ours went wrong."""
+    def failed(self, attempt: Attempt, error: BaseException, ending: Ending = evidence.SERVER) -> Reply:
+        """The reply that says that something of ours went wrong, with the evidence of this ending."""
         message = f"the server failed to handle the request: {class_name(type(error))}"
-        return self.ended(attempt, evidence.SERVER, message)
+        return self.ended(attempt, ending, message)
 
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:
         """The reply that carries what a handler, or its middleware, raised."""

@@ -37,7 +37,8 @@ _ASIDE_PATIENCE = 30.0
 
 _CAST_FAILED = "%s: %s failed and is set aside in %s: %s"
 _NOT_HANDED_BACK = "the request could not be handed to another worker"
-_MAYBE_HANDED_BACK = evidence.WORKER_LOST, "the request was being handed to another worker, which may have it or not"
+_IN_DOUBT = evidence.WORKER_LOST
+_MAYBE_HANDED_BACK = "the request was being handed to another worker, which may have it or not"
 
 
 class Settler:
@@ -139,7 +140,7 @@ class Settler:
                 patience=_ASIDE_PATIENCE,
                 outlives_link=attempt.acked,
                 taken=partial(self._copied, attempt, reply),
-                refused=partial(self._surely, attempt, self._not_buried, reply),
+                refused=partial(self._surely, attempt, evidence.SERVER, self._not_buried, reply),
             )
         )
         attempt.settled = True
@@ -196,6 +197,7 @@ class Settler:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)
             return
+        surely = partial(self._surely, attempt)
         certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
         self.copies.send(
             Copy(
@@ -205,8 +207,8 @@ class Settler:
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
                 taken=partial(self._copied, attempt, None),
-                refused=partial(self._surely, attempt, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
-                doubtful=None if certain else partial(self._surely, attempt, self._end_held, *_MAYBE_HANDED_BACK),
+                refused=partial(surely, evidence.SERVER, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
+                doubtful=None if certain else partial(surely, _IN_DOUBT, self._end_held, _IN_DOUBT, _MAYBE_HANDED_BACK),
             )
         )
         attempt.settled = True
@@ -216,20 +218,20 @@ class Settler:
 
     # --- when something of ours goes wrong ----------------------------------------------------------------------
 
-    def _surely(self, attempt: Attempt, step: Callable[..., None], *args: Any) -> None:
-        """A copy was not taken: the delivery is ours again, and this is its last step. Never raises."""
+    def _surely(self, attempt: Attempt, instead: Ending, step: Callable[..., None], *args: Any) -> None:
+        """A copy was not taken, and this is the last step; `instead` is told should it fail. Never raises."""
         attempt.settled = False
         try:
             step(attempt, *args)
         except BaseException as error:
-            self.fail(attempt, error)
+            self.fail(attempt, error, instead)
 
-    def fail(self, attempt: Attempt, error: BaseException) -> None:
+    def fail(self, attempt: Attempt, error: BaseException, ending: Ending = evidence.SERVER) -> None:
         """Answer what is not answered yet, and settle what is not settled. Never raises."""
         _complain(self._service, attempt, error)
         if attempt.request is not None:
             with _logged():
-                (self._answer if attempt.settled else self.reply)(attempt, self._replies.failed(attempt, error))
+                (self._answer if attempt.settled else self.reply)(attempt, self._replies.failed(attempt, error, ending))
         with _logged():
             self.reject(attempt)
 

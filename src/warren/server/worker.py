@@ -213,6 +213,7 @@ class Worker:
         """The channel is gone: what had not started will be delivered again."""
         self._give_up_waiting()
         self._held.clear()
+        self.copies.originals_lost()
 
     def link_lost(self) -> None:
         """The connection is gone."""
