@@ -100,9 +100,15 @@ FATES = st.sampled_from(["take", "take", "refuse", "return", "close"])
 Broken = tuple[str, str, int, type[BaseException]]
 _SEAMS = [(owner, name) for owner, names in SEAMS.items() for name in names]
 _KINDS = [RuntimeError, MemoryError, asyncio.CancelledError, SystemExit]
+
+
+def _break(seam: tuple[str, str], count: int, kind: type[BaseException]) -> Broken:
+    return (*seam, count, kind)
+
+
 #: A function of ours that fails at its n-th call, in half of the lives.
 BROKEN = st.none() | st.builds(
-    lambda seam, count, kind: (*seam, count, kind),
+    _break,
     st.sampled_from(_SEAMS),
     st.integers(1, 3),
     st.sampled_from(_KINDS),
@@ -110,6 +116,37 @@ BROKEN = st.none() | st.builds(
 ON_LOOP = ("report", "again", "once", "limited")
 AT_LEAST_ONCE = ("again", "again_threaded")
 AT_MOST_ONCE = ("once", "once_threaded", "limited")
+
+
+# When rules apply. Not lambdas: Hypothesis would parse their source, which CPython 3.11 fails at in odd moments.
+
+
+def _queued(self: Any) -> bool:
+    return bool(self.broker.queue)
+
+
+def _at_gates(self: Any) -> bool:
+    return bool(self.gates)
+
+
+def _in_threads(self: Any) -> bool:
+    return bool(self.threads.jobs)
+
+
+def _finished(self: Any) -> bool:
+    return bool(self.finishing is not None and self.finishing.done())
+
+
+def _may_finish(self: Any) -> bool:
+    return bool(self.worker.draining and self.finishing is None)
+
+
+def _draining(self: Any) -> bool:
+    return bool(self.worker.draining)
+
+
+def _not_finishing(self: Any) -> bool:
+    return bool(self.finishing is None)
 
 
 class WorkerMachine(RuleBasedStateMachine):
@@ -424,7 +461,7 @@ class WorkerMachine(RuleBasedStateMachine):
         )
         self._deliver(message, wish.cut)
 
-    @precondition(lambda self: self.broker.queue)
+    @precondition(_queued)
     @rule(cut=st.sampled_from(["", "", "cancel"]))
     def deliver_from_queue(self, cut: str) -> None:
         self._deliver(self.broker.queue.popleft(), cut)
@@ -470,13 +507,13 @@ class WorkerMachine(RuleBasedStateMachine):
         for _ in range(turns):
             self.loop.turn()
 
-    @precondition(lambda self: self.gates)
+    @precondition(_at_gates)
     @rule(index=st.integers(0, 5), how=st.sampled_from(["return", "raise", "unwritable"]))
     def open_gate(self, index: int, how: str) -> None:
         _, gate = self.gates.pop(index % len(self.gates))
         self.loop.turn(lambda: None if gate.done() else gate.set_result(how))
 
-    @precondition(lambda self: self.threads.jobs)
+    @precondition(_in_threads)
     @rule(index=st.integers(0, 5))
     def run_job(self, index: int) -> None:
         self.loop.turn(lambda: self.threads.work(index))
@@ -598,7 +635,7 @@ class WorkerMachine(RuleBasedStateMachine):
         unconfirmed = [copy for outlet in all._outlets for copy in outlet.confirms.open()]
         return [*unconfirmed, *all._waiting, *all._pauses]
 
-    @precondition(lambda self: self.finishing is not None and self.finishing.done())
+    @precondition(_finished)
     @rule()
     def another_process_begins(self) -> None:
         self._begin_life()
@@ -613,7 +650,7 @@ class WorkerMachine(RuleBasedStateMachine):
         if not self.worker.draining:
             self.loop.turn(self.worker.stop_taking)
 
-    @precondition(lambda self: self.finishing is None)
+    @precondition(_not_finishing)
     @rule(wishes=WISHES, fate=FATES)
     def a_drain_hands_back(self, wishes: list[Wish], fate: str) -> None:
         """What has come behind its beginning; the broker takes the first, and the second meets this fate."""
@@ -623,12 +660,12 @@ class WorkerMachine(RuleBasedStateMachine):
         self.broker_reads(outlet=True, count=1, fate="take")
         self.broker_reads(outlet=True, count=1, fate=fate)
 
-    @precondition(lambda self: self.worker.draining)
+    @precondition(_draining)
     @rule()
     def hand_back(self) -> None:
         self.loop.turn(self.worker.hand_back)
 
-    @precondition(lambda self: self.worker.draining and self.finishing is None)
+    @precondition(_may_finish)
     @rule()
     def finish(self) -> None:
         self.loop.turn(self.worker.hand_back)

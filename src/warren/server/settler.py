@@ -155,10 +155,7 @@ class Settler:
         self.reject(attempt)
 
     def _copied(self, attempt: Attempt, reply: Reply | None) -> None:
-        """The copy is safe: answer, if that is due, and let the original go. Never raises.
-
-        Whatever fails in here, there is one copy, and nobody is told of an end that the copy in its queue has not had.
-        """
+        """The copy is safe: answer, if that is due, and let the original go. Never raises, and makes no second copy."""
         attempt.settled = False
         try:
             if reply is not None:

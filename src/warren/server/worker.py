@@ -193,8 +193,7 @@ class Worker:
 
     def _start_waiting(self) -> None:
         while (waiting := self._places.next()) is not None:
-            assert waiting.request is not None
-            if waiting.request.attempt > 1 and not self._settler.releases.clean:  # it was when it began to wait
+            if waiting.earlier and not self._settler.releases.clean:  # it was when it began to wait
                 self._places.leave(waiting)
                 self._settler.releases.wait(waiting)
             else:
