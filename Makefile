@@ -12,6 +12,10 @@ LANES := -n auto
 # One for each core, as the tests of the quick lane hardly wait.
 QUICK_LANES := -n logical
 QUICK := tests/test_architecture.py tests/test_docs.py tests/test_sizes.py tests/unit tests/property
+# With what the compiled hot path is tried: no object of a test's own stands in for one of ours in there.
+COMPILED := tests/unit/amqp tests/unit/client/test_calls.py tests/unit/protocol/test_request.py \
+	tests/unit/protocol/test_reply.py tests/contract/test_calls.py tests/contract/test_delivery.py \
+	tests/contract/test_endings.py tests/contract/test_deadlines.py
 export DEBIAN_FRONTEND := noninteractive
 # Hundreds of processes that the tests start import Warren; with compiled files each takes a second less.
 unexport PYTHONDONTWRITEBYTECODE
@@ -65,7 +69,7 @@ differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedd
 
 compiled: venv rabbit  ## compile the hot path with mypyc, outside the tree, and test that; others: ARGS=tests/faults
 	@$(call need,$(CC) -E -include Python.h -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -x c /dev/null,gcc python3-dev)
-	@$(PY) tools/hot.py $(or $(ARGS),tests/unit/amqp tests/unit/client/test_calls.py tests/unit/protocol/test_wire.py tests/contract/test_calls.py)
+	@$(PY) tools/hot.py $(or $(ARGS),$(COMPILED))
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)

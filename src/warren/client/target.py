@@ -184,12 +184,12 @@ def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, ty
         if target.returns is not Any:
             return typed_decoder(content_type, target.returns)(body)
         return methods.untyped_decoder(content_type)(body)
-    except CodecError as error:
-        raise _locate(undecodable_reply(str(error)), target, p) from error
+    except CodecError as damage:  # another name each: mypyc gives a name one type
+        raise _locate(undecodable_reply(str(damage)), target, p) from damage
     except CallError as error:
         raise _locate(error, target, p) from error.__cause__
-    except Exception as error:
-        error.add_note(f"raised by the handler of {target.name}")
+    except Exception as own:
+        own.add_note(f"raised by the handler of {target.name}")
         raise
 
 
