@@ -246,7 +246,9 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
     written = template.encode(b"1", b"1", timeout_ms, 9_999_999_999_999, b"77")
-    again = Request(delivered(Request(delivered(written)).again(budget=budget, attempt=attempt, server_user="server")))
+    again = Request(
+        delivered(Request(delivered(written)).next_attempt(budget=budget, attempt=attempt, server_user="server"))
+    )
     left = timeout_ms if budget is None else max(0, int(budget * 1000))
     assert (again.timeout_ms, again.attempt) == (left, attempt)
     assert again.properties.expiration == (b"77" if budget is None else b"%d" % left)

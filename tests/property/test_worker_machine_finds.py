@@ -222,14 +222,14 @@ def an_ack_counts_when_it_is_written(patch: Patch) -> None:
 
 @fault
 def the_dead_are_set_aside_twice(patch: Patch) -> None:
-    bury = Settler.bury
+    set_aside = Settler.set_aside
 
     def twice(self: Settler, attempt: Attempt, reply: Reply) -> None:
-        bury(self, attempt, reply)
+        set_aside(self, attempt, reply)
         attempt.settled = False
-        bury(self, attempt, reply)
+        set_aside(self, attempt, reply)
 
-    patch.setattr(Settler, "bury", twice)
+    patch.setattr(Settler, "set_aside", twice)
 
 
 @fault

@@ -116,14 +116,14 @@ class Sabotage:
 SEAMS = {
     "admission": ("decide",),
     "replies": ("result", "ended", "raised", "_error"),
-    "settler": ("take_off", "reply", "_send", "_release", "bury", "_answer", "_not_buried", "hand_back"),
-    "ending": ("_end_held", "_let_go", "_bury_cast"),
+    "settler": ("take_off", "reply", "_send", "_release", "set_aside", "_answer", "_not_set_aside", "hand_back"),
+    "ending": ("_end_held", "_let_go", "_set_aside_cast"),
     "copies": ("_refused", "_in_doubt"),
     "releases": ("prove",),
     "places": ("take",),
     "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_job"),
     "worker": ("_admit", "_start", "_decline"),
-    "endings": ("finish", "_end_raised", "reply_to", "_log_failure", "refuse", "bury"),
+    "endings": ("finish", "_end_raised", "reply_to", "_log_failure", "refuse", "set_aside"),
     "channel": ("ack", "publish", "publish_unrouted", "flush", "settled"),
     "outlet": ("publish",),
 }

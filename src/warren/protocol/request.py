@@ -249,7 +249,7 @@ class Request:
         table = decode_table(self.properties.table or b"")
         return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
 
-    def again(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
+    def next_attempt(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.
 
         Args:

@@ -43,14 +43,14 @@ class Refuse(NamedTuple):
     message: str
 
 
-class Bury(NamedTuple):
+class SetAside(NamedTuple):
     """Set it aside, a call too, and then answer it with this ending."""
 
     ending: Ending
     message: str
 
 
-class Republish(NamedTuple):
+class HandBack(NamedTuple):
     """Publish it again as this attempt, with these seconds left."""
 
     attempt: int
@@ -63,7 +63,7 @@ class Hold(NamedTuple):
     left: float | None
 
 
-Decision = Run | Refuse | Bury | Republish | Hold
+Decision = Run | Refuse | SetAside | HandBack | Hold
 
 _LOST = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
@@ -94,7 +94,7 @@ class Admission:
             return self._too_large(request)
         left = remaining_budget(request.timeout_ms, request.deadline_ms, wall)
         if delivery.redelivered:
-            return _again(request, method, left)
+            return _next_attempt(request, method, left)
         if draining:
             return Hold(left)
         if left is not None and left <= 0:
@@ -126,14 +126,14 @@ def too_late() -> Refuse:
     return Refuse(evidence.ON_ARRIVAL, _LATE)
 
 
-def _again(request: Request, method: Method, left: float | None) -> Decision:
+def _next_attempt(request: Request, method: Method, left: float | None) -> Decision:
     """A worker may have begun this ``at-least-once`` request and died."""
     attempt = request.attempt + 1
     if attempt > method.max_attempts:
         message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
-        return Bury(evidence.POISON, message)
+        return SetAside(evidence.POISON, message)
     # Classic queues count no deliveries, so the count travels in the request.
-    return Republish(attempt, left)
+    return HandBack(attempt, left)
 
 
 _ENDINGS = {"ENCODING": evidence.ENCODING, "DECODE": evidence.DECODE, "VALIDATION": evidence.VALIDATION}

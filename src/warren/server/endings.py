@@ -13,7 +13,7 @@ from typing import Any
 from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
-from warren.server.admission import Bury, Refuse
+from warren.server.admission import Refuse, SetAside
 from warren.server.attempt import Attempt
 from warren.server.replies import Replies, Reply
 from warren.server.settler import Settler
@@ -88,11 +88,11 @@ class Endings:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
 
-    def bury(self, attempt: Attempt, burial: Bury) -> None:
+    def set_aside(self, attempt: Attempt, decision: SetAside) -> None:
         """Set a request aside, and answer it then."""
         attempt.ended = True
-        log.error("%s: %s: %s", self._service, attempt.name, burial.message)
-        self._settler.bury(attempt, self._replies.ended(attempt, *burial))
+        log.error("%s: %s: %s", self._service, attempt.name, decision.message)
+        self._settler.set_aside(attempt, self._replies.ended(attempt, *decision))
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
         """The broker has returned a reply."""

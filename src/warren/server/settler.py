@@ -75,7 +75,7 @@ class Settler:
         elif reply.failure is None:
             self._release(attempt)
         else:
-            self._bury_cast(attempt, reply)
+            self._set_aside_cast(attempt, reply)
 
     def reject(self, attempt: Attempt) -> None:
         """Have the broker dead-letter a delivery as it is."""
@@ -111,13 +111,13 @@ class Settler:
 
     # --- setting aside ------------------------------------------------------------------------------------------
 
-    def _bury_cast(self, attempt: Attempt, reply: Reply) -> None:
+    def _set_aside_cast(self, attempt: Attempt, reply: Reply) -> None:
         assert reply.failure is not None
         cause, reply.cause = reply.cause, None  # the copy would keep what the handler had in hand
-        self.bury(attempt, reply)
+        self.set_aside(attempt, reply)
         log.error(_CAST_FAILED, self._service, attempt.name, self._dead.decode(), reply.failure, exc_info=cause)
 
-    def bury(self, attempt: Attempt, reply: Reply) -> None:
+    def set_aside(self, attempt: Attempt, reply: Reply) -> None:
         """Set a request aside with what it ended in, then reply where one is wanted, and let it go."""
         request = attempt.request
         assert request is not None
@@ -140,7 +140,7 @@ class Settler:
                 patience=_ASIDE_PATIENCE,
                 outlives_link=attempt.acked,
                 taken=partial(self._copied, attempt, reply),
-                refused=partial(self._surely, attempt, evidence.SERVER, self._not_buried, reply),
+                refused=partial(self._surely, attempt, evidence.SERVER, self._not_set_aside, reply),
             )
         )
         attempt.settled = True
@@ -149,7 +149,7 @@ class Settler:
         if attempt.request is not None and attempt.request.properties.reply_to:
             self._send(attempt, attempt.request.properties.reply_to, reply)
 
-    def _not_buried(self, attempt: Attempt, reply: Reply, why: str) -> None:
+    def _not_set_aside(self, attempt: Attempt, reply: Reply, why: str) -> None:
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)
@@ -261,7 +261,7 @@ def _ways_back(request: Request, service: str, user: str, left: float | None, nu
     ways = []
     for exchange, key in ((topology.EXCHANGE, service), (topology.DEFAULT_EXCHANGE, topology.service_queue(service))):
         bounce = exchange == topology.EXCHANGE
-        properties = request.again(budget=left, attempt=number, server_user=user, bounce=bounce)
+        properties = request.next_attempt(budget=left, attempt=number, server_user=user, bounce=bounce)
         if len(properties) > room:
             raise ValueError("its headers fill a frame already")
         ways.append(Way(exchange.encode(), key.encode(), properties))

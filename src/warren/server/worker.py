@@ -20,7 +20,7 @@ from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.request import Request, UnreadableHeaders
-from warren.server.admission import Admission, Bury, Hold, Offered, Refuse, Republish, Run, too_late
+from warren.server.admission import Admission, HandBack, Hold, Offered, Refuse, Run, SetAside, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
 from warren.server.copies import Copies
@@ -139,10 +139,10 @@ class Worker:
                 self._endings.refuse(attempt, decision)
             case Hold(left):
                 self._held.append((attempt, None if left is None else time.monotonic() + left))
-            case Republish(number, left):
+            case HandBack(number, left):
                 self._settler.hand_back(attempt, left, number)
-            case Bury():
-                self._endings.bury(attempt, decision)
+            case SetAside():
+                self._endings.set_aside(attempt, decision)
 
     def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run

@@ -93,7 +93,7 @@ def test_the_request_itself_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_a_request_set_aside_says_in_a_header_whose_it_was(attempt: int) -> None:
-    again = read(warren_request(user_id="bob").again(budget=None, attempt=attempt, server_user="server"))
+    again = read(warren_request(user_id="bob").next_attempt(budget=None, attempt=attempt, server_user="server"))
     p = set_aside(again)
     assert (p.user_id, p.headers["rpc-user"]) == (None, "bob")
 

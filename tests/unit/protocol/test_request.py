@@ -149,7 +149,9 @@ def test_headers_that_are_no_table_are_a_frame_error() -> None:
 
 
 def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -> None:
-    p = properties_of(warren_request(headers={"tenant": "a"}).again(budget=1.25, attempt=2, server_user="server"))
+    p = properties_of(
+        warren_request(headers={"tenant": "a"}).next_attempt(budget=1.25, attempt=2, server_user="server")
+    )
     assert (p.expiration, p.correlation_id, p.reply_to) == ("1250", "p.1", "amq.gen-1")
     assert p.headers == {
         "rpc-v": 1,
@@ -162,32 +164,32 @@ def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -
 
 
 def test_a_request_published_again_too_late_has_no_time_left() -> None:
-    p = properties_of(warren_request().again(budget=-0.5, attempt=1, server_user="server"))
+    p = properties_of(warren_request().next_attempt(budget=-0.5, attempt=1, server_user="server"))
     assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
 
 
 def test_a_request_published_again_loses_the_brokers_history_except_that_there_was_an_earlier_attempt() -> None:
     request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
-    headers = properties_of(request.again(budget=None, attempt=1, server_user="server")).headers
+    headers = properties_of(request.next_attempt(budget=None, attempt=1, server_user="server")).headers
     assert headers == {"tenant": "a", "rpc-attempt": 2}
 
 
 def test_a_bare_request_published_again_stays_as_it_was() -> None:
     request = request_with(correlation_id="1", reply_to="q")
-    assert request.again(budget=None, attempt=1, server_user="server") == encode_properties(
+    assert request.next_attempt(budget=None, attempt=1, server_user="server") == encode_properties(
         Properties(correlation_id=b"1", reply_to=b"q")
     )
 
 
 def test_a_request_published_again_names_its_publisher_and_remembers_its_caller() -> None:
-    p = properties_of(warren_request(user_id="bob").again(budget=None, attempt=1, server_user="server"))
+    p = properties_of(warren_request(user_id="bob").next_attempt(budget=None, attempt=1, server_user="server"))
     assert (p.user_id, p.headers["rpc-user"]) == ("server", "bob")
 
 
 def test_a_request_published_again_by_several_workers_remembers_its_first_caller() -> None:
     request = warren_request(user_id="bob")
     for _ in range(3):
-        request = read_request(request.again(budget=None, attempt=1, server_user="server"))
+        request = read_request(request.next_attempt(budget=None, attempt=1, server_user="server"))
     assert request.verified_user("server") == "bob"
 
 
@@ -211,7 +213,7 @@ def test_a_header_that_only_mentions_rpc_user_does_not_hide_the_user() -> None:
 
 
 def test_a_request_without_a_user_is_published_again_without_one() -> None:
-    p = properties_of(warren_request().again(budget=None, attempt=1, server_user="server"))
+    p = properties_of(warren_request().next_attempt(budget=None, attempt=1, server_user="server"))
     assert (p.user_id, "rpc-user" in p.headers) == (None, False)
 
 
@@ -222,7 +224,7 @@ STRANGE = {b"when": b"T" + (2**62).to_bytes(8, "big"), b"rate": b"d" + struct.pa
 def test_headers_pass_through_a_worker_as_they_came() -> None:
     request = request_with(message_id="m")
     request.properties.table = join_table(STRANGE)
-    again = request.again(budget=None, attempt=2, server_user="server")
+    again = request.next_attempt(budget=None, attempt=2, server_user="server")
     assert split_table(frames.decode_properties(again).table or b"") == STRANGE | {
         b"rpc-attempt": encode_value(2),
     }
