@@ -291,16 +291,16 @@ def who_waits_for_a_place_begins_in_the_context_of_another(patch: Patch) -> None
 
 @fault
 def what_was_dead_before_is_handed_back_as_new(patch: Patch) -> None:
-    again = Request.again
+    next_attempt = Request.next_attempt
 
     def forget(self: Request, **options: Any) -> bytes:
         table, self.properties.table = self.properties.table, b"" if self.attempt == 1 else self.properties.table
         try:
-            return again(self, **options)
+            return next_attempt(self, **options)
         finally:
             self.properties.table = table
 
-    patch.setattr(Request, "again", forget)
+    patch.setattr(Request, "next_attempt", forget)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
