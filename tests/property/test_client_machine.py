@@ -454,3 +454,14 @@ def test_a_confirmed_call_survives_a_second_loss_while_another_has_its_number() 
         assert [record.alive for record in machine.records] == [True, False]
     finally:
         machine.teardown()
+
+
+def test_a_call_that_was_refused_and_then_has_no_link_is_not_said_to_be_unsent() -> None:
+    machine = ClientMachine()
+    machine.make(durable=False)
+    machine.start(kind="call", timeout=1.0, size=1, resend=True, fail_fast=True, connected=True)
+    machine.nack(choice=0, multiple=False, dying=False)
+    machine.delete_reply_queue()
+    machine.no_link(for_good=False)
+    machine.nobody_is_told_what_is_not_true()
+    machine.teardown()

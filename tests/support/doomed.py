@@ -25,8 +25,8 @@ from typing import Any, Literal
 from warren import Server, Service
 from warren.protocol.signature import Method
 from warren.server.attempt import Attempt
+from warren.server.endings import Endings
 from warren.server.settler import Settler
-from warren.server.worker import Worker
 
 MODES = ("report", "at-least-once", "at-most-once")
 
@@ -96,12 +96,12 @@ def stop_at(point: str, stop: Stop) -> None:
     if point == BEFORE_DECODING:
         _before(Method, "decode_arguments", lambda method, *_: method.name, stop)
     elif point == BEFORE_REPLY:
-        _before(Worker, "finish", lambda _worker, attempt, _reply: attempt.method.name, stop)
+        _before(Endings, "finish", lambda _endings, attempt, _reply: attempt.method.name, stop)
     elif point == BEFORE_ACK:
         send: Any = Settler._send
 
-        def stop_after(settler: Settler, attempt: Attempt, reply: Any) -> None:
-            send(settler, attempt, reply)
+        def stop_after(settler: Settler, attempt: Attempt, address: bytes, reply: Any) -> None:
+            send(settler, attempt, address, reply)
             if attempt.method.name in MODES:
                 attempt.channel.flush()
                 stop()

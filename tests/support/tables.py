@@ -40,7 +40,7 @@ def of_clients() -> dict[str, int]:
     cores = _alive(ClientCore)
     tables = [core._calls for core in cores]
     lanes = [lane for core in cores for lane in (core._confirming, core._bare)]
-    publishers = [publisher for lane in lanes for publisher in (lane._current, lane._retired) if publisher]
+    publishers = [publisher for lane in lanes for publisher in (lane.current, lane._retired) if publisher]
     explainers = [core._endings._explainer for core in cores]
     return {
         "calls alive": len(_alive(PendingCall)),
