@@ -92,3 +92,12 @@ def test_what_comes_back_with_its_channel_is_not_set_aside_any_more(machine: Wor
     machine.pass_time(6.0)
     machine.copies_are_taken()
     assert machine.broker.dead == []
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_suspect_that_can_be_given_no_place_is_settled(machine: WorkerMachine, kind: type[BaseException]) -> None:
+    begin(machine, wish(), broken=("places", "take", 2, kind))
+    machine.attempts_were_lost_elsewhere([wish("again", before="redelivered")], "take")
+    machine.broker_reads(outlet=False, count=3, fate="take")
+    machine._come_to_rest()
+    assert machine.sabotage.done

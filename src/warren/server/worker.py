@@ -153,20 +153,19 @@ class Worker:
             self._start(attempt)
 
     def _take_turn(self, attempt: Attempt) -> None:
-        """It had to wait because it was suspected, and may begin."""
-        if self._places.take(attempt):
-            self._start_late(attempt)
-
-    def _start_late(self, attempt: Attempt) -> None:
-        """Start what had to wait for its turn, which often comes in the context of the call that has just ended."""
+        """Start what had to wait for its turn, if it has a place or gets one. Never raises: others wait behind it."""
         try:
-            if attempt.deadline is not None and attempt.deadline <= time.monotonic():
-                self._endings.refuse(attempt, too_late())
-                self._places.leave(attempt)
-            else:
-                self._context.copy().run(self._start, attempt)
+            if attempt in self._places.taken or self._places.take(attempt):
+                self._start_late(attempt)
         except BaseException as error:
             self._fail(attempt, error)
+
+    def _start_late(self, attempt: Attempt) -> None:
+        if attempt.deadline is not None and attempt.deadline <= time.monotonic():
+            self._endings.refuse(attempt, too_late())
+            self._places.leave(attempt)
+        else:  # which often happens in the context of the call that has just ended
+            self._context.copy().run(self._start, attempt)
 
     def _start(self, attempt: Attempt) -> None:
         method, request = attempt.method, attempt.request
@@ -197,7 +196,7 @@ class Worker:
                 self._places.leave(waiting)
                 self._settler.releases.wait(waiting)
             else:
-                self._start_late(waiting)
+                self._take_turn(waiting)
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
