@@ -30,7 +30,7 @@ class Greeting:
         """
         self._first += data
         self._is_amqp = self._first[0] in _FRAME_TYPES
-        if not self._is_amqp and len(self._first) >= ENOUGH:
+        if not self._is_amqp and (len(self._first) >= ENOUGH or _is_alert(self._first)):
             raise judge(self._first)
         return self._first if self._is_amqp else b""
 
@@ -38,6 +38,11 @@ class Greeting:
     def wrong(self) -> NotAmqp | None:
         """What is wrong with a peer that ends the connection now; None if it has sent AMQP."""
         return None if self._is_amqp else judge(self._first)
+
+
+def _is_alert(greeting: bytes) -> bool:
+    """Whether it is an alert of TLS: shorter than what else is told apart here, and nothing need follow."""
+    return greeting[:2] == bytes((_TLS_ALERT, _TLS_MAJOR))
 
 
 def judge(greeting: bytes) -> NotAmqp:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from warren.connection.greeting import Greeting, judge
+from warren.connection.greeting import Greeting, NotAmqp, judge
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_a_peer_that_begins_with_a_frame_speaks_amqp() -> None:
     assert greeting.wrong is not None
     assert greeting.take(b"\x01\x00") == b"\x01\x00"
     assert greeting.wrong is None
+
+
+def test_an_alert_of_tls_is_known_at_once_by_a_peer_that_stays_silent_after_it() -> None:
+    greeting = Greeting()
+    assert greeting.take(b"\x15") == b""
+    with pytest.raises(NotAmqp, match="the server speaks TLS"):
+        greeting.take(b"\x03\x01\x00\x02\x02")
