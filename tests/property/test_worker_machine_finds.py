@@ -340,6 +340,7 @@ def a_hand_back_in_doubt_means_not_executed(patch: Patch) -> None:
     patch.setattr(Copies, "_in_doubt", in_doubt)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bring_back", FAULTS, ids=lambda bring_back: bring_back.__name__)
 def test_it_is_found(bring_back: Callable[[Patch], None], monkeypatch: Patch) -> None:
