@@ -101,3 +101,11 @@ def test_a_suspect_that_can_be_given_no_place_is_settled(machine: WorkerMachine,
     machine.broker_reads(outlet=False, count=3, fate="take")
     machine._come_to_rest()
     assert machine.sabotage.done
+
+
+def test_a_suspect_that_is_too_late_leaves_its_place_to_the_one_behind_it(machine: WorkerMachine) -> None:
+    begin(machine, wish("again", before="redelivered"))  # its copy stays unconfirmed
+    machine.deliver([wish("again", timeout=0.3, before="attempt"), wish("again", before="attempt")])
+    machine.pass_time(6.0)
+    machine.pass_time(6.0)
+    assert [asked.entries for asked in machine.requests] == [0, 0, 1]

@@ -162,8 +162,8 @@ class Worker:
 
     def _start_late(self, attempt: Attempt) -> None:
         if attempt.deadline is not None and attempt.deadline <= time.monotonic():
+            self._places.leave(attempt)  # first: what the refusal sets in motion may let another begin
             self._endings.refuse(attempt, too_late())
-            self._places.leave(attempt)
         else:  # which often happens in the context of the call that has just ended
             self._context.copy().run(self._start, attempt)
 
