@@ -304,6 +304,7 @@ class WorkerMachine(RuleBasedStateMachine):
         return asked
 
     async def _handle(self, number: int, life: int) -> Any:
+        self._still_alive(life)
         asked, running = self._enter(number), self.running
         running[asked] += 1
         try:
@@ -326,12 +327,17 @@ class WorkerMachine(RuleBasedStateMachine):
         return how
 
     def _handle_now(self, number: int, life: int) -> Any:
+        self._still_alive(life)
         asked = self._enter(number)
         return self._end(asked, "return" if asked.wish.now == "wait" else asked.wish.now, life)
 
-    def _end(self, asked: Asked, how: str, life: int) -> Any:
+    def _still_alive(self, life: int) -> None:
+        """What is left of a process that has died does nothing any more."""
         if life != self.life:
             raise asyncio.CancelledError
+
+    def _end(self, asked: Asked, how: str, life: int) -> Any:
+        self._still_alive(life)
         if how == "raise":
             self.thrown.append(asked.odd())
             raise self.thrown[-1]
@@ -620,10 +626,17 @@ class WorkerMachine(RuleBasedStateMachine):
         """What was unacknowledged goes back into its queue."""
         copies = [copy for copy in self._copies() if copy.outlives_link]  # the log says that they are lost
         self.excused |= {self._of(_owner(copy)) for copy in copies}
-        self.worker.close()
+        self._in_the_loop(self.worker.close)
         for channel in (self.channel, *self.outlets):
             channel.lose(LinkLost("the process is gone"))
         self.worker.link_lost()
+
+    def _in_the_loop(self, act: Callable[[], None]) -> None:
+        """At once where the loop runs, else in a turn of it."""
+        if asyncio._get_running_loop() is not None:
+            act()
+        else:
+            self.loop.turn(act)
 
     def _of(self, attempt: Attempt) -> Asked:
         assert attempt.request is not None

@@ -109,3 +109,11 @@ def test_a_suspect_that_is_too_late_leaves_its_place_to_the_one_behind_it(machin
     machine.pass_time(6.0)
     machine.pass_time(6.0)
     assert [asked.entries for asked in machine.requests] == [0, 0, 1]
+
+
+def test_a_suspect_does_not_begin_while_its_worker_closes(machine: WorkerMachine) -> None:
+    begin(machine, wish("again", before="redelivered"))  # its copy stays unconfirmed
+    machine.deliver([wish("again_threaded", before="attempt")])
+    threads = machine.threads
+    machine.something_goes("process")
+    assert threads.jobs == []

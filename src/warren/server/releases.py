@@ -97,7 +97,8 @@ class Releases(Generic[T]):
         self._timer = asyncio.get_running_loop().call_later(pause, self._look)
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop asking, and let nothing begin any more."""
+        self._suspected.clear()
         if self._timer is not None:
             self._timer.cancel()
         for proof in self._proofs:

@@ -234,10 +234,10 @@ class Settler:
 
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
+        self.releases.close()  # first: what waits must not begin because the copies are given up
         for copy in self.copies.drop():
             call = printable_bytes(copy.id or b"")
             log.error("%s: a request could not be set aside and is lost (call %s)", self._service, call)
-        self.releases.close()
         self._gone.sum_up()
 
 
