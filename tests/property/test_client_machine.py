@@ -465,3 +465,18 @@ def test_a_call_that_was_refused_and_then_has_no_link_is_not_said_to_be_unsent()
     machine.no_link(for_good=False)
     machine.nobody_is_told_what_is_not_true()
     machine.teardown()
+
+
+def test_a_call_that_was_refused_and_cannot_be_written_again_is_not_said_to_be_unsent() -> None:
+    machine = ClientMachine()
+    machine.make(durable=False)
+    machine.start(kind="call", timeout=19.0, size=1, resend=True, fail_fast=False, connected=True)
+    machine.nack(choice=0, multiple=False, dying=False)
+    machine.sabotage(seam="publish", after=0)
+    machine.time_passes(5.0)
+    machine.connect()
+    try:
+        machine.nobody_is_told_what_is_not_true()
+        assert [record.alive for record in machine.records] == [False]
+    finally:
+        machine.teardown()

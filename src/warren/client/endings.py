@@ -178,8 +178,7 @@ class Endings:
         """A round of attempts failed: fail-fast calls end, and all of them when there will be no other."""
         for call in self.calls:
             if call.state is WAITING and (for_good or call.target.fail_fast):
-                refused = call.sent_before and not call.earlier
-                self.end(call, outcomes.never_written(call, reason.message) if refused else copy_of(reason))
+                self.end(call, copy_of(reason))
             elif call.state is CONFIRMED and for_good:
                 self.end(call, outcomes.connection_lost(reason.message))
 

@@ -15,7 +15,7 @@ log = get_logger("warren.client")
 
 def locate(error: CallError, call: PendingCall) -> CallError:
     """Say which call an error is about; what is true of its present attempt may not be true of earlier ones."""
-    error.execution = evidence.weigh(error.execution, earlier=call.earlier)
+    error.execution = evidence.weigh(error.execution, earlier=call.earlier, sent=call.sent_before)
     return error.locate(method=call.target.name, queue=call.target.queue, call_id=call.first_id.decode())
 
 

@@ -164,15 +164,18 @@ def endings() -> Iterator[tuple[str, Ending]]:
     return ((name, value) for name, value in globals().items() if isinstance(value, Ending))
 
 
-def weigh(execution: Execution, *, earlier: bool) -> Execution:
+def weigh(execution: Execution, *, earlier: bool, sent: bool = False) -> Execution:
     """What is certain of a call, given what is certain of one attempt at it.
 
     Args:
         execution: what is certain of the attempt.
         earlier: whether something before this attempt may have begun the request.
+        sent: whether an attempt before this one has left this process.
     """
     if earlier and execution in (Execution.NOT_SENT, Execution.NOT_EXECUTED):
         return Execution.UNKNOWN
+    if sent and execution is Execution.NOT_SENT:
+        return Execution.NOT_EXECUTED
     return execution
 
 
