@@ -49,7 +49,8 @@ HOT = (
 )
 #: Runs for every message too, and stays interpreted, for this reason.
 INTERPRETED = {
-    "client/async_client": "its future is a subclass of asyncio's, which is written in C: compiled, it crashes",
+    "client/async_client": "what it asks of the running loop and task is asyncio's, and it is little",
+    "client/awaited": "its future is a subclass of asyncio's, which is written in C: compiled, it crashes",
     "server/context": "its type variable is another one for type checkers, whose branch compiled code takes",
     "client/options": "it says what is wrong with what users give; compiled code refuses other types in its own words",
 }

@@ -26,6 +26,7 @@ from warren.version import __version__ as __version__
 if TYPE_CHECKING:
     from warren.client.async_client import AsyncClient as AsyncClient
     from warren.client.blocking import Client as Client
+    from warren.client.chain import ClientCall as ClientCall
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
     from warren.server.context import CurrentCall as CurrentCall
     from warren.server.context import current_call as current_call
@@ -38,6 +39,7 @@ else:
     _HOMES = {
         "AsyncClient": "warren.client.async_client",
         "Client": "warren.client.blocking",
+        "ClientCall": "warren.client.chain",
         "ConnectionOptions": "warren.connection.settings",
         "CurrentCall": "warren.server.context",
         "current_call": "warren.server.context",

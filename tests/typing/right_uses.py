@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from warren import (
     AsyncClient,
     Client,
+    ClientCall,
     ConnectionOptions,
     CurrentCall,
     PermissionDenied,
@@ -37,6 +38,17 @@ async def authorise(call: CurrentCall, proceed: Proceed) -> Any:
     if call.user != "alice" or call.headers.get("token") is None:
         raise PermissionDenied(f"{call.method} is not for {call.caller}")
     return await proceed()
+
+
+async def with_tenant(call: ClientCall, proceed: Proceed) -> Any:
+    call.headers["tenant"] = "acme"
+    call.args = (*call.args, call.kind)
+    return await proceed() if call.remaining > 1.0 else None
+
+
+def clients_with_middleware() -> None:
+    Client(middleware=[with_tenant], headers={"tenant": "acme"})
+    AsyncClient(middleware=(with_tenant, with_tenant))
 
 
 service = Service("calc", queue="quorum", concurrency=4, errors=[Broke], middleware=[authorise])

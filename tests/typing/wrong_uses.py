@@ -143,6 +143,8 @@ def wrong_settings() -> None:
     Service("calc", errors=[KeyboardInterrupt])  # E: [list-item]
     Service("calc", middleware=[not_async])  # E: [list-item]
     Service("calc", middleware=[too_few])  # E: [list-item]
+    Client(middleware=[not_async])  # E: [list-item]
+    AsyncClient(middleware=[of_a_service])  # E: [list-item]
     Server("calc")  # E: [arg-type]
     Server(fib)  # E: [arg-type]
     service.method(fib, default=True)  # E: [call-overload]
@@ -152,6 +154,10 @@ def wrong_settings() -> None:
 
 
 def not_async(call: CurrentCall, proceed: Proceed) -> str:
+    return call.method
+
+
+async def of_a_service(call: CurrentCall, proceed: Proceed) -> str:
     return call.method
 
 

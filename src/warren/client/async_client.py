@@ -16,11 +16,10 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.awaited import AwaitedCall
 from warren.client.base import BaseClient
-from warren.client.calls import PendingCall
 from warren.client.core import ClientCore
 from warren.client.options import Limits
-from warren.client.requests import Target
 from warren.client.target import (
     bare_target,
     encode_bare,
@@ -37,28 +36,6 @@ from warren.connection.supervisor import closed_error
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class _Outcome(asyncio.Future[Any]):
-    """What a task waits for; a task that is cancelled meanwhile gives its call up."""
-
-    __slots__ = ("_core", "call")
-
-    def __init__(self, core: ClientCore) -> None:
-        super().__init__(loop=core.loop)
-        self._core = core
-        self.call: PendingCall | None = None
-
-    def finish(self, outcome: Any) -> None:
-        self.call = None  # which knows us: no cycle is left for the garbage collector
-        if not self.done():
-            self.set_result(outcome)
-
-    def cancel(self, msg: Any = None) -> bool:
-        call, self.call = self.call, None
-        if call is not None:
-            self._core.cancel(call)
-        return super().cancel(msg)
 
 
 class _Shared:
@@ -211,7 +188,10 @@ class AsyncClient(BaseClient):
         to = find_target(self._targets, self._options, "call", target)
         if kwargs:
             to = returning(to, kwargs)
-        future = self._start(to, encode_call(to, args, kwargs), self._options.deadline())
+        deadline = self._options.deadline()
+        if self._middleware:
+            return await self._chained(to, args, kwargs, deadline).run(self._shared.core)
+        future = AwaitedCall(self._shared.core(), to, encode_call(to, args, kwargs), deadline)
         args, kwargs = (), {}  # they are written: nothing of them is kept while the call is under way
         try:
             return read_result(await future, to, self._errors)
@@ -232,7 +212,11 @@ class AsyncClient(BaseClient):
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
         to = find_target(self._targets, self._options, "cast", target)
-        read_confirm(await self._start(to, encode_call(to, args, kwargs), self._options.own_deadline()))
+        deadline = self._options.own_deadline()
+        if self._middleware:
+            await self._chained(to, args, kwargs, deadline).run(self._shared.core)
+        else:
+            read_confirm(await AwaitedCall(self._shared.core(), to, encode_call(to, args, kwargs), deadline))
 
     async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
@@ -241,16 +225,13 @@ class AsyncClient(BaseClient):
             CallError: as for `call`.
         """
         to = bare_target(self._options, queue)
-        return read_bare(await self._start(to, encode_bare(body), self._options.deadline()), to)
+        deadline = self._options.deadline()
+        if self._middleware:
+            result: bytes = await self._chained(to, (body,), {}, deadline).run(self._shared.core)
+            return result
+        return read_bare(await AwaitedCall(self._shared.core(), to, encode_bare(body), deadline), to)
 
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
         return self._shared.ignored_replies
-
-    def _start(self, target: Target, body: bytes, deadline: float) -> asyncio.Future[Any]:
-        """Start a request; the future gets its outcome, whatever it is."""
-        core = self._shared.core()
-        future = _Outcome(core)
-        future.call = core.start(target, body, deadline, future)
-        return future

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from warren import keywords
+from warren.client.chain import Chained, ClientMiddleware
 from warren.client.options import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_MAX_WAITING_BYTES,
@@ -16,8 +17,10 @@ from warren.client.options import (
     Options,
     ReplyQueue,
 )
+from warren.client.requests import Target
 from warren.client.target import Targets
 from warren.connection.settings import ConnectionOptions, Settings, make_settings
+from warren.middleware import checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 
@@ -38,6 +41,8 @@ class BaseClient:
         max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
         reply: ReplyQueue = "exclusive",
         send_user: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        middleware: Sequence[ClientMiddleware] = (),
         **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Prepare a client; nothing is opened yet.
@@ -58,13 +63,17 @@ class BaseClient:
                 the broker, at the price of writing to disk.
             send_user: put the AMQP user name into each request; the broker verifies it, and the handler finds it
                 in ``current_call().user``.
+            headers: AMQP headers of each call and cast; see `options`.
+            middleware: async functions around every call, the first one outermost (see `warren.middleware`). They run
+                on the client's event loop: a `Client`'s in its own thread, with the context of the thread that calls.
             **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
 
         Raises:
             ValueError, TypeError: an option that makes no sense, or is unknown.
         """
         keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection)
-        self._options = Options(timeout=timeout, encoding=encoding)
+        self._options = Options(timeout=timeout, encoding=encoding, headers=headers)
+        self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)
         self._targets: Targets = {}
         self._is_view = False
@@ -97,7 +106,8 @@ class BaseClient:
             resend: send a call again, with the same ``call_id``, when the connection is lost after it was sent. Its
                 handler may then run twice. Default: for functions declared ``at-least-once`` only.
             encoding: ``json`` or ``msgpack``.
-            headers: AMQP headers for the handler to read with ``current_call().headers``; at most 3,000 bytes.
+            headers: AMQP headers for the handler to read with ``current_call().headers``, added to those that the
+                client has; None takes one away. At most 3,000 bytes in all.
             detached: for calls inside a handler: do not bind them to the time that is left of its own call. For what
                 must be done even when that is over, such as undoing something.
 
@@ -114,4 +124,10 @@ class BaseClient:
             headers=headers,
             detached=detached,
         )
+        if view._options.headers != self._options.headers:
+            view._targets = {}  # they are written with their headers
         return view
+
+    def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
+        """A call through the client's middleware."""
+        return Chained(self._middleware, target, args, kwargs, deadline, self._errors)

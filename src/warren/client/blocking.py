@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren.client.base import BaseClient
-from warren.client.io_thread import IOThread, Promise
+from warren.client.io_thread import IOThread
 from warren.client.options import Limits
 from warren.client.target import (
     bare_target,
@@ -27,6 +27,7 @@ from warren.client.target import (
     read_result,
     returning,
 )
+from warren.client.waiters import ChainedPromise, Promise
 from warren.connection.settings import Settings
 
 P = ParamSpec("P")
@@ -127,8 +128,10 @@ class Client(BaseClient):
         to = find_target(self._targets, self._options, "call", target)
         if kwargs:
             to = returning(to, kwargs)
-        body, deadline = encode_call(to, args, kwargs), self._options.deadline()
-        return read_result(self._shared.io().run(to, body, deadline), to, self._errors)
+        deadline = self._options.deadline()
+        if self._middleware:
+            return self._shared.io().run_chained(self._chained(to, args, kwargs, deadline))
+        return read_result(self._shared.io().run(to, encode_call(to, args, kwargs), deadline), to, self._errors)
 
     @overload
     def submit(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> Future[R]: ...
@@ -149,9 +152,14 @@ class Client(BaseClient):
         to = find_target(self._targets, self._options, "call", target)
         if kwargs:
             to = returning(to, kwargs)
-        body, deadline = encode_call(to, args, kwargs, "submit"), self._options.deadline()
-        io = self._shared.io()
-        promise = Promise(to, body, deadline, self._errors, io, owner=self._shared)
+        deadline, io = self._options.deadline(), self._shared.io()
+        promise: ChainedPromise | Promise = (
+            ChainedPromise(self._chained(to, args, kwargs, deadline), io.give_up, owner=self._shared)
+            if self._middleware
+            else Promise(
+                to, encode_call(to, args, kwargs, "submit"), deadline, self._errors, io.give_up, owner=self._shared
+            )
+        )
         io.start(promise)
         return promise
 
@@ -166,7 +174,11 @@ class Client(BaseClient):
             CallError: the broker does not have it, or (execution UNKNOWN) may or may not have it.
         """
         to = find_target(self._targets, self._options, "cast", target)
-        read_confirm(self._shared.io().run(to, encode_call(to, args, kwargs), self._options.own_deadline()))
+        deadline = self._options.own_deadline()
+        if self._middleware:
+            self._shared.io().run_chained(self._chained(to, args, kwargs, deadline))
+        else:
+            read_confirm(self._shared.io().run(to, encode_call(to, args, kwargs), deadline))
 
     def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six; see `AsyncClient.call_bare`.
@@ -175,7 +187,11 @@ class Client(BaseClient):
             CallError: as for `call`.
         """
         to = bare_target(self._options, queue)
-        return read_bare(self._shared.io().run(to, encode_bare(body), self._options.deadline()), to)
+        deadline = self._options.deadline()
+        if self._middleware:
+            result: bytes = self._shared.io().run_chained(self._chained(to, (body,), {}, deadline))
+            return result
+        return read_bare(self._shared.io().run(to, encode_bare(body), deadline), to)
 
     @property
     def ignored_replies(self) -> int:

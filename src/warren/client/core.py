@@ -51,7 +51,7 @@ class ClientCore:
         self._requests = Requests(app_id=settings.name, user_id=user_id, durable=durable)
         self._endings = endings = Endings(
             lambda wake_at: Calls(unguessable(os.urandom), limits.max_in_flight, wake_at),
-            self._spawn,
+            self.spawn,
             link=lambda: self._link,
             why_unwritten=self._why_unwritten,
             max_size=limits.max_message_size,
@@ -63,7 +63,7 @@ class ClientCore:
             calls, endings, durable=durable, max_size=limits.max_message_size, on_gone=self._renew
         )
         self._confirming, self._bare = (
-            Lane(calls, endings, self._spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
+            Lane(calls, endings, self.spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
             for confirm in (True, False)
         )
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=endings.no_link)
@@ -113,6 +113,13 @@ class ClientCore:
     def cancel(self, call: PendingCall) -> bool:
         """The caller waits no longer; False when the call has ended already. A late reply will be ignored."""
         return self._calls.end(call)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], context: Context | None = None) -> asyncio.Task[Any]:
+        """Start a task that `close` ends; without a context it belongs to no call."""
+        task = self.loop.create_task(work, context=context or Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """End every call with `Cancelled`, then the connection."""
@@ -228,11 +235,4 @@ class ClientCore:
         if link is self._link:
             self._link = None
         if not self._closed:  # a queue that goes then, goes because we delete it
-            self._spawn(link.close())
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Start a task that `close` ends; it belongs to no call, so it carries no caller's context."""
-        task = self.loop.create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            self.spawn(link.close())

@@ -117,6 +117,7 @@ class Endings:
         elif delivery.body is None:
             self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
         elif self.calls.end(call):
+            p.correlation_id = call.first_id  # what the call is known by, whichever of its attempts is answered
             self._finish(call, (doubted(p) if call.earlier else p, delivery.body))
 
     def _on_bounce(self, call: PendingCall, bounce: Bounce) -> None:

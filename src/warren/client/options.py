@@ -74,11 +74,15 @@ class Options:
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
         if self.headers is not None:
-            object.__setattr__(self, "headers", _checked_headers(self.headers))
+            object.__setattr__(self, "headers", checked_headers(self.headers) or None)
 
-    def with_given(self, **given: Any) -> Options:
-        """A copy with the given options replaced; None keeps the old value."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+    def with_given(self, headers: Mapping[str, Any] | None = None, **given: Any) -> Options:
+        """A copy with the given options replaced, and headers added; None keeps the old value."""
+        changed = {name: value for name, value in given.items() if value is not None}
+        if headers is not None:
+            merged = {**(self.headers or {}), **_copied_headers(headers)}
+            changed["headers"] = {name: value for name, value in merged.items() if value is not None}
+        return replace(self, **changed)
 
     def own_deadline(self) -> float:
         """When a cast that begins now ends at the latest: whoever makes it, as it is not bound to its maker's time."""
@@ -106,13 +110,23 @@ def nested_deadline(running: Running | None, now: float) -> float | None:
     return running.deadline - min(max(left * RESERVED_SHARE, LEAST_RESERVED), left / 2, MOST_RESERVED)
 
 
-def _checked_headers(headers: object) -> dict[str, Any]:
-    """A copy of the headers: what was checked stays what is sent."""
+def checked_headers(headers: object) -> dict[str, Any]:
+    """A copy of the headers: what was checked stays what is sent.
+
+    Raises:
+        TypeError: no mapping, or a name that is no text.
+        ValueError: a name that is reserved, a value that AMQP cannot carry, or too many bytes.
+    """
+    copied = _copied_headers(headers)
+    check_headers(copied)
+    return copied
+
+
+def _copied_headers(headers: object) -> dict[str, Any]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers={headers!r} is not a mapping: say for example headers={{'tenant': 'acme'}}")
     copied = dict(headers)
     for name in copied:
         if not isinstance(name, str):
             raise TypeError(f"header names must be str, not {name!r}")
-    check_headers(copied)
     return copied

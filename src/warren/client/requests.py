@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
@@ -13,6 +13,18 @@ from warren.protocol.signature import Method
 
 #: What a call ends in, if it does not end in an error.
 Reply = tuple[Properties, bytes]
+
+
+class Own(NamedTuple):
+    """What one request has that others to the same target have not.
+
+    Attributes:
+        headers: encoded header fields, without a table around them.
+        message_id: that of the call's first attempt, if this is not the first.
+    """
+
+    headers: bytes = b""
+    message_id: bytes | None = None
 
 
 @dataclass(eq=False)
@@ -25,6 +37,7 @@ class Target:
         declared: the method, where its code is shared.
         returns: the type of the result, of a call by name that says it.
         fail_fast, headers, resend: see `AsyncClient.options`.
+        own: what belongs to one request, of a target made for it; it shares the templates.
         templates: of the requests with and without a bounce, made for the reply address `made_for`.
     """
 
@@ -38,6 +51,7 @@ class Target:
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     returns: Any = Any
+    own: Own | None = None
     made_for: bytes | None = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
@@ -74,6 +88,10 @@ class Requests:
             target.made_for = self.reply_to
             target.templates.clear()
         template = target.templates.get(bounce) or self._make_template(target, bounce)
+        own = target.own
+        if own is not None:
+            first = own.message_id or call.first_id
+            return template.encode_own(call.id, first, left_ms, int(wall * 1000) + left_ms, expiration, own.headers)
         if target.kind == "cast":
             return template.encode_cast(call.id, call.first_id)
         return template.encode(call.id, call.first_id, left_ms, int(wall * 1000) + left_ms, expiration)

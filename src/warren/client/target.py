@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from warren import checks
 from warren.amqp.frames import Properties
-from warren.client.options import CONTENT_TYPES, Options
-from warren.client.requests import Reply, Target
+from warren.amqp.tables import encode_table
+from warren.client.options import CONTENT_TYPES, Options, checked_headers
+from warren.client.requests import Own, Reply, Target
 from warren.errors import CallError
 from warren.protocol import codecs, evidence, topology
 from warren.protocol import signature as methods
@@ -19,7 +20,7 @@ from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.signature import Method, method_of
 
-#: The targets that a client knows already, by what makes them differ; views with other options share them.
+#: The targets that a client knows already, by what makes them differ; views with the same headers share them.
 Targets = dict[tuple[Any, ...], Target]
 _MOST_TARGETS = 10_000
 
@@ -33,8 +34,6 @@ def find_target(
         TypeError: a function that is not a method.
         ValueError: a name that cannot be one.
     """
-    if options.headers is not None:
-        return _make_target(options, kind, function)
     key = (function, kind, options.encoding, options.fail_fast, options.resend)
     try:
         target = known.get(key)
@@ -75,6 +74,22 @@ def returning(target: Target, kwargs: dict[str, Any]) -> Target:
     hint = kwargs.pop("returns")
     typed_decoder(target.content_type, hint)
     return replace(target, returns=hint)
+
+
+def with_own(target: Target, headers: Mapping[str, Any], message_id: bytes | None) -> Target:
+    """The target of one request with headers or a ``message_id`` of its own.
+
+    Raises:
+        ValueError, TypeError: headers that cannot be sent.
+    """
+    usual = target.headers or {}
+    if headers == usual:
+        return target if message_id is None else replace(target, own=Own(b"", message_id))
+    checked_headers(headers)
+    if any(name not in headers or headers[name] != value for name, value in usual.items()):
+        return replace(target, headers=dict(headers), own=Own(b"", message_id), templates={}, made_for=None)
+    added = {name: value for name, value in headers.items() if name not in usual}
+    return replace(target, own=Own(encode_table(added), message_id))
 
 
 @lru_cache(maxsize=1024)

@@ -179,6 +179,15 @@ def weigh(execution: Execution, *, earlier: bool, sent: bool = False) -> Executi
     return execution
 
 
+#: From what is least to what is most: of several attempts at one call, the most of them is certain.
+_MORE = (Execution.NOT_SENT, Execution.NOT_EXECUTED, Execution.UNKNOWN, Execution.EXECUTED)
+
+
+def together(one: Execution, another: Execution) -> Execution:
+    """What is certain of a call, given what is certain of two attempts at it."""
+    return max(one, another, key=_MORE.index)
+
+
 def conclude(
     ending: Ending,
     message: str,

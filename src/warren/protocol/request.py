@@ -36,6 +36,8 @@ _READ = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
 
 # The start of every Warren request's header table, with the two numbers that change left out.
 _TABLE_START = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
+#: The same of a cast, which has no time.
+_CAST_TABLE = b"\x05rpc-vI\x00\x00\x00\x01"
 _TIMES = struct.Struct(">i14sq")
 _DEADLINE_KEY = b"\x0crpc-deadlinel"
 _TABLE_FIXED = len(_TABLE_START) + _TIMES.size
@@ -101,12 +103,43 @@ class RequestTemplate:
             )
         )
 
+    def encode_own(
+        self,
+        correlation_id: bytes,
+        message_id: bytes,
+        timeout_ms: int,
+        deadline_ms: int,
+        expiration: bytes,
+        headers: bytes,
+    ) -> bytes:
+        """As `encode`, or `encode_cast` where there is no reply, with header fields of this one request (no table)."""
+        if self._reply_to is None:
+            table, times, reply, expires = _CAST_TABLE, b"", b"", b""
+        else:
+            table, times = _TABLE_START, _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms)
+            reply, expires = self._reply_to, shortstr(expiration)
+        return b"".join(
+            (
+                self._flags_and_type,
+                _U32.pack(len(table) + len(times) + self._table_size + len(headers)),
+                table,
+                times,
+                self._table_tail[:-1],
+                headers,
+                self._table_tail[-1:],
+                shortstr(correlation_id),
+                reply,
+                expires,
+                shortstr(message_id),
+                self._after_ids,
+            )
+        )
+
     def encode_cast(self, correlation_id: bytes, message_id: bytes) -> bytes:
         """The property bytes of a cast: no reply, and it waits in the queue for as long as it takes."""
-        table = _TABLE_START[: -len(b"\x0erpc-timeout-msI")]
-        size = _U32.pack(len(table) + self._table_size)
+        size = _U32.pack(len(_CAST_TABLE) + self._table_size)
         ids = shortstr(correlation_id) + shortstr(message_id)
-        return b"".join((self._flags_and_type, size, table, self._table_tail, ids, self._after_ids))
+        return b"".join((self._flags_and_type, size, _CAST_TABLE, self._table_tail, ids, self._after_ids))
 
 
 def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 
 from warren import checks, keywords
 from warren.connection.settings import ConnectionOptions
-from warren.middleware import Middleware
+from warren.middleware import Middleware, checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 from warren.protocol.signature import Method
@@ -26,13 +26,6 @@ _FOREIGN = ("amq.", "warren.")
 #: thread per call is worth less than that.
 ASYNC_CONCURRENCY = 100
 THREAD_CONCURRENCY = 32
-
-
-def _checked_middleware(middleware: object) -> tuple[Middleware[CurrentCall], ...]:
-    functions = tuple(middleware) if isinstance(middleware, Iterable) else ()
-    if not isinstance(middleware, Iterable) or not all(callable(function) for function in functions):
-        raise TypeError(f"middleware={middleware!r} is not a list of async functions: say middleware=[function]")
-    return functions
 
 
 class Service(Declaring):
@@ -102,7 +95,7 @@ class Service(Declaring):
         self.queue: QueueKind = queue
         self.max_length = max_length
         self.errors = registry(errors)
-        self.middleware = _checked_middleware(middleware)
+        self.middleware = checked_middleware(middleware)
         self.tracebacks = tracebacks
         self.declare = declare
         self.max_message_size = max_message_size

@@ -1,0 +1,174 @@
+"""Calls through a client's middleware: code around every call that is made. With none there is no chain at all.
+
+The chain runs on the client's event loop, an `AsyncClient`'s in the task of its caller, a `Client`'s in a task of its
+own, with the context of the thread that has made the call. Middleware may send a call more than once. What is known of
+each attempt is then weighed together, so that each error says what is certain of the whole call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from warren.client.awaited import AwaitedCall
+from warren.client.core import ClientCore
+from warren.client.requests import Target
+from warren.client.target import encode_bare, encode_call, read_bare, read_confirm, read_result, split_name, with_own
+from warren.errors import CallError, Execution
+from warren.middleware import Middleware, chain
+from warren.protocol import evidence
+from warren.protocol.evidence import Ending
+
+#: Seconds after a call's deadline in which middleware may still finish what it does about its end.
+_GRACE = 1.0
+_TOO_SLOW = "the client's middleware has not ended with the call's time: await nothing in it without a limit"
+
+
+class ClientCall:
+    """A call that is being made, as middleware sees it, and may change it before it proceeds.
+
+    Attributes:
+        kind: ``call``, ``cast`` or ``bare``.
+        service, method: what is called; of a bare call the queue, and nothing.
+        function: the declared function; None where the call was made by name.
+        args, kwargs: its arguments, as they were given.
+        headers: the application's headers, to be changed in place. A bare call has none: its peer reads none.
+        deadline: when the call has to have ended, in seconds of `time.monotonic`.
+        call_id: its ``message_id``, the same in each attempt; None until it is sent.
+    """
+
+    __slots__ = (
+        "args", "call_id", "deadline", "function", "headers", "kind", "kwargs", "method", "service",
+    )  # fmt: skip
+
+    def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> None:
+        self.kind: Literal["call", "cast", "bare"] = target.kind
+        self.service, self.method = (target.queue, "") if target.kind == "bare" else split_name(target.name)
+        self.function: Callable[..., Any] | None = None if target.declared is None else target.declared.function
+        self.args = args
+        self.kwargs = kwargs
+        self.headers = dict(target.headers or {})
+        self.deadline = deadline
+        self.call_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} of {self.name}, {self.call_id or 'not sent'}>"
+
+    @property
+    def name(self) -> str:
+        """``service.method``."""
+        return f"{self.service}.{self.method}" if self.method else self.service
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; 0 when it has passed."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+ClientMiddleware = Middleware[ClientCall]
+
+
+class Chained:
+    """One call through middleware.
+
+    Attributes:
+        call: what the middleware sees.
+        deadline: when it has to have ended, in seconds of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        middleware: tuple[ClientMiddleware, ...],
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float,
+        errors: dict[str, type[Exception]],
+    ) -> None:
+        self._middleware = middleware
+        self._target = target
+        self._errors = errors
+        self.deadline = deadline
+        self._under_way = 0
+        self._ended = Execution.NOT_SENT
+        self.call = ClientCall(target, args, kwargs, deadline)
+
+    @property
+    def execution(self) -> Execution:
+        """What is certain of all attempts so far; middleware may make several at a time."""
+        return evidence.together(self._ended, Execution.UNKNOWN if self._under_way else Execution.NOT_SENT)
+
+    async def run(self, core: Callable[[], ClientCore]) -> Any:
+        """Make the call: its result, or what is raised instead. `core` is asked for at each attempt.
+
+        Raises:
+            DeadlineExceeded: the middleware has not ended a second after the call's time.
+        """
+        call = self.call
+        try:
+            async with asyncio.timeout(call.remaining + _GRACE) as limit:
+                return await chain(self._middleware, call, lambda: self._proceed(core()))()
+        except CallError as error:
+            error.execution = evidence.together(self.execution, error.execution)
+            raise
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise self._ended_by(evidence.TIMER, _TOO_SLOW) from error
+
+    async def run_alone(self, core: ClientCore) -> Any:
+        """The same in a task of its own, which is cancelled when the client is closed or nobody waits any more."""
+        try:
+            return await self.run(lambda: core)
+        except asyncio.CancelledError as error:
+            raise self._ended_by(evidence.CLOSED, "the client was closed") from error
+
+    async def _proceed(self, core: ClientCore) -> Any:
+        try:
+            return await self._attempt(core)
+        except CallError as error:
+            error.execution = evidence.together(self.execution, error.execution)
+            raise
+
+    async def _attempt(self, core: ClientCore) -> Any:
+        future = self._send(core)
+        self.call.call_id = self.call.call_id or future.call_id
+        certain = Execution.UNKNOWN  # what is when this is cancelled
+        self._under_way += 1
+        try:
+            result = self._read(await future)
+            certain = Execution.UNKNOWN if self._target.kind == "cast" else Execution.EXECUTED
+            return result
+        except CallError as error:
+            error.call_id = self.call.call_id
+            certain = error.execution
+            raise
+        except Exception:  # the handler's own, which travels as itself
+            certain = Execution.EXECUTED
+            raise
+        finally:
+            self._under_way -= 1
+            self._ended = evidence.together(self._ended, certain)
+            del future  # what it holds may be the exception that is raised: no cycle with this frame
+
+    def _send(self, core: ClientCore) -> AwaitedCall:
+        call, target = self.call, self._target
+        if target.kind == "bare":
+            return AwaitedCall(core, target, encode_bare(*call.args), self.deadline)
+        target = with_own(target, call.headers, None if call.call_id is None else call.call_id.encode())
+        return AwaitedCall(core, target, encode_call(target, call.args, call.kwargs), self.deadline)
+
+    def _read(self, outcome: Any) -> Any:
+        if self._target.kind == "bare":
+            return read_bare(outcome, self._target)
+        if self._target.kind == "cast":
+            return read_confirm(outcome)
+        return read_result(outcome, self._target, self._errors)
+
+    def _ended_by(self, ending: Ending, message: str) -> CallError:
+        target, execution = self._target, self.execution
+        return evidence.conclude(
+            ending, message, word=execution, method=target.name, queue=target.queue, call_id=self.call.call_id
+        )
