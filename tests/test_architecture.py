@@ -26,6 +26,7 @@ FLOORS = (
     ("amqp",),  # AMQP as bytes, pure
     ("protocol", "broker"),  # what is said on the wire, pure; the embedded broker stands alone on amqp/
     ("connection",),  # one connection kept open; alone knows Pika
+    ("control",),  # what may be asked of running servers
     ("client", "server", "dead"),  # the first two never import each other
     ("warren",),  # what `from warren import …` offers
     ("processes",),  # what the command line does, without the terminal
@@ -37,7 +38,7 @@ HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 BROKER_NEEDS = {"amqp", "logs", "printable"}
 
 #: The only files that may name headers of requests and replies.
-NAME_HEADERS = {"warren.protocol.request", "warren.protocol.reply", "warren.protocol.dead_message"}
+NAME_HEADERS = {f"warren.protocol.{name}" for name in ("request", "reply", "dead_message", "control")}
 #: Type variables have defaults from Python 3.13 on; before, they come from a library that only type checkers need.
 TYPE_VARIABLES_WITH_DEFAULTS = {"warren.server.context"}
 #: Nothing imports these.

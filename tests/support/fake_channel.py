@@ -50,8 +50,8 @@ class FakeChannel:
     def on_publish(self) -> None:
         """Set by whoever confirms."""
 
-    def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
-        self.publish(b"", routing_key, properties, body)
+    def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
+        self.publish(exchange, routing_key, properties, body)
 
     def flush(self) -> None: ...
     async def settled(self) -> None: ...

@@ -96,8 +96,8 @@ class ModelChannel:
             self.outbox.append(("publish", self._published, exchange, routing_key, properties, body))
         return self._published
 
-    def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
-        self.publish(b"", routing_key, properties, body)
+    def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
+        self.publish(exchange, routing_key, properties, body)
 
     def flush(self) -> None:
         pass

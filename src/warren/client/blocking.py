@@ -131,7 +131,8 @@ class Client(BaseClient):
         deadline = self._options.deadline()
         if self._middleware:
             return self._shared.io().run_chained(self._chained(to, args, kwargs, deadline))
-        return read_result(self._shared.io().run(to, encode_call(to, args, kwargs), deadline), to, self._errors)
+        body, running = encode_call(to, args, kwargs), self._options.bound_to()
+        return read_result(self._shared.io().run(to, body, deadline, running), to, self._errors)
 
     @overload
     def submit(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> Future[R]: ...
@@ -191,7 +192,7 @@ class Client(BaseClient):
         if self._middleware:
             result: bytes = self._shared.io().run_chained(self._chained(to, (body,), {}, deadline))
             return result
-        return read_bare(self._shared.io().run(to, encode_bare(body), deadline), to)
+        return read_bare(self._shared.io().run(to, encode_bare(body), deadline, self._options.bound_to()), to)
 
     @property
     def ignored_replies(self) -> int:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any
 
 from warren.client import outcomes
 from warren.client.calls import Calls, PendingCall, Waiter, unguessable
+from warren.client.cancels import Cancels
 from warren.client.endings import Endings
 from warren.client.lane import Lane
 from warren.client.options import Limits
@@ -27,6 +26,7 @@ from warren.connection.declare import declare_exchanges
 from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.connection.supervisor import State, Supervisor, copy_of
+from warren.connection.tasks import Tasks
 from warren.errors import CallError
 from warren.protocol import evidence, topology
 from warren.protocol.evidence import conclude
@@ -37,7 +37,11 @@ _EXCHANGE = topology.EXCHANGE.encode()
 
 
 class ClientCore:
-    """Calls over one supervised connection."""
+    """Calls over one supervised connection.
+
+    Attributes:
+        tasks: what ends with it.
+    """
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
@@ -45,13 +49,13 @@ class ClientCore:
         self._connecting = f"still connecting to {', '.join(f'{host}:{port}' for host, port in settings.hosts)}"
         self._closed = False
         self._link: Link | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks = Tasks(self.loop)
         durable = limits.reply == "durable"
         user_id = settings.username if limits.send_user else None
         self._requests = Requests(app_id=settings.name, user_id=user_id, durable=durable)
         self._endings = endings = Endings(
             lambda wake_at: Calls(unguessable(os.urandom), limits.max_in_flight, wake_at),
-            self.spawn,
+            self.tasks.spawn,
             link=lambda: self._link,
             why_unwritten=self._why_unwritten,
             max_size=limits.max_message_size,
@@ -63,9 +67,10 @@ class ClientCore:
             calls, endings, durable=durable, max_size=limits.max_message_size, on_gone=self._renew
         )
         self._confirming, self._bare = (
-            Lane(calls, endings, self.spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
+            Lane(calls, endings, self.tasks.spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
             for confirm in (True, False)
         )
+        self._cancels = Cancels(lambda: self._link, lambda: self._requests.reply_to, self.tasks.spawn)
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=endings.no_link)
 
     # --- for the clients ----------------------------------------------------------------------------------------
@@ -112,25 +117,20 @@ class ClientCore:
 
     def cancel(self, call: PendingCall) -> bool:
         """The caller waits no longer; False when the call has ended already. A late reply will be ignored."""
+        self._cancels.add(call)
         return self._calls.end(call)
-
-    def spawn(self, work: Coroutine[Any, Any, Any], context: Context | None = None) -> asyncio.Task[Any]:
-        """Start a task that `close` ends; without a context it belongs to no call."""
-        task = self.loop.create_task(work, context=context or Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     async def close(self) -> None:
         """End every call with `Cancelled`, then the connection."""
         self._closed = True
+        self._cancels.add_all(self._calls)
         self._endings.close()
+        await self._cancels.sent(_CLOSE_PATIENCE)
         await self._replies.delete(self._link)
         await self._supervisor.close(_CLOSE_PATIENCE)
         self._leave()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.tasks.cancel()
+        await self.tasks.ended()
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -235,4 +235,4 @@ class ClientCore:
         if link is self._link:
             self._link = None
         if not self._closed:  # a queue that goes then, goes because we delete it
-            self.spawn(link.close())
+            self.tasks.spawn(link.close())

@@ -17,11 +17,12 @@ from warren.client.core import ClientCore
 from warren.client.core_loop import CoreLoop, Request, dead_error
 from warren.client.options import Limits
 from warren.client.requests import Target
-from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Work, result_of
+from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Withdrawal, Work, result_of
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
 from warren.logs import get_logger
 from warren.protocol import evidence
+from warren.protocol.running import Running
 
 log = get_logger("warren.client")
 
@@ -69,12 +70,22 @@ class IOThread:
         """Wait for the connection; bounded by the attempts at each host."""
         self._run_task(ClientCore.connected, None, float("inf"))
 
-    def run(self, target: Target, body: bytes, deadline: float) -> Any:
-        """Start a request and wait in this thread for its outcome, whatever it is."""
+    def run(self, target: Target, body: bytes, deadline: float, running: Running | None = None) -> Any:
+        """Start a request and wait in this thread for its outcome, whatever it is.
+
+        It is withdrawn when the caller of the `running` call, for which it is made, gives up.
+        """
         self._forbid_own_thread()
         waiting = WaitingCall(target, body, deadline)
         self.start(waiting)
-        self._wait(waiting, deadline + _GRACE)
+        if running is None or running.ended:
+            self._wait(waiting, deadline + _GRACE)
+            return waiting.outcome
+        forget = running.on_cancelled(lambda: self._calls.put(Withdrawal(waiting)))
+        try:
+            self._wait(waiting, deadline + _GRACE)
+        finally:
+            forget()
         return waiting.outcome
 
     def run_chained(self, chained: Chained) -> Any:

@@ -88,13 +88,15 @@ class Options:
         """When a cast that begins now ends at the latest: whoever makes it, as it is not bound to its maker's time."""
         return time.monotonic() + self.timeout
 
+    def bound_to(self) -> Running | None:
+        """The call that is being served here, for which a call that begins now is made; None where there is none."""
+        return None if self.detached else get_running()
+
     def deadline(self) -> float:
         """When a call that begins now ends at the latest: inside a handler, a little before the handler's own call."""
         now = time.monotonic()
         own = now + self.timeout
-        if self.detached:
-            return own
-        limit = nested_deadline(get_running(), now)
+        limit = nested_deadline(self.bound_to(), now)
         return own if limit is None or own < limit else limit
 
 

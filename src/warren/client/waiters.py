@@ -14,9 +14,12 @@ from warren.client.calls import PendingCall
 from warren.client.chain import Chained
 from warren.client.core import ClientCore
 from warren.client.core_loop import Request
+from warren.client.outcomes import locate
 from warren.client.requests import Target
 from warren.client.target import read_result
 from warren.connection.supervisor import closed_error
+from warren.protocol import evidence
+from warren.protocol.evidence import conclude
 
 #: What a task is to do.
 Work = Callable[[ClientCore], Coroutine[Any, Any, Any]]
@@ -75,9 +78,31 @@ class WaitingCall(Waiting):
         if self._call is not None:
             core.cancel(self._call)
 
+    def withdraw(self, core: ClientCore) -> None:
+        """In the I/O thread: the call that it is made for is given up, so nobody waits for this one either."""
+        call = self._call
+        if call is not None and core.cancel(call):
+            message = "the caller of the handler that makes this call has given up"
+            self.finish(locate(conclude(evidence.GIVEN_UP_OUTSIDE, message), call))
+
     def finish(self, outcome: Any) -> None:
         self._call = None
         super().finish(outcome)
+
+
+class Withdrawal:
+    """Asks the I/O thread to withdraw a call (Request)."""
+
+    given_up = False
+
+    def __init__(self, waiting: WaitingCall) -> None:
+        self.begin = waiting.withdraw
+
+    def give_up(self, core: ClientCore) -> None:
+        """Nobody waits for it."""
+
+    def finish(self, outcome: Any) -> None:
+        """See `give_up`: the call itself is told."""
 
 
 class _InTask:
@@ -88,7 +113,7 @@ class _InTask:
     _task: asyncio.Task[Any] | None
 
     def begin(self, core: ClientCore) -> None:
-        self._task = core.spawn(self._work(core), self._context)
+        self._task = core.tasks.spawn(self._work(core), self._context)
         self._task.add_done_callback(self.finish)
 
     def give_up(self, core: ClientCore) -> None:

@@ -287,9 +287,9 @@ class HotChannel(Channel):
         """Bytes that the properties of a message may take: they have to fit into one frame [AMQP 0-9-1, 4.2.6]."""
         return self._frame_max - frames.OVERHEAD - frames.CONTENT_HEAD
 
-    def publish_unrouted(self, routing_key: bytes, properties: bytes, body: bytes) -> None:
-        """Publish to a queue, without hearing of it if there is none."""
-        self._send(b"", routing_key, properties, body, False)
+    def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
+        """Publish, without hearing of it if that reaches no queue."""
+        self._send(exchange, routing_key, properties, body, False)
 
     def ack(self, tag: int) -> None:
         """Acknowledge one delivery at the end of this turn; acks of one turn are coalesced."""

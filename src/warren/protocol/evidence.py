@@ -87,6 +87,7 @@ PUBLISH_DENIED = _unknown(
     Origin.BROKER,
     "the broker does not say which of the publishes on the channel it refuses: those before were routed",
 )
+GIVEN_UP_OUTSIDE = _unknown(Code.CANCELLED, "CALLER", Origin.CLIENT, _GONE)
 IO_THREAD = _unknown(Code.INTERNAL, "IO_THREAD", Origin.CLIENT, _GONE)
 NO_ROUTE = Ending(
     Code.UNAVAILABLE,
@@ -145,6 +146,7 @@ TIME_LIMIT = _of_handler(Code.DEADLINE_EXCEEDED, "TIME_LIMIT")
 ENCODE_REPLY = _of_handler(Code.INTERNAL, "ENCODE_REPLY")
 RESULT_TOO_LARGE = _of_handler(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 DRAIN = _of_handler(Code.CANCELLED, "DRAIN")
+GIVEN_UP = _of_handler(Code.CANCELLED, "CALLER", Origin.CLIENT)
 
 # --- at the client, from a reply ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ server sets it, the clients read it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -20,6 +21,13 @@ class Running(Protocol):
     @property
     def ended(self) -> bool:
         """Whether its handler has ended: what it started and what goes on is bound by nothing of it any more."""
+
+    @property
+    def service(self) -> str:
+        """Whose handler it is."""
+
+    def on_cancelled(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, in some thread, when its caller gives up; at once if it has. Returns what undoes that."""
 
 
 _running: ContextVar[Running | None] = ContextVar("warren_running_call", default=None)

@@ -6,6 +6,7 @@ from typing import Any
 
 EXCHANGE = "warren"
 BOUNCE_EXCHANGE = "warren.bounce"
+CONTROL_EXCHANGE = "warren.control"
 DEFAULT_EXCHANGE = ""
 DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 #: The header in which the broker says why it took a message off a queue.

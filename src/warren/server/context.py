@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from warren.logs import get_logger
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:  # until Python 3.13 has it for all; type checkers bring it al
     State = _TypeVar("State", default=Any)
 else:
     State = TypeVar("State")
+
+log = get_logger("warren.server")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +40,34 @@ class Scope:
         self.supplies: dict[Any, Any] = {}
 
 
+class _Cancelled(threading.Event):
+    """That the caller has given up, and who wants to hear of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def add(self, callback: Callable[[], None]) -> Callable[[], None]:
+        key = object()
+        self._callbacks[key] = callback
+        if self.is_set():
+            self._call(key)
+        return lambda: self._callbacks.pop(key, None) and None
+
+    def _call(self, key: object) -> None:
+        callback = self._callbacks.pop(key, None)  # whoever takes it out calls it: once, whichever thread that is
+        if callback is not None:
+            try:
+                callback()
+            except Exception:
+                log.exception("what was to be done when a caller gives up has failed")
+
+    def happen(self) -> None:
+        self.set()
+        for key in list(self._callbacks):
+            self._call(key)
+
+
 class CurrentCall(Generic[State]):
     """What a handler can learn about the call it serves. `State` is what the service's lifespan yields.
 
@@ -46,9 +78,11 @@ class CurrentCall(Generic[State]):
         attempt: 1 for the first delivery; more where an at-least-once request is run again.
     """
 
-    __slots__ = ("_preparing", "_request", "_scope", "attempt", "deadline", "ended", "method")
+    __slots__ = ("_cancelled", "_preparing", "_request", "_scope", "attempt", "deadline", "ended", "method")
 
-    _preparing: bool  # unset where nothing is: it costs a call without dependencies nothing
+    # Unset where there is nothing: so they cost most calls nothing.
+    _preparing: bool
+    _cancelled: _Cancelled
 
     def __init__(self, method: str, deadline: float | None, request: Request, scope: Scope) -> None:
         self.method = method
@@ -86,6 +120,33 @@ class CurrentCall(Generic[State]):
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     @property
+    def service(self) -> str:
+        """The service that is called."""
+        return self.method.rpartition(".")[0]
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more: the caller has given up, or the deadline has passed.
+
+        An ``async`` handler is cancelled then. A ``def`` handler cannot be: it looks here from time to time.
+        """
+        told = getattr(self, "_cancelled", None)
+        return (told is not None and told.is_set()) or self.remaining == 0.0
+
+    def wait_cancelled(self, timeout: float) -> bool:
+        """Wait, in a ``def`` handler, until nobody waits for the result any more; for at most `timeout` seconds.
+
+        Returns `cancelled`: a pause that ends early when there is nothing left to do it for.
+        """
+        left = self.remaining
+        _cancelled_of(self).wait(timeout if left is None else min(timeout, left))
+        return self.cancelled
+
+    def on_cancelled(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from the worker's loop, when the caller gives up; at once if it has. Returns what undoes that."""
+        return _cancelled_of(self).add(callback)
+
+    @property
     def call_id(self) -> str | None:
         """The caller's ``message_id``, stable over retries: the idempotency key. None from a bare peer."""
         return self._request.call_id
@@ -121,6 +182,21 @@ def current_call() -> CurrentCall[Any]:
 def scope_of(call: CurrentCall[Any]) -> Scope:
     """What the call has in common with all others of its worker."""
     return call._scope
+
+
+_cancelled_lock = threading.Lock()
+
+
+def _cancelled_of(call: CurrentCall[Any]) -> _Cancelled:
+    with _cancelled_lock:  # the worker's loop and the handler's thread may both be the first
+        if not hasattr(call, "_cancelled"):
+            call._cancelled = _Cancelled()
+    return call._cancelled
+
+
+def cancel(call: CurrentCall[Any]) -> None:
+    """Tell a handler that its caller has given up."""
+    _cancelled_of(call).happen()
 
 
 def prepare(call: CurrentCall[Any]) -> None:

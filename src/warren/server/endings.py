@@ -13,12 +13,17 @@ from typing import Any
 from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
+from warren.protocol import evidence
 from warren.server.admission import Refuse, SetAside
 from warren.server.attempt import Attempt
+from warren.server.context import cancel
+from warren.server.cutoffs import stop
 from warren.server.replies import Replies, Reply
 from warren.server.settler import Settler
 
 log = get_logger("warren.server")
+
+_GIVEN_UP = "the caller has given the call up"
 
 
 class Endings:
@@ -87,6 +92,16 @@ class Endings:
         if not attempt.is_cast:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Its caller has given up: nobody is answered. A thread cannot be stopped; its handler may ask for it."""
+        attempt.answered = True
+        if attempt.busy:
+            cancel(attempt.call)
+            stop(attempt, evidence.GIVEN_UP, _GIVEN_UP)
+        else:
+            attempt.ended = True
+            self._settler.reply(attempt, self._replies.ended(attempt, evidence.GIVEN_UP, _GIVEN_UP))
 
     def set_aside(self, attempt: Attempt, decision: SetAside) -> None:
         """Set a request aside, and answer it then."""

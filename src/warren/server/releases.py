@@ -75,6 +75,11 @@ class Releases(Generic[T]):
         self._suspected[attempt] = time.monotonic() + _SUSPICION
         self._look()
 
+    @property
+    def waiting(self) -> list[T]:
+        """Those that wait."""
+        return list(self._suspected)
+
     def give_up_waiting(self) -> list[T]:
         """Take out those that wait."""
         suspected, self._suspected = list(self._suspected), {}

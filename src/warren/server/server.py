@@ -13,8 +13,11 @@ from warren import checks, keywords
 from warren.connection.link import Link
 from warren.connection.settings import ConnectionOptions, make_settings
 from warren.connection.supervisor import Supervisor
+from warren.connection.tasks import Tasks
+from warren.control.answering import Answering
 from warren.errors import CallError
 from warren.logs import get_logger
+from warren.server.control import ControlMode, answering, checked_mode
 from warren.server.lifecycle import Life, Lifecycle
 from warren.server.lifespan import LEAST_TIME, Lifespans
 from warren.server.post import Post
@@ -48,6 +51,7 @@ class Server:
         url: str | Sequence[str] | None = None,
         concurrency: int | None = None,
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
+        control: ControlMode | None = "look",
         **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Prepare a server; nothing is opened yet.
@@ -57,6 +61,8 @@ class Server:
             url: as for `AsyncClient`.
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
+            control: what others may ask of it over the exchange ``warren.control``: ``look`` lets them see what it
+                does, and callers give up their calls; ``full`` lets them drain it, too; None is nothing at all.
             **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
 
         Raises:
@@ -71,6 +77,7 @@ class Server:
         self._services = services
         self._concurrency = concurrency
         self._drain_timeout = drain_timeout
+        self._control = checked_mode(control)
         if connection.get("name") in (None, ""):
             connection["name"] = f"{'+'.join(names)} worker, pid {os.getpid()}"
         self._settings = make_settings(url, **connection)
@@ -79,7 +86,7 @@ class Server:
         self._posts: list[Post] = []
         self._upkeep = Upkeep(self._posts)
         self._failure: CallError | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._serving: asyncio.Task[None] | None = None
 
     def run(self) -> None:
@@ -149,12 +156,18 @@ class Server:
         log.info("%s: finishing what is running", signal.Signals(number).name)
         self.stop()
 
+    def _make_answering(self) -> Answering | None:
+        """What answers to questions; None where it shall not."""
+        if self._control is None:
+            return None
+        return answering(self._control, self._settings.name or "", self._posts, self._life, self.stop)
+
     async def _live(self) -> None:
         self._failure, self.abandoned = None, []
         user, instance = self._settings.username, self._settings.name or ""
         workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
-        self._posts = [Post(worker, self._spawn) for worker in workers]
-        self._upkeep = Upkeep(self._posts)
+        self._posts = [Post(worker, self._tasks.spawn) for worker in workers]
+        self._upkeep = Upkeep(self._posts, self._make_answering())
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )
@@ -162,7 +175,7 @@ class Server:
         try:
             if await lifespans.enter([(w.service, w.scope) for w in workers], self._life.stopped()):
                 supervisor.start()
-                self._spawn(self._upkeep.run())
+                self._tasks.spawn(self._upkeep.run())
                 await self._life.stopped()
         finally:
             self._life.draining()
@@ -174,6 +187,8 @@ class Server:
 
     async def _set_up(self, link: Link) -> None:
         await self._upkeep.declare(link)
+        if self._upkeep.answering is not None:  # first: what is begun can then be given up
+            await self._upkeep.answering.open(link)
         for post in self._posts:
             await post.set_up(link)
         self._upkeep.link = link
@@ -196,11 +211,6 @@ class Server:
         self._failure = reason
         self.stop()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # --- the end ------------------------------------------------------------------------------------------------
 
     async def _wind_up(self, supervisor: Supervisor, lifespans: Lifespans) -> None:
@@ -215,11 +225,10 @@ class Server:
         finally:  # first what cannot be cut short
             for post in self._posts:
                 post.worker.close()
-            for task in self._tasks:
-                task.cancel()
+            self._tasks.cancel()
             try:
                 await supervisor.close()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await self._tasks.ended()
             finally:
                 await lifespans.leave(max(LEAST_TIME, left))
 

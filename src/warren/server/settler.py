@@ -104,7 +104,7 @@ class Settler:
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
             self._release(attempt)
             channel.flush()
-            channel.publish_unrouted(address, reply.properties, reply.body)  # `mandatory` would be a false alarm
+            channel.publish_unrouted(b"", address, reply.properties, reply.body)  # `mandatory` would be a false alarm
         else:
             channel.publish(b"", address, reply.properties, reply.body)
         attempt.answered = True

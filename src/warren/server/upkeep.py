@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
+from warren.control.answering import Answering
 from warren.logs import get_logger
 from warren.server.post import Post
 
@@ -25,10 +27,12 @@ class Upkeep:
 
     Attributes:
         link: the link that is served on; None without one.
+        answering: the control queue; None where there shall be none.
     """
 
-    def __init__(self, posts: Sequence[Post]) -> None:
+    def __init__(self, posts: Sequence[Post], answering: Answering | None = None) -> None:
         self.link: Link | None = None
+        self.answering = answering
         self._posts = posts
         self._may_declare = True
 
@@ -49,6 +53,9 @@ class Upkeep:
         while True:
             await asyncio.sleep(INTERVAL)
             link = self.link
+            if link is not None and self.answering is not None:
+                with contextlib.suppress(LinkLost):
+                    await self.answering.look_after(link)
             if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
                 continue
             try:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from warren.amqp.frames import Delivery, FrameError
@@ -32,6 +32,7 @@ from warren.server.replies import Replies
 from warren.server.runners import Runner
 from warren.server.settler import Settler
 from warren.server.threads import WorkerThreads
+from warren.server.withdrawals import Withdrawals
 
 log = get_logger("warren.server")
 
@@ -81,6 +82,7 @@ class Worker:
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
+        self.withdrawals = Withdrawals(self._all_attempts, self._endings.withdraw)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] | None = None
 
@@ -98,6 +100,9 @@ class Worker:
                 request = attempt.request = Request(delivery)
             except FrameError as error:
                 self._unreadable(attempt, error)
+                return
+            if self.withdrawals.coming and self.withdrawals.take(request):
+                self._endings.withdraw(attempt)
                 return
             decision = self._admission.decide(request, time.time(), self.draining)
             if type(decision) is tuple:
@@ -161,7 +166,9 @@ class Worker:
             self._fail(attempt, error)
 
     def _start_late(self, attempt: Attempt) -> None:
-        if attempt.deadline is not None and attempt.deadline <= time.monotonic():
+        if attempt.ended:  # its caller has given up meanwhile
+            self._places.leave(attempt)
+        elif attempt.deadline is not None and attempt.deadline <= time.monotonic():
             self._places.leave(attempt)  # first: what the refusal sets in motion may let another begin
             self._endings.refuse(attempt, too_late())
         else:  # which often happens in the context of the call that has just ended
@@ -222,6 +229,10 @@ class Worker:
         """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self.draining = True
         self._held += [(attempt, attempt.deadline) for attempt in self._give_up_waiting()]
+
+    def _all_attempts(self) -> Iterator[Attempt]:
+        yield from (*self._places.taken, *self._places.waiting, *self._settler.releases.waiting)
+        yield from (attempt for attempt, _ in self._held)
 
     def _give_up_waiting(self) -> list[Attempt]:
         return [*self._places.give_up_waiting(), *self._settler.releases.give_up_waiting()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -28,6 +28,10 @@ class Serving:
 
     deadline: float | None
     ended: bool = False
+    service: str = "calc"
+
+    def on_cancelled(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return callback
 
 
 @contextmanager

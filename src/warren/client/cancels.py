@@ -1,0 +1,132 @@
+"""Telling workers that nobody waits any more: the calls that were given up, together, once a turn of the loop.
+
+On a channel of its own, opened when it is first needed: the broker may refuse it, and that must not touch the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from warren.amqp.frames import Delivery
+from warren.client.calls import ASKED, CONFIRMED, WRITTEN, PendingCall
+from warren.client.lane import Spawn
+from warren.connection.channel import HotChannel, Returned
+from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.link import Link
+from warren.logs import get_logger
+from warren.protocol import topology
+from warren.protocol.control import CANCEL, MOST_CANCELLED, Cancel, Question, question_properties, to_service
+
+log = get_logger("warren.client")
+
+_EXCHANGE = topology.CONTROL_EXCHANGE.encode()
+#: Seconds that such a message may wait in a control queue.
+_PATIENCE = 10.0
+
+
+class Cancels:
+    """What one client has to tell (Receiver of its channel)."""
+
+    def __init__(self, link: Callable[[], Link | None], reply_to: Callable[[], bytes], spawn: Spawn) -> None:
+        self._link = link
+        self._reply_to = reply_to
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self._given_up: dict[str, dict[str, int]] = defaultdict(dict)  # by queue: ids and the milliseconds left
+        self._channel: HotChannel | None = None
+        self._opened_on: Link | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._refused_on: Link | None = None
+
+    def add(self, call: PendingCall) -> None:
+        """A call is given up; nothing happens where no worker can have it."""
+        if call.state not in (WRITTEN, CONFIRMED, ASKED) or not call.awaits_reply:
+            return
+        if not self._given_up:
+            self._loop.call_soon(self._send)
+        left = max(0, int((call.deadline - time.monotonic()) * 1000))
+        self._given_up[call.target.queue][call.id.decode()] = left
+
+    def add_all(self, calls: Iterable[PendingCall]) -> None:
+        """All calls are given up; also on a loop that is closed, where there is no way to tell anybody."""
+        with contextlib.suppress(RuntimeError):
+            for call in calls:
+                self.add(call)
+
+    async def sent(self, patience: float) -> None:
+        """Wait until what there was to tell is written; `patience` seconds at most."""
+        if self._given_up:
+            self._send()
+        if self._opening is not None:
+            await asyncio.wait([self._opening], timeout=patience)
+
+    def _send(self) -> None:
+        link = self._link()
+        if link is None or link is self._refused_on:
+            self._given_up.clear()
+        elif self._channel is not None and self._channel.closed is None and self._opened_on is link:
+            self._write(self._channel)
+        elif self._given_up and (self._opening is None or self._opening.done()):
+            self._opening = self._spawn(self._open(link))
+
+    def _write(self, channel: HotChannel) -> None:
+        given_up, reply_to = dict(self._given_up), self._reply_to().decode()
+        self._given_up.clear()
+        for queue, calls in given_up.items():
+            for some in _chunks(calls):
+                body = msgspec.json.encode(Cancel(some, reply_to))
+                properties = question_properties(Question(CANCEL, {}), patience=_PATIENCE)
+                channel.publish_unrouted(_EXCHANGE, to_service(queue).encode(), properties, body)
+
+    async def _open(self, link: Link) -> None:
+        try:
+            channel = await link.channel()
+            await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
+            await channel.close()
+        except LinkLost:
+            return
+        except ChannelClosed:  # it may be there all the same
+            pass
+        try:
+            hot = await link.hot_channel()
+        except (ChannelClosed, LinkLost):
+            return
+        hot.attach(self, body_limit=0)
+        hot.on_closed = lambda reason: self._on_closed(link, reason)
+        self._channel, self._opened_on = hot, link
+        self._write(hot)
+
+    def _on_closed(self, link: Link, reason: Exception) -> None:
+        self._channel = None
+        if isinstance(reason, ChannelClosed):
+            self._refused_on = link
+            log.info("workers cannot be told that calls are given up: the broker refuses it: %s", reason.text)
+
+    # --- from the channel (Receiver): nothing comes -------------------------------------------------------------
+
+    def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+        """Nothing is consumed on this channel."""
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        """Nothing is confirmed on it."""
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        """See `confirmed`."""
+
+    def returned(self, message: Returned) -> None:
+        """Nothing is returned: whether anybody hears it does not matter."""
+
+    def consumer_cancelled(self, channel: HotChannel) -> None:
+        """See `delivered`."""
+
+
+def _chunks(calls: dict[str, int]) -> Iterator[dict[str, int]]:
+    items = list(calls.items())
+    for at in range(0, len(items), MOST_CANCELLED):
+        yield dict(items[at : at + MOST_CANCELLED])

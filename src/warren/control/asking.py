@@ -1,0 +1,174 @@
+"""Asking running servers, over a connection of its own: what tools are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import msgspec
+
+from warren.amqp.frames import Delivery
+from warren.connection.channel import HotChannel, Returned
+from warren.connection.dial import open_link
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.link import Link
+from warren.connection.settings import Settings
+from warren.errors import CallError
+from warren.protocol import topology
+from warren.protocol.control import Answer, Question, question_properties, read_answer
+from warren.protocol.evidence import CONNECTION_LOST, SETUP_DENIED, conclude
+
+#: Seconds in which processes have to answer: one whose event loop is blocked for longer is missed.
+PATIENCE = 0.3
+#: Bytes of the largest answer that is taken.
+MAX_ANSWER = 16 * 1024 * 1024
+
+
+class Asking:
+    """Asks one question after the other (Receiver of its channel).
+
+    Example::
+
+        async with Asking(settings) as asking:
+            async for answer in asking.ask("ping", to_service("calc")):
+                print(answer.instance, answer.body)
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link: Link | None = None
+        self._channel: HotChannel
+        self._queue = b""
+        self._asked: dict[bytes, asyncio.Queue[Answer | None]] = {}
+
+    @property
+    def link(self) -> Link:
+        """The connection, which is open."""
+        assert self._link is not None
+        return self._link
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            CallError: no broker can be reached, or it refuses what is needed for asking.
+        """
+        self._link = await _open(self._settings)
+        try:
+            self._channel = channel = await self._link.hot_channel()
+            channel.attach(self, body_limit=MAX_ANSWER)
+            channel.on_closed = lambda _reason: self._end_all()
+            queue = await channel.declare_reply_queue(arguments=topology.REPLY_ARGUMENTS)
+            await channel.consume(queue, no_ack=True)
+            await self._declare()
+        except BaseException as error:
+            await self._link.close()
+            if isinstance(error, ChannelClosed | LinkLost):
+                raise conclude(SETUP_DENIED, f"the broker refuses what is needed to ask: {error}") from error
+            raise
+        self._queue = queue.encode()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.link.close()
+
+    async def _declare(self) -> None:
+        """Without the exchange a question closes the channel; who may not declare it trusts that it is there."""
+        channel = await self.link.channel()
+        try:
+            await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
+            await channel.close()
+        except ChannelClosed as error:
+            if error.code != ACCESS_REFUSED:
+                raise
+
+    async def ask(
+        self,
+        verb: str,
+        key: str,
+        body: dict[str, Any] | None = None,
+        *,
+        patience: float = PATIENCE,
+        first: bool = False,
+    ) -> AsyncIterator[Answer]:
+        """The answers to a question, as they come; of no process at all, if none is meant.
+
+        Args:
+            verb: what to do.
+            key: who is meant: `TO_ALL`, `to_service` or `to_instance`.
+            body: the verb's arguments.
+            patience: seconds in which answers are taken.
+            first: end with the first one.
+
+        Raises:
+            CallError: the connection is lost, or the broker does not let us ask.
+        """
+        id = secrets.token_hex(8).encode()
+        answers = self._asked[id] = asyncio.Queue()
+        properties = question_properties(Question(verb, {}, self._queue, id), patience=patience)
+        exchange = topology.CONTROL_EXCHANGE.encode()
+        self._channel.publish(exchange, key.encode(), properties, msgspec.json.encode(body or {}))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    while (answer := await answers.get()) is not None:
+                        yield answer
+                        if first:
+                            return
+        finally:
+            del self._asked[id]
+        if self._channel.closed is not None:
+            raise conclude(CONNECTION_LOST, f"the broker does not let us ask: {self._channel.closed}")
+
+    async def gather(
+        self,
+        verb: str,
+        key: str,
+        body: dict[str, Any] | None = None,
+        *,
+        patience: float = PATIENCE,
+        first: bool = False,
+    ) -> list[Answer]:
+        """All answers to a question, in the order of the processes' ids; arguments and errors as for `ask`."""
+        answers = [answer async for answer in self.ask(verb, key, body, patience=patience, first=first)]
+        return sorted(answers, key=lambda answer: answer.instance)
+
+    def _end_all(self) -> None:
+        for answers in self._asked.values():
+            answers.put_nowait(None)
+
+    # --- from the channel (Receiver) ----------------------------------------------------------------------------
+
+    def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+        with contextlib.suppress(ValueError):  # not an answer
+            answer = read_answer(delivery.properties, delivery.body)
+            if answer.id in self._asked:
+                self._asked[answer.id].put_nowait(answer)
+
+    def returned(self, message: Returned) -> None:
+        """Nobody is meant."""
+        if message.correlation_id in self._asked:
+            self._asked[message.correlation_id].put_nowait(None)
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        """Questions are not confirmed."""
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        """See `confirmed`."""
+
+    def consumer_cancelled(self, channel: HotChannel) -> None:
+        self._end_all()
+
+
+async def _open(settings: Settings) -> Link:
+    failure: CallError | None = None
+    for host, port in settings.hosts:
+        try:
+            return await open_link(settings, host, port)
+        except ConnectFailed as error:
+            failure = error.error
+    assert failure is not None
+    raise failure

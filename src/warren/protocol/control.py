@@ -1,0 +1,178 @@
+"""Control messages: what is said over the exchange ``warren.control``. Pure; docs/wire.md is the prose of this.
+
+A question names its verb in ``type`` and carries a JSON object; each server process that is meant answers once, with
+a JSON object too. What an object has in addition is ignored, so that versions can mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from warren.amqp.frames import FrameError, Properties, decode_properties, encode_properties
+from warren.amqp.tables import encode_table, pick
+from warren.errors import CallError, Code, make_error
+from warren.protocol.content import as_text
+
+#: Bytes of the largest question that is taken.
+MAX_QUESTION = 256 * 1024
+#: Of a server's control queue: more questions than this many wait for nobody (the oldest go first).
+QUEUE_ARGUMENTS: dict[str, Any] = {"x-max-length": 1000, "x-queue-type": "classic"}
+
+TO_ALL = "all"
+CANCEL = "cancel"
+
+_JSON = b"application/json"
+
+
+def to_service(name: str) -> str:
+    """The routing key that reaches each process that serves this service."""
+    return f"service:{name}"
+
+
+def to_instance(instance: str) -> str:
+    """The routing key that reaches one process."""
+    return f"instance:{instance}"
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is asked.
+
+    Attributes:
+        verb: what to do.
+        body: its arguments.
+        reply_to: where the answer goes; empty where none is wanted.
+        id: what the answer shall be known by.
+    """
+
+    verb: str
+    body: dict[str, Any]
+    reply_to: bytes = b""
+    id: bytes = b""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one process has answered.
+
+    Attributes:
+        id: of the question.
+        instance: the process, by its random id.
+        body: what it has said; nothing where it refuses.
+        error: why it refuses.
+    """
+
+    id: bytes
+    instance: str
+    body: dict[str, Any]
+    error: CallError | None = None
+
+
+def question_properties(question: Question, *, patience: float) -> bytes:
+    """The property bytes of a question; it waits for at most `patience` seconds."""
+    return encode_properties(
+        Properties(
+            content_type=_JSON,
+            type=question.verb.encode(),
+            reply_to=question.reply_to or None,
+            correlation_id=question.id or None,
+            expiration=b"%d" % max(0, int(patience * 1000)),
+        )
+    )
+
+
+def read_question(properties: bytes, body: bytes | None) -> Question:
+    """A question as it came.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        p = decode_properties(properties)
+    except FrameError as error:
+        raise ValueError(f"its properties cannot be read: {error}") from error
+    if body is None:
+        raise ValueError(f"it has more than {MAX_QUESTION} bytes")
+    return Question(as_text(p.type) or "", _read_object(body or b"{}"), p.reply_to or b"", p.correlation_id or b"")
+
+
+def write_answer(question: Question, instance: str, body: Any) -> tuple[bytes, bytes]:
+    """Property bytes and body of an answer."""
+    p = Properties(content_type=_JSON, type=question.verb.encode(), correlation_id=question.id)
+    return encode_properties(p), msgspec.json.encode({"instance": instance, **msgspec.to_builtins(body)})
+
+
+def write_refusal(question: Question, instance: str, error: CallError) -> tuple[bytes, bytes]:
+    """Property bytes and body of an answer that refuses."""
+    table = encode_table({"rpc-status": error.code.value, "rpc-reason": error.reason})
+    p = Properties(content_type=_JSON, type=b"error", correlation_id=question.id, table=table)
+    return encode_properties(p), msgspec.json.encode({"instance": instance, "detail": error.message})
+
+
+def read_answer(properties: bytes, body: bytes | None) -> Answer:
+    """An answer as it came.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        p = decode_properties(properties)
+        table = pick(p.table or b"", b"rpc-status", b"rpc-reason")
+    except FrameError as error:
+        raise ValueError(f"its properties cannot be read: {error}") from error
+    said = _read_object(body or b"{}")
+    instance = str(said.pop("instance", ""))
+    if "rpc-status" not in table:
+        return Answer(p.correlation_id or b"", instance, said)
+    return Answer(p.correlation_id or b"", instance, {}, _error(table, said))
+
+
+def _error(table: Mapping[str, Any], said: Mapping[str, Any]) -> CallError:
+    try:
+        code = Code(table["rpc-status"])
+    except ValueError:
+        code = Code.UNKNOWN
+    return make_error(code, str(table.get("rpc-reason", "UNKNOWN")), str(said.get("detail", "")))
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is not a JSON object: {error}") from error
+    return value
+
+
+# --- cancel -----------------------------------------------------------------------------------------------------
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Nobody waits any more for these calls.
+
+    Attributes:
+        calls: their correlation ids, each with the milliseconds that it still had.
+        reply_to: their reply address: with an id it proves who says so, as only its caller and its worker know both.
+    """
+
+    calls: dict[str, int]
+    reply_to: str
+
+
+#: Calls in one message, at most.
+MOST_CANCELLED = 1000
+
+
+def read_cancel(body: Mapping[str, Any]) -> Cancel:
+    """The calls that a question's body names.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        cancel: Cancel = msgspec.convert(body, Cancel)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"it names no calls: {error}") from error
+    if len(cancel.calls) > MOST_CANCELLED:
+        raise ValueError(f"it names {len(cancel.calls)} calls; {MOST_CANCELLED} are allowed")
+    return cancel

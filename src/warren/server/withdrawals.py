@@ -1,0 +1,65 @@
+"""Calls that their callers have given up: what runs is stopped, what waits is let go, what comes is not begun.
+
+A request that is still on its way is remembered for as long as its caller would have waited, and only so many of them:
+what is forgotten runs in vain, as all did before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from warren.protocol.control import Cancel
+from warren.protocol.request import Request
+from warren.server.attempt import Attempt
+
+#: Requests that one service remembers, at most.
+MOST_REMEMBERED = 10_000
+#: Seconds for which it remembers one, at most.
+LONGEST = 3600.0
+
+
+class Withdrawals:
+    """What one service's callers have withdrawn.
+
+    Attributes:
+        coming: requests that may still come; while there are none, nothing has to be looked up.
+    """
+
+    def __init__(self, held: Callable[[], Iterable[Attempt]], withdraw: Callable[[Attempt], None]) -> None:
+        """`held` gives all attempts that the worker has; `withdraw` ends one whose caller has given up."""
+        self._held = held
+        self._withdraw = withdraw
+        self.coming: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+
+    def apply(self, cancel: Cancel) -> int:
+        """Withdraw calls; returns how many of them were found here."""
+        now, address = time.monotonic(), cancel.reply_to.encode()
+        left = {call.encode(): ms for call, ms in cancel.calls.items()}
+        found = [attempt for attempt in self._held() if _is_named(attempt, left, address)]
+        for attempt in found:
+            assert attempt.request is not None
+            left.pop(attempt.request.properties.correlation_id or b"", None)
+            self._withdraw(attempt)
+        for id, ms in left.items():
+            self.coming[id, address] = now + min(max(0, ms) / 1000, LONGEST)
+            if len(self.coming) > MOST_REMEMBERED:
+                self.coming.popitem(last=False)
+        return len(found)
+
+    def take(self, request: Request) -> bool:
+        """Whether the caller of a request that has just come has given it up."""
+        p = request.properties
+        until = self.coming.pop((p.correlation_id or b"", p.reply_to or b""), None)
+        now = time.monotonic()
+        while self.coming and next(iter(self.coming.values())) <= now:  # those behind it go with the next ones
+            self.coming.popitem(last=False)
+        return until is not None
+
+
+def _is_named(attempt: Attempt, calls: dict[bytes, int], address: bytes) -> bool:
+    if attempt.request is None or attempt.ended:
+        return False
+    p = attempt.request.properties
+    return p.reply_to == address and p.correlation_id in calls
