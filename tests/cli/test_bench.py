@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
-from warren.bench.histogram import Histogram
+from warren.histogram import Histogram
 from warren.bench.load import Load, Plan, Record
 from warren.bench.runner import check_local
 from warren.bench.shown import PERCENTILES, draw

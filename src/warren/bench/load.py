@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from warren.bench.histogram import Histogram
 from warren.client.options import DEFAULT_MAX_IN_FLIGHT
 from warren.errors import CallError
+from warren.histogram import Histogram
 
 
 @dataclass(frozen=True, slots=True)

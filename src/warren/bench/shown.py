@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from shutil import get_terminal_size
 from typing import Any
 
-from warren.bench.histogram import Histogram
 from warren.bench.load import Load, Plan, Record
+from warren.histogram import Histogram
 from warren.printable import aligned, printable
 
 PERCENTILES = (50, 90, 99, 99.9)

@@ -23,7 +23,8 @@ class Attempt:
         request: None until it has been read.
         method, arguments, deadline: unset until it is known to be run. `deadline` is its caller's, in seconds of
             `time.monotonic`; None for no limit.
-        call, limit: unset until it begins; its own deadline may be earlier, and `limit` is what ends it then.
+        call, began, limit: unset until it begins, at `began` (`time.monotonic`). The call's own deadline may be earlier
+            than the caller's, and `limit` is what ends it then.
         entered: whether its handler was begun: middleware may end a call before.
         ended: whether its outcome is decided; a later one is dropped.
         answered: whether its reply was sent, or had nobody to go to.
@@ -40,6 +41,7 @@ class Attempt:
         "acked",
         "answered",
         "arguments",
+        "began",
         "busy",
         "call",
         "channel",
@@ -60,6 +62,7 @@ class Attempt:
     call: CurrentCall
     method: Method
     arguments: Arguments
+    began: float
     deadline: float | None
     limit: Ending
 

@@ -20,6 +20,7 @@ from warren.server.context import cancel
 from warren.server.cutoffs import stop
 from warren.server.replies import Replies, Reply
 from warren.server.settler import Settler
+from warren.server.statistics import Statistics
 
 log = get_logger("warren.server")
 
@@ -29,10 +30,11 @@ _GIVEN_UP = "the caller has given the call up"
 class Endings:
     """Ends the attempts of one service."""
 
-    def __init__(self, service: str, replies: Replies, settler: Settler) -> None:
+    def __init__(self, service: str, replies: Replies, settler: Settler, statistics: Statistics) -> None:
         self._service = service
         self._replies = replies
         self._settler = settler
+        self._statistics = statistics
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
@@ -73,6 +75,7 @@ class Endings:
             try:
                 attempt.ended = attempt.call.ended = True
                 self._settler.reply(attempt, reply)
+                self._statistics.ended(attempt, reply)
             except BaseException as error:
                 self.fail(attempt, error)
 
@@ -89,6 +92,7 @@ class Endings:
     def refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""
         attempt.ended = True
+        self._statistics.refused(attempt, refusal)
         if not attempt.is_cast:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))

@@ -31,6 +31,7 @@ from warren.server.places import Places
 from warren.server.replies import Replies
 from warren.server.runners import Runner
 from warren.server.settler import Settler
+from warren.server.statistics import Statistics
 from warren.server.threads import WorkerThreads
 from warren.server.withdrawals import Withdrawals
 
@@ -76,7 +77,8 @@ class Worker:
         replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
-        self._endings = Endings(service.name, replies, self._settler)
+        self.statistics = Statistics(service.methods)
+        self._endings = Endings(service.name, replies, self._settler, self.statistics)
         threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
@@ -178,8 +180,9 @@ class Worker:
         method, request = attempt.method, attempt.request
         assert request is not None
         deadline, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
+        attempt.began = time.monotonic()
         if method.time_limit is not None:
-            limit = time.monotonic() + method.time_limit
+            limit = attempt.began + method.time_limit
             if deadline is None or limit < deadline:
                 deadline, attempt.limit = limit, evidence.TIME_LIMIT
         attempt.call = CurrentCall(self._names[method], deadline, request, self.scope)
