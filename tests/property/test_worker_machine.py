@@ -56,7 +56,10 @@ def quiet() -> Iterator[None]:
 MARK: ContextVar[int | None] = ContextVar("mark", default=None)
 #: Two bytes of property flags, and nothing behind them.
 UNREADABLE_PROPERTIES = b"\xff\xfe"
-METHODS = ("report", "again", "once", "threaded", "again_threaded", "once_threaded", "wrapped", "limited")
+METHODS = (
+    "report", "again", "once", "threaded", "again_threaded", "once_threaded", "wrapped", "limited", "single",
+    "again_single", "once_single", "single_threaded",
+)  # fmt: skip
 ADDRESSES = {"cast": None, "call": b"replies", "direct call": b"amq.rabbitmq.reply-to.g"}
 #: Most are as they should be; one thing or another is wrong with some.
 WISHES = st.lists(
@@ -81,7 +84,7 @@ WISHES = st.lists(
 LOST = st.lists(
     st.builds(
         Wish,
-        method=st.sampled_from(["again", "again_threaded"]),
+        method=st.sampled_from(["again", "again_threaded", "again_single"]),
         kind=st.sampled_from(list(ADDRESSES)),
         timeout=st.just(None),
         now=st.sampled_from(["return", "wait", "raise"]),
@@ -113,9 +116,11 @@ BROKEN = st.none() | st.builds(
     st.integers(1, 3),
     st.sampled_from(_KINDS),
 )
-ON_LOOP = ("report", "again", "once", "limited")
-AT_LEAST_ONCE = ("again", "again_threaded")
-AT_MOST_ONCE = ("once", "once_threaded", "limited")
+ON_LOOP = ("report", "again", "once", "limited", "single", "again_single", "once_single")
+AT_LEAST_ONCE = ("again", "again_threaded", "again_single")
+AT_MOST_ONCE = ("once", "once_threaded", "limited", "once_single")
+#: Of which one call at a time is run.
+SINGLE = ("single", "again_single", "once_single", "single_threaded")
 
 
 # When rules apply. Not lambdas: Hypothesis would parse their source, which CPython 3.11 fails at in odd moments.
@@ -248,6 +253,10 @@ class WorkerMachine(RuleBasedStateMachine):
         declared("once_threaded", handle_in_thread, delivery="at-most-once")
         declared("wrapped", handle_late)
         declared("limited", handle, delivery="at-most-once", time_limit=1.0)
+        declared("single", handle, concurrency=1)
+        declared("again_single", handle, delivery="at-least-once", max_attempts=3, concurrency=1)
+        declared("once_single", handle, delivery="at-most-once", concurrency=1)
+        declared("single_threaded", handle_in_thread, concurrency=1)
         return service
 
     def _open_link(self) -> None:
@@ -618,7 +627,7 @@ class WorkerMachine(RuleBasedStateMachine):
         """And another begins in its place."""
         self.losses += 1
         w = cast(Any, self.worker)
-        self.excused |= {self._of(attempt) for attempt in [*w._places.taken, *w._places.waiting] if attempt.acked}
+        self.excused |= {self._of(attempt) for attempt in [*w._places.taken, *w._places.waiting()] if attempt.acked}
         self._process_ends()
         self._begin_life()
 
@@ -716,8 +725,19 @@ class WorkerMachine(RuleBasedStateMachine):
             assert len(self.worker._places.taken) <= self.worker.concurrency, "more places than there are"
             running = {asked.number for asked, count in self.running.items() if count} | {*self.threads.serving()}
             assert len(running) <= self.worker.concurrency, "more runs than places"
+            methods = Counter(self.requests[number].method for number in running)
+            assert all(methods[name] <= 1 for name in SINGLE), f"more runs of a method than it allows: {methods}"
+            self._check_nothing_waits_in_vain()
             errors = [error for error in self.loop.errors if not any(error is thrown for thrown in self.thrown)]
             assert self.sabotage.done or not errors, errors
+
+    def _check_nothing_waits_in_vain(self) -> None:
+        places = cast(Any, self.worker)._places
+        if len(places.taken) == self.worker.concurrency or self.sabotage.done or self.loop.ready:
+            return
+        busy = {self._of(attempt).method for attempt in places.taken}
+        waiting = [self._of(attempt) for attempt in places.waiting()]
+        assert all(asked.method in SINGLE and asked.method in busy for asked in waiting), f"{waiting} wait in vain"
 
     @invariant()
     def nobody_is_told_of_what_is_still_to_be_begun(self) -> None:
@@ -787,7 +807,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def _tables(self) -> list[Any]:
         w = cast(Any, self.worker)
         releases = w._settler.releases
-        return [w._places.taken, w._places.waiting, w._held, w.copies, releases._suspected, releases._proofs]
+        return [w._places.taken, w._places.waiting(), w._held, w.copies, releases._suspected, releases._proofs]
 
     def _check_rest(self) -> None:
         w = cast(Any, self.worker)
@@ -796,6 +816,7 @@ class WorkerMachine(RuleBasedStateMachine):
                 assert len(handed.settled) == 1, f"{handed.message.request} is not settled"
         assert not any(map(len, self._tables())), self._tables()
         assert not any(w._runner._cutoffs._timers._slices.values())
+        assert not any(w._patience._timers._slices.values())
         assert not self.broker.queue
 
     def _check_nothing_lost(self) -> None:

@@ -25,6 +25,7 @@ from warren.server import runners
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, _Outlet
 from warren.server.endings import Endings
+from warren.server.places import Places
 from warren.server.releases import Releases
 from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
@@ -103,6 +104,26 @@ def only_the_encoders_own_errors_are_caught(patch: Patch) -> None:
 
     patch.setattr(Replies, "result", fragile)
     patch.setattr(Endings, "completed", completed)
+
+
+@fault
+def a_method_takes_more_places_than_it_allows(patch: Patch) -> None:
+    def unlimited(self: Places[Attempt], limit: int, _limits: Any) -> None:
+        made(self, limit, {})
+
+    made = Places.__init__
+    patch.setattr(Places, "__init__", unlimited)
+
+
+@fault
+def what_waits_for_its_method_is_not_begun_when_it_can_be(patch: Patch) -> None:
+    next = Places.next
+    patch.setattr(Places, "next", lambda self: next(self) if len(self.taken) == self.limit - 1 else None)
+
+
+@fault
+def what_waited_too_long_begins_later(patch: Patch) -> None:
+    patch.setattr(Places, "withdraw", lambda self, item: item in self.waiting())
 
 
 @fault

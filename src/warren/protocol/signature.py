@@ -47,6 +47,7 @@ class Method:
         max_attempts: how many workers an ``at-least-once`` request may kill before it is set aside.
         default: whether it answers bare requests, those without a method name.
         time_limit: seconds that one run of an ``async`` handler may take; None for no limit but the caller's.
+        concurrency: how many runs of it there may be at a time in one worker; None for no limit but the service's.
         errors: exception classes that travel as themselves, by name.
     """
 
@@ -58,6 +59,7 @@ class Method:
     max_attempts: int
     default: bool
     time_limit: float | None
+    concurrency: int | None
     errors: dict[str, type[Exception]]
     is_async: bool
     positional: tuple[str, ...]
@@ -245,6 +247,7 @@ def make_method(
     max_attempts: int,
     default: bool,
     time_limit: float | None = None,
+    concurrency: int | None = None,
     errors: dict[str, type[Exception]],
     declared: Callable[..., Any] | None = None,
 ) -> Method:
@@ -258,7 +261,7 @@ def make_method(
         ValueError: an option out of range, or a name that cannot be called.
     """
     name = name_of(service, function) if name is None else name
-    _check_options(name, delivery, max_attempts, time_limit)
+    _check_options(name, delivery, max_attempts, time_limit, concurrency)
     where = f"{service}.{name}"
     function = plain_function(where, function)
     parameters = _parameters(where, function)
@@ -281,6 +284,7 @@ def make_method(
         max_attempts=max_attempts,
         default=default,
         time_limit=time_limit,
+        concurrency=concurrency,
         errors=errors,
         is_async=is_async(function),
         positional=positional,
@@ -363,7 +367,9 @@ def _check_hint(where: str, parameter: str, hint: Any) -> None:
         raise TypeError(f"{where}: {what}: {error}") from error
 
 
-def _check_options(name: str, delivery: str, max_attempts: int, time_limit: float | None) -> None:
+def _check_options(
+    name: str, delivery: str, max_attempts: int, time_limit: float | None, concurrency: int | None
+) -> None:
     if not (isinstance(name, str) and _IDENTIFIER.match(name) and len(name) <= _LONGEST_NAME):
         raise ValueError(
             f"method name {name!r}: it must be made of letters, digits, '_' and '-', at most {_LONGEST_NAME}, and begin"
@@ -374,6 +380,8 @@ def _check_options(name: str, delivery: str, max_attempts: int, time_limit: floa
     checks.whole("max_attempts", max_attempts)
     if time_limit is not None:
         checks.seconds("time_limit", time_limit)
+    if concurrency is not None:
+        checks.whole("concurrency", concurrency)
 
 
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:

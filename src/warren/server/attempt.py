@@ -33,7 +33,8 @@ class Attempt:
         busy: tasks and threads that run code of it.
         task: the one in which it runs, if it does.
         reported: whether its task has, in its last line; see `Runner`.
-        slice: when its task is cut off, as its `Runner` has noted it.
+        slice: when it is cut off, as whoever watches over its time has noted it: its `Worker` as long as it waits for a
+            place, then its `Runner`.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 

@@ -1,9 +1,10 @@
-"""Handlers that run too long: their tasks are cancelled at the deadline, or at their method's time limit."""
+"""Attempts whose time is over: while they wait for a place, or while they run, as then their tasks are cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from warren.protocol import evidence
 from warren.protocol.deadline import Timers
@@ -15,10 +16,12 @@ _OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s"
 
 
 class CutOffs:
-    """When the tasks of one service have to end."""
+    """When attempts have to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, cut_off: Callable[[Attempt], None]) -> None:
+        """`cut_off` ends one whose time is over; it must not raise."""
         self._loop = asyncio.get_running_loop()
+        self._end = cut_off
         self._timers: Timers[Attempt] = Timers(self._wake_at)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -26,13 +29,13 @@ class CutOffs:
         """Attempts that are watched."""
         return len(self._timers)
 
-    def watch(self, attempt: Attempt) -> None:
-        """Stop the attempt at its call's deadline, if it has one."""
-        if attempt.call.deadline is not None:
-            attempt.slice = self._timers.add(attempt.call.deadline, attempt)
+    def watch(self, attempt: Attempt, deadline: float | None) -> None:
+        """End the attempt at this time, if there is one; it is watched in one place at a time."""
+        if deadline is not None:
+            attempt.slice = self._timers.add(deadline, attempt)
 
     def forget(self, attempt: Attempt) -> None:
-        """Its task has ended."""
+        """It is not waited for any more."""
         if attempt.slice is not None:
             self._timers.remove(attempt.slice, attempt)
 
@@ -44,9 +47,7 @@ class CutOffs:
     def _cut_off(self) -> None:
         self._timer = None
         for attempt in self._timers.due(time.monotonic()):
-            limit = attempt.limit
-            words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
-            stop(attempt, limit, words)
+            self._end(attempt)
         due = self._timers.next_due()
         if due is not None and self._timer is None:
             self._wake_at(due)
@@ -55,6 +56,13 @@ class CutOffs:
         """Stop nothing more."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def stop_late(attempt: Attempt) -> None:
+    """Cancel a handler whose time is over."""
+    limit = attempt.limit
+    words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
+    stop(attempt, limit, words)
 
 
 def stop(attempt: Attempt, ending: Ending, message: str) -> asyncio.Task[None] | None:

@@ -35,6 +35,7 @@ class Declaring:
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,
+        concurrency: int | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def method(
         self,
@@ -45,6 +46,7 @@ class Declaring:
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,
+        concurrency: int | None = None,
     ) -> Any:
         """Make a function a method of this service. The function itself stays as it was.
 
@@ -60,13 +62,16 @@ class Declaring:
             time_limit: seconds that one run may take: casts have no other deadline. An ``async`` handler
                 is cancelled then, and its caller gets `DeadlineExceeded` (reason ``TIME_LIMIT``). A ``def`` one cannot
                 be stopped, but the calls that it makes end by then. Default: only the caller's deadline.
+            concurrency: calls of this method that one worker process runs at a time, within the service's own
+                `concurrency`. One more waits in the worker, in order, while calls of other methods overtake it.
+                Default: only the service's.
 
         Raises:
             TypeError: a signature that cannot be called remotely.
             ValueError: a name that is taken, or an option that makes no sense.
         """
 
-        options = Options(name, delivery, max_attempts, default, time_limit)
+        options = Options(name, delivery, max_attempts, default, time_limit, concurrency)
 
         def declare(function: Callable[P, R]) -> Callable[P, R]:
             self.methods.declare(function, options)
@@ -85,6 +90,7 @@ class Declaring:
         max_attempts: int = 3,
         default: bool = False,
         time_limit: float | None = None,
+        concurrency: int | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def stub(self, function: Callable[P, R] | None = None, **options: Any) -> Any:
         """Declare a method without its body, for callers; `implement` gives it one, in a module of the workers' own.

@@ -34,6 +34,7 @@ class Options:
     max_attempts: int = 3
     default: bool = False
     time_limit: float | None = None
+    concurrency: int | None = None
 
 
 class Methods(dict[str, Method]):
@@ -131,7 +132,7 @@ class Methods(dict[str, Method]):
             raise TypeError(f"{of.full_name} is not a stub of service {self._service!r}: declare it with @service.stub")
         if of.name in self:
             raise ValueError(f"{of.full_name} is implemented already, by {self[of.name].declared!r}")
-        options = Options(of.name, of.delivery, of.max_attempts, of.default, of.time_limit)
+        options = Options(of.name, of.delivery, of.max_attempts, of.default, of.time_limit, of.concurrency)
         self._add(function, options, None, stub=of)
 
     def check(self) -> None:

@@ -6,46 +6,86 @@ left before, when middleware gave a thread up, for example.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Places(Generic[T]):
-    """At most `limit` items at a time; those that have to wait do so in their order.
+class _Line(Generic[T]):
+    """Items of one kind: how many have places, and which wait, each with the number of its arrival."""
 
-    Only ``at-most-once`` requests have to wait: acknowledged before they run, they let the broker send more than there
-    are places.
-    """
+    __slots__ = ("limit", "taken", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.taken: set[T] = set()
-        self.waiting: deque[T] = deque()
+        self.taken = 0
+        self.waiting: dict[T, int] = {}
 
-    def take(self, item: T) -> bool:
-        """Give the item a place; False when there is none or others wait for one: then it waits."""
-        if len(self.taken) < self.limit and not self.waiting:
-            self.taken.add(item)
+
+class Places(Generic[T]):
+    """At most `limit` items at a time, and of some kinds fewer; those that have to wait do so in their order.
+
+    An item waits because its kind is full, and then others overtake it. Or because there is no place at all: this
+    happens only to ``at-most-once`` requests, since, acknowledged before they run, they let the broker send more than
+    there are places; and to what waited for its kind before.
+
+    Attributes:
+        taken: the items that have places.
+        waits: how many wait for one.
+    """
+
+    def __init__(self, limit: int, limits: Mapping[object, int]) -> None:
+        """`limits` are those of kinds that have one of their own."""
+        self.limit = limit
+        self.taken: dict[T, _Line[T]] = {}
+        self.waits = 0
+        self._arrivals = 0
+        self._of_kind: dict[object, _Line[T]] = {kind: _Line(most) for kind, most in limits.items()}
+        self._others: _Line[T] = _Line(limit)
+        self._lines = [self._others, *self._of_kind.values()]
+
+    def take(self, item: T, kind: object) -> bool:
+        """Give the item a place; False when there is none or others of its line wait for one: then it waits."""
+        line = self._of_kind.get(kind, self._others)
+        if len(self.taken) < self.limit and line.taken < line.limit and not line.waiting:
+            line.taken += 1
+            self.taken[item] = line
             return True
-        self.waiting.append(item)
+        self._arrivals += 1
+        line.waiting[item] = self._arrivals
+        self.waits += 1
         return False
 
     def leave(self, item: T) -> None:
         """The item needs its place no more; one that has none is ignored."""
-        self.taken.discard(item)
+        line = self.taken.pop(item, None)
+        if line is not None:
+            line.taken -= 1
 
     def next(self) -> T | None:
-        """Give the first that waits a place, if there is one now; returns it."""
-        if self.waiting and len(self.taken) < self.limit:
-            item = self.waiting.popleft()
-            self.taken.add(item)
-            return item
-        return None
+        """Give the first of those that can begin a place, if there is one now; returns it."""
+        if not self.waits or len(self.taken) >= self.limit:
+            return None
+        ready = [line for line in self._lines if line.waiting and line.taken < line.limit]
+        if not ready:
+            return None
+        line = min(ready, key=lambda line: next(iter(line.waiting.values())))
+        item = next(iter(line.waiting))
+        self.withdraw(item)
+        line.taken += 1
+        self.taken[item] = line
+        return item
 
-    def give_up_waiting(self) -> Iterator[T]:
-        """Take out those that wait."""
-        while self.waiting:
-            yield self.waiting.popleft()
+    def withdraw(self, item: T) -> bool:
+        """The item waits no more; False when it did not."""
+        for line in self._lines:
+            if line.waiting.pop(item, None) is not None:
+                self.waits -= 1
+                return True
+        return False
+
+    def waiting(self) -> list[T]:
+        """Those that wait, in the order in which they have come."""
+        numbers = {item: number for line in self._lines for item, number in line.waiting.items()}
+        return sorted(numbers, key=numbers.__getitem__)

@@ -18,7 +18,7 @@ from warren.protocol.running import reset_running, set_running
 from warren.protocol.signature import is_awaitable
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall
-from warren.server.cutoffs import CutOffs
+from warren.server.cutoffs import CutOffs, stop_late
 from warren.server.endings import Endings
 from warren.server.replies import Reply
 from warren.server.threads import JobFailed, WorkerThreads
@@ -42,7 +42,7 @@ class Runner:
         self._middleware = tuple(middleware)
         self._stopped = stopped
         self._tasks: dict[asyncio.Task[None], Attempt] = {}  # those that have not reported
-        self._cutoffs = CutOffs()
+        self._cutoffs = CutOffs(stop_late)
 
     def start(self, attempt: Attempt) -> None:
         """Run an attempt.
@@ -79,7 +79,7 @@ class Runner:
             attempt.task = task
             self._tasks[task] = attempt
             task.add_done_callback(self._caught)
-            self._cutoffs.watch(attempt)
+            self._cutoffs.watch(attempt, attempt.call.deadline)
 
     def _ended(self, attempt: Attempt) -> None:
         """The task's last line: it has reported, so the net goes, which would cost another turn of the loop."""

@@ -24,7 +24,7 @@ from warren.server.admission import Admission, HandBack, Hold, Offered, Refuse, 
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
 from warren.server.copies import Copies
-from warren.server.cutoffs import stop
+from warren.server.cutoffs import CutOffs, stop
 from warren.server.endings import Endings
 from warren.server.lifespan import Startable
 from warren.server.places import Places
@@ -73,7 +73,9 @@ class Worker:
         self.scope = Scope(user)
         self._admission = Admission(service)
         self._names = {method: method.full_name for method in service.methods.values()}
-        self._places: Places[Attempt] = Places(concurrency)
+        limits: dict[object, int] = {m: m.concurrency for m in service.methods.values() if m.concurrency is not None}
+        self._places: Places[Attempt] = Places(concurrency, limits)
+        self._patience = CutOffs(self._waited_too_long)
         replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
@@ -156,14 +158,26 @@ class Worker:
         attempt.deadline = None if left is None else time.monotonic() + left
         if request.attempt > 1 and not self._settler.releases.clean:
             self._settler.releases.wait(attempt)
-        elif self._places.take(attempt):
+        elif self._places.take(attempt, attempt.method):
             self._start(attempt)
+        else:
+            self._patience.watch(attempt, attempt.deadline)
 
     def _take_turn(self, attempt: Attempt) -> None:
         """Start what had to wait for its turn, if it has a place or gets one. Never raises: others wait behind it."""
         try:
-            if attempt in self._places.taken or self._places.take(attempt):
+            if attempt in self._places.taken or self._places.take(attempt, attempt.method):
                 self._start_late(attempt)
+            else:
+                self._patience.watch(attempt, attempt.deadline)
+        except BaseException as error:
+            self._fail(attempt, error)
+
+    def _waited_too_long(self, attempt: Attempt) -> None:
+        """Its time is over before it had a place: the broker may send another for it."""
+        try:
+            if self._places.withdraw(attempt):
+                self._endings.refuse(attempt, too_late())
         except BaseException as error:
             self._fail(attempt, error)
 
@@ -195,13 +209,14 @@ class Worker:
     def _stopped(self, attempt: Attempt) -> None:
         """No code of the attempt runs any more: its place is free."""
         self._places.leave(attempt)
-        if self._places.waiting:
+        if self._places.waits:
             self._start_waiting()
         if self._idle is not None and not self._places.taken:
             self._idle.set()
 
     def _start_waiting(self) -> None:
         while (waiting := self._places.next()) is not None:
+            self._patience.forget(waiting)
             if waiting.earlier and not self._settler.releases.clean:  # it was when it began to wait
                 self._places.leave(waiting)
                 self._settler.releases.wait(waiting)
@@ -210,6 +225,7 @@ class Worker:
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
+        self._places.withdraw(attempt)
         self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
@@ -238,7 +254,11 @@ class Worker:
         yield from (attempt for attempt, _ in self._held)
 
     def _give_up_waiting(self) -> list[Attempt]:
-        return [*self._places.give_up_waiting(), *self._settler.releases.give_up_waiting()]
+        waiting = self._places.waiting()
+        for attempt in waiting:
+            self._places.withdraw(attempt)
+            self._patience.forget(attempt)
+        return [*waiting, *self._settler.releases.give_up_waiting()]
 
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
@@ -271,5 +291,6 @@ class Worker:
     def close(self) -> None:
         """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
         self._runner.close()
+        self._patience.close()
         self._settler.close()
         self._endings.close()

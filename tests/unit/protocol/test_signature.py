@@ -27,6 +27,7 @@ def declare(
     max_attempts: int = 3,
     default: bool = False,
     time_limit: float | None = None,
+    concurrency: int | None = None,
 ) -> Method:
     return make_method(
         "calc",
@@ -36,6 +37,7 @@ def declare(
         max_attempts=max_attempts,
         default=default,
         time_limit=time_limit,
+        concurrency=concurrency,
         errors={},
     )
 
@@ -690,6 +692,17 @@ def test_a_hint_that_fails_is_refused_when_it_is_declared() -> None:
 def test_attempts_are_a_whole_number(attempts: Any) -> None:
     with pytest.raises(TypeError, match=r"max_attempts=.* is not a whole number"):
         declare(nothing, max_attempts=attempts)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: int) -> None:
+    with pytest.raises(ValueError, match=r"concurrency=.* must be at least 1"):
+        declare(nothing, concurrency=concurrency)
+
+
+def test_a_concurrency_is_a_whole_number() -> None:
+    with pytest.raises(TypeError, match=r"concurrency=2\.5 is not a whole number"):
+        declare(nothing, concurrency=2.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", ["3", True, b"3", []])

@@ -127,7 +127,7 @@ def test_a_constructor_parameter_without_a_type_is_refused(service: Service) -> 
 
 
 def test_an_implementation_takes_the_name_and_the_options_of_its_stub(service: Service) -> None:
-    @service.stub(name="the-price", delivery="at-least-once", max_attempts=7, default=True, time_limit=3)
+    @service.stub(name="the-price", delivery="at-least-once", max_attempts=7, default=True, time_limit=3, concurrency=2)
     def price(item: str) -> int:
         raise NotImplementedError
 
@@ -139,6 +139,7 @@ def test_an_implementation_takes_the_name_and_the_options_of_its_stub(service: S
     assert service.methods == {"the-price": method}
     assert service.default is method
     assert (method.delivery, method.max_attempts, method.time_limit) == ("at-least-once", 7, 3)
+    assert method.concurrency == 2
     assert method_of(price).function is price
 
 
