@@ -204,7 +204,7 @@ def start_confirm_and_take() -> Step:
 
 
 def _calls() -> Calls:
-    return Calls(unguessable(os.urandom), 65_536, lambda _when: None)
+    return Calls(unguessable(os.urandom), 65_536, 1 << 26, lambda _when: None)
 
 
 @case()

@@ -30,7 +30,7 @@ from tests.support.model_link import (
 from warren.amqp.frames import Delivery, Properties, encode_properties
 from warren.amqp.tables import encode_table
 from warren.client import core, endings, explainer, lane, replies
-from warren.client.calls import ASKED, CONFIRMED, ENDED, PARKED, WAITING, WRITTEN, PendingCall
+from warren.client.calls import ASKED, CONFIRMED, ENDED, OUTSIDE, PARKED, WAITING, WRITTEN, PendingCall
 from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.client.requests import Target
@@ -148,14 +148,22 @@ class ClientMachine(RuleBasedStateMachine):
         timeout=st.floats(0.02, 20),
         size=st.integers(1, 120),
         connected=st.sampled_from([True, True, True, False]),
+        wait=st.booleans(),
     )
     def start(
-        self, kind: Any, resend: bool, fail_fast: bool, timeout: float, size: int, connected: bool = True
+        self,
+        kind: Any,
+        resend: bool,
+        fail_fast: bool,
+        timeout: float,
+        size: int,
+        connected: bool = True,
+        wait: bool = False,
     ) -> None:
         """Mostly over an open link, so that there is much to disturb."""
         if connected:
             self.connect()
-        target = Target(kind, "m", "q", "q.m", "application/json", fail_fast=fail_fast, resend=resend)
+        target = Target(kind, "m", "q", "q.m", "application/json", fail_fast=fail_fast, resend=resend, wait=wait)
         record = Record(self, target, self.loop.now + timeout)
         self.records.append(record)
 
@@ -167,7 +175,15 @@ class ClientMachine(RuleBasedStateMachine):
         except CallError as error:
             record.given_up = True  # its waiter must not hear of it
             self.hold_to(record, error)
+            if wait and error.reason == "CLIENT_LIMIT":
+                self.lies.append(f"{error} though it would wait for room")
         self.settle()
+
+    @rule(kind=st.sampled_from(["call", "cast"]), count=st.integers(5, 12), timeout=st.floats(0.5, 20))
+    def start_many(self, kind: Any, count: int, timeout: float) -> None:
+        """More than there is room for."""
+        for number in range(count):
+            self.start(kind, number % 2 == 1, False, timeout, 1 if number % 2 else 110, False, True)
 
     def alive(self) -> list[Record]:
         return [record for record in self.records if record.alive]
@@ -405,7 +421,12 @@ def check_places(client: ClientCore, records: list[Record]) -> None:
     """Each call under way is where its state says, and nowhere else; nothing else is anywhere."""
     calls = client._calls
     alive = [record.call for record in records if record.alive and record.call is not None]
-    assert len(client) == len(alive) <= LIMITS["max_in_flight"]
+    outside = [call for call in alive if call.state is OUTSIDE]
+    assert len(client) == len(alive) - len(outside) <= LIMITS["max_in_flight"]
+    assert calls.held <= LIMITS["max_waiting_bytes"]
+    assert outside == list(calls.outside), "they wait in another order than they have come in"
+    if outside:
+        assert calls.lacking(len(calls.outside[outside[0]])), "the first waits though there is room"
     assert set(calls) == set(alive)
     publishers = [p for way in (client._confirming, client._bare) for p in (way.current, way._retired) if p]
     numbered = [call for publisher in publishers for call in publisher.confirms._open.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.property.test_client_machine import ClientMachine
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
-from warren.client.calls import WAITING, PendingCall
+from warren.client.calls import OUTSIDE, WAITING, Calls, PendingCall
 from warren.client.core import ClientCore
 from warren.client.endings import Endings
 from warren.errors import CallError, Execution
@@ -103,6 +104,46 @@ def a_waiter_that_fails_takes_others_along(patch: Patch) -> None:
     patch.setattr(Endings, "_finish", staticmethod(lambda call, outcome: call.waiter.finish(outcome)))
 
 
+def room_is_not_told_of(patch: Patch) -> None:
+    patch.setattr(Calls, "_let_in", lambda _self: None)
+
+
+def room_is_told_of_but_for_what_ends_unwritten(patch: Patch) -> None:
+    forget, let_in = Calls._forget, Calls._let_in
+
+    def quietly(self: Calls, call: PendingCall) -> None:
+        self._let_in = (lambda: None) if call.state is OUTSIDE else partial(let_in, self)  # type: ignore[method-assign]
+        forget(self, call)
+        self._let_in = partial(let_in, self)  # type: ignore[method-assign]
+
+    patch.setattr(Calls, "_forget", quietly)
+
+
+def others_overtake_what_waits_for_room(patch: Patch) -> None:
+    def start_outside(self: Calls, deadline: float, waiter: Any, target: Any, reply: bool, body: bytes) -> PendingCall:
+        behind = dict(self.outside)
+        self.outside.clear()
+        call = begin(self, deadline, waiter, target, reply, body)
+        self.outside.update(behind)
+        return call
+
+    begin = Calls.start_outside
+    patch.setattr(Calls, "start_outside", start_outside)
+
+
+def what_waits_for_room_outlives_its_client(patch: Patch) -> None:
+    patch.setattr(Calls, "__iter__", lambda self: iter(list(self._calls.values())))
+
+
+def what_waits_for_room_has_no_time(patch: Patch) -> None:
+    def time_is_up(self: Endings, call: PendingCall) -> None:
+        if call.state is not OUTSIDE:
+            original(self, call)
+
+    original = Endings._time_is_up
+    patch.setattr(Endings, "_time_is_up", time_is_up)
+
+
 def not_executed(ending: evidence.Ending) -> evidence.Ending:
     return replace(ending, proves=Execution.NOT_EXECUTED)
 
@@ -119,6 +160,11 @@ FAULTS = [
     earlier_attempts_do_not_count,
     a_call_that_cannot_be_written_stays,
     a_waiter_that_fails_takes_others_along,
+    room_is_not_told_of,
+    room_is_told_of_but_for_what_ends_unwritten,
+    others_overtake_what_waits_for_room,
+    what_waits_for_room_outlives_its_client,
+    what_waits_for_room_has_no_time,
 ]
 
 

@@ -93,6 +93,7 @@ class BaseClient:
         encoding: Encoding | None = None,
         headers: Mapping[str, Any] | None = None,
         detached: bool | None = None,
+        wait: bool | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it: a view, which shares the connection.
 
@@ -110,6 +111,9 @@ class BaseClient:
                 client has; None takes one away. At most 3,000 bytes in all.
             detached: for calls inside a handler: do not bind them to the time that is left of its own call. For what
                 must be done even when that is over, such as undoing something.
+            wait: where there is no room for one more call (`max_in_flight`, `max_waiting_bytes`), wait for it, in order
+                of arrival and within the timeout, instead of ending at once with `Overloaded`. Time that is up
+                meanwhile ends it with that: nothing was sent.
 
         Raises:
             ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
@@ -123,9 +127,10 @@ class BaseClient:
             encoding=encoding,
             headers=headers,
             detached=detached,
+            wait=wait,
         )
-        if view._options.headers != self._options.headers:
-            view._targets = {}  # they are written with their headers
+        if (view._options.headers, view._options.wait) != (self._options.headers, self._options.wait):
+            view._targets = {}  # they have these, and are not found by them
         return view
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:

@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from warren.amqp.confirms import Confirms
-from warren.errors import CallError
 from warren.protocol.deadline import Slice, Timers
 from warren.protocol.evidence import CLIENT_LIMIT, conclude
 
@@ -34,6 +33,7 @@ class State(StrEnum):
     """Where a call is."""
 
     BEGUN = "begun"  # being written, or put among those that wait, in this very turn
+    OUTSIDE = "outside"  # not in flight, as there is no room for it yet: `Calls.outside`
     WAITING = "waiting"  # to be written: `Calls.waiting`
     WRITTEN = "written"  # on a channel whose broker has not confirmed it: the channel's `Confirms`
     CONFIRMED = "confirmed"  # the broker has said that it has it; in no other place
@@ -42,11 +42,12 @@ class State(StrEnum):
     ENDED = "ended"  # nowhere
 
 
-BEGUN, WAITING, WRITTEN, CONFIRMED, ASKED, PARKED, ENDED = State
+BEGUN, OUTSIDE, WAITING, WRITTEN, CONFIRMED, ASKED, PARKED, ENDED = State
 
 #: The ways of a call; it may end in any state but the last.
 _NEXT: dict[State, frozenset[State]] = {
-    BEGUN: frozenset({WAITING, WRITTEN}),
+    BEGUN: frozenset({OUTSIDE, WAITING, WRITTEN}),
+    OUTSIDE: frozenset({WAITING}),
     WAITING: frozenset({WRITTEN, ASKED}),
     WRITTEN: frozenset({CONFIRMED, ASKED, WAITING}),
     CONFIRMED: frozenset({ASKED, WAITING}),
@@ -85,7 +86,7 @@ class PendingCall:
         self.body: bytes | None = None
         self.earlier = False
         self.state = BEGUN
-        self.place: dict[PendingCall, Any] | None = None  # of WAITING, ASKED, PARKED
+        self.place: dict[PendingCall, Any] | None = None  # of OUTSIDE, WAITING, ASKED, PARKED
         self.confirms: Confirms[PendingCall]  # of WRITTEN, with its number there
         self.tag: int
         self.slice: Slice[PendingCall]
@@ -100,19 +101,26 @@ class Calls:
     """The table.
 
     Attributes:
+        outside: what waits for room, in order, each with its body.
         waiting: to be written, in order.
         refused: to be sent again over another channel, each with what was found out about its queue.
         ignored: replies that nobody waited for (late, duplicate, foreign).
         held: bytes of the bodies that are kept.
     """
 
-    def __init__(self, ids: Iterator[bytes], limit: int, on_earlier: Callable[[float], None]) -> None:
-        """`on_earlier(when)` is called when `expire` has to be called earlier than known so far."""
+    def __init__(self, ids: Iterator[bytes], limit: int, most_held: int, on_earlier: Callable[[float], None]) -> None:
+        """At most `limit` calls, and `most_held` bytes kept of them.
+
+        `on_earlier(when)` is called when `expired` has to be called earlier than known so far.
+        """
         self._ids = ids
         self._limit = limit
+        self._most_held = most_held
         self._calls: dict[bytes, PendingCall] = {}
         self._timers: Timers[PendingCall] = Timers(on_earlier)
+        self.outside: dict[PendingCall, bytes] = {}
         self.waiting: dict[PendingCall, None] = {}
+        self.on_entered: Callable[[], None] = lambda: None  # what was outside waits to be written now
         self.parked: dict[PendingCall, Any] = {}
         self.ignored = 0
         self.held = 0
@@ -124,8 +132,8 @@ class Calls:
         return call.state is not ENDED
 
     def __iter__(self) -> Iterator[PendingCall]:
-        """All of them, oldest first; those that end meanwhile come all the same."""
-        return iter(list(self._calls.values()))
+        """All of them; those that end meanwhile come all the same. First what waits for the room that others leave."""
+        return iter([*self.outside, *self._calls.values()])
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
@@ -137,11 +145,42 @@ class Calls:
         """
         calls = self._calls
         if len(calls) >= self._limit:
-            raise _too_many(self._limit)
+            raise conclude(CLIENT_LIMIT, self.lacking(0))
         call = PendingCall(next(self._ids), deadline, waiter, target, awaits_reply)
         calls[call.id] = call
         call.slice = self._timers.add(deadline, call)
         return call
+
+    def start_outside(
+        self, deadline: float, waiter: Waiter, target: Any, awaits_reply: bool, body: bytes
+    ) -> PendingCall:
+        """Begin a call for which there is no room now: it waits for that behind the others, then to be written."""
+        call = PendingCall(next(self._ids), deadline, waiter, target, awaits_reply)
+        call.slice = self._timers.add(deadline, call)
+        self._put(call, OUTSIDE, self.outside, body)
+        return call
+
+    def lacking(self, size: int) -> str:
+        """What there is no room for, if `size` bytes have to be kept; empty when there is room."""
+        if len(self._calls) >= self._limit:
+            return f"{self._limit} calls are in flight on this client: wait for some of them, or raise max_in_flight"
+        if size and self.held + size > self._most_held:
+            return f"{self.held} bytes of requests wait to be sent already: slow down, or raise max_waiting_bytes"
+        return ""
+
+    def _let_in(self) -> None:
+        """There is more room: those outside enter, in order, and wait to be written."""
+        entered = False
+        while self.outside:
+            call, body = next(iter(self.outside.items()))
+            if self.lacking(len(body)):
+                break
+            self._calls[call.id] = call
+            self.wait(call)
+            self.hold(call, body)
+            entered = True
+        if entered:
+            self.on_entered()
 
     def hold(self, call: PendingCall, body: bytes) -> None:
         """Keep a call's body, until it is released or the call ends."""
@@ -152,6 +191,8 @@ class Calls:
         """The body of a call, which is kept no longer."""
         body, call.body = call.body or b"", None
         self.held -= len(body)
+        if self.outside:
+            self._let_in()
         return body
 
     # --- from place to place ------------------------------------------------------------------------------------
@@ -244,7 +285,7 @@ class Calls:
         """End this call; False when it has ended already."""
         if call.state is ENDED:
             return False
-        del self._calls[call.id]
+        self._calls.pop(call.id, None)  # one that waits outside is not there
         self._forget(call)
         return True
 
@@ -258,6 +299,8 @@ class Calls:
         call.state = ENDED
         if call.body is not None:
             self.release(call)
+        if self.outside:
+            self._let_in()
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -277,9 +320,3 @@ def unguessable(random: Callable[[int], bytes]) -> Iterator[bytes]:
         digits = hexlify(random(_ID_BYTES * _IDS_AT_ONCE))
         for at in range(0, len(digits), width):
             yield digits[at : at + width]
-
-
-def _too_many(limit: int) -> CallError:
-    return conclude(
-        CLIENT_LIMIT, f"{limit} calls are in flight on this client: wait for some of them, or raise max_in_flight"
-    )

@@ -54,7 +54,7 @@ class ClientCore:
         user_id = settings.username if limits.send_user else None
         self._requests = Requests(app_id=settings.name, user_id=user_id, durable=durable)
         self._endings = endings = Endings(
-            lambda wake_at: Calls(unguessable(os.urandom), limits.max_in_flight, wake_at),
+            lambda wake_at: Calls(unguessable(os.urandom), limits.max_in_flight, limits.max_waiting_bytes, wake_at),
             self.tasks.spawn,
             link=lambda: self._link,
             why_unwritten=self._why_unwritten,
@@ -63,6 +63,7 @@ class ClientCore:
         )
         endings.on_retry = self._on_retry
         self._calls = calls = endings.calls
+        calls.on_entered = self._write_soon
         self._replies = ReplyRoute(
             calls, endings, durable=durable, max_size=limits.max_message_size, on_gone=self._renew
         )
@@ -99,9 +100,12 @@ class ClientCore:
         """
         calls = self._calls
         waits = bool(calls.waiting) or not self._writable()
-        self._check(target, body, deadline, waits or target.resend)
+        keep = waits or target.resend
+        if target.wait and (calls.outside or calls.lacking(len(body) if keep else 0)):
+            return self._start_outside(target, body, deadline, waiter)
+        self._check(target, body, deadline, keep)
         call = calls.start(deadline, waiter, target, target.kind != "cast")
-        if waits or target.resend:
+        if keep:
             calls.hold(call, body)
         if waits:
             calls.wait(call)
@@ -114,6 +118,15 @@ class ClientCore:
                 raise outcomes.locate(outcomes.unwritable(error), call) from error
             raise
         return call
+
+    def _start_outside(self, target: Target, body: bytes, deadline: float, waiter: Waiter) -> PendingCall:
+        """Begin a call that waits until there is room for it."""
+        self._check(target, body, deadline, keep=False)
+        most = self._limits.max_waiting_bytes
+        if len(body) > most:
+            why = f"the request has {len(body)} bytes, and would never have room to wait: max_waiting_bytes is {most}"
+            raise conclude(evidence.CLIENT_LIMIT, why, method=target.name, queue=target.queue)
+        return self._calls.start_outside(deadline, waiter, target, target.kind != "cast", body)
 
     def cancel(self, call: PendingCall) -> bool:
         """The caller waits no longer; False when the call has ended already. A late reply will be ignored."""
@@ -137,15 +150,14 @@ class ClientCore:
     def _check(self, target: Target, body: bytes, deadline: float, keep: bool) -> None:
         """Refuse what cannot succeed, before anything is entered; `keep` tells that the body has to be kept."""
         ending, why = None, ""
-        limits, held = self._limits, self._calls.held
+        limits = self._limits
         if self._closed:
             ending, why = evidence.CLOSED_UNSENT, "the client is closed: make a new one"
         elif len(body) > limits.max_message_size:
             ending = evidence.REQUEST_TOO_LARGE
             why = f"the request has {len(body)} bytes, max_message_size is {limits.max_message_size}"
-        elif keep and held + len(body) > limits.max_waiting_bytes:
+        elif keep and (why := self._calls.lacking(len(body))):
             ending = evidence.CLIENT_LIMIT
-            why = f"{held} bytes of requests wait to be sent already: slow down, or raise max_waiting_bytes"
         elif deadline <= time.monotonic():
             ending, why = evidence.NO_TIME, "no time is left to make this call"
         if ending is not None:
@@ -196,6 +208,10 @@ class ClientCore:
                 if not call.target.resend:
                     self._calls.release(call)
 
+    def _write_soon(self) -> None:
+        """In a turn and a context of its own: the present ones may be those of a call that ends."""
+        self.loop.call_soon(self._write_waiting, context=Context())
+
     # --- the link -----------------------------------------------------------------------------------------------
 
     async def _set_up(self, link: Link) -> None:
@@ -211,7 +227,7 @@ class ClientCore:
         self._requests.reply_to = self._replies.address
         self._link = link
         link.on_writable(self._write_waiting)
-        self.loop.call_soon(self._write_waiting)
+        self._write_soon()
 
     def _on_lost(self, reason: CallError) -> None:
         self._leave()

@@ -13,7 +13,7 @@ from typing import Any
 
 from warren.amqp.frames import Delivery, Properties
 from warren.client import outcomes
-from warren.client.calls import ASKED, CONFIRMED, PARKED, WAITING, WRITTEN, Calls, PendingCall
+from warren.client.calls import ASKED, CONFIRMED, OUTSIDE, PARKED, WAITING, WRITTEN, Calls, PendingCall
 from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.client.lane import Spawn
 from warren.connection.errors import ChannelClosed
@@ -149,7 +149,9 @@ class Endings:
 
     def _time_is_up(self, call: PendingCall) -> None:
         state = call.state
-        if state is WAITING:
+        if state is OUTSIDE:
+            self.end(call, outcomes.no_room(self.calls.lacking(len(self.calls.outside[call]))))
+        elif state is WAITING:
             self.end(call, outcomes.never_written(call, self._why_unwritten()))
         elif state is PARKED:
             self.end(call, outcomes.refused(*self.calls.parked[call]))
@@ -178,7 +180,7 @@ class Endings:
     def no_link(self, reason: CallError, for_good: bool) -> None:
         """A round of attempts failed: fail-fast calls end, and all of them when there will be no other."""
         for call in self.calls:
-            if call.state is WAITING and (for_good or call.target.fail_fast):
+            if call.state in (OUTSIDE, WAITING) and (for_good or call.target.fail_fast):
                 self.end(call, copy_of(reason))
             elif call.state is CONFIRMED and for_good:
                 self.end(call, outcomes.connection_lost(reason.message))

@@ -65,10 +65,11 @@ class Options:
     headers: Mapping[str, Any] | None = None
     resend: bool | None = None
     detached: bool = False
+    wait: bool = False
 
     def __post_init__(self) -> None:
         checks.seconds("timeout", self.timeout)
-        for name in ("fail_fast", "resend", "detached"):
+        for name in ("fail_fast", "resend", "detached", "wait"):
             if not (name == "resend" and self.resend is None):
                 checks.flag(name, getattr(self, name))
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:

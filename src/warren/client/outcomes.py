@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warren.client.calls import BEGUN, WAITING, PendingCall
+from warren.client.calls import BEGUN, OUTSIDE, WAITING, PendingCall
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
 from warren.errors import CallError
 from warren.logs import get_logger
@@ -32,7 +32,7 @@ def unwritable(error: BaseException) -> CallError:
 
 def closed(call: PendingCall) -> CallError:
     """The client was closed."""
-    unsent = call.state in (BEGUN, WAITING) and not call.sent_before
+    unsent = call.state in (BEGUN, OUTSIDE, WAITING) and not call.sent_before
     return conclude(evidence.CLOSED_UNSENT if unsent else evidence.CLOSED, "the client was closed")
 
 
@@ -76,6 +76,11 @@ def timed_out(call: PendingCall, confirmed: bool, state: str) -> CallError:
     else:
         message = "no reply in time, and the broker has not confirmed that it has the request"
     return conclude(evidence.TIMER, message + state)
+
+
+def no_room(why: str) -> CallError:
+    """The call's time was up before the client had room for it."""
+    return conclude(evidence.CLIENT_LIMIT, f"no room in time: {why or 'others wait before it'}")
 
 
 def never_written(call: PendingCall, why: str) -> CallError:

@@ -36,7 +36,7 @@ class Target:
         name: what it is called in errors.
         declared: the method, where its code is shared.
         returns: the type of the result, of a call by name that says it.
-        fail_fast, headers, resend: see `AsyncClient.options`.
+        fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, of a target made for it; it shares the templates.
         templates: of the requests with and without a bounce, made for the reply address `made_for`.
     """
@@ -48,6 +48,7 @@ class Target:
     content_type: str
     fail_fast: bool = False
     resend: bool = False
+    wait: bool = False
     headers: Mapping[str, Any] | None = None
     declared: Method | None = None
     returns: Any = Any

@@ -20,7 +20,7 @@ from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.signature import Method, method_of
 
-#: The targets that a client knows already, by what makes them differ; views with the same headers share them.
+#: The targets that a client knows already, by what makes them differ; views with the same headers and `wait` share them.
 Targets = dict[tuple[Any, ...], Target]
 _MOST_TARGETS = 10_000
 
@@ -58,6 +58,7 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
         CONTENT_TYPES[options.encoding],
         fail_fast=options.fail_fast and kind == "call",
         resend=_resends(options, method),
+        wait=options.wait,
         headers=options.headers,
         declared=method,
     )
@@ -165,7 +166,8 @@ def bare_target(options: Options, queue: str) -> Target:
     """
     if not isinstance(queue, str):
         raise TypeError(f"{queue!r} is not the name of a queue: say for example call_bare('rpc_queue', b'30')")
-    return Target("bare", "", queue, queue, codecs.TEXT, fail_fast=options.fail_fast, resend=_resends(options, None))
+    resend = _resends(options, None)
+    return Target("bare", "", queue, queue, codecs.TEXT, options.fail_fast, resend, options.wait)
 
 
 def encode_bare(body: bytes | str) -> bytes:

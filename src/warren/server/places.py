@@ -7,7 +7,7 @@ left before, when middleware gave a thread up, for example.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Places(Generic[T]):
         waits: how many wait for one.
     """
 
-    def __init__(self, limit: int, limits: Mapping[object, int]) -> None:
+    def __init__(self, limit: int, limits: Mapping[Any, int]) -> None:
         """`limits` are those of kinds that have one of their own."""
         self.limit = limit
         self.taken: dict[T, _Line[T]] = {}

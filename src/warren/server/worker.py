@@ -73,7 +73,7 @@ class Worker:
         self.scope = Scope(user)
         self._admission = Admission(service)
         self._names = {method: method.full_name for method in service.methods.values()}
-        limits: dict[object, int] = {m: m.concurrency for m in service.methods.values() if m.concurrency is not None}
+        limits = {m: m.concurrency for m in service.methods.values() if m.concurrency is not None}
         self._places: Places[Attempt] = Places(concurrency, limits)
         self._patience = CutOffs(self._waited_too_long)
         replies = Replies(service.max_message_size, tracebacks=service.tracebacks)

@@ -40,7 +40,7 @@ class Table:
 
     def __init__(self) -> None:
         self.alarms: list[float] = []
-        self.calls = Calls((b"p.%d" % number for number in itertools.count(1)), 3, self.alarms.append)
+        self.calls = Calls((b"p.%d" % number for number in itertools.count(1)), 3, 10, self.alarms.append)
         self.confirms: Confirms[PendingCall] = Confirms()
         self.question: dict[PendingCall, Any] = {}
         self._published = 0
