@@ -185,11 +185,23 @@ class WorkerMachine(RuleBasedStateMachine):
     # --- the parts ----------------------------------------------------------------------------------------------
 
     @initialize(
-        concurrency=st.integers(1, 3), middleware=st.booleans(), tracebacks=st.booleans(), broken=BROKEN, wishes=WISHES
+        concurrency=st.integers(1, 3),
+        middleware=st.booleans(),
+        tracebacks=st.booleans(),
+        broken=BROKEN,
+        wishes=WISHES,
+        limited=st.booleans(),
     )
     def begin(
-        self, concurrency: int, middleware: bool, tracebacks: bool, broken: Broken | None, wishes: list[Wish]
+        self,
+        concurrency: int,
+        middleware: bool,
+        tracebacks: bool,
+        broken: Broken | None,
+        wishes: list[Wish],
+        limited: bool = True,
     ) -> None:
+        self.single = SINGLE if limited else ()
         self.broker.on_reply, self.broker.on_back = self._heard, self._came_back
         self.options = concurrency, middleware or self.surely_wrapped, tracebacks
         self._begin_life()
@@ -253,10 +265,11 @@ class WorkerMachine(RuleBasedStateMachine):
         declared("once_threaded", handle_in_thread, delivery="at-most-once")
         declared("wrapped", handle_late)
         declared("limited", handle, delivery="at-most-once", time_limit=1.0)
-        declared("single", handle, concurrency=1)
-        declared("again_single", handle, delivery="at-least-once", max_attempts=3, concurrency=1)
-        declared("once_single", handle, delivery="at-most-once", concurrency=1)
-        declared("single_threaded", handle_in_thread, concurrency=1)
+        most = 1 if self.single else None
+        declared("single", handle, concurrency=most)
+        declared("again_single", handle, delivery="at-least-once", max_attempts=3, concurrency=most)
+        declared("once_single", handle, delivery="at-most-once", concurrency=most)
+        declared("single_threaded", handle_in_thread, concurrency=most)
         return service
 
     def _open_link(self) -> None:
@@ -726,7 +739,7 @@ class WorkerMachine(RuleBasedStateMachine):
             running = {asked.number for asked, count in self.running.items() if count} | {*self.threads.serving()}
             assert len(running) <= self.worker.concurrency, "more runs than places"
             methods = Counter(self.requests[number].method for number in running)
-            assert all(methods[name] <= 1 for name in SINGLE), f"more runs of a method than it allows: {methods}"
+            assert all(methods[name] <= 1 for name in self.single), f"more runs of a method than it allows: {methods}"
             self._check_nothing_waits_in_vain()
             errors = [error for error in self.loop.errors if not any(error is thrown for thrown in self.thrown)]
             assert self.sabotage.done or not errors, errors
@@ -737,7 +750,7 @@ class WorkerMachine(RuleBasedStateMachine):
             return
         busy = {self._of(attempt).method for attempt in places.taken}
         waiting = [self._of(attempt) for attempt in places.waiting()]
-        assert all(asked.method in SINGLE and asked.method in busy for asked in waiting), f"{waiting} wait in vain"
+        assert all(asked.method in self.single and asked.method in busy for asked in waiting), f"{waiting} wait in vain"
 
     @invariant()
     def nobody_is_told_of_what_is_still_to_be_begun(self) -> None:

@@ -306,3 +306,19 @@ _DECODERS: dict[str, Callable[[Any, bool], Decode]] = {
     TEXT: _text_decoder,
     OCTETS: _octets_decoder,
 }
+
+
+def is_map(content_type: str, body: bytes) -> bool:
+    """Whether a body is a map, as far as its first bytes tell."""
+    if content_type == JSON:
+        return body.lstrip(b" \t\r\n")[:1] == b"{"
+    first = body[0] if body else 0
+    return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
+
+
+def is_scalar(content_type: str, body: bytes) -> bool:
+    """Whether a body that is not a map is not an array, either."""
+    if content_type == JSON:
+        return body.lstrip(b" \t\r\n")[:1] not in (b"[", b"")
+    first = body[0] if body else 0x90
+    return not (0x90 <= first <= 0x9F or first in (0xDC, 0xDD))

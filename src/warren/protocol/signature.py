@@ -118,7 +118,7 @@ class Method:
         if content_type not in (JSON, MSGPACK):
             return self._decode_single(content_type, body)
         by_position, by_name = self._decoders_for(content_type)
-        if body[:1] != b"[" and _is_map(content_type, body):
+        if body[:1] != b"[" and codecs.is_map(content_type, body):
             values = msgspec.structs.astuple(self._named(by_name, body))
             count = len(self.positional)
             return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
@@ -127,7 +127,7 @@ class Method:
         try:
             return msgspec.structs.astuple(by_position(body)), {}
         except ValidationError as error:
-            if _is_scalar(content_type, body):  # a peer that knows nothing of arguments
+            if codecs.is_scalar(content_type, body):  # a peer that knows nothing of arguments
                 return self._decode_single(content_type, body, strict=True)
             raise ValidationError(self._of_positions(str(error))) from error
 
@@ -441,18 +441,3 @@ def _struct(where: str, fields: list[tuple[Any, ...]], *, array_like: bool) -> t
     except TypeError as error:
         raise TypeError(f"{where}: {error}") from error
     return struct
-
-
-def _is_map(content_type: str, body: bytes) -> bool:
-    if content_type == JSON:
-        return body.lstrip(b" \t\r\n")[:1] == b"{"
-    first = body[0] if body else 0
-    return 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
-
-
-def _is_scalar(content_type: str, body: bytes) -> bool:
-    """Whether a body that is not a map is not an array, either."""
-    if content_type == JSON:
-        return body.lstrip(b" \t\r\n")[:1] not in (b"[", b"")
-    first = body[0] if body else 0x90
-    return not (0x90 <= first <= 0x9F or first in (0xDC, 0xDD))

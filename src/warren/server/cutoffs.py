@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from warren.protocol import evidence
 from warren.protocol.deadline import Timers
@@ -52,10 +52,23 @@ class CutOffs:
         if due is not None and self._timer is None:
             self._wake_at(due)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._timers = Timers(self._wake_at)
+
     def close(self) -> None:
-        """Stop nothing more."""
+        """End nothing more."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def limit_time(attempt: Attempt, seconds: float) -> float:
+    """When an attempt that begins now has to end: after so many seconds, or at its caller's deadline."""
+    limit = time.monotonic() + seconds
+    if attempt.deadline is not None and attempt.deadline <= limit:
+        return attempt.deadline
+    attempt.limit = evidence.TIME_LIMIT
+    return limit
 
 
 def stop_late(attempt: Attempt) -> None:
@@ -63,6 +76,12 @@ def stop_late(attempt: Attempt) -> None:
     limit = attempt.limit
     words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
     stop(attempt, limit, words)
+
+
+async def stop_all(attempts: Iterable[Attempt], ending: Ending, message: str, patience: float) -> None:
+    """Cancel handlers, and give them time to reply that they were stopped."""
+    if tasks := [task for attempt in attempts if (task := stop(attempt, ending, message))]:
+        await asyncio.wait(tasks, timeout=patience)
 
 
 def stop(attempt: Attempt, ending: Ending, message: str) -> asyncio.Task[None] | None:

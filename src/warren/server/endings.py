@@ -10,10 +10,12 @@ import asyncio
 import logging
 from typing import Any
 
+from warren.amqp.frames import FrameError
 from warren.flood import Flood
 from warren.logs import get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence
+from warren.protocol.request import UnreadableHeaders
 from warren.server.admission import Refuse, SetAside
 from warren.server.attempt import Attempt
 from warren.server.context import cancel
@@ -38,6 +40,17 @@ class Endings:
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
+
+    # --- of what cannot be read ---------------------------------------------------------------------------------
+
+    def unreadable(self, attempt: Attempt, error: FrameError) -> None:
+        """End a request that cannot be read; what can be is in the error."""
+        if isinstance(error, UnreadableHeaders):
+            attempt.request = error.request
+            self.refuse(attempt, Refuse(evidence.DECODE, str(error)))
+        else:  # nor can the caller be found in them
+            log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service, error)
+            self._settler.reject(attempt)
 
     # --- of handlers --------------------------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@ class _Line(Generic[T]):
         self.taken = 0
         self.waiting: dict[T, int] = {}
 
+    @property
+    def has_room(self) -> bool:
+        return self.taken < self.limit
+
 
 class Places(Generic[T]):
     """At most `limit` items at a time, and of some kinds fewer; those that have to wait do so in their order.
@@ -38,52 +42,70 @@ class Places(Generic[T]):
     def __init__(self, limit: int, limits: Mapping[Any, int]) -> None:
         """`limits` are those of kinds that have one of their own."""
         self.limit = limit
-        self.taken: dict[T, _Line[T]] = {}
+        self.taken: set[T] = set()  # not a dict, which is made anew every few items
         self.waits = 0
         self._arrivals = 0
-        self._of_kind: dict[object, _Line[T]] = {kind: _Line(most) for kind, most in limits.items()}
+        self._limited: dict[object, _Line[T]] = {kind: _Line(most) for kind, most in limits.items()}
+        self._simple = not limits  # nobody waits, and no kind has a limit: whoever comes needs only a place
+        self._line_of: dict[T, _Line[T]] = {}  # of those in `taken` whose kind has a limit
         self._others: _Line[T] = _Line(limit)
-        self._lines = [self._others, *self._of_kind.values()]
+        self._lines = [self._others, *self._limited.values()]
 
     def take(self, item: T, kind: object) -> bool:
         """Give the item a place; False when there is none or others of its line wait for one: then it waits."""
-        line = self._of_kind.get(kind, self._others)
-        if len(self.taken) < self.limit and line.taken < line.limit and not line.waiting:
-            line.taken += 1
-            self.taken[item] = line
+        if self._simple and len(self.taken) < self.limit:
+            self.taken.add(item)
+            return True
+        line = self._limited.get(kind, self._others)
+        if len(self.taken) < self.limit and line.has_room and not line.waiting:
+            self._give(item, line)
             return True
         self._arrivals += 1
         line.waiting[item] = self._arrivals
         self.waits += 1
+        self._simple = False
         return False
 
     def leave(self, item: T) -> None:
         """The item needs its place no more; one that has none is ignored."""
-        line = self.taken.pop(item, None)
-        if line is not None:
+        self.taken.discard(item)
+        if self._line_of and (line := self._line_of.pop(item, None)) is not None:
             line.taken -= 1
 
     def next(self) -> T | None:
         """Give the first of those that can begin a place, if there is one now; returns it."""
         if not self.waits or len(self.taken) >= self.limit:
             return None
-        ready = [line for line in self._lines if line.waiting and line.taken < line.limit]
+        ready = [line for line in self._lines if line.waiting and line.has_room]
         if not ready:
             return None
         line = min(ready, key=lambda line: next(iter(line.waiting.values())))
         item = next(iter(line.waiting))
         self.withdraw(item)
-        line.taken += 1
-        self.taken[item] = line
+        self._give(item, line)
         return item
+
+    def _give(self, item: T, line: _Line[T]) -> None:
+        self.taken.add(item)
+        if line is not self._others:
+            line.taken += 1
+            self._line_of[item] = line
 
     def withdraw(self, item: T) -> bool:
         """The item waits no more; False when it did not."""
         for line in self._lines:
             if line.waiting.pop(item, None) is not None:
                 self.waits -= 1
+                self._simple = not self.waits and not self._limited
                 return True
         return False
+
+    def give_up_waiting(self) -> list[T]:
+        """Take out those that wait, in their order."""
+        waiting = self.waiting()
+        for item in waiting:
+            self.withdraw(item)
+        return waiting
 
     def waiting(self) -> list[T]:
         """Those that wait, in the order in which they have come."""

@@ -19,12 +19,11 @@ from warren.connection.channel import HotChannel, Returned
 from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
-from warren.protocol.request import Request, UnreadableHeaders
+from warren.protocol.request import Request
 from warren.server.admission import Admission, HandBack, Hold, Offered, Refuse, Run, SetAside, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
-from warren.server.copies import Copies
-from warren.server.cutoffs import CutOffs, stop
+from warren.server.cutoffs import CutOffs, limit_time, stop_all
 from warren.server.endings import Endings
 from warren.server.lifespan import Startable
 from warren.server.places import Places
@@ -73,12 +72,12 @@ class Worker:
         self.scope = Scope(user)
         self._admission = Admission(service)
         self._names = {method: method.full_name for method in service.methods.values()}
-        limits = {m: m.concurrency for m in service.methods.values() if m.concurrency is not None}
-        self._places: Places[Attempt] = Places(concurrency, limits)
+        self._places: Places[Attempt] = Places(concurrency, {m: m.concurrency for m in self._names if m.concurrency})
         self._patience = CutOffs(self._waited_too_long)
         replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
+        self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
         self._endings = Endings(service.name, replies, self._settler, self.statistics)
         threads = WorkerThreads(concurrency, f"warren-{service.name}")
@@ -90,11 +89,6 @@ class Worker:
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] | None = None
 
-    @property
-    def copies(self) -> Copies:
-        """What is put elsewhere; its channel is its server's to open."""
-        return self._settler.copies
-
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
@@ -103,7 +97,7 @@ class Worker:
             try:
                 request = attempt.request = Request(delivery)
             except FrameError as error:
-                self._unreadable(attempt, error)
+                self._endings.unreadable(attempt, error)
                 return
             if self.withdrawals.coming and self.withdrawals.take(request):
                 self._endings.withdraw(attempt)
@@ -132,14 +126,6 @@ class Worker:
             self.on_queue_deleted(self)
 
     # --- beginning ----------------------------------------------------------------------------------------------
-
-    def _unreadable(self, attempt: Attempt, error: FrameError) -> None:
-        if isinstance(error, UnreadableHeaders):
-            attempt.request = error.request
-            self._endings.refuse(attempt, Refuse(evidence.DECODE, str(error)))
-        else:  # nor can the caller be found in them
-            log.error("%s: a request with unreadable properties is dead-lettered: %s", self.service.name, error)
-            self._settler.reject(attempt)
 
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
@@ -196,9 +182,7 @@ class Worker:
         deadline, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
         attempt.began = time.monotonic()
         if method.time_limit is not None:
-            limit = attempt.began + method.time_limit
-            if deadline is None or limit < deadline:
-                deadline, attempt.limit = limit, evidence.TIME_LIMIT
+            deadline = limit_time(attempt, method.time_limit)
         attempt.call = CurrentCall(self._names[method], deadline, request, self.scope)
         if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
@@ -254,11 +238,8 @@ class Worker:
         yield from (attempt for attempt, _ in self._held)
 
     def _give_up_waiting(self) -> list[Attempt]:
-        waiting = self._places.waiting()
-        for attempt in waiting:
-            self._places.withdraw(attempt)
-            self._patience.forget(attempt)
-        return [*waiting, *self._settler.releases.give_up_waiting()]
+        self._patience.clear()
+        return [*self._places.give_up_waiting(), *self._settler.releases.give_up_waiting()]
 
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
@@ -273,20 +254,15 @@ class Worker:
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
-        await self._until_idle(timeout)
-        abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
-        why = _DRAINED.format(timeout)
-        if tasks := [task for attempt in self._places.taken if (task := stop(attempt, evidence.DRAIN, why))]:
-            await asyncio.wait(tasks, timeout=_CANCEL_TIME)  # they reply that they were stopped
-        with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
-            await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
-        return abandoned
-
-    async def _until_idle(self, timeout: float) -> None:
         if self._places.taken:
             self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout)
+        abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
+        await stop_all(self._places.taken, evidence.DRAIN, _DRAINED.format(timeout), _CANCEL_TIME)
+        with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
+            await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
+        return abandoned
 
     def close(self) -> None:
         """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
