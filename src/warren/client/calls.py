@@ -97,7 +97,33 @@ class PendingCall:
         return self.id is not self.first_id
 
 
-class Calls:
+class _Room:
+    """What is in flight, at most `limit` calls, and what is kept of them: `held` bytes, and at most `most_held`."""
+
+    def __init__(self, limit: int, most_held: int) -> None:
+        self._limit = limit
+        self._most_held = most_held
+        self._calls: dict[bytes, PendingCall] = {}
+        self.held = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def lacking(self, size: int) -> str:
+        """What there is no room for, if `size` bytes have to be kept; empty when there is room."""
+        if len(self._calls) >= self._limit:
+            return f"{self._limit} calls are in flight on this client: wait for some of them, or raise max_in_flight"
+        if size and self.held + size > self._most_held:
+            return f"{self.held} bytes of requests wait to be sent already: slow down, or raise max_waiting_bytes"
+        return ""
+
+    def _refuse_hopeless(self, size: int) -> None:
+        if size > self._most_held:
+            why = f"{size} bytes would never have room to wait to be sent: max_waiting_bytes is {self._most_held}"
+            raise conclude(CLIENT_LIMIT, why)
+
+
+class Calls(_Room):
     """The table.
 
     Attributes:
@@ -105,28 +131,18 @@ class Calls:
         waiting: to be written, in order.
         refused: to be sent again over another channel, each with what was found out about its queue.
         ignored: replies that nobody waited for (late, duplicate, foreign).
-        held: bytes of the bodies that are kept.
     """
 
     def __init__(self, ids: Iterator[bytes], limit: int, most_held: int, on_earlier: Callable[[float], None]) -> None:
-        """At most `limit` calls, and `most_held` bytes kept of them.
-
-        `on_earlier(when)` is called when `expired` has to be called earlier than known so far.
-        """
+        """`on_earlier(when)` is called when `expired` has to be called earlier than known so far."""
+        super().__init__(limit, most_held)
         self._ids = ids
-        self._limit = limit
-        self._most_held = most_held
-        self._calls: dict[bytes, PendingCall] = {}
         self._timers: Timers[PendingCall] = Timers(on_earlier)
         self.outside: dict[PendingCall, bytes] = {}
         self.waiting: dict[PendingCall, None] = {}
         self.on_entered: Callable[[], None] = lambda: None  # what was outside waits to be written now
         self.parked: dict[PendingCall, Any] = {}
         self.ignored = 0
-        self.held = 0
-
-    def __len__(self) -> int:
-        return len(self._calls)
 
     def __contains__(self, call: PendingCall) -> bool:
         return call.state is not ENDED
@@ -154,32 +170,26 @@ class Calls:
     def start_outside(
         self, deadline: float, waiter: Waiter, target: Any, awaits_reply: bool, body: bytes
     ) -> PendingCall:
-        """Begin a call for which there is no room now: it waits for that behind the others, then to be written."""
+        """Begin a call for which there is no room now: it waits for that behind the others, then to be written.
+
+        Raises:
+            CallError: there would never be room for it.
+        """
+        self._refuse_hopeless(len(body))
         call = PendingCall(next(self._ids), deadline, waiter, target, awaits_reply)
         call.slice = self._timers.add(deadline, call)
         self._put(call, OUTSIDE, self.outside, body)
         return call
 
-    def lacking(self, size: int) -> str:
-        """What there is no room for, if `size` bytes have to be kept; empty when there is room."""
-        if len(self._calls) >= self._limit:
-            return f"{self._limit} calls are in flight on this client: wait for some of them, or raise max_in_flight"
-        if size and self.held + size > self._most_held:
-            return f"{self.held} bytes of requests wait to be sent already: slow down, or raise max_waiting_bytes"
-        return ""
-
     def _let_in(self) -> None:
         """There is more room: those outside enter, in order, and wait to be written."""
-        entered = False
         while self.outside:
             call, body = next(iter(self.outside.items()))
             if self.lacking(len(body)):
-                break
+                return
             self._calls[call.id] = call
             self.wait(call)
             self.hold(call, body)
-            entered = True
-        if entered:
             self.on_entered()
 
     def hold(self, call: PendingCall, body: bytes) -> None:

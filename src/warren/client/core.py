@@ -46,7 +46,7 @@ class ClientCore:
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self._limits = limits
-        self._connecting = f"still connecting to {', '.join(f'{host}:{port}' for host, port in settings.hosts)}"
+        connecting = f"still connecting to {', '.join(f'{host}:{port}' for host, port in settings.hosts)}"
         self._closed = False
         self._link: Link | None = None
         self.tasks = Tasks(self.loop)
@@ -57,7 +57,7 @@ class ClientCore:
             lambda wake_at: Calls(unguessable(os.urandom), limits.max_in_flight, limits.max_waiting_bytes, wake_at),
             self.tasks.spawn,
             link=lambda: self._link,
-            why_unwritten=self._why_unwritten,
+            why_unwritten=lambda: _why_unwritten(self._link, self._supervisor.failure, connecting),
             max_size=limits.max_message_size,
             durable=durable,
         )
@@ -122,10 +122,6 @@ class ClientCore:
     def _start_outside(self, target: Target, body: bytes, deadline: float, waiter: Waiter) -> PendingCall:
         """Begin a call that waits until there is room for it."""
         self._check(target, body, deadline, keep=False)
-        most = self._limits.max_waiting_bytes
-        if len(body) > most:
-            why = f"the request has {len(body)} bytes, and would never have room to wait: max_waiting_bytes is {most}"
-            raise conclude(evidence.CLIENT_LIMIT, why, method=target.name, queue=target.queue)
         return self._calls.start_outside(deadline, waiter, target, target.kind != "cast", body)
 
     def cancel(self, call: PendingCall) -> bool:
@@ -149,8 +145,7 @@ class ClientCore:
 
     def _check(self, target: Target, body: bytes, deadline: float, keep: bool) -> None:
         """Refuse what cannot succeed, before anything is entered; `keep` tells that the body has to be kept."""
-        ending, why = None, ""
-        limits = self._limits
+        ending, why, limits = None, "", self._limits
         if self._closed:
             ending, why = evidence.CLOSED_UNSENT, "the client is closed: make a new one"
         elif len(body) > limits.max_message_size:
@@ -174,17 +169,6 @@ class ClientCore:
     def _writable(self) -> bool:
         channels = self._confirming.current is not None and self._bare.current is not None
         return channels and self._link is not None and self._link.writable
-
-    def _why_unwritten(self) -> str:
-        link = self._link
-        if link is None:
-            why = self._supervisor.failure
-            return f"no connection to the broker in time: {why.message if why else self._connecting}"
-        if link.blocked is not None:
-            return f"the broker takes no publishes: {link.blocked}"
-        if not link.writable:
-            return "the broker does not read fast enough"
-        return "the broker has closed the publishing channel, and another is not open yet"
 
     def _write(self, call: PendingCall, body: bytes) -> None:
         """Publish a call with the time that it has left."""
@@ -252,3 +236,14 @@ class ClientCore:
             self._link = None
         if not self._closed:  # a queue that goes then, goes because we delete it
             self.tasks.spawn(link.close())
+
+
+def _why_unwritten(link: Link | None, failure: CallError | None, connecting: str) -> str:
+    """Why calls wait to be written."""
+    if link is None:
+        return f"no connection to the broker in time: {failure.message if failure else connecting}"
+    if link.blocked is not None:
+        return f"the broker takes no publishes: {link.blocked}"
+    if not link.writable:
+        return "the broker does not read fast enough"
+    return "the broker has closed the publishing channel, and another is not open yet"
