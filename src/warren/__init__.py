@@ -25,6 +25,8 @@ from warren.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from warren.client.async_client import AsyncClient as AsyncClient
+    from warren.client.batches import Outcome as Outcome
+    from warren.client.batches import star as star
     from warren.client.blocking import Client as Client
     from warren.client.chain import ClientCall as ClientCall
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
@@ -40,6 +42,8 @@ else:
         "AsyncClient": "warren.client.async_client",
         "Client": "warren.client.blocking",
         "ClientCall": "warren.client.chain",
+        "Outcome": "warren.client.batches",
+        "star": "warren.client.batches",
         "ConnectionOptions": "warren.connection.settings",
         "CurrentCall": "warren.server.context",
         "current_call": "warren.server.context",

@@ -15,12 +15,14 @@ from warren import (
     ClientCall,
     ConnectionOptions,
     CurrentCall,
+    Outcome,
     PermissionDenied,
     Server,
     Service,
     current_call,
     provided,
     remote,
+    star,
 )
 from warren.middleware import Proceed
 
@@ -316,3 +318,45 @@ async def a_test_calls_functions_and_classes_directly() -> None:
     assert_type(Orders(Pool()).open("tea", who="bob"), int)
     with shop.override(Pool, Pool()), shop.override(user, lambda: "bob"), shop.override(lifespan, managed_lifespan):
         pass
+
+
+@service.method(concurrency=2)
+def half(n: int) -> float:
+    return n / 2
+
+
+@service.method
+async def named(n: int, name: str) -> Point:
+    return Point(n)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+def batches(client: Client, rows: list[tuple[int, str]]) -> None:
+    for result in client.map(half, range(3), in_flight=20, ordered=False):
+        assert_type(result, float)
+    for end in client.map(half, [1, 2], errors="return", progress=print):
+        assert_type(end, Outcome[int, float])
+        assert_type(end.item, int)
+        assert_type(end.result(), float)
+        assert_type(end.error, Exception | None)
+    for point in client.map(star(named), rows):
+        assert_type(point, Point)
+    for point in client.map("calc.named", [1], returns=Point):
+        assert_type(point, Point)
+    for anything in client.map("calc.half", iter([1])):
+        assert_type(anything, Any)
+    client.map(half, [1]).close()
+    client.options(wait=True, timeout=1).call(half, 1)
+
+
+async def async_batches(client: AsyncClient, rows: list[tuple[int, str]]) -> None:
+    async for result in client.map(half, numbers()):
+        assert_type(result, float)
+    async for end in client.map(star(named), rows, errors="return"):
+        assert_type(end, Outcome[tuple[int, str], Point])
+    assert_type([n async for n in client.map("calc.half", [1], returns=float)], list[float])
+    await client.map(half, [1]).aclose()
+    await client.options(wait=True).cast(half, 1)

@@ -7,7 +7,18 @@ from collections.abc import AsyncIterator, Iterator
 
 from msgspec import Struct
 
-from warren import AsyncClient, Client, ConnectionOptions, CurrentCall, Server, Service, current_call, provided, remote
+from warren import (
+    AsyncClient,
+    Client,
+    ConnectionOptions,
+    CurrentCall,
+    Server,
+    Service,
+    current_call,
+    provided,
+    remote,
+    star,
+)
 from warren.middleware import Proceed
 
 
@@ -247,3 +258,24 @@ def calls_of_classes(client: Client) -> None:
 
 def what_a_state_may_lack(call: CurrentCall[int]) -> None:
     call.state.upper()  # E: [attr-defined]
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+def batches(client: Client) -> None:
+    client.map(fib, ["1"])  # E: [list-item]
+    client.map(fib, numbers())  # E: [arg-type]
+    client.map(fib, [1], errors="ignore")  # E: [call-overload]
+    client.map(fib, [1], in_flihgt=3)  # E: [call-overload]
+    for end in client.map(fib, [1], errors="return"):
+        end + 1  # E: [operator]
+    for number in client.map(fib, [1]):
+        number.upper()  # E: [attr-defined]
+    client.map(star(scale), [("1",)])  # E: [arg-type]
+
+
+async def async_batches(client: AsyncClient) -> None:
+    for number in client.map(fib, [1]):  # E: [attr-defined]
+        print(number)

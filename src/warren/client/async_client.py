@@ -16,8 +16,8 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.async_map import AsyncMap
 from warren.client.awaited import AwaitedCall
-from warren.client.base import BaseClient
 from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.client.target import (
@@ -125,7 +125,7 @@ def _close_dropped(core: ClientCore) -> None:
     task.add_done_callback(_dropped.discard)
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(AsyncMap):
     """Calls methods of services, for asyncio.
 
     One connection and one reply queue serve any number of concurrent calls. Use it as ``async with``, or `close` it.

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from warren.client.base import BaseClient
+from warren.client.blocking_map import BlockingMap
 from warren.client.io_thread import IOThread
 from warren.client.options import Limits
 from warren.client.target import (
@@ -73,7 +73,7 @@ class _Shared:
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
-class Client(BaseClient):
+class Client(BlockingMap):
     """Calls methods of services, from any thread.
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with

@@ -75,7 +75,7 @@ class IOThread:
 
         It is withdrawn when the caller of the `running` call, for which it is made, gives up.
         """
-        self._forbid_own_thread()
+        self.forbid_own_thread()
         waiting = WaitingCall(target, body, deadline)
         self.start(waiting)
         if running is None or running.ended:
@@ -93,7 +93,7 @@ class IOThread:
         return self._run_task(chained.run_alone, copy_context(), chained.deadline + _GRACE)
 
     def _run_task(self, work: Work, context: Context | None, until: float) -> Any:
-        self._forbid_own_thread()
+        self.forbid_own_thread()
         waiting = WaitingForTask(work, context)
         self.start(waiting)
         self._wait(waiting, until)
@@ -158,7 +158,7 @@ class IOThread:
             self.give_up(waiting)
             raise
 
-    def _forbid_own_thread(self) -> None:
+    def forbid_own_thread(self) -> None:
         if threading.current_thread() is self._thread:
             raise RuntimeError(
                 "this is the client's own I/O thread (a future's callback, or middleware?): waiting here would wait"

@@ -20,7 +20,8 @@ from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.signature import Method, method_of
 
-#: The targets that a client knows already, by what makes them differ; views with the same headers and `wait` share them.
+#: The targets that a client knows already, by what makes them differ; views share them, if headers and `wait` are the
+#: same.
 Targets = dict[tuple[Any, ...], Target]
 _MOST_TARGETS = 10_000
 
