@@ -265,8 +265,8 @@ async def numbers() -> AsyncIterator[int]:
 
 
 def batches(client: Client) -> None:
-    client.map(fib, ["1"])  # E: [list-item]
-    client.map(fib, numbers())  # E: [arg-type]
+    client.map(fib, ["1"])  # E: [arg-type]
+    client.map(fib, numbers())  # E: [call-overload]
     client.map(fib, [1], errors="ignore")  # E: [call-overload]
     client.map(fib, [1], in_flihgt=3)  # E: [call-overload]
     for end in client.map(fib, [1], errors="return"):
