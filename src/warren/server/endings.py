@@ -16,7 +16,7 @@ from warren.logs import get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence
 from warren.protocol.request import UnreadableHeaders
-from warren.server.admission import Refuse, SetAside
+from warren.server.admission import HandBack, Refuse, SetAside
 from warren.server.attempt import Attempt
 from warren.server.context import cancel
 from warren.server.cutoffs import stop
@@ -101,6 +101,16 @@ class Endings:
             self._failures("%s: %s failed: %s", self._service, attempt.name, reply.failure)
 
     # --- of what is not run -------------------------------------------------------------------------------------
+
+    def decline(self, attempt: Attempt, decision: object) -> None:
+        """Do what there is to do with a request that this worker does not run, and does not hold."""
+        match decision:
+            case Refuse():
+                self.refuse(attempt, decision)
+            case HandBack(number, left):
+                self._settler.hand_back(attempt, left, number)
+            case SetAside():
+                self.set_aside(attempt, decision)
 
     def refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""

@@ -179,8 +179,8 @@ class Settler:
 
     # --- handing back -------------------------------------------------------------------------------------------
 
-    def hand_back(self, attempt: Attempt, left: float | None, number: int) -> None:
-        """Publish a request again as attempt `number` with the seconds that it has left, then let the original go.
+    def hand_back(self, attempt: Attempt, left: float | None, number: int | None = None) -> None:
+        """Publish a request again with the seconds that it has left, as attempt `number`, then let the original go.
 
         Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
         """
@@ -189,7 +189,7 @@ class Settler:
         if attempt.settled or attempt.channel.closed is not None:
             return
         try:
-            ways = _ways_back(request, self._service, self._user, left, number, self.copies.room)
+            ways = _ways_back(request, self._service, self._user, left, number or request.attempt, self.copies.room)
         except ValueError as error:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)

@@ -20,7 +20,7 @@ from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.request import Request
-from warren.server.admission import Admission, HandBack, Hold, Offered, Refuse, Run, SetAside, too_late
+from warren.server.admission import Admission, Hold, Offered, Run, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
@@ -129,15 +129,10 @@ class Worker:
 
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
-        match decision:
-            case Refuse():
-                self._endings.refuse(attempt, decision)
-            case Hold(left):
-                self._held.append((attempt, None if left is None else time.monotonic() + left))
-            case HandBack(number, left):
-                self._settler.hand_back(attempt, left, number)
-            case SetAside():
-                self._endings.set_aside(attempt, decision)
+        if isinstance(decision, Hold):
+            self._held.append((attempt, None if decision.left is None else time.monotonic() + decision.left))
+        else:
+            self._endings.decline(attempt, decision)
 
     def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run
@@ -162,7 +157,7 @@ class Worker:
     def _waited_too_long(self, attempt: Attempt) -> None:
         """Its time is over before it had a place: the broker may send another for it."""
         try:
-            if self._places.withdraw(attempt):
+            if self._places.withdraw(attempt) and not attempt.ended:
                 self._endings.refuse(attempt, too_late())
         except BaseException as error:
             self._fail(attempt, error)
@@ -234,8 +229,7 @@ class Worker:
         self._held += [(attempt, attempt.deadline) for attempt in self._give_up_waiting()]
 
     def _all_attempts(self) -> Iterator[Attempt]:
-        yield from (*self._places.taken, *self._places.waiting, *self._settler.releases.waiting)
-        yield from (attempt for attempt, _ in self._held)
+        yield from (*self._places.taken, *self._places.waiting(), *self._settler.releases.waiting, *dict(self._held))
 
     def _give_up_waiting(self) -> list[Attempt]:
         self._patience.clear()
@@ -247,8 +241,7 @@ class Worker:
         for attempt, deadline in held:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                assert attempt.request is not None
-                self._settler.hand_back(attempt, left, attempt.request.attempt)
+                self._settler.hand_back(attempt, left)
             except BaseException as error:
                 self._fail(attempt, error)
 
