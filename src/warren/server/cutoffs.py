@@ -64,7 +64,7 @@ class CutOffs:
 
 def limit_time(attempt: Attempt, seconds: float) -> float:
     """When an attempt that begins now has to end: after so many seconds, or at its caller's deadline."""
-    limit = time.monotonic() + seconds
+    limit = attempt.began + seconds
     if attempt.deadline is not None and attempt.deadline <= limit:
         return attempt.deadline
     attempt.limit = evidence.TIME_LIMIT
