@@ -75,8 +75,9 @@ lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)
 	@.venv/bin/ruff format --check $(CODE)
 
-types: venv  ## mypy, strict
+types: venv  ## mypy, strict; Pyright of the examples
 	@.venv/bin/mypy
+	@$(PY) -m basedpyright
 
 map: venv  ## which room of the source imports which, and how long its parts are; a drawing: make map ARGS=--mermaid
 	@$(PY) tools/floorplan.py $(ARGS)

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from shop import SoldOut, buy, count_shelves, service, shelf, wrap
 
+from shop import SoldOut, buy, count_shelves, service, shelf, wrap
 from warren import AsyncClient, Client, InvalidArgument, WorkerLost
 from warren.testing.plugin import Faults, Serve
 
