@@ -6,7 +6,7 @@
 
 PY := .venv/bin/python
 JS := tests/interop/js
-CODE := $(wildcard src tests tools examples benchmarks)
+CODE := $(wildcard src tests tools examples benchmarks docs/migrate/code)
 # Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2"
 LANES := -n auto
 # One for each core, as the tests of the quick lane hardly wait.
