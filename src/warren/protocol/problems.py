@@ -110,13 +110,22 @@ def describe(
     if tracebacks:
         problem.traceback = _tried(lambda: _traceback(error), None)
     if issubclass(kind, CallError):
-        status = evidence.raised(harmless(error), earlier=earlier, entered=entered)
+        plain = harmless(error)
+        if problem.state is None:
+            plain.message = _of_nested(error, plain.message)
+        status = evidence.raised(plain, earlier=earlier, entered=entered)
         if problem.state is None and not isinstance(status, RemoteError):
             problem.error = problem.details = None
         return status, problem
     text = _text_of(error)
     message = f"{name}: {text}" if text else name
     return evidence.conclude(evidence.HANDLER_EXCEPTION, message, earlier=earlier, entered=entered), problem
+
+
+def _of_nested(error: BaseException, message: str) -> str:
+    """The message of a call that a handler made, with its method: the caller knows only what it has called itself."""
+    method = _attribute(error, "method")
+    return sendable(f"{method}: {message}", _TEXT) if isinstance(method, str) and method else message
 
 
 def harmless(error: BaseException) -> CallError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from warren import CallError, Code, Execution, InvalidArgument, Origin, RemoteError, Unavailable
+from warren import CallError, Code, DeadlineExceeded, Execution, InvalidArgument, Origin, RemoteError, Unavailable
 from warren.protocol import codecs, problems
 from warren.protocol.problems import Problem, describe, rebuild, registry
 
@@ -142,6 +142,23 @@ def test_a_registered_kind_of_call_error_arrives_as_itself_with_the_evidence_of_
     assert (arrived.message, arrived.code, arrived.reason) == ("no nut left", Code.FAILED_PRECONDITION, "STOCK")
     assert (arrived.execution, arrived.origin, arrived.sku) == (Execution.EXECUTED, Origin.HANDLER, "nut")
     assert (arrived.call_id, arrived.method) == (None, None)
+
+
+def test_the_error_of_a_nested_call_says_of_which_call_it_is() -> None:
+    nested = DeadlineExceeded("cut off", method="bank.charge", reason="TIME_LIMIT")
+    status, problem = describe(nested, {})
+    assert (status.message, status.reason, problem.error) == ("bank.charge: cut off", "TIME_LIMIT", None)
+    status, _problem = describe(status.locate(method="orders.place", queue=None, call_id=None), {})
+    assert status.message == "orders.place: bank.charge: cut off"
+    status, _problem = describe(InvalidArgument("what the handler itself has to say"), {})
+    assert status.message == "what the handler itself has to say"
+
+
+def test_the_error_of_a_nested_call_names_only_what_is_a_name() -> None:
+    odd, long = InvalidArgument("no"), InvalidArgument("n" * 20_000, method="a.b")
+    odd.method = 7  # type: ignore[assignment]
+    assert describe(odd, {})[0].message == "no"
+    assert len(describe(long, {})[0].message) <= 10_001
 
 
 def test_middleware_that_fails_before_the_handler_has_not_executed_it() -> None:
