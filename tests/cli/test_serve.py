@@ -187,6 +187,15 @@ def test_the_password_is_not_on_the_command_line_of_the_workers(start: Start, ur
     assert b"guest:guest" not in command
 
 
+def test_handlers_find_the_brokers_url_in_the_environment(
+    start: Start, run: Run, folder: Path, url: str, service_name: str
+) -> None:
+    asking = "\n\n@service.method\ndef where() -> str:\n    import os\n    return os.environ['WARREN_URL']\n"
+    (folder / "calc.py").write_text(SERVICE.format(name=service_name) + asking)
+    start("serve", "calc:service", "--url", url, WARREN_URL="amqp://elsewhere").wait_worker(1)
+    assert run("call", f"{service_name}.where").stdout == f"{url}\n"
+
+
 def test_several_services_are_served_by_one_process(start: Start, run: Run, folder: Path, service_name: str) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "app.py").write_text(SERVICE.format(name=service_name + "-more"))
