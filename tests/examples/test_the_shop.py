@@ -2,14 +2,19 @@
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -42,16 +47,31 @@ def broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
             channel.queue_delete(f"{name}.dead")
 
 
+class Shop(NamedTuple):
+    """A running one: its front's address, and the process that has started all others."""
+
+    front: str
+    pid: int
+
+    def workers(self) -> list[int]:
+        return [worker for part in children(self.pid) for worker in children(part)]
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, timeout=_TIMEOUT)
+    return [int(child) for child in found.stdout.split()]
+
+
 @contextmanager
-def shop(url: str) -> Iterator[str]:
-    """`start.py`, from when it says that the shop is open; the front's address."""
+def shop(url: str, **env: str) -> Iterator[Shop]:
+    """`start.py`, from when it says that the shop is open."""
     [port] = free_ports(1)
     command = [sys.executable, "start.py", "--url", url, "--port", str(port)]
-    process = subprocess.Popen(command, cwd=SHOP, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=SHOP, env=os.environ | env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == f"the shop is open: http://127.0.0.1:{port}/orders, broker: {url}\n"
-        yield f"http://127.0.0.1:{port}"
+        yield Shop(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
@@ -80,8 +100,8 @@ def nightly(url: str, *options: str) -> str:
 
 def test_the_shop_sells_refuses_and_settles_at_night_what_was_in_doubt(broker_url: str) -> None:
     tea = {"item": "tea", "count": 2, "card": "good", "email": "ann@example.org"}
-    with shop(broker_url) as front:
-        orders = f"{front}/orders"
+    with shop(broker_url) as running:
+        orders = f"{running.front}/orders"
         paid = {"number": "1", "basket": tea, "status": "paid", "total": 600}
         assert ask(orders, "1", **tea) == (201, paid, None)
         assert ask(orders, "1", **tea) == (201, paid, None)
@@ -98,6 +118,49 @@ def test_the_shop_sells_refuses_and_settles_at_night_what_was_in_doubt(broker_ur
         assert nightly(broker_url) == "no open orders\n"  # that of a moment ago may still be under way
         assert nightly(broker_url, "0") == "1 paid\n"
         assert [ask(f"{orders}/{number}")[1]["status"] for number in (3, 4, 6)] == ["cancelled", "cancelled", "paid"]
+
+
+def test_every_order_is_whole_or_not_at_all_whatever_worker_is_killed(
+    broker_url: str, tmp_path: Path, seed: int
+) -> None:
+    """What the README says of an order when something breaks, by the books of all services."""
+    books, chance = tmp_path / "shop.sqlite3", random.Random(seed)
+    with shop(broker_url, SHOP_DB=str(books)) as running, ThreadPoolExecutor(8) as pool:
+        placed = [pool.submit(insist, f"{running.front}/orders", number) for number in range(60)]
+        for _ in range(12):
+            if victims := running.workers():
+                with suppress(ProcessLookupError):
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+            wait(placed, timeout=0.3)
+        ends = [future.result() for future in placed]
+        nightly(broker_url, "0")
+        paid = look(books, "SELECT number FROM orders WHERE status = 'paid'")
+        end = time.monotonic() + _TIMEOUT
+        while look(books, "SELECT number FROM mails") != paid and time.monotonic() < end:
+            time.sleep(0.1)
+    assert look(books, "SELECT number FROM mails") == paid
+    assert {str(number) for number, status in enumerate(ends) if status == 201} <= paid
+    assert {str(number) for number, status in enumerate(ends) if status == 402}.isdisjoint(paid)
+    assert look(books, "SELECT number FROM orders WHERE status = 'open'") == set()
+    assert look(books, "SELECT number FROM payments WHERE amount > 0") == paid
+    assert look(books, "SELECT number FROM reservations WHERE count > 0") == paid
+    assert look(books, "SELECT count FROM stock WHERE item = 'tea'") == {10000 - len(paid)}
+
+
+def insist(orders: str, number: int) -> int:
+    """Place an order once more as long as the front says so, as a customer's browser does; how it ended."""
+    basket = {"item": "tea", "count": 1, "email": "ann@example.org", "card": "good" if number % 5 else "broke"}
+    for _ in range(20):
+        status, _body, again = ask(orders, str(number), **basket)
+        if again is None:
+            break
+        time.sleep(0.2)
+    return status
+
+
+def look(books: Path, query: str) -> set[Any]:
+    with closing(sqlite3.connect(books)) as db:
+        return {value for (value,) in db.execute(query)}
 
 
 def _run_its_tests(folder: Path, *options: str) -> str:
