@@ -77,7 +77,7 @@ lint: venv  ## ruff: rules and formatting
 
 types: venv  ## mypy, strict; Pyright of the examples
 	@.venv/bin/mypy
-	@$(PY) -m basedpyright
+	@$(PY) -m basedpyright --project examples
 
 map: venv  ## which room of the source imports which, and how long its parts are; a drawing: make map ARGS=--mermaid
 	@$(PY) tools/floorplan.py $(ARGS)
