@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 
 #: The longest time that an option may give, in seconds: 23 days.
@@ -77,3 +77,33 @@ def misplaced(arguments: Mapping[str, str], call: str) -> str:
     """
     options = ", ".join(f"{name}={shown}" for name, shown in arguments.items() if name in CALL_OPTIONS)
     return f"; options go elsewhere: client.options({options}).{call}" if options else ""
+
+
+#: Longer names, and later ones of a longer list, are not compared: a stranger may ask.
+_LONGEST_NAME, _MOST_NAMES, _MOST_LISTED = 64, 200, 20
+_LIKELIEST = 5  # to be compared letter by letter, up to 1 ms each
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was meant, if one of these is near."""
+    from difflib import SequenceMatcher, get_close_matches  # for errors only: importing Warren need not wait for it
+
+    if len(name) > _LONGEST_NAME:
+        return None
+    matcher = SequenceMatcher(None, "", name)
+
+    def likeness(other: str) -> float:
+        matcher.set_seq1(other)
+        return matcher.quick_ratio()
+
+    likeliest = sorted(list(known)[:_MOST_NAMES], key=likeness, reverse=True)[:_LIKELIEST]
+    return next(iter(get_close_matches(name, likeliest, n=1)), None)
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """What an error over an unknown name says at its end: the nearest there is, or what there are."""
+    names = list(known)
+    if (near := nearest(name, names)) is not None:
+        return f"did you mean {near!r}?"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"known are {', '.join(names[:_MOST_LISTED])}{more}" if names else "none is known"

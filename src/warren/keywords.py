@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from warren import checks
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -41,7 +43,7 @@ def refuse_unknown(taker: str, function: Callable[..., Any], given: Iterable[str
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self"]
     for name in given:
         if name not in known:
-            raise TypeError(f"{taker}() has no option {name!r}: {_hint(name, known)}")
+            raise TypeError(f"{taker}() has no option {name!r}: {checks.known_names(name, known)}")
 
 
 def _parameters(options: type[Any]) -> list[inspect.Parameter]:
@@ -52,10 +54,3 @@ def _parameters(options: type[Any]) -> list[inspect.Parameter]:
         )
         for name, hint in options.__annotations__.items()
     ]
-
-
-def _hint(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches  # for errors only: importing Warren need not wait for it
-
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -337,7 +337,7 @@ def test_ctrl_c_ends_it_early_and_prints_what_there_is(served: None, url: str, t
     ("args", "code", "words"),
     [
         (["nothing"], 2, "UNIMPLEMENTED/METHOD"),
-        (["fib", "91"], 2, "Expected `int` <= 90"),
+        (["fib", "91"], 2, "n must be at most 90"),
         (["fib", "30", "--url", "amqp://127.0.0.1:1"], 3, "connection refused"),
     ],
 )

@@ -483,7 +483,10 @@ async def test_a_service_that_never_ran_has_no_dead_queue(dead: Dead, service_na
     assert done.returncode == 1
     assert (
         done.stderr
-        == (f"error: there is no queue '{service_name}.dead': no worker of '{service_name}' has ever run here\n")
+        == (
+            f"error: there is no queue '{service_name}.dead': no worker of '{service_name}' has ever run here; check"
+            " the service's name, the broker and the vhost\n"
+        )
         or command == "retry"
     )
 

@@ -20,7 +20,7 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fib(30) = 832040\n" in done.stdout
     assert "tutorial six: 832040\n" in done.stdout
-    assert "InvalidArgument: warren-demo.fib: Expected `int` <= 90 - at `n`" in done.stdout
+    assert "InvalidArgument: warren-demo.fib: n must be at most 90; the signature is fib(n: int)" in done.stdout
     assert done.stdout.count("result: 832040\n") == 1
     assert "WorkerLost: warren-demo.slow_fib: the request was delivered before, and the worker" in done.stdout
     assert "fib(10) = 55\n" in done.stdout

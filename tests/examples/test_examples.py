@@ -48,16 +48,17 @@ CASES = {
     ),
     "pipeline": Case(tuple(f"{way}: 7540113804746346428" for way in ("asyncio", "futures", "threads")), service="fib"),
     "tutorial_six": Case(
-        (r"fib\(20\) = 6765", r"fib\(abc\): Expected `int`, got `str` - at `n`"),
-        errors=r"rpc_queue: refused the default method \(.*\): Expected `int`, got `str` - at `n`\n",
+        (r"fib\(20\) = 6765", r"fib\(abc\): n must be an int, not a str; the signature is fib\(n: int\)"),
+        errors=r"rpc_queue: refused the default method \(.*\): n must be an int, not a str; the signature is .*\n",
     ),
     "errors": Case(
         (
             r"Broke: 500 is more than there is",
-            r"InvalidArgument, safe to retry: True\. Expected `int`, got `str` - at `amount`",
+            r"InvalidArgument, safe to retry: True\. amount must be an int, not a str;"
+            r" the signature is withdraw\(amount: int, delay: float = 0\)",
             r"RemoteError, safe to retry: False\. ZeroDivisionError: .*",
             r"DeadlineExceeded, safe to retry: False\. .*",
-            r"MethodNotFound, safe to retry: True\. service 'bank' has no method 'rob'; it has: withdraw",
+            r"MethodNotFound, safe to retry: True\. service 'bank' has no method 'rob': known are withdraw",
             r"Unavailable, safe to retry: True\. no queue 'nobody': .*",
         ),
         service="errors",

@@ -50,8 +50,8 @@ async def test_a_tutorial_client_that_sends_nonsense_gets_readable_text_and_then
 ) -> None:
     word, too_large, empty, right = await ask(tutorial_client, url, calc, "abc", "91", "", "10")
 
-    assert word == "INVALID_ARGUMENT: Expected `int`, got `str` - at `n`"
-    assert too_large == "INVALID_ARGUMENT: Expected `int` <= 90 - at `n`"
+    assert word == "INVALID_ARGUMENT: n must be an int, not a str; the signature is fib(n: int)"
+    assert too_large == "INVALID_ARGUMENT: n must be at most 90; the signature is fib(n: int)"
     assert empty.startswith("INVALID_ARGUMENT: ")
     assert right == "55"
 
@@ -69,7 +69,7 @@ async def test_a_tutorial_client_is_told_that_the_service_has_no_default_method(
         [answer] = await ask(tutorial_client, url, service_name, "30")
 
     assert answer == (
-        f"UNIMPLEMENTED: service {service_name!r} has no default method for bare requests; it has: double"
+        f"UNIMPLEMENTED: service {service_name!r} has no default method for bare requests: known are double"
     )
 
 

@@ -86,7 +86,7 @@ async def test_a_plain_client_gets_an_error_as_headers_and_problem_json(url: str
     }
     problem = json.loads(answer)
     assert problem["title"] == "INVALID_ARGUMENT/VALIDATION"
-    assert problem["detail"] == "Expected `float`, got `str` - at `x`"
+    assert problem["detail"] == "x must be a float, not a str; the signature is scale(x: float, by: float = 2.0)"
 
 
 async def test_a_plain_client_whose_deadline_is_over_gets_told(url: str, service: Service) -> None:

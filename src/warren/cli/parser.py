@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from shutil import get_terminal_size
 from textwrap import fill
 from typing import Any, NoReturn
 
+from warren.checks import nearest
 from warren.cli.output import USAGE, fail, say
 
 _NARROWEST = 20  # columns that text is laid out for, however narrow the terminal is
@@ -69,8 +69,8 @@ class Parser(argparse.ArgumentParser):
         self.error(f"{word} is one argument too many")
 
     def _no_such(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
-        near = get_close_matches(word, list(known), n=1)
-        self.error(f"there is no {kind} {word}" + (f" (did you mean {near[0]}?)" if near else ""))
+        near = nearest(word, known)
+        self.error(f"there is no {kind} {word}" + (f" (did you mean {near}?)" if near else ""))
 
 
 def _listed(commands: Mapping[str, str]) -> str:

@@ -54,7 +54,10 @@ def channel_closed(reason: ChannelClosed) -> CallError:
 
 def no_route(queue: str, text: str) -> CallError:
     why = "" if text == evidence.NO_ROUTE.reason else f" ({text})"  # RabbitMQ's text is that word
-    message = f"no queue {queue!r}: no worker of this service has ever run here; start one, or correct the name{why}"
+    message = (
+        f"no queue {queue!r}: no worker of this service has ever run here: start one, or check its name, the broker and"
+        f" the vhost{why}"
+    )
     return conclude(evidence.NO_ROUTE, message)
 
 

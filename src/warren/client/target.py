@@ -141,8 +141,20 @@ def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], v
             raise TypeError(f"{error}{hint}") from None
         raise
     except CodecError as error:
-        message = f"the arguments cannot be encoded: {error}"
+        message = _blamed(target, args, kwargs) or f"the arguments cannot be sent: {error}"
         raise evidence.conclude(evidence.ENCODE, message, method=target.name, queue=target.queue) from error
+
+
+def _blamed(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which of the arguments cannot be encoded, and why; nothing if each can be by itself."""
+    names = () if target.declared is None else target.declared.positional
+    by_position = [(names[at] if at < len(names) else at + 1, value) for at, value in enumerate(args)]
+    for name, value in [*by_position, *kwargs.items()]:
+        try:
+            codecs.encode(target.content_type, [value])
+        except CodecError as error:
+            return f"argument {name!r} cannot be sent: {error}"
+    return ""
 
 
 def _misplaced(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str) -> str:

@@ -211,7 +211,7 @@ def _query(parts: SplitResult) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key not in kinds:
-            raise ValueError(f"the URL has an unknown option {key!r}; known are {', '.join(kinds)}")
+            raise ValueError(f"the URL has an unknown option {key!r}: {checks.known_names(key, kinds)}")
         try:
             options[key] = kinds[key](value)
         except ValueError:

@@ -255,7 +255,10 @@ class DeadQueue:
         if not isinstance(error, ChannelClosed):
             return error
         if error.code == NOT_FOUND:
-            return NotThere(f"there is no queue {self._queue!r}: no worker of {self._service!r} has ever run here")
+            return NotThere(
+                f"there is no queue {self._queue!r}: no worker of {self._service!r} has ever run here; check the"
+                " service's name, the broker and the vhost"
+            )
         if error.code == ACCESS_REFUSED:
             return conclude(SETUP_DENIED, error.text)
         return DeadQueueError(f"the broker closed the channel: {error}")

@@ -46,12 +46,15 @@ def as_base(value: Any) -> Any:
         if base in _BASES:
             return _BASES[base](value)
     if kind in _EXACT:
-        raise TypeError(f"a {kind.__name__} cannot be the key of a map in this encoding")
+        raise TypeError(f"a {kind.__name__} cannot be the key of a map in this encoding: send a list of pairs")
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence | Set):
         return list(value)
-    raise TypeError(f"objects of type {kind.__name__} cannot be encoded")
+    raise TypeError(
+        f"objects of type {kind.__name__} cannot be encoded: send a dataclass, a msgspec.Struct, a Pydantic model or"
+        " what JSON has"
+    )
 
 
 def deep_base(value: Any) -> Any:

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import inspect
 
-from warren.protocol import extremes
+from warren.protocol import complaints, extremes
 from warren.protocol.bases import as_base, deep_base
 from warren.protocol.collisions import SMALL, Screen
+from warren.protocol.complaints import Root
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -48,7 +49,7 @@ class UnknownEncoding(CodecError):
 
     def __init__(self, content_type: str) -> None:
         known = f"{JSON}, {MSGPACK}, {TEXT}, {OCTETS}"
-        super().__init__(f"content type {content_type!r} is not one of {known}, uncompressed")
+        super().__init__(f"content type {complaints.shown(content_type)} is not known: send {known}, uncompressed")
 
 
 def normalise(content_type: str | None) -> str:
@@ -72,14 +73,15 @@ def encode(content_type: str, value: Any) -> bytes:
     except KeyError:
         raise UnknownEncoding(content_type) from None
     except Exception as error:  # a model's own code may raise whatever
-        raise CodecError(_reason(error)) from error
+        raise CodecError(_reason(error, "value")) from error
     return body
 
 
-def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decode:
+def decoder(content_type: str, hint: Any = Any, *, strict: bool = True, root: Root = "result") -> Decode:
     """A function that decodes bodies of one content type into `hint`, raising `CodecError` where they do not fit.
 
-    With ``strict=False`` numbers and the like may be written as strings (a command line, a bare text).
+    With ``strict=False`` numbers and the like may be written as strings (a command line, a bare text). `root` is what
+    complaints call the value.
     """
     try:
         decode = _DECODERS[content_type](hint, strict)
@@ -92,11 +94,11 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True) -> Decod
         try:
             return decode(body) if len(body) <= SMALL else _decode_large(decode, checks, body)
         except msgspec.ValidationError as error:
-            raise ValidationError(str(error)) from error
+            raise ValidationError(complaints.explain(error, root)) from error
         # RecursionError: a bomb of nesting. TypeError: a map as the key of a map, before msgspec 0.22.
         # UnicodeDecodeError is a ValueError.
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise CodecError(_reason(error)) from error
+            raise CodecError(_reason(error, root)) from error
 
     return guarded
 
@@ -124,7 +126,7 @@ def _decode_large(decode: Decode, checks: list[Callable[[bytes], None]], body: b
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """Check (and where lossless, convert) a Python value against a type hint.
+    """Check (and where lossless, convert) a result against its type hint.
 
     Raises:
         CodecError: the value does not fit the hint.
@@ -140,7 +142,7 @@ def _convert_bases(value: Any, hint: Any, refused: Exception) -> Any:
     try:
         return msgspec.convert(deep_base(value), hint, dec_hook=_read_custom, from_attributes=True)
     except Exception:
-        raise CodecError(_reason(refused)) from refused
+        raise CodecError(_reason(refused, "result")) from refused
 
 
 #: What a decoder makes by itself.
@@ -177,10 +179,12 @@ def _custom_types(info: inspect.Type) -> Iterator[type]:
             found += msgspec.structs.astuple(one)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception, root: Root) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return str(error) or type(error).__name__
+    if isinstance(error, UnicodeError):
+        return f"a text is not UTF-8: {error}"
+    return complaints.explain(error, root) or type(error).__name__
 
 
 def _encode_text(value: Any) -> bytes:
@@ -244,21 +248,7 @@ def _read_custom(kind: type, value: Any) -> Any:
     try:
         return validate(value)
     except Exception as error:  # its own, or what a validator of the user's lets through
-        raise ValueError(_problems(error)) from error
-
-
-_MOST_PROBLEMS = 100
-
-
-def _problems(error: Exception) -> str:
-    """What a model says of a value, in one line; as text it has many, and links."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return repr(error)
-    count = getattr(error, "error_count", int)()
-    if count > _MOST_PROBLEMS:  # Pydantic makes all of them, or none: up to 5 µs each
-        return f"{count} values do not fit {getattr(error, 'title', 'the model')}"
-    return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in errors())
+        raise complaints.of_model(error) from error
 
 
 def _write_custom(value: Any) -> Any:

@@ -16,17 +16,14 @@ from typing import Any, Literal, Never, NoReturn, cast, get_args, get_type_hints
 import msgspec
 
 from warren import checks
-from warren.protocol import codecs
+from warren.protocol import codecs, complaints
 from warren.protocol.codecs import JSON, MSGPACK, Decode, ValidationError
+from warren.protocol.spelling import signature_of
 
 DeliveryMode = Literal["report", "at-least-once", "at-most-once"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _ATTRIBUTE = "__warren_method__"
-_INDEX = re.compile(r"\$\[(\d+)\]")
-# What msgspec says of all arguments together, as of an object's fields or an array: without a path behind it.
-_FIELD = re.compile(r"Object (missing required|contains unknown) field (`.*`)\Z", re.DOTALL)
-_COUNT = re.compile(r"Expected `array` of at (least|most) length \d+(, got \d+)?\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _LONGEST_NAME = 200
 #: What passes its check as it is, where it is of the declared type itself.
@@ -49,6 +46,7 @@ class Method:
         time_limit: seconds that one run of an ``async`` handler may take; None for no limit but the caller's.
         concurrency: how many runs of it there may be at a time in one worker; None for no limit but the service's.
         errors: exception classes that travel as themselves, by name.
+        signature: for people: how it is called, ``place(item: str, qty: int = 1)``.
     """
 
     service: str
@@ -70,6 +68,7 @@ class Method:
     required_names: frozenset[str]
     hints: dict[str, Any]
     result_hint: Any
+    signature: str
     _by_position: type[msgspec.Struct]
     _by_name: type[msgspec.Struct]
     _decoders: dict[str, tuple[Decode, Decode]] = field(default_factory=dict)
@@ -100,14 +99,20 @@ class Method:
         return known and self.by_position_only.isdisjoint(kwargs)
 
     def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        """Raise what a local call would raise, in its words where the function has a name."""
-        if hasattr(self.function, "__name__"):
-            inspect.getcallargs(self.function, *args, **kwargs)
+        """Raise what a local call would raise, in its words where the function has a name, and how to call it."""
         try:
+            if hasattr(self.function, "__name__"):
+                inspect.getcallargs(self.function, *args, **kwargs)
             inspect.signature(self.function).bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.name}() {error}") from None
-        raise TypeError(f"{self.name}() does not take these arguments")
+            called = "" if "() " in str(error) else f"{self.name}() "
+            raise TypeError(f"{called}{error}{self._called}") from None
+        raise TypeError(f"{self.name}() does not take these arguments{self._called}")
+
+    @property
+    def _called(self) -> str:
+        """The end of what is said of arguments that do not fit."""
+        return f"; the signature is {self.signature}"
 
     def decode_arguments(self, content_type: str, body: bytes) -> Arguments:
         """Decode and validate a request's body.
@@ -115,21 +120,27 @@ class Method:
         Raises:
             CodecError: the body does not fit the encoding or the signature.
         """
-        if content_type not in (JSON, MSGPACK):
-            return self._decode_single(content_type, body)
-        by_position, by_name = self._decoders_for(content_type)
-        if body[:1] != b"[" and codecs.is_map(content_type, body):
-            values = msgspec.structs.astuple(self._named(by_name, body))
-            count = len(self.positional)
-            return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
-        if self.needs_names:
-            raise ValidationError(f"{self.full_name} has keyword-only arguments without a default: send an object")
         try:
-            return msgspec.structs.astuple(by_position(body)), {}
+            if content_type not in (JSON, MSGPACK):
+                return self._decode_single(content_type, body)
+            by_position, by_name = self._decoders_for(content_type)
+            if body[:1] != b"[" and codecs.is_map(content_type, body):
+                return self._named(by_name, body)
+            if self.needs_names:
+                raise ValidationError("it has keyword-only arguments without a default: send an object")
+            try:
+                return msgspec.structs.astuple(by_position(body)), {}
+            except ValidationError:
+                if codecs.is_scalar(content_type, body):  # a peer that knows nothing of arguments
+                    return self._decode_single(content_type, body, strict=True)
+                raise
         except ValidationError as error:
-            if codecs.is_scalar(content_type, body):  # a peer that knows nothing of arguments
-                return self._decode_single(content_type, body, strict=True)
-            raise ValidationError(self._of_positions(str(error))) from error
+            raise ValidationError(f"{error}{self._called}{_misplaced(error)}") from error
+
+    def _named(self, decode: Decode, body: bytes) -> Arguments:
+        values = msgspec.structs.astuple(decode(body))
+        count = len(self.positional)
+        return values[:count], dict(zip(self.keyword_only, values[count:], strict=True))
 
     def encode_result(self, content_type: str, value: Any) -> bytes:
         """Validate a handler's result against its annotation and encode it.
@@ -154,8 +165,8 @@ class Method:
         pair = self._decoders.get(content_type)
         if pair is None:
             pair = (
-                codecs.decoder(content_type, self._by_position),
-                codecs.decoder(content_type, self._by_name),
+                codecs.decoder(content_type, self._by_position, root=self.positional),
+                codecs.decoder(content_type, self._by_name, root=self.positional),
             )
             self._decoders[content_type] = pair
         return pair
@@ -163,44 +174,19 @@ class Method:
     def _decode_single(self, content_type: str, body: bytes, *, strict: bool = False) -> Arguments:
         """A body that is not a list of arguments is the one argument itself, as a bare peer sends it."""
         if self.required > 1 or self.needs_names:
-            raise ValidationError(f"{self.full_name} takes named or several arguments; send them as {JSON}")
+            raise ValidationError(f"it takes named or several arguments: send them as {JSON}")
         if not body and not self.required:
             return (), {}
         if not self.positional:
-            raise ValidationError(f"{self.full_name} takes no argument")
+            raise ValidationError("it takes no argument")
         name = self.positional[0]
-        try:
-            return (codecs.decoder(content_type, self.hints[name], strict=strict)(body),), {}
-        except ValidationError as error:
-            raise ValidationError(f"{error} - at `{name}`") from error
+        return (codecs.decoder(content_type, self.hints[name], strict=strict, root=name)(body),), {}
 
-    def _named(self, decode: Decode, body: bytes) -> Any:
-        try:
-            return decode(body)
-        except ValidationError as error:
-            if (field := _FIELD.match(str(error))) is None:
-                raise
-            what = "missing" if field[1] == "missing required" else "unknown"
-            hint = checks.misplaced({field[2].strip("`"): "…"}, "call(…)") if what == "unknown" else ""
-            raise ValidationError(f"{what} argument {field[2]}; it takes {self._takes()}{hint}") from error
 
-    def _of_positions(self, complaint: str) -> str:
-        if (count := _COUNT.match(complaint)) is None:
-            return _INDEX.sub(self._argument_name, complaint, count=1)
-        return f"too {'few' if count[1] == 'least' else 'many'} arguments; it takes {self._takes()}"
-
-    def _takes(self) -> str:
-        """For people: how many arguments, and their names."""
-        names = (*self.positional, *self.keyword_only)
-        least, most = len(self.required_names), len(names)
-        if not names:
-            return "no arguments"
-        number = f"{least} to {most} arguments" if least < most else "1 argument" if most == 1 else f"{most} arguments"
-        return f"{number} ({', '.join(names)})"
-
-    def _argument_name(self, match: re.Match[str]) -> str:
-        index = int(match[1])
-        return self.positional[index] if index < len(self.positional) else match[0]
+def _misplaced(error: ValidationError) -> str:
+    """The call that was meant, if the argument that is not known is an option."""
+    options = {name: "…" for name in checks.CALL_OPTIONS if str(error) == complaints.unknown(name)}
+    return checks.misplaced(options, "call(…)")
 
 
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -295,6 +281,7 @@ def make_method(
         required_names=frozenset(p.name for p in parameters if p.default is p.empty),
         hints={p.name: hints.get(p.name, Any) for p in parameters},
         result_hint=hints.get("return", Any),
+        signature=signature_of(name, parameters, hints),
         _by_position=_struct(where, fields[:count], array_like=True),
         _by_name=_struct(where, fields, array_like=False),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from warren import checks
 from warren.protocol import evidence
 from warren.protocol.codecs import CodecError
 from warren.protocol.deadline import remaining_budget
@@ -67,9 +68,9 @@ Decision = Run | Refuse | SetAside | HandBack | Hold
 
 _LOST = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
-    " ran is not known, and it is not run again"
+    " ran is not known, and it is not run again: look whether its work is done"
 )
-_LATE = "the request's time was over before this attempt could begin"
+_LATE = "the request's time was over before this attempt could begin: add workers, or allow more time"
 
 
 class Admission:
@@ -105,19 +106,23 @@ class Admission:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 
     def _wrong_version(self, request: Request) -> Refuse:
-        message = f"this worker speaks protocol version {VERSION}, the request has version {request.version}"
+        message = (
+            f"this worker speaks protocol version {VERSION}, the request has version {request.version}: give caller and"
+            " worker the same version of Warren"
+        )
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
         name = request.method
         wanted = "default method for bare requests" if name is None else f"method {name!r}"
-        known = ", ".join(sorted(self._service.methods)) or "none"
-        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}; it has: {known}")
+        known = checks.known_names(name or "", sorted(self._service.methods))
+        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}: {known}")
 
     def _too_large(self, request: Request) -> Refuse:
         size, limit = request.delivery.body_size, self._service.max_message_size
         return Refuse(
-            evidence.REQUEST_REFUSED, f"the request has {size} bytes, the service's max_message_size is {limit}"
+            evidence.REQUEST_REFUSED,
+            f"the request has {size} bytes, the service's max_message_size is {limit}: send less, or raise it",
         )
 
 
@@ -130,7 +135,10 @@ def _next_attempt(request: Request, method: Method, left: float | None) -> Decis
     """A worker may have begun this ``at-least-once`` request and died."""
     attempt = request.attempt + 1
     if attempt > method.max_attempts:
-        message = f"{request.attempt} workers were lost while they held this request; it is in the dead queue"
+        message = (
+            f"{request.attempt} workers were lost while they held this request: it is in the dead queue, where"
+            " `warren dead` shows it"
+        )
         return SetAside(evidence.POISON, message)
     # Classic queues count no deliveries, so the count travels in the request.
     return HandBack(attempt, left)

@@ -88,7 +88,7 @@ def test_text_for_a_constrained_string_is_taken_as_it_is_like_for_a_plain_one(bo
 
 
 def test_a_strict_decoder_takes_no_text_for_a_number() -> None:
-    with pytest.raises(ValidationError, match="Expected `int`, got `str`"):
+    with pytest.raises(ValidationError, match=r"^result must be an int, not a str$"):
         codecs.decoder(JSON, int)(b'"30"')
 
 
@@ -153,7 +153,7 @@ def test_octets_carry_bytes_only() -> None:
 @pytest.mark.parametrize("content_type", ["application/xml", "", "application/x-python-serialize"])
 def test_an_unknown_content_type_is_refused_by_name(content_type: str) -> None:
     for use in (lambda: codecs.encode(content_type, 1), lambda: codecs.decoder(content_type)):
-        with pytest.raises(UnknownEncoding, match="is not one of") as refused:
+        with pytest.raises(UnknownEncoding, match="is not known: send application/json") as refused:
             use()
         assert refused.value.reason == "ENCODING"
 
@@ -163,7 +163,7 @@ def test_every_codec_error_is_a_value_error() -> None:
 
 
 def test_converting_checks_a_value_against_its_hint() -> None:
-    with pytest.raises(CodecError, match="Expected `int`, got `str`"):
+    with pytest.raises(CodecError, match=r"^result must be an int, not a str$"):
         codecs.convert("a", int)
 
 

@@ -122,7 +122,7 @@ def test_keys_that_collide_are_refused(attack: str) -> None:
 @pytest.mark.parametrize("attack", ["tuples, untyped", "integers", "integers, in a set"])
 def test_keys_that_collide_are_refused_also_in_a_body_that_is_cut_off(attack: str) -> None:
     content_type, hint, body = ATTACKS[attack]
-    with pytest.raises(CodecError, match=r"collide|malformed|truncated"):
+    with pytest.raises(CodecError, match=r"collide|is not JSON|is not msgpack|ends too early"):
         codecs.decoder(content_type, hint)(body[:-1])
 
 

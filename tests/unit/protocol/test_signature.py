@@ -245,14 +245,14 @@ def test_a_positional_only_argument_may_be_sent_by_name() -> None:
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        (b'["a"]', "Expected `int`, got `str` - at `n`"),
-        (b"[-1]", "Expected `int` >= 0 - at `n`"),
-        (b"[]", r"too few arguments; it takes 1 argument \(n\)"),
-        (b"[1, 2]", r"too many arguments; it takes 1 argument \(n\)"),
-        (b"{}", r"missing argument `n`; it takes 1 argument \(n\)"),
-        (b'{"m": 1}', r"unknown argument `m`; it takes 1 argument \(n\)"),
-        (b'"30"', "Expected `int`, got `str`"),
-        (b"null", "Expected `int`, got `null`"),
+        (b'["a"]', "^n must be an int, not a str; the signature is fib"),
+        (b"[-1]", "^n must be at least 0; the signature is fib"),
+        (b"[]", r"^argument 'n' is missing; the signature is fib\(n: int\)$"),
+        (b"[1, 2]", r"^too many arguments; the signature is fib\(n: int\)$"),
+        (b"{}", r"^argument 'n' is missing; the signature is fib\(n: int\)$"),
+        (b'{"m": 1}', r"^there is no argument 'm'; the signature is fib\(n: int\)$"),
+        (b'"30"', "^n must be an int, not a str;"),
+        (b"null", "^n must be an int, not null;"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_with_the_argument_named(body: bytes, complaint: str) -> None:
@@ -266,23 +266,26 @@ def _pay(to: str, amount: int = 1, *, note: str = "") -> None: ...
 def _rest() -> None: ...
 
 
+_PAY = "the signature is _pay(to: str, amount: int = 1, *, note: str = '')"
+
+
 @pytest.mark.parametrize(
     ("function", "body", "complaint"),
     [
-        (_pay, b"[]", "too few arguments; it takes 1 to 3 arguments (to, amount, note)"),
-        (_pay, b'["a", 1, "b", 2]', "too many arguments; it takes 1 to 3 arguments (to, amount, note)"),
-        (_pay, b'{"to": "a", "a`b": 1}', "unknown argument `a`b`; it takes 1 to 3 arguments (to, amount, note)"),
-        (_rest, b"[1]", "too many arguments; it takes no arguments"),
-        (_rest, b'{"n": 1}', "unknown argument `n`; it takes no arguments"),
+        (_pay, b"[]", f"argument 'to' is missing; {_PAY}"),
+        (_pay, b'["a", 1, "b", 2]', f"too many arguments; {_PAY}"),
+        (_pay, b'{"to": "a", "a`b": 1}', f"there is no argument 'a`b'; {_PAY}"),
+        (_rest, b"[1]", "too many arguments; the signature is _rest()"),
+        (_rest, b'{"n": 1}', "there is no argument 'n'; the signature is _rest()"),
         (
             _rest,
             b'{"timeout": 3}',
-            "unknown argument `timeout`; it takes no arguments"
+            "there is no argument 'timeout'; the signature is _rest()"
             "; options go elsewhere: client.options(timeout=…).call(…)",
         ),
     ],
 )
-def test_a_wrong_number_of_arguments_is_told_with_the_names_that_there_are(
+def test_a_wrong_number_of_arguments_is_told_with_the_signature(
     function: Callable[..., Any], body: bytes, complaint: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -295,7 +298,7 @@ def test_what_fits_not_inside_an_argument_is_told_as_it_is() -> None:
     def area(size: tuple[int, int]) -> int:
         return size[0] * size[1]
 
-    with pytest.raises(ValidationError, match="length 2 - at `size`"):
+    with pytest.raises(ValidationError, match=r"^size must have 2 items; the signature is"):
         declare(area).decode_arguments(JSON, b"[[1]]")
 
 
@@ -386,7 +389,7 @@ def test_text_for_a_method_without_arguments_is_refused() -> None:
 
 
 def test_text_for_a_method_of_several_arguments_is_refused() -> None:
-    with pytest.raises(ValidationError, match="takes named or several arguments; send them as application/json"):
+    with pytest.raises(ValidationError, match="takes named or several arguments: send them as application/json"):
         declare(greet).decode_arguments(TEXT, b"Ann")
 
 
@@ -427,7 +430,7 @@ def test_a_decoder_is_made_once_for_each_content_type() -> None:
 
 
 def test_a_result_that_is_not_what_was_declared_is_refused_where_it_arises() -> None:
-    with pytest.raises(CodecError, match="Expected `int`, got `str`"):
+    with pytest.raises(CodecError, match=r"^result must be an int, not a str$"):
         declare(fib).encode_result(JSON, "many")
 
 
@@ -488,7 +491,7 @@ def test_a_pydantic_model_says_what_it_does_not_like() -> None:
 
     with pytest.raises(ValidationError) as caught:
         declare(send).decode_arguments(JSON, b'[{"grams": -1}]')
-    assert "grams: Input should be greater than 0; sent: Field required - at `parcel`" in str(caught.value)
+    assert str(caught.value).startswith("parcel.grams: Input should be greater than 0; parcel.sent is missing; the sig")
 
 
 def test_a_type_that_cannot_travel_is_refused_at_its_declaration() -> None:
@@ -516,7 +519,7 @@ def test_a_result_may_be_what_json_can_only_write() -> None:
 def test_whatever_a_validator_raises_is_a_refusal() -> None:
     def take(crate: Crate) -> None: ...
 
-    with pytest.raises(ValidationError, match=r"KeyError\('no such crate'\) - at `crate`"):
+    with pytest.raises(ValidationError, match=r"^crate: KeyError\('no such crate'\);"):
         declare(take).decode_arguments(JSON, b'[{"number": 1}]')
 
 

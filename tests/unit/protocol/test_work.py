@@ -137,5 +137,5 @@ def test_the_complaints_of_a_model_are_counted_where_they_are_many() -> None:
     decode = codecs.decoder(JSON, Model)
     with pytest.raises(CodecError, match="101 values do not fit Model"):
         decode(b'{"numbers":["x"' + b',"x"' * 100 + b"]}")
-    with pytest.raises(CodecError, match="numbers: 99: Input should be"):
+    with pytest.raises(CodecError, match=r"numbers\[4\]: Input should be .*; and 95 more$"):
         decode(b'{"numbers":["x"' + b',"x"' * 99 + b"]}")
