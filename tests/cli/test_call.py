@@ -49,6 +49,17 @@ def test_the_result_is_all_that_is_printed(call: Call) -> None:
     assert (done.stdout, done.stderr, done.exit_code) == ("832040\n", "", 0)
 
 
+def test_a_result_that_cannot_be_written_is_no_error_of_the_handler(served: Path, url: str) -> None:
+    command = [*WARREN, "call", f"{NAME}.fib", "30"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, env=environment(WARREN_URL=url), stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE
+        )
+
+    assert done.returncode == 7
+    assert b"cannot write the output: No space left" in done.stderr
+
+
 def test_arguments_may_be_given_by_name(call: Call) -> None:
     assert call("fib", "n=30").stdout == "832040\n"
     assert call("greet", "greeting=Ahoy", "name=Ann").stdout == "Ahoy, Ann!\n"

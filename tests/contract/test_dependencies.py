@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ async def test_they_are_found_by_type_and_are_no_part_of_the_wire(
         with pytest.raises(TypeError, match="unexpected keyword argument 'pool'"):
             await client.call(place, "tea", pool=Pool("mine"))
         with pytest.raises(
-            InvalidArgument, match=r"unknown argument `pool`; it takes 1 to 2 arguments \(item, count\)"
+            InvalidArgument, match=r"there is no argument 'pool'; the signature is place\(item: str, count: int = 1\)"
         ):
             await client.call(f"{service.name}.place", item="tea", pool="mine")
 
@@ -121,6 +122,54 @@ async def test_what_a_def_needs_is_provided_in_its_thread(url: str, client: Asyn
     loop = threading.get_ident()
     async with serving(service, url=url):
         assert await client.call(same) is True
+
+
+async def _number() -> int:
+    return 7
+
+
+def _numbers() -> Iterator[int]:
+    yield 7
+
+
+class _Pool:
+    """Like asyncpg's: what is provided is the pool, though it can be awaited."""
+
+    def __await__(self) -> Iterator[None]:
+        raise AssertionError("it was awaited")
+
+
+async def test_a_coroutine_that_a_plain_function_returns_is_awaited_on_the_event_loop(
+    url: str, client: AsyncClient, service: Service
+) -> None:
+    @service.method
+    async def double(number: int = provided(lambda: _number()), pool: Any = provided(lambda: _Pool())) -> int:
+        assert isinstance(pool, _Pool)
+        return 2 * number
+
+    async with serving(service, url=url):
+        assert await client.call(double) == 14
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda: _number(), "returned a coroutine, and a `def` runs in a thread: make both `async def`"),
+        (lambda: _numbers(), "returned a generator, which nobody runs: give provided() the generator function itself"),
+    ],
+    ids=["coroutine", "generator"],
+)
+async def test_what_is_still_to_be_made_is_never_handed_over(
+    url: str, client: AsyncClient, service: Service, function: Callable[[], Any], words: str
+) -> None:
+    @service.method
+    def show(thing: Any = provided(function)) -> str:
+        return repr(thing)
+
+    async with serving(service, url=url):
+        with pytest.raises(RemoteError, match=re.escape(words)) as caught:
+            await client.call(show)
+    assert caught.value.execution is Execution.NOT_EXECUTED
 
 
 # --- cleaning up --------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class _Asker:
             if frame is None:
                 data = self._sock.recv(65536)
                 if not data:
-                    raise AskError("the broker closed the connection")
+                    raise AskError("the broker closed the connection: is this an AMQP port, and without TLS?")
                 self._reader.feed(data)
             elif frame[0] != HEARTBEAT:
                 return frame[0], frame[2]
@@ -75,7 +75,9 @@ class _Asker:
             if method.kind is kind:
                 return
             if method.kind is amqp.Basic.Return:
-                raise AskError("this broker does not tell its status: it is none of Warren's")
+                raise AskError(
+                    "this broker does not tell its status: it is none of Warren's; ask RabbitMQ's rabbitmqctl"
+                )
             if method.kind in (amqp.Connection.Close, amqp.Channel.Close):
                 raise AskError(f"the broker refuses: {method.reply_text}")
 

@@ -40,13 +40,19 @@ def fetch_status(url: str, path: str | None) -> Status:
     """Ask the broker at an AMQP URL, or at a Unix socket.
 
     Raises:
-        AskError: it refuses, or it is none of Warren's.
-        OSError: it cannot be reached.
+        AskError: it cannot be reached, refuses, or is none of Warren's.
     """
     parts = urlsplit(url)
+    where = path or f"{parts.hostname or 'localhost'}:{parts.port or 5672}"
     user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
-    with _connect(parts.hostname or "localhost", parts.port or 5672, path) as sock:
-        return ask_status(sock, user, password, unquote(parts.path[1:]) or "/")
+    try:
+        with _connect(parts.hostname or "localhost", parts.port or 5672, path) as sock:
+            return ask_status(sock, user, password, unquote(parts.path[1:]) or "/")
+    except AskError as error:
+        raise AskError(f"{where}: {error}") from error
+    except OSError as error:
+        why = f"no broker can be reached at {where}: {error.strerror or error}; start one: warren broker"
+        raise AskError(why) from error
 
 
 def _connect(host: str, port: int, path: str | None) -> socket.socket:

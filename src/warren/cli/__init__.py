@@ -58,7 +58,7 @@ def main() -> None:
     except OSError as error:  # a full disk behind the output, for example
         _let_go_of_stdout()
         if not isinstance(error, BrokenPipeError):  # whoever read it has had enough
-            complain(f"error: {error.strerror or error}")
+            complain(f"error: cannot write the output: {error.strerror or error}; the command may be done all the same")
         code = CANNOT_PRINT
     sys.exit(code)
 

@@ -34,6 +34,7 @@ Examples:
 
 Exit codes:
   0    done, whatever the calls ended in
+  7    the output cannot be written
   130  interrupted by Ctrl-C, after printing what there is
   else as for warren call: not even a first call could be made
 """

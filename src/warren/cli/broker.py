@@ -34,6 +34,7 @@ Exit codes:
   1  it cannot listen there
   2  wrong usage
   3  status: no broker, or none of Warren's
+  7  the output cannot be written
 """
 
 
@@ -100,8 +101,6 @@ def status(url: str, socket: str | None, as_json: bool) -> None:
         answer = fetch_status(url, socket)
     except AskError as error:
         fail(printable(str(error)), NO_ANSWER)
-    except OSError as error:
-        fail(f"no broker can be reached there: {error.strerror or error}", NO_ANSWER)
     except ValueError as error:
         fail(str(error), USAGE)
     if as_json:

@@ -41,6 +41,7 @@ Exit codes:
   4    its time was over
   5    the broker or the service refuses this caller
   6    any other failure
+  7    there is a result, but it cannot be written: a full disk, a closed pipe
   130  interrupted by Ctrl-C
 """
 

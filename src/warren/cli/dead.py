@@ -29,6 +29,7 @@ Exit codes:
   2    wrong usage
   3    no broker, or the connection was lost
   5    the broker refuses this user
+  7    the output cannot be written
   130  interrupted by Ctrl-C
 """
 

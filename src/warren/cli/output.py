@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TextIO
 
 from warren.printable import printable, printable_json
 
-CANNOT_PRINT, USAGE, OTHER, INTERRUPTED = 1, 2, 6, 130
+USAGE, OTHER, CANNOT_PRINT, INTERRUPTED = 2, 6, 7, 130
 
 RED, YELLOW = 31, 33
 

@@ -77,7 +77,7 @@ class _Dial:
             return await addresses.resolve(self._host, self._port)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
-            raise no_connection(self._peer, f"the name cannot be resolved: {why}") from error
+            raise no_connection(self._peer, f"the name cannot be resolved: {why}; check the host in the URL") from error
 
     async def _next(self, parameters: pika.ConnectionParameters) -> Link | None:
         """A link over the first address that answers to TCP; None if that leads to nothing, or none answers."""

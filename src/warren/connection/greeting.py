@@ -7,6 +7,7 @@ from warren.amqp.frames import BODY, HEADER, HEARTBEAT, METHOD
 #: Bytes of a greeting that are enough to tell: an AMQP protocol header has as many [4.2.2].
 ENOUGH = 8
 
+_RIGHT_PORT = "RabbitMQ's AMQP port is usually 5672, or 5671 with TLS"
 _FRAME_TYPES = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
 _TLS_ALERT, _TLS_HANDSHAKE, _TLS_MAJOR = 21, 22, 3  # RFC 8446, section 5.1
 
@@ -49,8 +50,8 @@ def judge(greeting: bytes) -> NotAmqp:
     """What is wrong with a peer that sent this and no frame; without TLS, or inside it."""
     if not greeting:
         return NotAmqp(
-            "the server closed the connection without an answer: is this RabbitMQ's AMQP port, is RabbitMQ up,"
-            " and does the port need TLS (amqps://)?"
+            "the server closed the connection without an answer: is this RabbitMQ's AMQP port (usually 5672; 15672 is"
+            " its management page), is RabbitMQ up, and does the port need TLS (amqps://)?"
         )
     if greeting[0] in (_TLS_ALERT, _TLS_HANDSHAKE) and greeting[1:2] in (b"", bytes([_TLS_MAJOR])):
         return NotAmqp("the server speaks TLS on this port: use amqps://, or give ssl= a context")
@@ -59,8 +60,9 @@ def judge(greeting: bytes) -> NotAmqp:
 
 def _spoken(greeting: bytes) -> str:
     if greeting.startswith(b"HTTP"):
-        return "it speaks HTTP; RabbitMQ's AMQP port is usually 5672, or 5671 with TLS"
+        return f"it speaks HTTP, as RabbitMQ's management page does on port 15672; {_RIGHT_PORT}"
     if greeting.startswith(b"AMQP") and len(greeting) >= ENOUGH:
         major, minor, revision = greeting[5:8]
-        return f"it asks for AMQP {major}.{minor}" if major else f"it asks for AMQP 0-{minor}-{revision}"
-    return f"it begins with {greeting[:ENOUGH]!r}"
+        asked = f"{major}.{minor}" if major else f"0-{minor}-{revision}"
+        return f"it asks for AMQP {asked}; Warren needs a broker that speaks 0-9-1, like RabbitMQ"
+    return f"it begins with {greeting[:ENOUGH]!r}; {_RIGHT_PORT}"

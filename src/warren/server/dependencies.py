@@ -111,6 +111,28 @@ class Provider:
             return stack.enter_async_context(self._manager(**values))
         return stack.enter_context(self._manager(**values))
 
+    def left_it(self, value: Any) -> bool:
+        """Whether the function, like a ``lambda`` around an ``async def``, returned a coroutine. What else can be
+        awaited may be the very thing that is needed, like a pool of connections.
+        """
+        return self._manager is None and isinstance(value, Coroutine)
+
+    def checked(self, value: Any, why_not: str) -> Any:
+        """What the function has made.
+
+        Raises:
+            TypeError: it is still to be made: a coroutine, because of `why_not`, or a generator.
+        """
+        if self.left_it(value):
+            what = f"a coroutine, {why_not}"
+        elif self._manager is None and isinstance(value, Generator | AsyncGenerator):
+            what = "a generator, which nobody runs: give provided() the generator function itself"
+        else:
+            return value
+        if not isinstance(value, AsyncGenerator):
+            value.close()  # else Python warns that it was never awaited
+        raise TypeError(f"{_name(self.function)}, given to provided(), returned {what}")
+
 
 def read_needs(where: str, function: Callable[..., Any]) -> list[Need]:
     """What a method's function needs beside its arguments.
@@ -269,7 +291,8 @@ class Handler:
         with ExitStack() as stack:
             try:
                 for asked, provider in providers.items():
-                    made[asked] = provider.open(stack, self._values(call, provider.needs, made))
+                    value = provider.open(stack, self._values(call, provider.needs, made))
+                    made[asked] = provider.checked(value, "and a `def` runs in a thread: make both `async def`")
                 arguments, values = self._given(call, args, made)
                 enter(call)
                 return _finished(self.function(*arguments, **kwargs, **values))
@@ -291,7 +314,9 @@ class Handler:
             try:
                 for asked, provider in providers.items():
                     value = provider.open(stack, self._values(call, provider.needs, made))
-                    made[asked] = await value if provider.is_async else value
+                    if provider.is_async or provider.left_it(value):
+                        value = await value
+                    made[asked] = provider.checked(value, "which nobody awaits: await it in there")
                 arguments, values = self._given(call, args, made)
                 enter(call)
                 return await self.function(*arguments, **kwargs, **values)
@@ -303,7 +328,10 @@ class Handler:
 
 def _finished(value: Any) -> Any:
     if is_awaitable(value):
-        raise TypeError("a `def` method returned what is still to be awaited, and what was provided ends before that")
+        raise TypeError(
+            "a `def` method returned what is still to be awaited, and what was provided ends before that: make it"
+            " `async def`"
+        )
     return value
 
 
