@@ -300,22 +300,23 @@ def folder(docs_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     page = ROOT / "docs" / "tutorial.md"
     for name in re.findall(r"<!-- file: (\S+) -->", page.read_text()):
         (folder / name).write_text(blocks(page, "python", f"file: {name}")[0].replace(_URL, docs_url))
-    with _workers(folder, docs_url):
+    with _workers(folder, docs_url, "calc (divide, fib, nap), 32 at a time", 2):
         yield folder
 
 
 @contextmanager
-def _workers(folder: Path, url: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "warren", "serve", "calc:service", "--workers", "2"]
+def _workers(folder: Path, url: str, served: str, count: int) -> Iterator[None]:
+    module = served.partition(" ")[0]
+    command = [sys.executable, "-m", "warren", "serve", f"{module}:service", "--workers", str(count)]
     workers = subprocess.Popen(command, cwd=folder, env=_environment(url), stderr=subprocess.PIPE, text=True)
     assert workers.stderr is not None
     try:
         serving = 0
         for line in workers.stderr:
-            serving += "serving calc (divide, fib, nap), 32 at a time" in line
-            if serving == 2:
+            serving += f"serving {served}" in line
+            if serving == count:
                 break
-        assert serving == 2, "the workers ended"
+        assert serving == count, "the workers ended"
         yield
     finally:
         workers.terminate()
@@ -330,6 +331,11 @@ def test_the_tutorials_commands_print_what_it_says(folder: Path, docs_url: str) 
     for session in blocks(ROOT / "docs" / "tutorial.md", "console"):
         for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", session, re.M):
             assert _masked(_run(command, folder, docs_url)) == _masked(expected), command
+
+
+def test_the_tutorials_service_with_a_lifespan_answers_as_it_says(folder: Path, docs_url: str) -> None:
+    with _workers(folder, docs_url, "shop (prize)", 1):
+        assert _run("warren call shop.prize 10", folder, docs_url) == "55 carrots\n"
 
 
 def _run(command: str, folder: Path, url: str) -> str:

@@ -98,7 +98,7 @@ def test_status_of_nothing_is_said_so() -> None:
         url = broker.url
     done = warren("broker", "status", "--url", url)
     assert done.returncode == 3
-    where = url.rpartition("@")[2].rstrip("/")
+    where = url.rpartition("@")[2].partition("/")[0]
     assert f"no broker can be reached at {where}: Connection refused; start one: warren broker" in done.stderr
 
 
