@@ -65,7 +65,7 @@ def text(name: str, value: object) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name}={value!r} has characters that UTF-8 cannot carry") from None
+        raise ValueError(f"{name}={value!r} has characters that UTF-8 cannot carry: leave them out") from None
 
 
 def misplaced(arguments: Mapping[str, str], call: str) -> str:

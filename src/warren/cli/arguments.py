@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]
             " text that has an = in it goes into double quotes: '\"a=b\"'"
         )
     if len(kwargs) < len(named):
-        raise ValueError(f"{' '.join(arguments)}: an argument is given twice")
+        raise ValueError(f"{' '.join(arguments)}: an argument is given twice: give it once")
     return positional, kwargs
 
 
@@ -56,6 +56,6 @@ def _value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except RecursionError:
-        raise ValueError("an argument is nested too deeply to be read as JSON") from None
+        raise ValueError("an argument is nested too deeply to be read as JSON: send it from Python") from None
     except msgspec.DecodeError:
         return text

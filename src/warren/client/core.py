@@ -150,11 +150,11 @@ class ClientCore:
             ending, why = evidence.CLOSED_UNSENT, "the client is closed: make a new one"
         elif len(body) > limits.max_message_size:
             ending = evidence.REQUEST_TOO_LARGE
-            why = f"the request has {len(body)} bytes, max_message_size is {limits.max_message_size}"
+            why = f"the request has {len(body)} bytes: raise max_message_size ({limits.max_message_size}) or send less"
         elif keep and (why := self._calls.lacking(len(body))):
             ending = evidence.CLIENT_LIMIT
         elif deadline <= time.monotonic():
-            ending, why = evidence.NO_TIME, "no time is left to make this call"
+            ending, why = evidence.NO_TIME, "no time is left to make this call: allow more"
         if ending is not None:
             raise conclude(ending, why, method=target.name, queue=target.queue)
         if self._link is None:
@@ -243,7 +243,7 @@ def _why_unwritten(link: Link | None, failure: CallError | None, connecting: str
     if link is None:
         return f"no connection to the broker in time: {failure.message if failure else connecting}"
     if link.blocked is not None:
-        return f"the broker takes no publishes: {link.blocked}"
+        return f"the broker takes no publishes: {link.blocked}; free its memory or disk"
     if not link.writable:
-        return "the broker does not read fast enough"
-    return "the broker has closed the publishing channel, and another is not open yet"
+        return "the broker does not read fast enough: slow down"
+    return "the broker has closed the publishing channel, and another is not open yet: look at its log"

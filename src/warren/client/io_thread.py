@@ -104,7 +104,9 @@ class IOThread:
         if not self._calls.is_open:
             self.open()
         if sys.is_finalizing():
-            raise evidence.conclude(evidence.NO_IO_THREAD, "the interpreter is ending: its other threads stand still")
+            raise evidence.conclude(
+                evidence.NO_IO_THREAD, "the interpreter is ending, and its other threads stand still: call earlier"
+            )
         self._calls.put(request)
 
     def give_up(self, request: Request) -> None:
@@ -139,7 +141,7 @@ class IOThread:
             thread.start()
             begun.result()
         except Exception as error:
-            message = f"the client's I/O thread cannot be started: {error}"
+            message = f"the client's I/O thread cannot be started: {error}; raise the limit of threads, or have fewer"
             raise evidence.conclude(evidence.NO_IO_THREAD, message) from error
         return thread
 
@@ -151,7 +153,11 @@ class IOThread:
                 if alive and time.monotonic() < until:
                     continue
                 if not waiting.wait(0.0):
-                    problem = "does not answer: does a future's callback block it?" if alive else "has died"
+                    problem = (
+                        "does not answer: does a future's callback block it?"
+                        if alive
+                        else "has died: make a new client"
+                    )
                     raise evidence.conclude(evidence.IO_THREAD, f"the client's I/O thread {problem}")
                 return
         except BaseException:  # KeyboardInterrupt: nobody will take the outcome

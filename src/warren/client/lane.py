@@ -152,7 +152,7 @@ class Lane:
         """What was not settled on it may have been lost with it."""
         if not isinstance(reason, ChannelClosed):
             return  # the link is going, which the supervisor tells, or we closed it ourselves
-        log.warning("the broker closed a publishing channel: %s", reason)
+        log.warning("the broker closed a publishing channel: %s; opening another", reason)
         self.owner.on_channel_closed(publisher.confirms.lost(), reason)
         if publisher is self._retired:
             self._retired = None

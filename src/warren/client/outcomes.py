@@ -27,17 +27,22 @@ def waiter_failed(call: PendingCall) -> None:
 
 
 def unwritable(error: BaseException) -> CallError:
-    return conclude(evidence.ENCODE, f"the request cannot be written: {error!r}")
+    return conclude(evidence.ENCODE, f"the request cannot be written: {error!r}; send other values or headers")
 
 
 def closed(call: PendingCall) -> CallError:
     """The client was closed."""
     unsent = call.state in (BEGUN, OUTSIDE, WAITING) and not call.sent_before
-    return conclude(evidence.CLOSED_UNSENT if unsent else evidence.CLOSED, "the client was closed")
+    return conclude(
+        evidence.CLOSED_UNSENT if unsent else evidence.CLOSED,
+        "the client was closed under this call: close it when its calls have ended",
+    )
 
 
 def connection_lost(reason: object) -> CallError:
-    return conclude(evidence.CONNECTION_LOST, f"{reason}; whether the handler ran is not known")
+    return conclude(
+        evidence.CONNECTION_LOST, f"{reason}; whether the handler ran is not known: look before you repeat it"
+    )
 
 
 def channel_closed(reason: ChannelClosed) -> CallError:
@@ -45,10 +50,10 @@ def channel_closed(reason: ChannelClosed) -> CallError:
     if reason.code == ACCESS_REFUSED:
         message = (
             f"the broker refuses a publish, this one or another on the same channel: {reason.text};"
-            " whether the handler ran is not known"
+            " whether the handler ran is not known; give this user the permission to write"
         )
         return conclude(evidence.PUBLISH_DENIED, message)
-    message = f"the broker closed the channel before it had confirmed the request: {reason}"
+    message = f"the broker closed the channel before it had confirmed the request: {reason}; look at the broker's log"
     return conclude(evidence.CHANNEL_CLOSED, message)
 
 
@@ -66,7 +71,10 @@ def refused(there: bool, state: str) -> CallError:
     if there:
         message = "the broker refuses the request: its queue is full, or had no leader; add workers or slow down"
         return conclude(evidence.QUEUE_FULL, message + state)
-    message = f"the broker refuses the request, and its queue does not answer: its node may have gone down{state}"
+    message = (
+        f"the broker refuses the request, and its queue does not answer: its node may have gone down{state};"
+        " look at the cluster"
+    )
     return conclude(evidence.QUEUE_DOWN, message)
 
 
@@ -78,7 +86,8 @@ def timed_out(call: PendingCall, confirmed: bool, state: str) -> CallError:
         message = "no reply in time"
     else:
         message = "no reply in time, and the broker has not confirmed that it has the request"
-    return conclude(evidence.TIMER, message + state)
+    advice = "" if state.endswith("?") else "; allow more time, or look at the workers"
+    return conclude(evidence.TIMER, message + state + advice)
 
 
 def no_room(why: str) -> CallError:
@@ -91,14 +100,22 @@ def never_written(call: PendingCall, why: str) -> CallError:
     if not call.sent_before:
         return conclude(evidence.NOT_CONNECTED, why)
     if call.earlier:
-        message = f"the connection was lost after the request was sent, and it could not be sent again: {why}"
+        message = (
+            f"the connection was lost after the request was sent, and it could not be sent again: {why};"
+            " allow more time"
+        )
         return conclude(evidence.CONNECTION_LOST, message)
-    return conclude(evidence.QUEUE_FULL, f"the broker refused the request, and it could not be sent again: {why}")
+    return conclude(
+        evidence.QUEUE_FULL, f"the broker refused the request, and it could not be sent again: {why}; allow more time"
+    )
 
 
 def bounced(call: PendingCall, bounce: Bounce, state: str) -> CallError:
     """The broker gave the request back."""
     if bounce.ending is evidence.QUEUE_TTL and call.target.fail_fast:
-        message = f"no worker was free to take the call at once (fail_fast){state}"
+        message = (
+            f"no worker was free to take the call at once (fail_fast){state}; add workers, or wait for one"
+            " without fail_fast"
+        )
         return conclude(evidence.NO_FREE_WORKER, message)
     return conclude(bounce.ending, bounce.message + state)

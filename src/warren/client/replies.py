@@ -79,7 +79,7 @@ class ReplyRoute:
         try:
             await channel.declare_queue(queue, arguments=topology.DURABLE_REPLY_ARGUMENTS)
         except ChannelClosed as error:  # its node may be down for good
-            log.warning("the reply queue %s cannot be used again: %s", queue, error)
+            log.warning("the reply queue %s cannot be used again: %s; taking another", queue, error)
             self._name = _new_name()
             self._owner.on_replies_lost(error)
             raise

@@ -21,7 +21,7 @@ async def declare_exchanges(link: Link) -> bool:
             await channel.close()
         except ChannelClosed as error:
             if error.code != ACCESS_REFUSED:
-                message = f"exchange {name!r} cannot be declared: {error.text}"
+                message = f"exchange {name!r} cannot be declared: {error.text}; delete it, or mend what the broker says"
                 raise ConnectFailed(evidence.conclude(evidence.TOPOLOGY, message), permanent=True) from error
             allowed = False
     return allowed

@@ -66,7 +66,11 @@ class Guard:
             return  # one warning for one blockage
         self._reported[stream] = stream.last_turn
         outlook = "heartbeats continue without it" if sent else "heartbeats cannot be sent for it"
-        log.warning("the event loop has been blocked for %.1f s, by code that does not await; %s", blocked, outlook)
+        log.warning(
+            "the event loop has been blocked for %.1f s, by code that does not await; %s; run it in a thread",
+            blocked,
+            outlook,
+        )
 
 
 guard = Guard()

@@ -145,7 +145,9 @@ class Link:
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.blocked = str(frame.method.reason)
-        log.warning("%s blocks publishing: %s", self.peer, self.blocked)
+        log.warning(
+            "%s blocks publishing: %s; free its memory or disk, as calls wait for that", self.peer, self.blocked
+        )
 
     def _on_unblocked(self, _connection: object, _frame: object) -> None:
         log.warning("%s accepts publishing again", self.peer)

@@ -46,7 +46,7 @@ async def ask(password: Password) -> str:
 
 
 def _unavailable(error: BaseException) -> ConnectFailed:
-    return ConnectFailed(evidence.conclude(evidence.NOT_CONNECTED, f"the password function failed: {error!r}"))
+    return ConnectFailed(evidence.conclude(evidence.NOT_CONNECTED, f"the password function failed: {error!r}; mend it"))
 
 
 def _kind(given: object) -> str:
@@ -75,7 +75,9 @@ class _Threads:
     def call(self, function: Callable[[], Any]) -> concurrent.futures.Future[tuple[Any, Exception | None]]:
         """What the function gives or raises. The future never fails, as some exceptions cannot be a future's."""
         if not self._free.acquire(blocking=False):
-            raise RuntimeError(f"{_THREADS} earlier calls of password functions have not returned yet")
+            raise RuntimeError(
+                f"{_THREADS} earlier calls of password functions have not returned yet: give them a time limit"
+            )
         answer: concurrent.futures.Future[tuple[Any, Exception | None]] = concurrent.futures.Future()
         answer.set_running_or_notify_cancel()
         target = functools.partial(self._run, function, answer, self._free)

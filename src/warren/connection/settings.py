@@ -95,7 +95,9 @@ def make_settings(url: str | Sequence[str] | None = None, **options: Unpack[Conn
     first, *others = [_parse(one, encrypted=options.get("ssl") is not None) for one in urls]
     for other in others:
         if replace(other, hosts=first.hosts, ssl=first.ssl) != first or (other.ssl is None) != (first.ssl is None):
-            raise ValueError("several URLs may differ only in their hosts, not in login, vhost, options or TLS")
+            raise ValueError(
+                "several URLs may differ only in their hosts, not in login, vhost, options or TLS: write the rest alike"
+            )
     hosts = tuple(host for one in (first, *others) for host in one.hosts)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     settings = replace(first, hosts=hosts, **given)

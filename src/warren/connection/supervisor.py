@@ -285,7 +285,8 @@ class Supervisor:
         reason = await asyncio.shield(link.closed)
         self.link = None
         log.warning("lost the connection to %s: %s; reconnecting", link.peer, reason)
-        self.failure = evidence.conclude(evidence.NOT_CONNECTED, f"the connection to {link.peer} was lost: {reason}")
+        words = f"the connection to {link.peer} was lost: {reason}; look at broker and network"
+        self.failure = evidence.conclude(evidence.NOT_CONNECTED, words)
         self._lost(self.failure)
         return Event.LOST
 
@@ -324,13 +325,18 @@ def _tell_owner(what: Callable[..., None], *news: object) -> None:
 
 def _broken(error: BaseException | None) -> CallError:
     if error is None:
-        return evidence.conclude(evidence.CLOSED_UNSENT, "the connection ended with its event loop's tasks")
-    log.error("the connection is given up after an unexpected error", exc_info=error)
-    return evidence.conclude(evidence.CONNECTION, f"setting up the connection failed: {error!r}")
+        return evidence.conclude(
+            evidence.CLOSED_UNSENT,
+            "the connection ended with its event loop's tasks: make a client on the loop that goes on",
+        )
+    log.error("the connection is given up after an unexpected error: report it", exc_info=error)
+    return evidence.conclude(
+        evidence.CONNECTION, f"setting up the connection failed: {error!r}; report it with the log's traceback"
+    )
 
 
 def _setup_failed(peer: str, error: Exception) -> ConnectFailed:
-    message = f"{peer}: setting up the connection failed: {str(error) or 'no answer'}"
+    message = f"{peer}: setting up the connection failed: {str(error) or 'no answer'}; look at the broker's log"
     if isinstance(error, ChannelClosed) and error.code == ACCESS_REFUSED:
         return ConnectFailed(evidence.conclude(evidence.SETUP_DENIED, message), permanent=True)
     return ConnectFailed(evidence.conclude(evidence.NOT_CONNECTED, message))

@@ -316,7 +316,9 @@ async def open_dead_queue(settings: Settings, service: str, *, bodies: bool) -> 
         if link.closed.done():
             raise link.closed.result()
     except (LinkLost, TimeoutError) as error:
-        message = f"the connection to {link.peer} was lost: {str(error) or 'no answer'}"
+        message = (
+            f"the connection to {link.peer} was lost: {str(error) or 'no answer'}; look how far it came, and call again"
+        )
         raise conclude(CONNECTION_LOST, message) from error
     finally:
         await link.close()

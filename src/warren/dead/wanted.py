@@ -64,4 +64,4 @@ def parse_duration(text: str) -> timedelta:
     try:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
     except OverflowError:
-        raise ValueError(f"{text!r} is longer than any message is kept") from None
+        raise ValueError(f"{text!r} is longer than any message is kept: say less") from None

@@ -94,7 +94,10 @@ def _only_service(module: ModuleType) -> Service:
     if len({id(getattr(module, name)) for name in names}) == 1:
         return _attribute(module, names[0])
     if not names:
-        raise LoadError(f"module {module.__name__!r} has no warren.Service at its top level")
+        raise LoadError(
+            f"module {module.__name__!r} has no warren.Service at its top level: make one there, service ="
+            " Service('name')"
+        )
     raise LoadError(f"module {module.__name__!r} has several services: say {_choices(module)}")
 
 

@@ -34,17 +34,23 @@ def read_bounce(p: Properties) -> Bounce | None:
     why = read_headers(p.table).get(DEATH_REASON)
     if why is None:
         return None
-    return _BOUNCES.get(str(why)) or Bounce(evidence.BOUNCED, f"the broker gave the request back: {why}")
+    return _BOUNCES.get(str(why)) or Bounce(
+        evidence.BOUNCED, f"the broker gave the request back: {why}; look at the queue's policies"
+    )
 
 
 _BOUNCES = {
-    "expired": Bounce(evidence.QUEUE_TTL, "the request's time ran out in the queue"),
+    "expired": Bounce(evidence.QUEUE_TTL, "the request's time ran out in the queue: add workers, or allow more time"),
     "maxlen": Bounce(
         evidence.DROPPED,
         "the queue is full and dropped the request, which a worker may have begun before: add workers or slow down",
     ),
     "delivery_limit": Bounce(
-        evidence.DELIVERY_LIMIT, "the request was returned to its queue too often: it may be killing its workers"
+        evidence.DELIVERY_LIMIT,
+        "the request was returned to its queue too often, and may be killing its workers: look at their log",
     ),
-    "rejected": Bounce(evidence.REJECTED, "a consumer of the queue refused the request without an answer"),
+    "rejected": Bounce(
+        evidence.REJECTED,
+        "a consumer of the queue refused the request without an answer: look which programs take from it",
+    ),
 }

@@ -199,7 +199,7 @@ def _encode_text(value: Any) -> bytes:
 def _encode_octets(value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    raise TypeError(f"{OCTETS} carries bytes, not {type(value).__name__}")
+    raise TypeError(f"{OCTETS} carries bytes, not {type(value).__name__}: encode it first")
 
 
 def _text_decoder(hint: Any, strict: bool) -> Decode:

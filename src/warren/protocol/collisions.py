@@ -132,7 +132,7 @@ class Screen:
             for size, taken in sizes(len(hashes)):
                 most = _STEPS + _STEPS_PER_KEY * sum(times[:taken])
                 if steps(hashes[:taken], times, size, most) > most:
-                    raise Collisions("the keys of a map, or the values of a set, collide")
+                    raise Collisions("the keys of a map, or the values of a set, collide: send others, or fewer")
 
 
 def _hashes(keys: list[Any]) -> list[int]:

@@ -71,7 +71,7 @@ def registry(errors: Iterable[type[Exception]]) -> dict[str, type[Exception]]:
     found: dict[str, type[Exception]] = {}
     for kind in errors:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise TypeError(f"errors: {kind!r} is not an exception class")
+            raise TypeError(f"errors: {kind!r} is not an exception class: give classes, like errors=[OutOfStock]")
         other = found.setdefault(class_name(kind), kind)
         if other is not kind:
             raise ValueError(

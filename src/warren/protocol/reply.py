@@ -80,6 +80,9 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
     return name if p.content_encoding is None else with_encoding(name, p)
 
 
+_ONE_CONTRACT = "; give caller and worker one version of the service"
+
+
 def read_headers(table: bytes) -> dict[str, Any]:
     try:
         return pick(table, *_READ)
@@ -89,18 +92,18 @@ def read_headers(table: bytes) -> dict[str, Any]:
 
 def undecodable_reply(why: str) -> CallError:
     """A result came, so the handler ran, but it cannot be read."""
-    return conclude(evidence.DECODE_REPLY, f"the reply cannot be read: {why}")
+    return conclude(evidence.DECODE_REPLY, f"the reply cannot be read: {why}{_ONE_CONTRACT}")
 
 
 def _undecodable_error(why: str, table: Mapping[str, Any]) -> CallError:
     """What came may not be a result: it is an error, or its headers cannot be read."""
-    message = f"the reply cannot be read: {why}"
+    message = f"the reply cannot be read: {why}{_ONE_CONTRACT}"
     return conclude(evidence.DECODE_ERROR, message, word=evidence.told(table.get("rpc-executed"), earlier=False))
 
 
 def reply_too_large(p: Properties, size: int, limit: int) -> CallError:
     """What a reply of more than `limit` bytes ends its call in; its headers have been read by `read_bounce`."""
-    message = f"the reply has {size} bytes, the client's max_message_size is {limit}"
+    message = f"the reply has {size} bytes, the client's max_message_size is {limit}: raise it, or have less returned"
     table = read_headers(p.table or b"")
     if _is_error(p, table):
         return conclude(evidence.ERROR_TOO_LARGE, message, word=evidence.told(table.get("rpc-executed"), earlier=False))

@@ -155,7 +155,9 @@ def check_headers(headers: Mapping[str, Any]) -> None:
     """
     for name in headers:
         if name.startswith(_RESERVED):
-            raise ValueError(f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved")
+            raise ValueError(
+                f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved; take another"
+            )
     if len(encode_table(dict(headers))) > _MAX_HEADERS:
         raise ValueError(f"the headers take more than {_MAX_HEADERS} bytes: send data as arguments")
 

@@ -178,7 +178,7 @@ class Method:
         if not body and not self.required:
             return (), {}
         if not self.positional:
-            raise ValidationError("it takes no argument")
+            raise ValidationError("it takes no argument: send none")
         name = self.positional[0]
         return (codecs.decoder(content_type, self.hints[name], strict=strict, root=name)(body),), {}
 
@@ -192,7 +192,7 @@ def _misplaced(error: ValidationError) -> str:
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The body of a call by name: an array of positional or an object of named arguments, not both."""
     if args and kwargs:
-        raise TypeError("a call by name takes positional or named arguments, not both")
+        raise TypeError("a call by name takes positional or named arguments, not both: name all or none")
     return codecs.encode(content_type, kwargs or args)
 
 
@@ -258,7 +258,10 @@ def make_method(
     required = sum(p.default is p.empty for p in parameters if p.kind in _KINDS)
     needs_names = any(p.default is p.empty for p in parameters if p.kind not in _KINDS)
     if default and (required > 1 or not positional or needs_names):
-        raise TypeError(f"{where}: the default method answers plain text, so it takes exactly one argument")
+        raise TypeError(
+            f"{where}: the default method answers plain text, so it takes exactly one argument: declare one,"
+            " or leave default out"
+        )
     fields = [_field(where, p, hints) for p in parameters]
     count = len(positional)
     return Method(
@@ -323,7 +326,7 @@ def plain_function(where: str, function: Any) -> Callable[..., Any]:
             " declare a plain function that calls it"
         )
     if not callable(function):
-        raise TypeError(f"{where}: {function!r} is not a function")
+        raise TypeError(f"{where}: {function!r} is not a function: declare one that calls it")
     if isinstance(function, type):
         raise TypeError(f"{where}: {function!r} is a class; declare a function that returns what it makes")
     return cast("Callable[..., Any]", function)
@@ -398,7 +401,9 @@ def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(_annotated(function), include_extras=True)
     except Exception as error:  # a hint in quotes is code, and may fail in any way
-        raise TypeError(f"{where}: cannot resolve its type hints: {error}") from error
+        raise TypeError(
+            f"{where}: cannot resolve its type hints: {error}; import what they name where the module is run"
+        ) from error
 
 
 def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -175,7 +175,7 @@ def current_call() -> CurrentCall[Any]:
     """
     call = get_running()
     if not isinstance(call, CurrentCall):
-        raise LookupError("current_call() works inside a handler that serves a call")
+        raise LookupError("current_call() works inside a handler that serves a call: pass on what it gives there")
     return call
 
 

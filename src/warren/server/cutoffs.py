@@ -11,8 +11,8 @@ from warren.protocol.deadline import Timers
 from warren.protocol.evidence import Ending
 from warren.server.attempt import Attempt
 
-_CUT_OFF = "the handler was cut off at the caller's deadline"
-_OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s"
+_CUT_OFF = "the handler was cut off at the caller's deadline: allow more time, or make it faster"
+_OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s: allow more, or make it faster"
 
 
 class CutOffs:

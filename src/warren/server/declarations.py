@@ -71,7 +71,11 @@ async def declare(link: Link, service: Served) -> bool:
             elif step.needed or error.code not in (NOT_FOUND, PRECONDITION_FAILED):
                 raise ConnectFailed(refusal(service, error), permanent=True) from error
             else:  # on a node that is down, or made by somebody else: the service can be served all the same
-                log.warning("%s: the dead queue has other arguments than it should have: %s", service.name, error.text)
+                log.warning(
+                    "%s: the dead queue has other arguments than it should have: %s; delete it, and it is made again",
+                    service.name,
+                    error.text,
+                )
     return allowed
 
 
@@ -84,4 +88,4 @@ def refusal(service: Served, error: ChannelClosed) -> CallError:
             f" Service({service.name!r}, declare=False)"
         )
         return conclude(evidence.QUEUE_ARGUMENTS, message)
-    return conclude(evidence.TOPOLOGY, f"queue {queue!r} cannot be used: {error}")
+    return conclude(evidence.TOPOLOGY, f"queue {queue!r} cannot be used: {error}; look at the broker's log")

@@ -180,7 +180,7 @@ def _need(where: str, parameter: Parameter, hints: Mapping[str, Any]) -> Need:
     try:
         hash(hint)
     except TypeError:
-        raise TypeError(f"{where}: {parameter.name!r}: {hint} is no type that can be looked up") from None
+        raise TypeError(f"{where}: {parameter.name!r}: {hint} is no type that can be looked up: take a class") from None
     return Need(parameter.name, hint)
 
 
@@ -209,7 +209,9 @@ def _walk(
 ) -> None:
     for asked in (need.provider for need in needs if need.provider is not None):
         if asked.function in on_the_way:
-            raise TypeError(f"{_name(asked.function)} is replaced by a function that needs it")
+            raise TypeError(
+                f"{_name(asked.function)} is replaced by a function that needs it: take one that does without"
+            )
         if asked.function not in found:
             provider = overrides.get(asked.function, asked)
             _walk(provider.needs, overrides, found, (*on_the_way, asked.function))
@@ -268,7 +270,10 @@ class Handler:
         overrides = self._overrides()
         supplies = overrides if need.hint in overrides else scope_of(call).supplies
         if need.hint not in supplies:
-            raise LookupError(f"{need.name}: {need.hint!r} was replaced when the service started, and now it is not")
+            raise LookupError(
+                f"{need.name}: {need.hint!r} was replaced when the service started, and now it is not: keep"
+                " it replaced while that serves"
+            )
         return supplies[need.hint]
 
     def _given(

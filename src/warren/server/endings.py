@@ -26,6 +26,7 @@ from warren.server.statistics import Statistics
 
 log = get_logger("warren.server")
 
+_UNREADABLE = "%s: a request with unreadable properties is dead-lettered: %s; look at its sender"
 _GIVEN_UP = "the caller has given the call up"
 
 
@@ -49,7 +50,7 @@ class Endings:
             attempt.request = error.request
             self.refuse(attempt, Refuse(evidence.DECODE, str(error)))
         else:  # nor can the caller be found in them
-            log.error("%s: a request with unreadable properties is dead-lettered: %s", self._service, error)
+            log.error(_UNREADABLE, self._service, error)
             self._settler.reject(attempt)
 
     # --- of handlers --------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Lifecycle:
             RuntimeError: one is under way.
         """
         if self.state is not State.IDLE:
-            raise RuntimeError("this server is being served already: one serve() at a time")
+            raise RuntimeError("this server is being served already: one serve() at a time, so make another Server")
         self._loop = _running_loop()  # none yet in `asyncio.run(server.serve())`
         if self._life:
             self._stop = asyncio.Event()
@@ -75,7 +75,11 @@ class Lifecycle:
         """This life is over, for this reason if something went wrong; one that is over already is ignored."""
         if life == self._life and self.state is not State.IDLE:
             if reason is None or isinstance(reason, asyncio.CancelledError):  # who waits is not cancelled with it
-                words = "the server has stopped" if self._has_served else "the server was stopped before it could serve"
+                words = (
+                    "the server has stopped: call serve() again"
+                    if self._has_served
+                    else "the server was stopped before it could serve: call serve() again"
+                )
                 reason = conclude(evidence.CLOSED_UNSENT, words)
             self.reason = reason
             self._move(State.IDLE)

@@ -130,7 +130,11 @@ class _Stay:
         if not self._task.done():
             await asyncio.wait((self._task,), timeout=max(_LEAST_EACH, end - time.monotonic()))
         if not self._task.done():
-            log.error("the lifespan of service %r does not end in time: it is cancelled", self._service)
+            log.error(
+                "the lifespan of service %r does not end in time: it is cancelled; raise drain_timeout if it"
+                " needs longer",
+                self._service,
+            )
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=_CANCEL_TIME)
 
@@ -161,7 +165,7 @@ class _EndedEarly(RuntimeError):
 def _failed(service: str, what: str, error: BaseException) -> CallError:
     log.error("service %r %s", service, what, exc_info=error)
     why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    failure = evidence.conclude(evidence.LIFESPAN, f"service {service!r} {what}: {why}")
+    failure = evidence.conclude(evidence.LIFESPAN, f"service {service!r} {what}: {why}; the log has the traceback")
     failure.__cause__ = error
     return failure
 

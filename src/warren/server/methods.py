@@ -74,7 +74,10 @@ class Methods(dict[str, Method]):
             raise TypeError(f"{self._service}: {cls!r} is not a class; for a function say @service.method")
         functions = [*self._functions(cls)]
         if not functions:
-            raise ValueError(f"{self._service}: class {cls.__qualname__} has no public methods of its own")
+            raise ValueError(
+                f"{self._service}: class {cls.__qualname__} has no public methods of its own: declare"
+                " functions in its body"
+            )
         self.provisions.add_class(f"{self._service}: {cls.__qualname__}()", cls)
         for function, options in functions:
             self._add(function, options, None if isinstance(function, staticmethod) else cls)
@@ -131,7 +134,7 @@ class Methods(dict[str, Method]):
         if self._stubs.get(of.name) is not of:
             raise TypeError(f"{of.full_name} is not a stub of service {self._service!r}: declare it with @service.stub")
         if of.name in self:
-            raise ValueError(f"{of.full_name} is implemented already, by {self[of.name].declared!r}")
+            raise ValueError(f"{of.full_name} is implemented already, by {self[of.name].declared!r}: leave one out")
         options = Options(of.name, of.delivery, of.max_attempts, of.default, of.time_limit, of.concurrency)
         self._add(function, options, None, stub=of)
 
@@ -182,7 +185,9 @@ class Methods(dict[str, Method]):
             raise ValueError(f"{method.full_name} is declared twice: give one of the functions another name")
         before = [known for known in (*self.values(), *self._stubs.values()) if known.default and method.default]
         if before:
-            raise ValueError(f"{self._service} has two default methods: {before[0].name} and {method.name}")
+            raise ValueError(
+                f"{self._service} has two default methods: {before[0].name} and {method.name}: leave default out of one"
+            )
 
 
 def _takes_self(function: Any) -> bool:

@@ -132,7 +132,12 @@ class Post:
         abandoned = await self.worker.finish_running(timeout)
         taken = time.monotonic() - began
         if abandoned:
-            log.error("%s: abandoned after %.1f s of draining: %s", self.name, taken, ", ".join(abandoned))
+            log.error(
+                "%s: abandoned after %.1f s of draining: %s; raise drain_timeout, or give the methods a time_limit",
+                self.name,
+                taken,
+                ", ".join(abandoned),
+            )
         elif self._has_consumed:
             log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
         return abandoned
@@ -175,7 +180,11 @@ class Post:
             log.debug("the consumer could not be cancelled; its connection is going anyway")
 
     def _on_queue_deleted(self, _worker: Worker) -> None:
-        log.warning("%s: the broker ended the consumer: the queue is gone, or a handler took too long", self.name)
+        log.warning(
+            "%s: the broker ended the consumer: the queue is gone, or a handler took longer than its"
+            " consumer_timeout; consuming again",
+            self.name,
+        )
         self._resume()
 
     def _on_channel_closed(self, channel: HotChannel, reason: Exception) -> None:
@@ -222,7 +231,11 @@ class Post:
         try:
             await self.declare(link)
         except (ChannelClosed, ConnectFailed) as error:
-            log.warning("%s: its exchanges, queues or bindings cannot be declared again: %s", self.name, error)
+            log.warning(
+                "%s: its exchanges, queues or bindings cannot be declared again: %s; look at the broker's log",
+                self.name,
+                error,
+            )
 
     async def _widen(self, channel: HotChannel, more: int) -> None:
         with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own

@@ -90,7 +90,10 @@ class Provisions:
         init: Callable[..., Any] = cls.__init__  # type: ignore[misc]  # it is only read
         needs = [] if init is object.__init__ else read_all(where, init, skip=1)
         if any(need.provider is not None or need.is_call for need in needs):
-            raise TypeError(f"{where}: an instance serves many calls, so it cannot be made of what belongs to one")
+            raise TypeError(
+                f"{where}: an instance serves many calls, so it cannot be made of what belongs to one: take"
+                " that in the methods"
+            )
         for need in needs:
             self._check(where, need.hint)
         self._classes[cls] = needs
@@ -173,4 +176,4 @@ class Provisions:
             return provider
         if what in self._classes or any(what == hint for _where, hint in self._wanted):
             return by
-        raise ValueError(f"nothing in service {self._service!r} depends on {what!r}")
+        raise ValueError(f"nothing in service {self._service!r} depends on {what!r}: name what a method needs")

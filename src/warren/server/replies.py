@@ -56,10 +56,13 @@ class Replies:
         except BaseException as error:  # code of the user's may run in there
             kind = type(error)  # `isinstance` would ask the object
             why = error if issubclass(kind, CodecError) else class_name(kind)
-            message = f"the handler's result does not fit its declared type or the encoding: {why}"
+            message = f"the handler's result does not fit its declared type or the encoding: {why}; mend the handler"
             return self._useless(attempt, evidence.ENCODE_REPLY, message)
         if len(body) > self._max_size:
-            message = f"the result has {len(body)} bytes, the service's max_message_size is {self._max_size}"
+            message = (
+                f"the result has {len(body)} bytes, the service's max_message_size is {self._max_size}:"
+                " return less, or raise it"
+            )
             return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
         return Reply(result_properties(request, request.content_type), body)
 
@@ -76,7 +79,7 @@ class Replies:
 
     def failed(self, attempt: Attempt, error: BaseException, ending: Ending = evidence.SERVER) -> Reply:
         """The reply that says that something of ours went wrong, with the evidence of this ending."""
-        message = f"the server failed to handle the request: {class_name(type(error))}"
+        message = f"the server failed to handle the request: {class_name(type(error))}; its log says more"
         return self.ended(attempt, ending, message)
 
     def raised(self, attempt: Attempt, error: BaseException) -> Reply:

@@ -240,7 +240,9 @@ def _names(services: Sequence[Served]) -> list[str]:
             raise TypeError(f"{service!r} is not a Service: say Server(service, other_service, url=…)")
     names = [service.name for service in services]
     if not services or len(set(names)) < len(names):
-        raise ValueError(f"a server takes at least one service, and each only once; it got {names or 'none'}")
+        raise ValueError(
+            f"a server takes at least one service, and each only once: give it others than {names or 'none'}"
+        )
     for service in services:
         service.check()
     return names

@@ -36,9 +36,13 @@ _HAND_BACK_PATIENCE = 3.0
 _ASIDE_PATIENCE = 30.0
 
 _CAST_FAILED = "%s: %s failed and is set aside in %s: %s"
-_NOT_HANDED_BACK = "the request could not be handed to another worker"
+_LOST = "%s: %s is lost: it was taken off its queue before it ran; send it again if it is needed"
+_COPY_LOST = "%s: a request could not be set aside and is lost (call %s): send it again if it is needed"
+_NOT_HANDED_BACK = "the request could not be handed to another worker: call again"
 _IN_DOUBT = evidence.WORKER_LOST
-_MAYBE_HANDED_BACK = "the request was being handed to another worker, which may have it or not"
+_MAYBE_HANDED_BACK = (
+    "the request was being handed to another worker, which may have it or not: look before you repeat it"
+)
 
 
 class Settler:
@@ -82,7 +86,7 @@ class Settler:
         if attempt.settled:
             return
         if attempt.acked:
-            log.error("%s: %s is lost: it was taken off its queue before it ran", self._service, attempt.name)
+            log.error(_LOST, self._service, attempt.name)
         else:
             attempt.channel.reject(attempt.delivery.tag)
         attempt.settled = True
@@ -237,7 +241,7 @@ class Settler:
         self.releases.close()  # first: what waits must not begin because the copies are given up
         for copy in self.copies.drop():
             call = printable_bytes(copy.id or b"")
-            log.error("%s: a request could not be set aside and is lost (call %s)", self._service, call)
+            log.error(_COPY_LOST, self._service, call)
         self._gone.sum_up()
 
 

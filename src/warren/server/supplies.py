@@ -34,7 +34,10 @@ def finder(wanted: Any, state: Any) -> Find:
         get: Callable[[str], Find] = itemgetter if is_typeddict(state) else attrgetter
         return get(found[0]) if found[0] else _itself
     if found:
-        raise LookupError(f"{shown(state)} has several of type {shown(wanted)}: {', '.join(sorted(found))}")
+        raise LookupError(
+            f"{shown(state)} has several of type {shown(wanted)}: {', '.join(sorted(found))}; ask for a type"
+            " that is there once"
+        )
     raise LookupError(f"{shown(state)} has none of type {shown(wanted)}; it has {_listed(fields)}")
 
 

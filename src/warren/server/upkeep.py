@@ -61,4 +61,4 @@ class Upkeep:
             try:
                 await self.declare(link)
             except (ChannelClosed, ConnectFailed, LinkLost) as error:
-                log.warning("exchanges, queues or bindings cannot be declared again: %s", error)
+                log.warning("exchanges, queues or bindings cannot be declared again: %s; trying again later", error)

@@ -41,7 +41,10 @@ _SETTLE_TIME = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
 _CANCEL_TIME = 1.0
 
-_DRAINED = "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s"
+_DRAINED = (
+    "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s: look before"
+    " you repeat it"
+)
 
 
 class Served(Offered, Startable, Protocol):

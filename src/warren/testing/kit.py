@@ -200,7 +200,9 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_GRACE)
         if self._thread.is_alive():
-            raise TestingError(f"the thread {self._thread.name} does not end: an async handler blocks its event loop")
+            raise TestingError(
+                f"the thread {self._thread.name} does not end: an async handler blocks its event loop; make it `def`"
+            )
 
 
 def _run_apart(work: Coroutine[Any, Any, None]) -> None:
