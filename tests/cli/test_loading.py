@@ -86,7 +86,10 @@ def test_what_is_no_service_is_named_with_its_type() -> None:
 
 def test_a_module_without_services_is_told_so(folder: Path) -> None:
     (folder / "ld_empty.py").write_text("x = 1")
-    assert refusal("ld_empty") == "module 'ld_empty' has no warren.Service at its top level"
+    assert (
+        refusal("ld_empty")
+        == "module 'ld_empty' has no warren.Service at its top level: make one there, service = Service('name')"
+    )
     assert refusal("ld_empty:x").endswith("not a warren.Service, and no service at its top level")
 
 
