@@ -172,7 +172,10 @@ async def test_one_that_fails_ends_serve_and_ready_with_its_reason(url: str, ser
     with pytest.raises(LifespanError) as served:
         await asyncio.wait_for(serve, PATIENCE)
     for error in (ready.value, served.value):
-        assert error.message == f"service {service_name!r} cannot start: ConnectionRefusedError: no database"
+        assert (
+            error.message
+            == f"service {service_name!r} cannot start: ConnectionRefusedError: no database; the log has the traceback"
+        )
         assert isinstance(error.__cause__, ConnectionRefusedError)
         assert (error.reason, error.execution, error.origin) == ("LIFESPAN", Execution.NOT_SENT, Origin.SERVER)
 
