@@ -8,13 +8,17 @@ the others.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import socket
 from dataclasses import dataclass
 from typing import Any
 
+from warren.connection.outside import Outside
+
 #: Seconds that an address is ahead of the next one, if there is time for all [RFC 8305, section 5].
 ATTEMPT_DELAY = 0.25
+_outside = Outside("name lookups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     Raises:
         socket.gaierror: there is none.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await _outside.ask(functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, "it has no address")
     addresses = list(

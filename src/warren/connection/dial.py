@@ -75,7 +75,7 @@ class _Dial:
     async def _resolve(self) -> list[Address]:
         try:
             return await addresses.resolve(self._host, self._port)
-        except (OSError, UnicodeError) as error:
+        except (OSError, UnicodeError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or error
             raise no_connection(self._peer, f"the name cannot be resolved: {why}; check the host in the URL") from error
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from warren.connection.errors import ConnectFailed
-from warren.connection.fork import disown_in_children
+from warren.connection.outside import Outside
 from warren.connection.settings import Password
 from warren.protocol import evidence
 
-#: Threads that may wait for an answer at a time.
-_THREADS = 32
+_outside = Outside("password calls")
 
 
 async def ask(password: Password) -> str:
@@ -56,50 +52,5 @@ def _kind(given: object) -> str:
 async def _call(function: Callable[[], Any]) -> Any:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         return await function()
-    given, error = await asyncio.wrap_future(_threads.call(function))
-    if error is not None:
-        raise error
+    given = await _outside.ask(function)
     return await given if inspect.isawaitable(given) else given
-
-
-class _Threads:
-    """The threads that ask: a bounded number, as a function may never answer."""
-
-    def __init__(self) -> None:
-        self._free = threading.Semaphore(_THREADS)
-
-    def disown(self) -> None:
-        """In a forked child: the threads, and who holds the semaphore's lock, are not here."""
-        self.__init__()  # type: ignore[misc]
-
-    def call(self, function: Callable[[], Any]) -> concurrent.futures.Future[tuple[Any, Exception | None]]:
-        """What the function gives or raises. The future never fails, as some exceptions cannot be a future's."""
-        if not self._free.acquire(blocking=False):
-            raise RuntimeError(
-                f"{_THREADS} earlier calls of password functions have not returned yet: give them a time limit"
-            )
-        answer: concurrent.futures.Future[tuple[Any, Exception | None]] = concurrent.futures.Future()
-        answer.set_running_or_notify_cancel()
-        target = functools.partial(self._run, function, answer, self._free)
-        threading.Thread(target=target, name="warren-password", daemon=True).start()
-        return answer
-
-    @staticmethod
-    def _run(
-        function: Callable[[], Any],
-        answer: concurrent.futures.Future[tuple[Any, Exception | None]],
-        free: threading.Semaphore,
-    ) -> None:
-        given, error = None, None
-        try:
-            given = function()
-        except Exception as raised:
-            error = raised
-        except BaseException as raised:  # SystemExit, for example: it ends this thread only
-            error = RuntimeError(repr(raised))
-        free.release()
-        answer.set_result((given, error))
-
-
-_threads = _Threads()
-disown_in_children(_threads)

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -138,17 +140,33 @@ async def test_families_take_turns_and_nothing_is_tried_twice(monkeypatch: pytes
     six = [info(socket.AF_INET6, host) for host in ("::1", "::2", "::3")]
     four = [info(socket.AF_INET, "127.0.0.1")]
 
-    async def found(*_args: object, **_kwargs: object) -> list[Any]:
+    def found(*_args: object, **_kwargs: object) -> list[Any]:
         return [*six, *six, *four]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", found)
     assert [str(address) for address in await addresses.resolve("name", 5672)] == ["::1", "127.0.0.1", "::2", "::3"]
 
 
 async def test_a_name_without_addresses_is_one_that_cannot_be_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def found(*_args: object, **_kwargs: object) -> list[Any]:
+    def found(*_args: object, **_kwargs: object) -> list[Any]:
         return []
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", found)
     with pytest.raises(socket.gaierror):
         await addresses.resolve("name", 5672)
+
+
+def test_a_name_server_that_says_nothing_does_not_keep_the_process_alive() -> None:
+    program = """
+import asyncio, socket, threading
+from warren.connection import addresses
+socket.getaddrinfo = lambda *_args, **_options: threading.Event().wait()
+async def main():
+    await asyncio.wait_for(addresses.resolve("name", 5672), 0.1)
+try:
+    asyncio.run(main())
+except TimeoutError:
+    print("given up")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("given up\n", "", 0)

@@ -108,7 +108,7 @@ async def test_functions_that_never_return_take_a_bounded_number_of_threads() ->
     finally:
         never.set()
     await asyncio.wait(asking)
-    while "warren-password" in {thread.name for thread in threading.enumerate()}:
+    while "warren-password-calls" in {thread.name for thread in threading.enumerate()}:
         await asyncio.sleep(0.01)
     assert await password.ask(lambda: "secret") == "secret"
 
