@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from warren.client.blocking import Client as Client
     from warren.client.chain import ClientCall as ClientCall
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
+    from warren.connection.settings import Secret as Secret
     from warren.server.context import CurrentCall as CurrentCall
     from warren.server.context import current_call as current_call
     from warren.server.dependencies import provided as provided
@@ -47,6 +48,7 @@ else:
         "ConnectionOptions": "warren.connection.settings",
         "CurrentCall": "warren.server.context",
         "current_call": "warren.server.context",
+        "Secret": "warren.connection.settings",
         "provided": "warren.server.dependencies",
         "remote": "warren.server.methods",
         "Server": "warren.server.server",

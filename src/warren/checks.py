@@ -26,7 +26,7 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
         raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
-def seconds(name: str, value: object, *, zero: bool = False) -> None:
+def seconds(name: str, value: object, *, zero: bool = False, most: float = MAX_SECONDS) -> None:
     """Refuse what is not a number of seconds.
 
     Raises:
@@ -38,9 +38,9 @@ def seconds(name: str, value: object, *, zero: bool = False) -> None:
             f"{name}={value!r} is not a number of seconds: say for example {name}=2.5;"
             f" for practically no limit say {name}={MAX_SECONDS:_}"
         )
-    if not ((value == 0 and zero) or 0 < float(value) <= MAX_SECONDS):
+    if not ((value == 0 and zero) or 0 < float(value) <= most):
         least = "0 or more" if zero else "more than 0"
-        raise ValueError(f"{name}={value!r} must be {least} and at most {MAX_SECONDS:,} seconds (23 days)")
+        raise ValueError(f"{name}={value!r} must be {least} and at most {most:,} seconds ({most // 86_400} days)")
 
 
 def flag(name: str, value: object) -> None:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery
 from warren.client.calls import Calls, PendingCall
+from warren.connection.backoff import Backoff
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
-from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
 
 log = get_logger("warren.client")

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import platform
+import random
 import socket
 from typing import Any
 
 import pika
 
-from warren.connection import addresses, password
+from warren.connection import addresses
 from warren.connection.addresses import Address
 from warren.connection.diagnosis import diagnose, no_connection, unreachable
 from warren.connection.handshake import shake_hands
+from warren.connection.lease import Lease
 from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.version import __version__
@@ -45,6 +47,7 @@ class _Dial:
         self._settings = settings
         self._host, self._port = host, port
         self._peer = f"{host}:{port}"
+        self._lease = Lease(settings.password, settings.connect_timeout, random.Random())
         self._addresses: list[Address] = []
         self._failures: dict[Address, BaseException] = {}
         self._end = asyncio.get_running_loop().time() + settings.connect_timeout
@@ -53,7 +56,7 @@ class _Dial:
         silence = TimeoutError(f"no answer within {self._settings.connect_timeout:g} s")
         try:
             async with asyncio.timeout_at(self._end):
-                parameters = self._parameters(await password.ask(self._settings.password))
+                parameters = self._parameters(await self._lease.ask())
                 self._addresses = await self._resolve()
                 while self._left():
                     if link := await self._next(parameters):
@@ -97,7 +100,7 @@ class _Dial:
                 raise refusal from error
             self._failures[address] = error
         else:
-            return Link(connection, stream, self._settings, self._peer)
+            return Link(connection, stream, self._settings, self._peer, self._lease)
         return None
 
     def _parameters(self, secret: str) -> pika.ConnectionParameters:

@@ -21,6 +21,7 @@ from warren.connection.diagnosis import describe
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.futures import resolve
 from warren.connection.guard import guard
+from warren.connection.lease import Lease
 from warren.connection.liveness import Liveness, Verdict
 from warren.connection.settings import Settings
 from warren.connection.stream import Stream
@@ -40,7 +41,15 @@ class Link:
         blocked: the broker's reason while it refuses to take publishes (``connection.blocked``), else None.
     """
 
-    def __init__(self, connection: AsyncioConnection, stream: Stream, settings: Settings, peer: str) -> None:
+    def __init__(
+        self,
+        connection: AsyncioConnection,
+        stream: Stream,
+        settings: Settings,
+        peer: str,
+        lease: Lease | None = None,
+    ) -> None:
+        """`lease`: for how long the broker lets us in, if what we logged in with expires."""
         self._connection = connection
         self.stream = stream
         self.peer = peer
@@ -56,6 +65,8 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
         if settings.silence is not None:
             self._spawn(self._watch(settings.silence))
+        if lease is not None and lease.expires:
+            self._spawn(self._renew(lease))
 
     async def channel(self) -> Channel:
         """Open a channel for declarations and the like."""
@@ -115,6 +126,21 @@ class Link:
             else:
                 await self._probes.qos(0)
             liveness.answered()
+
+    # --- does it still let us in? -------------------------------------------------------------------------------
+
+    async def _renew(self, lease: Lease) -> None:
+        """Renew the secret before it expires, again and again; a connection whose secret has expired is given up."""
+        if not await lease.keep(self._update_secret):
+            self.stream.fail(TimeoutError("the password has expired, and could not be renewed"))
+
+    async def _update_secret(self, secret: str) -> None:
+        updated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            self._connection.update_secret(secret, "the old one expires", lambda _frame: resolve(updated, None))
+        except AMQPError as error:  # it is closing
+            raise LinkLost(describe(error)) from error
+        await updated
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -50,7 +50,6 @@ class Outside:
             raise error
         return given
 
-
     def _thread(self, function: Callable[[], Any], answer: Answer) -> threading.Thread:
         name = f"warren-{self._what.replace(' ', '-')}"
         return threading.Thread(target=_run, args=(function, answer, self._free), name=name, daemon=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 from warren.connection.errors import ConnectFailed
 from warren.connection.outside import Outside
-from warren.connection.settings import Password
+from warren.connection.settings import Password, Secret
 from warren.protocol import evidence
 
 _outside = Outside("password calls")
 
 
-async def ask(password: Password) -> str:
+async def ask(password: Password) -> Secret:
     """The password to log in with now.
 
     A plain function is called in a thread, as it may read a file or ask a service, and the loop must go on meanwhile;
@@ -25,7 +25,7 @@ async def ask(password: Password) -> str:
         ConnectFailed: the function raised, which may pass; or it returned no password, which will not.
     """
     if isinstance(password, str):
-        return password
+        return Secret(password)
     try:
         given = await _call(password)
     except Exception as error:  # the user's function: whatever it raises, it may work the next time
@@ -35,10 +35,12 @@ async def ask(password: Password) -> str:
         if task is not None and task.cancelling():
             raise
         raise _unavailable(error) from error  # raised by the function itself
+    if isinstance(given, Secret):
+        return given
     if not isinstance(given, str):
-        message = f"the password function returned {_kind(given)}: it must return a str, or be an async function of one"
+        message = f"the password function returned {_kind(given)}: it must return a str or a Secret, plain or async"
         raise ConnectFailed(evidence.conclude(evidence.PASSWORD, message), permanent=True)
-    return given
+    return Secret(given)
 
 
 def _unavailable(error: BaseException) -> ConnectFailed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl as tls
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -23,10 +23,39 @@ DEFAULT_URL = "amqp://localhost"
 #: The least `Settings.liveness_timeout`: below it a busy machine looks like a dead one.
 MIN_LIVENESS_TIMEOUT = 1.0
 
-#: A password, or a function that is asked for it at each attempt to connect: a plain one in a thread, an async one on
-#: the loop.
-Password = str | Callable[[], str | Awaitable[str]]
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A password that expires, as a token does: what a ``password=`` function may return instead of a str.
+
+    Before that the function is asked again, and the broker gets the new one over the open connection.
+
+    Example::
+
+        async def password() -> Secret:
+            token = await ask_the_identity_provider()
+            return Secret(token["access_token"], expires_in=token["expires_in"])
+
+    Attributes:
+        value: the password or token; never shown.
+        expires_in: seconds from now on; None: it does not expire.
+    """
+
+    value: str = field(repr=False)
+    expires_in: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, str):
+            raise TypeError(f"a Secret's value must be a str, not {type(self.value).__name__}")
+        if self.expires_in is not None:
+            checks.seconds("expires_in", self.expires_in, most=_CENTURY)
+
+
+#: A password, or a function that is asked for it at each attempt to connect, and before it expires: a plain one in a
+#: thread, an async one on the loop.
+Password = str | Callable[[], str | Secret | Awaitable[str | Secret]]
+
+_CENTURY = 100 * 365 * 86_400
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 
@@ -39,7 +68,8 @@ class ConnectionOptions(TypedDict, total=False):
         name: what this process calls itself in the broker's list of connections; of a client also in
             ``current_call().caller``, so at most 255 bytes. Default: that of a server names its services.
         username, password, vhost: a password may be a function that returns it, plain or async, asked for each attempt
-            to connect: for passwords that change. Default: ``guest``, ``guest``, ``/``.
+            to connect: for passwords that change; it may return a `Secret`, which says when to ask again. Default:
+            ``guest``, ``guest``, ``/``.
         ssl: a context for TLS; makes the connection encrypted also where the URL says ``amqp``.
         heartbeat: seconds between heartbeats, 0 for none. Default: 15.
         liveness_timeout: seconds after which a silent broker or network is given up, at least 1: half of it passes
@@ -107,7 +137,7 @@ def make_settings(url: str | Sequence[str] | None = None, **options: Unpack[Conn
 
 def _check(settings: Settings) -> None:
     if not (isinstance(settings.password, str) or callable(settings.password)):
-        raise ValueError("password must be a str, or a function without arguments that returns one (plain or async)")
+        raise ValueError(f"password must be a str, or {_FUNCTION}")
     if not isinstance(settings.ssl, tls.SSLContext | None):
         raise TypeError(f"ssl={settings.ssl!r} is not an ssl.SSLContext: say for example ssl.create_default_context()")
     for option in ("username", "vhost"):
@@ -125,6 +155,9 @@ def _check(settings: Settings) -> None:
             raise ValueError(
                 f"name has {len(settings.name.encode())} bytes; at most 255 are allowed: it travels with each request"
             )
+
+
+_FUNCTION = "a function without arguments (plain or async) that returns one, or a Secret where it expires"
 
 
 def _urls(url: object) -> list[str]:

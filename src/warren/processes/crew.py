@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from warren.connection.supervisor import Backoff
+from warren.connection.backoff import Backoff
 from warren.logs import get_logger
 from warren.processes.process import Command, Process, reap_strangers
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery
+from warren.connection.backoff import Backoff
 from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
-from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
 from warren.printable import printable_bytes
 from warren.protocol.problems import class_name

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from warren.connection.backoff import Backoff
 from warren.connection.channel import HotChannel
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
-from warren.connection.supervisor import Backoff
 from warren.logs import get_logger
 from warren.protocol import topology
 from warren.server.declarations import declare, refusal

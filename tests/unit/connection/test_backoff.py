@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from warren.connection.supervisor import Backoff
+from warren.connection.backoff import Backoff
 
 
 class NoJitter(Random):

@@ -10,6 +10,7 @@ import pytest
 
 from warren.connection import password
 from warren.connection.errors import ConnectFailed
+from warren.connection.settings import Secret
 from warren.errors import Code, Execution
 
 
@@ -39,7 +40,7 @@ async def raise_later(error: BaseException) -> Any:
     ids=["str", "function", "async function", "partial", "function of a coroutine", "object"],
 )
 async def test_all_kinds_of_functions_are_asked(given: Any) -> None:
-    assert await password.ask(given) == "secret"
+    assert await password.ask(given) == Secret("secret")
 
 
 async def give_none() -> None: ...
@@ -47,7 +48,7 @@ async def give_none() -> None: ...
 
 @pytest.mark.parametrize("given", [lambda: None, lambda: b"secret", lambda: 7, give_none, lambda: give_none()])
 async def test_what_is_no_text_is_refused_for_good_and_not_shown(given: Any) -> None:
-    with pytest.raises(ConnectFailed, match="must return a str") as caught:
+    with pytest.raises(ConnectFailed, match="must return a str or a Secret") as caught:
         await password.ask(given)
     assert caught.value.permanent
     assert "secret" not in str(caught.value)
@@ -90,7 +91,7 @@ async def test_the_loop_goes_on_while_a_function_takes_its_time() -> None:
     asking = asyncio.create_task(password.ask(slow))
     await asyncio.sleep(0.05)
     done.set()  # only a loop that turns gets here
-    assert await asking == "secret"
+    assert await asking == Secret("secret")
 
 
 async def test_functions_that_never_return_take_a_bounded_number_of_threads() -> None:
@@ -110,7 +111,7 @@ async def test_functions_that_never_return_take_a_bounded_number_of_threads() ->
     await asyncio.wait(asking)
     while "warren-password-calls" in {thread.name for thread in threading.enumerate()}:
         await asyncio.sleep(0.01)
-    assert await password.ask(lambda: "secret") == "secret"
+    assert await password.ask(lambda: "secret") == Secret("secret")
 
 
 async def test_who_stops_waiting_is_cancelled() -> None:
