@@ -232,8 +232,9 @@ class Server:
         meanwhile it forgets the socket without closing it (Python 3.11), and that client would wait for ever.
         """
         assert self._loop is not None
-        for sock in listener.sockets:
-            self._loop.remove_reader(sock.fileno())
+        with contextlib.suppress(NotImplementedError):  # Windows' own event loop has none
+            for sock in listener.sockets:
+                self._loop.remove_reader(sock.fileno())
         for _ in range(3):
             await asyncio.sleep(0)
         listener.close()

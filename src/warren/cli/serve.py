@@ -114,6 +114,8 @@ def serve(
     log_config: Path | None,
 ) -> int:
     """Serve services, in one worker process or several, until told to stop."""
+    if sys.platform == "win32":
+        fail("warren serve needs what Windows does not have: let your program serve there, with service.run()", USAGE)
     _take_stock_of_the_process()
     logs = _begin_logging("main", log_level, log_config)
     logs.settle()
@@ -153,6 +155,7 @@ def _take_stock_of_the_process() -> None:
     A closed standard descriptor would be the number of our next socket, for anything to write into. Ended children are
     not seen where SIGCHLD is ignored, and a stop not where its signal is blocked.
     """
+    assert sys.platform != "win32"
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import Any
 from warren.client.chain import Chained
 from warren.client.core import ClientCore
 from warren.client.core_loop import CoreLoop, Request, dead_error
+from warren.client.greenlets import forbid_late_patch, forbid_second_loop
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Withdrawal, Work, result_of
@@ -138,6 +139,7 @@ class IOThread:
         try:
             if sys.is_finalizing():
                 raise RuntimeError("the interpreter is ending")
+            forbid_late_patch()
             thread.start()
             begun.result()
         except Exception as error:
@@ -173,6 +175,7 @@ class IOThread:
 
     def _main(self, begun: Future[None]) -> None:
         try:
+            forbid_second_loop()
             self._calls.prepare()
         except BaseException as error:
             begun.set_exception(error)

@@ -7,6 +7,7 @@ noticed at once; one made in C runs no hook, and is noticed by the process id wh
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import Protocol
 
@@ -41,4 +42,5 @@ _belongings = _Belongings()
 #: ``disown_in_children(thing)``: from now on, until it is collected, forked children let go of this.
 disown_in_children = _belongings.add
 
-os.register_at_fork(after_in_child=_belongings.disown)
+if sys.platform != "win32":  # where nothing forks
+    os.register_at_fork(after_in_child=_belongings.disown)

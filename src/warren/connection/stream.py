@@ -12,12 +12,11 @@ A stream
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import contextlib
 import functools
 import os
 import select
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,10 @@ from warren.amqp.splitter import Splitter
 from warren.connection.fork import disown_in_children
 from warren.connection.greeting import Greeting, NotAmqp
 from warren.logs import get_logger
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 log = get_logger("warren.amqp")
 
@@ -255,14 +258,16 @@ def _put_nothing_behind(fd: int) -> None:
 
 def _unacknowledged(fd: int) -> int:
     """Bytes that the kernel has taken and the peer's has not acknowledged; 0 where it does not tell."""
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, ValueError):  # closed already; uvloop's says -1 then, which is a ValueError
-        return 0
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError, ValueError):  # closed already; uvloop's says -1 then, which is a ValueError
+            return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 def _beat(transport: asyncio.Transport) -> bool:
     """Send a heartbeat past the transport, if it has nothing to send itself and does not encrypt."""
+    if sys.platform == "win32":  # where a socket is no file
+        return False
     if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
         return False
     _write_whole(transport.get_extra_info("socket").fileno(), HEARTBEAT_FRAME)

@@ -94,8 +94,10 @@ class Server:
 
         Raises:
             CallError: as for `serve`.
-            RuntimeError: not in the main thread, where Python handles signals; or it is being served already.
+            RuntimeError: not in the main thread, where Python handles signals; in an event loop (a notebook has one);
+                or it is being served already.
         """
+        _forbid_running_loop()
         asyncio.run(self._run())
 
     def serve(self) -> Coroutine[Any, Any, None]:
@@ -246,6 +248,17 @@ def _names(services: Sequence[Served]) -> list[str]:
     for service in services:
         service.check()
     return names
+
+
+def _forbid_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "an event loop runs in this thread already (a notebook's?), and run() would start another:"
+        " say `await server.serve()`, or `async with server:`"
+    )
 
 
 async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:

@@ -17,6 +17,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,14 +30,17 @@ log = get_logger("warren.server")
 
 #: Seconds within which the same signal again is an echo of the first and no second wish.
 ECHO = 0.3
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+if sys.platform == "win32":  # Ctrl-Break, the only one that another program may send
+    STOP_SIGNALS += (signal.SIGBREAK,)
 
 
 def end_at_once(number: int) -> NoReturn:
     """End the process, whatever it is doing, as `Signals` does on the second signal."""
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(1)  # ends us, should nobody read what the log says
+        if sys.platform != "win32":
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(1)  # ends us, should nobody read what the log says
         log.warning("second signal: ending at once")
     finally:
         os._exit(128 + number)
@@ -91,7 +95,10 @@ class Signals:
             writing.close()
             raise RuntimeError(_NOT_HERE) from error
         self._writing = writing
-        self._loop.add_reader(self._wakeup, self._on_woken)
+        try:
+            self._loop.add_reader(self._wakeup, self._on_woken)
+        except NotImplementedError:  # Windows' own event loop, which a signal wakes by itself
+            signal.set_wakeup_fd(self._previous_wakeup)
         self._pid = os.getpid()
         _active.append(self)
         for number in (*STOP_SIGNALS, *(n for n in self._others if signal.getsignal(n) != signal.SIG_IGN)):
@@ -110,7 +117,8 @@ class Signals:
         wakeup = signal.set_wakeup_fd(self._previous_wakeup)
         if wakeup not in (-1, self._writing.fileno()):
             signal.set_wakeup_fd(wakeup)
-        self._loop.remove_reader(self._wakeup)
+        with contextlib.suppress(NotImplementedError):
+            self._loop.remove_reader(self._wakeup)
         self._wakeup.close()
         self._writing.close()
 
@@ -154,7 +162,7 @@ class Signals:
 
 _NOT_HERE = (
     "signals reach the main thread only, so run() belongs there. In another thread say asyncio.run(server.serve()),"
-    " and end it with loop.call_soon_threadsafe(server.stop)"
+    " and end it with server.stop(), from any thread"
 )
 
 
@@ -168,13 +176,13 @@ _masks = threading.local()
 
 def _before_fork() -> None:
     """Hold signals back: one that reaches the child before it has default signals would be lost."""
-    if _active:
+    if _active and sys.platform != "win32":
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, set().union(*(s.numbers for s in _active)))
 
 
 def _after_fork() -> None:
     before = _masks.__dict__.pop("before", None)
-    if before is not None:
+    if before is not None and sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -185,4 +193,5 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
