@@ -83,7 +83,7 @@ def picky(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise AmqpError(530, "New secret was refused by one of the backends")
         self._send(Connection.UpdateSecretOk())
 
-    monkeypatch.setitem(of_broker._METHODS[of_broker.Phase.RUNNING], Connection.UpdateSecret, update_secret)  # type: ignore[arg-type]
+    monkeypatch.setitem(of_broker._METHODS[of_broker.Phase.RUNNING], Connection.UpdateSecret, update_secret)
     return given
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.environments.conftest import Run
 
-GEVENT = "from gevent import monkey; monkey.patch_all()\nfrom gevent import spawn, sleep\njoin = lambda thread: thread.get()\n"
+GEVENT = "from gevent import monkey, sleep, spawn\nmonkey.patch_all()\njoin = lambda thread: thread.get()\n"
 EVENTLET = (
     "import eventlet; eventlet.monkey_patch()\nfrom eventlet import spawn, sleep\njoin = lambda thread: thread.wait()\n"
 )

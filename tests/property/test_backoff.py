@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren.connection.supervisor import Backoff
+from warren.connection.backoff import Backoff
 
 firsts = st.floats(0.01, 1.0)
 longests = st.floats(1.0, 60.0)

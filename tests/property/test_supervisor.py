@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warren.connection import supervisor
+from warren.connection.backoff import Backoff
 from warren.connection.errors import ConnectFailed, LinkLost
 from warren.connection.settings import Settings
 from warren.connection.supervisor import Event, State, Supervisor
@@ -57,7 +58,7 @@ class Life:
             failed=lambda error, for_good: self.failures.append((error, for_good)),
             rng=random.Random(1),
         )
-        self.supervisor._backoff = supervisor.Backoff(random.Random(1), first=0.0, longest=0.0)
+        self.supervisor._backoff = Backoff(random.Random(1), first=0.0, longest=0.0)
         self.waits: list[asyncio.Task[Any]] = []
         self.broken = False
 

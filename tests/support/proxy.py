@@ -185,6 +185,7 @@ class _Connection:
         self._writers: dict[Way, asyncio.StreamWriter] = {"up": broker, "down": peer}
         self._abandoned: set[Way] = set()
         self._moves = asyncio.Event()
+        self._moved = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         for writer in (peer, broker):
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -195,9 +196,11 @@ class _Connection:
             asyncio.create_task(self._carry("up", from_peer)),
             asyncio.create_task(self._carry("down", from_broker)),
         ]
+        watch = asyncio.create_task(self._cut_when_idle())
         try:
             await asyncio.wait(self._tasks)
         finally:
+            watch.cancel()
             self.cut("fin")
 
     def wake(self) -> None:
@@ -226,6 +229,11 @@ class _Connection:
                 _reset(writer)
             else:
                 writer.close()
+
+    async def _cut_when_idle(self) -> None:
+        while time.monotonic() - self._moved < self._proxy.idle_limit:
+            await asyncio.sleep(0.05)
+        self.cut("fin")
 
     async def _carry(self, way: Way, reader: asyncio.StreamReader) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_IN_FLIGHT)
@@ -272,6 +280,7 @@ class _Connection:
         line, writer = self._proxy.line(way), self._writers[way]
         for number, piece in enumerate(line.pieces(data)):
             await self._may_move(way)
+            self._moved = time.monotonic()
             piece, how = line.cut(line.spoil(piece))
             writer.write(piece)
             if how is not None:
@@ -319,6 +328,7 @@ class Proxy:
         up, down: the two directions of all connections.
         accepted: when each connection came in, in ``time.monotonic`` seconds, refused ones not included.
         seen: how many frames of a kind passed, by direction and name.
+        idle_limit: seconds after which a connection is closed on which nothing has moved, as load balancers do.
     """
 
     def __init__(self, broker_port: int) -> None:
@@ -327,6 +337,7 @@ class Proxy:
         self.down = Line(self._wake)
         self.accepted: list[float] = []
         self.seen: Counter[tuple[Way, str]] = Counter()
+        self.idle_limit = float("inf")
         self._broker_port = broker_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
