@@ -93,6 +93,9 @@ class ModelChannel:
         self.broker.messages.append(Message(self, self._published, properties))
         return self._published
 
+    def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
+        """What a worker is told of a call that was given up: here nobody hears it, as when it is lost."""
+
     def ack(self, tag: int) -> None:
         self.broker.seams.use("ack")
 
