@@ -21,7 +21,7 @@ SOURCE = Path(warren.__file__).parent
 #: imports rooms of lower floors only, so those of one floor do not know each other. `make map` draws the same from the
 #: imports. A feature room (control/, streaming/, …) goes between protocol and client | server, edges go to the top.
 FLOORS = (
-    ("version", "printable", "checks", "flood", "middleware"),  # public ground, and what keeps it safe
+    ("version", "printable", "checks", "flood", "middleware", "histogram"),  # public ground, and what keeps it safe
     ("errors", "logs", "keywords"),
     ("amqp",),  # AMQP as bytes, pure
     ("protocol", "broker"),  # what is said on the wire, pure; the embedded broker stands alone on amqp/

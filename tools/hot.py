@@ -44,6 +44,7 @@ HOT = (
     "server/replies",
     "server/runners",
     "server/settler",
+    "server/statistics",
     "server/threads",
     "server/worker",
 )

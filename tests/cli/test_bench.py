@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
-from warren.histogram import Histogram
 from warren.bench.load import Load, Plan, Record
 from warren.bench.runner import check_local
 from warren.bench.shown import PERCENTILES, draw
 from warren.errors import Unavailable
+from warren.histogram import Histogram
 
 NAME = f"svc-{os.getpid()}-bench"
 Bench = Callable[..., Result]
@@ -74,7 +74,7 @@ def test_what_a_clock_cannot_tell_from_nothing_is_taken() -> None:
 
 def test_the_memory_is_bounded_however_long_it_runs() -> None:
     made = histogram([1e-6 * 1.0005**n for n in range(50_000)])  # from a microsecond to a day
-    assert len(made._buckets) < 1300
+    assert len(made.buckets) < 1300
 
 
 def test_the_drawing_shows_even_the_rarest_and_fits_the_width() -> None:

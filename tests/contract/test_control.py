@@ -76,6 +76,7 @@ async def test_only_a_server_that_allows_it_is_drained(url: str, service_name: s
         ({"type": "cancel"}, b"{}"),
         ({"type": "cancel"}, b'{"calls":{"a":1e300},"reply_to":"x"}'),
         ({"type": "cancel"}, b'{"calls":{"a":-5},"reply_to":"x"}'),
+        ({"type": "cancel"}, b'{"calls":{"a":9},"reply_to":""}'),
         ({"type": "cancel"}, json.dumps({"calls": {str(n): 9 for n in range(2000)}, "reply_to": "x"}).encode()),
         ({"type": "ping", "reply_to": "amq.rabbitmq.reply-to.forged"}, b"{}"),
         ({"type": "ping", "reply_to": "no such queue"}, b"{}"),

@@ -79,7 +79,7 @@ class Star(Generic[R]):
 
     def __call__(self, arguments: tuple[Any, ...]) -> R:
         if isinstance(self.target, str):
-            raise TypeError(f"{self.target!r} is a name, and not a function that can be called here")
+            raise TypeError(f"{self.target!r} is a name: give map() the function that star() made; do not call it")
         return self.target(*arguments)
 
 

@@ -119,7 +119,7 @@ class _Room:
 
     def _refuse_hopeless(self, size: int) -> None:
         if size > self._most_held:
-            why = f"{size} bytes would never have room to wait to be sent: max_waiting_bytes is {self._most_held}"
+            why = f"{size} bytes would never have room to wait to be sent: raise max_waiting_bytes ({self._most_held})"
             raise conclude(CLIENT_LIMIT, why)
 
 

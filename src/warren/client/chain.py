@@ -16,7 +16,7 @@ from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.requests import Target
 from warren.client.target import encode_bare, encode_call, read_bare, read_confirm, read_result, split_name, with_own
-from warren.errors import CallError, Execution
+from warren.errors import CallError
 from warren.middleware import Middleware, chain
 from warren.protocol import evidence
 from warren.protocol.evidence import Ending
@@ -91,14 +91,8 @@ class Chained:
         self._target = target
         self._errors = errors
         self.deadline = deadline
-        self._under_way = 0
-        self._ended = Execution.NOT_SENT
+        self._attempts = evidence.Attempts()
         self.call = ClientCall(target, args, kwargs, deadline)
-
-    @property
-    def execution(self) -> Execution:
-        """What is certain of all attempts so far; middleware may make several at a time."""
-        return evidence.together(self._ended, Execution.UNKNOWN if self._under_way else Execution.NOT_SENT)
 
     async def run(self, core: Callable[[], ClientCore]) -> Any:
         """Make the call: its result, or what is raised instead. `core` is asked for at each attempt.
@@ -111,7 +105,7 @@ class Chained:
             async with asyncio.timeout(call.remaining + _GRACE) as limit:
                 return await chain(self._middleware, call, lambda: self._proceed(core()))()
         except CallError as error:
-            error.execution = evidence.together(self.execution, error.execution)
+            self._attempts.weigh(error)
             raise
         except TimeoutError as error:
             if not limit.expired():
@@ -129,29 +123,24 @@ class Chained:
         try:
             return await self._attempt(core)
         except CallError as error:
-            error.execution = evidence.together(self.execution, error.execution)
+            self._attempts.weigh(error)
             raise
 
     async def _attempt(self, core: ClientCore) -> Any:
         future = self._send(core)
         self.call.call_id = self.call.call_id or future.call_id
-        certain = Execution.UNKNOWN  # what is when this is cancelled
-        self._under_way += 1
+        ended: BaseException | None = None
+        self._attempts.begin()
         try:
-            result = self._read(await future)
-            certain = Execution.UNKNOWN if self._target.kind == "cast" else Execution.EXECUTED
-            return result
-        except CallError as error:
-            error.call_id = self.call.call_id
-            certain = error.execution
-            raise
-        except Exception:  # the handler's own, which travels as itself
-            certain = Execution.EXECUTED
+            return self._read(await future)
+        except BaseException as error:
+            ended = error
+            if isinstance(error, CallError):
+                error.call_id = self.call.call_id
             raise
         finally:
-            self._under_way -= 1
-            self._ended = evidence.together(self._ended, certain)
-            del future  # what it holds may be the exception that is raised: no cycle with this frame
+            self._attempts.end(ended, is_cast=self._target.kind == "cast")
+            del future, ended  # what they hold may be the exception that is raised: no cycle with this frame
 
     def _send(self, core: ClientCore) -> AwaitedCall:
         call, target = self.call, self._target
@@ -168,7 +157,7 @@ class Chained:
         return read_result(outcome, self._target, self._errors)
 
     def _ended_by(self, ending: Ending, message: str) -> CallError:
-        target, execution = self._target, self.execution
+        target, execution = self._target, self._attempts.execution
         return evidence.conclude(
             ending, message, word=execution, method=target.name, queue=target.queue, call_id=self.call.call_id
         )

@@ -92,7 +92,7 @@ def timed_out(call: PendingCall, confirmed: bool, state: str) -> CallError:
 
 def no_room(why: str) -> CallError:
     """The call's time was up before the client had room for it."""
-    return conclude(evidence.CLIENT_LIMIT, f"no room in time: {why or 'others wait before it'}")
+    return conclude(evidence.CLIENT_LIMIT, f"no room in time: {why or 'others wait before it'}; allow more time")
 
 
 def never_written(call: PendingCall, why: str) -> CallError:

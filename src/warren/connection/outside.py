@@ -37,7 +37,7 @@ class Outside:
             RuntimeError: too many calls have not returned yet; or the function raised what ends a thread or a loop.
         """
         if not self._free.acquire(blocking=False):
-            raise RuntimeError(f"{self._limit} earlier {self._what} have not returned yet")
+            raise RuntimeError(f"{self._limit} earlier {self._what} have not returned yet: give them a time limit")
         answer: Answer = Future()
         answer.set_running_or_notify_cancel()
         try:

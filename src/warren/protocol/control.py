@@ -173,6 +173,8 @@ def read_cancel(body: Mapping[str, Any]) -> Cancel:
         cancel: Cancel = msgspec.convert(body, Cancel)
     except msgspec.ValidationError as error:
         raise ValueError(f"it names no calls: {error}") from error
+    if not cancel.reply_to:
+        raise ValueError("it has no reply_to: name the reply queue of the calls")
     if len(cancel.calls) > MOST_CANCELLED:
         raise ValueError(f"it names {len(cancel.calls)} calls; {MOST_CANCELLED} are allowed")
     return cancel

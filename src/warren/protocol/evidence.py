@@ -146,7 +146,7 @@ TIME_LIMIT = _of_handler(Code.DEADLINE_EXCEEDED, "TIME_LIMIT")
 ENCODE_REPLY = _of_handler(Code.INTERNAL, "ENCODE_REPLY")
 RESULT_TOO_LARGE = _of_handler(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 DRAIN = _of_handler(Code.CANCELLED, "DRAIN")
-GIVEN_UP = _of_handler(Code.CANCELLED, "CALLER", Origin.CLIENT)
+GIVEN_UP = _of_handler(Code.CANCELLED, "CALLER")
 
 # --- at the client, from a reply ----------------------------------------------------------------------------------
 
@@ -185,9 +185,36 @@ def weigh(execution: Execution, *, earlier: bool, sent: bool = False) -> Executi
 _MORE = (Execution.NOT_SENT, Execution.NOT_EXECUTED, Execution.UNKNOWN, Execution.EXECUTED)
 
 
-def together(one: Execution, another: Execution) -> Execution:
-    """What is certain of a call, given what is certain of two attempts at it."""
-    return max(one, another, key=_MORE.index)
+class Attempts:
+    """What is certain of a call of which several attempts may be made, some of them at a time."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._ended = Execution.NOT_SENT
+
+    def begin(self) -> None:
+        """One is under way."""
+        self._under_way += 1
+
+    def end(self, error: BaseException | None, *, is_cast: bool) -> None:
+        """One has ended: in a result, in an exception of the handler's own, in a `CallError`, or it was given up."""
+        self._under_way -= 1
+        if isinstance(error, CallError):
+            certain = error.execution
+        elif is_cast or not (error is None or isinstance(error, Exception)):
+            certain = Execution.UNKNOWN
+        else:
+            certain = Execution.EXECUTED
+        self._ended = max(self._ended, certain, key=_MORE.index)
+
+    @property
+    def execution(self) -> Execution:
+        """Of all of them so far."""
+        return max(self._ended, Execution.UNKNOWN, key=_MORE.index) if self._under_way else self._ended
+
+    def weigh(self, error: CallError) -> None:
+        """Make an error say what is certain of all of them."""
+        error.execution = max(self.execution, error.execution, key=_MORE.index)
 
 
 def conclude(

@@ -69,7 +69,6 @@ class Worker:
 
     def __init__(self, service: Served, concurrency: int, user: str, instance: str) -> None:
         """Prepare to serve `concurrency` calls at a time, connected as the AMQP user `user`, in process `instance`."""
-        self._loop = asyncio.get_running_loop()
         self.service = service
         self.concurrency = concurrency
         self.scope = Scope(user)
@@ -90,7 +89,7 @@ class Worker:
         self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
         self.withdrawals = Withdrawals(self._all_attempts, self._endings.withdraw)
         self.draining = False
-        self.on_queue_deleted: Callable[[Worker], None] | None = None
+        self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
@@ -125,8 +124,7 @@ class Worker:
         self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
-        if self.on_queue_deleted is not None:
-            self.on_queue_deleted(self)
+        self.on_queue_deleted(self)
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
@@ -211,7 +209,7 @@ class Worker:
         self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
-            self._loop.call_soon(self._start_waiting)
+            asyncio.get_running_loop().call_soon(self._start_waiting)
 
     # --- the channel goes, and the drain ------------------------------------------------------------------------
 

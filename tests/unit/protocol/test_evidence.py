@@ -1,12 +1,13 @@
 """What a call ends in says whether it ran: decided in one place, from facts, and documented with the proofs."""
 
 import ast
+import asyncio
 from pathlib import Path
 
 import pytest
 
 import warren
-from warren import Execution
+from warren import Execution, Unavailable
 from warren.protocol import evidence
 from warren.protocol.evidence import Ending, conclude, endings, weigh
 
@@ -61,6 +62,37 @@ def test_every_ending_is_told_apart_or_means_the_same() -> None:
         ("TOO_LARGE", evidence.REQUEST_REFUSED.origin),
     }
     assert {(reason, origin) for _, reason, origin in doubled} <= told_by_evidence
+
+
+def test_of_several_attempts_the_most_is_certain() -> None:
+    attempts, seen = evidence.Attempts(), []
+
+    def end(ended: BaseException | None, *, is_cast: bool = False) -> None:
+        attempts.end(ended, is_cast=is_cast)
+        seen.append(attempts.execution)
+
+    seen.append(attempts.execution)
+    attempts.begin()
+    attempts.begin()
+    end(Unavailable(execution=Execution.NOT_EXECUTED))  # of the other nothing is known yet
+    end(Unavailable(execution=Execution.NOT_SENT))
+    attempts.begin()
+    end(asyncio.CancelledError())
+    attempts.begin()
+    end(None, is_cast=True)
+    attempts.begin()
+    end(KeyError())
+    error = Unavailable(execution=Execution.NOT_EXECUTED)
+    attempts.weigh(error)
+    assert [*seen, error.execution] == [
+        Execution.NOT_SENT,
+        Execution.UNKNOWN,
+        Execution.NOT_EXECUTED,
+        Execution.UNKNOWN,
+        Execution.UNKNOWN,
+        Execution.EXECUTED,
+        Execution.EXECUTED,
+    ]
 
 
 def deciding() -> set[str]:
