@@ -2,41 +2,23 @@
 
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections import Counter
 
 from orders import Orders
 
-from warren import CallError, Client, remote
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def each(
-    client: Client, method: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], in_flight: int = 20
-) -> Iterator[Future[R]]:
-    """Call a method with each item, so many at a time; yields their futures, done, in order."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        if len(waiting) == in_flight:
-            yield waiting.popleft()
-        waiting.append(client.submit(method, item))
-    yield from waiting
+from warren import Client, remote
 
 
 def finish_all(client: Client, older_than: float) -> Counter[str]:
     """How many ended in what. What failed is tried again the next night."""
     numbers = client.call(remote(Orders).unfinished, older_than)
     ends: Counter[str] = Counter()
-    for future in each(client, remote(Orders).finish, numbers):
-        try:
-            ends[future.result().status] += 1
-        except CallError as error:
-            print(error, file=sys.stderr)
+    for ended in client.map(remote(Orders).finish, numbers, errors="return", in_flight=20):
+        if ended.error is not None:
+            print(ended.error, file=sys.stderr)
             ends["failed"] += 1
+        else:
+            ends[ended.result().status] += 1
     return ends
 
 
