@@ -13,8 +13,10 @@ from pika import spec
 from tests.property import strategies as some
 from tests.support import pika_frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
+from warren.amqp.tables import encode_value, join_table, split_table
 from warren.errors import CallError, Code, Execution, Origin, make_error
 from warren.protocol import codecs
+from warren.protocol.dead_message import Death, dead_properties, retry_properties
 from warren.protocol.reply import error_reply, read_reply, result_properties
 from warren.protocol.request import Request, RequestTemplate, bare_properties
 
@@ -257,6 +259,20 @@ def test_a_request_published_again_differs_in_its_time_and_attempt_only(
         assert getattr(again, name) == getattr(original, name)
     assert again.headers() == original.headers()
     assert again.verified_user("server") == original.verified_user("server") == parts["user_id"]
+
+
+@given(templates, st.integers(1, 3), st.booleans())
+def test_whatever_is_written_of_a_request_it_stays_as_it_is(parts: dict[str, Any], attempt: int, died: bool) -> None:
+    p = decode_properties(make_template(parts, reply_to=parts["reply_to"]).encode(b"1", b"1", 9, 9, b"77"))
+    if died:
+        p.table = join_table(split_table(p.table or b"") | {b"x-death": encode_value([{"count": 1}])})
+    request = Request(delivered(encode_properties(p)))
+    before, earlier = encode_properties(request.properties), request.had_earlier_attempts
+    request.next_attempt(budget=0.5, attempt=attempt, server_user="server")
+    dead_properties(request, Death(reason="X"), server_user="server", room=4000)
+    retry_properties(request, user="server")
+    assert (encode_properties(request.properties), request.had_earlier_attempts) == (before, earlier)
+    assert earlier is died
 
 
 @given(some.property_sets, st.binary(max_size=60))

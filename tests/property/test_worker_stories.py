@@ -9,6 +9,8 @@ import pytest
 
 from tests.property.test_worker_machine import WorkerMachine
 from tests.support.worker_parts import Wish
+from warren.amqp.frames import decode_properties
+from warren.amqp.tables import decode_table
 
 
 def wish(method: str = "report", **how: Any) -> Wish:
@@ -117,3 +119,27 @@ def test_a_suspect_does_not_begin_while_its_worker_closes(machine: WorkerMachine
     threads = machine.threads
     machine.something_goes("process")
     assert threads.jobs == []
+
+
+@pytest.mark.parametrize("fate", ["refuse", "return"])
+@pytest.mark.parametrize("kind", ["call", "cast"])
+def test_what_was_dead_before_is_of_unknown_end_also_when_it_cannot_be_handed_back(
+    machine: WorkerMachine, kind: str, fate: str
+) -> None:
+    begin(machine)
+    machine.drain()
+    machine.deliver([wish(kind=kind, before="died")])
+    machine.hand_back()
+    for _ in range(4):  # by both ways, and again when its patience is over
+        machine.broker_reads(outlet=True, count=1, fate=fate)
+        machine.broker_answers(2, old=False)
+        machine.pass_time(6.0)
+    machine.broker_reads(outlet=False, count=1, fate="take")
+    machine.copies_are_taken()
+    told = machine.requests[0].told
+    if kind == "cast":
+        told = [
+            decode_table(decode_properties(dead.properties).table or b"")["rpc-dead-executed"]
+            for dead in machine.broker.dead
+        ]
+    assert told == ["UNKNOWN"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from warren.amqp.frames import (
@@ -294,7 +295,7 @@ class Request:
             server_user: the AMQP user that publishes it.
             bounce: whether its bounce may come back to the caller, who has asked for it.
         """
-        p = self.properties
+        p = copy(self.properties)  # the request stays as it is, should nobody take this one: it knows of its past
         table = {name: value for name, value in split_table(p.table or b"").items() if not name.startswith(b"x-")}
         # Other keys than the caller's own would bring the copy to queues that have the original already.
         if not bounce or table.get(b"CC") != encode_value([(p.reply_to or b"").decode("utf-8", "replace")]):
