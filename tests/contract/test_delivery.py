@@ -192,7 +192,7 @@ async def test_what_does_not_fit_back_into_a_full_queue_is_certainly_not_execute
         running = asyncio.create_task(client.call(work, 1))
         await begun.get()
         waiting = asyncio.create_task(client.call(work, 2))  # the worker has it already, but no place for it
-        await until(lambda: server._posts[0].worker._places.waiting)
+        await until(lambda: server._posts[0].worker._places.waits)
         await client.cast(work, 3)  # fills the queue
     with pytest.raises(Cancelled):
         await running

@@ -187,7 +187,7 @@ class OutOfStock(Exception):
         (
             "sell",
             [1],
-            "it takes no arguments [INVALID_ARGUMENT/VALIDATION, execution NOT_EXECUTED]",
+            "too many arguments; the signature is sell() [INVALID_ARGUMENT/VALIDATION, execution NOT_EXECUTED]",
         ),
         ("make", [], "ENCODE_REPLY, execution EXECUTED]"),
         ("large", [], "TOO_LARGE, execution EXECUTED]"),

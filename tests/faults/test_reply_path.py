@@ -13,7 +13,7 @@ import pika
 import pytest
 
 from rabbit import Node
-from tests.support.evidence import LATE, Counting, ending, endings, messages, reply_queues, works_again
+from tests.support.evidence import LATE, NO_CONTROL_QUEUE, Counting, ending, endings, messages, reply_queues, works_again
 from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import ROOT, serving
@@ -78,7 +78,7 @@ def delete_reply_queues(node: Node) -> None:
     """As an operator may; a connection may not touch another's exclusive queue."""
     node.eval(
         '[rabbit_amqqueue:delete(Q, false, false, <<"tests">>) || Q <- rabbit_amqqueue:list(<<"/">>),'
-        ' binary:match(element(4, amqqueue:get_name(Q)), <<"amq.gen">>) =/= nomatch]'
+        f' binary:match(element(4, amqqueue:get_name(Q)), <<"amq.gen">>) =/= nomatch, {NO_CONTROL_QUEUE}]'
     )
 
 

@@ -144,12 +144,16 @@ def messages(node: Node, queue: str) -> int:
     return int(found)
 
 
+#: Of a queue `Q` of Erlang's: it is not a server's control queue, which alone of those that the broker names is bounded.
+NO_CONTROL_QUEUE = 'not lists:keymember(<<"x-max-length">>, 1, amqqueue:get_arguments(Q))'
+
+
 def reply_queues(node: Node) -> int:
     """Reply queues of clients: those that the broker has named, and durable ones."""
     return int(
         node.eval(
             'length([Q || Q <- rabbit_amqqueue:list(<<"/">>), binary:match(element(4, amqqueue:get_name(Q)),'
-            ' [<<"amq.gen">>, <<"warren.reply">>]) =/= nomatch])'
+            f' [<<"amq.gen">>, <<"warren.reply">>]) =/= nomatch, {NO_CONTROL_QUEUE}])'
         )
     )
 
