@@ -24,7 +24,7 @@ def of_server(server: Server) -> dict[str, int]:
         kept |= {
             f"{name}: places taken": len(worker._places.taken),
             f"{name}: waiting for a place": len(worker._places.waiting()),
-            f"{name}: held": len(worker._held),
+            f"{name}: held": len(worker.holding.kept),
             f"{name}: suspected": len(settler.releases._suspected),
             f"{name}: copies": len(settler.copies),
             f"{name}: proofs": len(settler.releases._proofs),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from copy import copy
-from typing import Any
+from typing import Any, Literal
 
 from warren.amqp.frames import (
     Delivery,
@@ -254,6 +254,13 @@ class Request:
     def bare(self) -> bool:
         """From a peer that knows only tutorial six: it gets exactly one plain reply."""
         return self.version is None
+
+    @property
+    def kind(self) -> Literal["call", "cast", "bare"]:
+        """What was made: a call, a cast, or a call that knows only tutorial six."""
+        if self.bare:
+            return "bare"
+        return "call" if self.properties.reply_to else "cast"
 
     @property
     def method(self) -> str | None:

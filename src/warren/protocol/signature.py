@@ -18,7 +18,7 @@ import msgspec
 from warren import checks
 from warren.protocol import codecs, complaints
 from warren.protocol.codecs import JSON, MSGPACK, Decode, ValidationError
-from warren.protocol.spelling import signature_of
+from warren.protocol.spelling import returns_of, signature_of
 
 DeliveryMode = Literal["report", "at-least-once", "at-most-once"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -47,6 +47,7 @@ class Method:
         concurrency: how many runs of it there may be at a time in one worker; None for no limit but the service's.
         errors: exception classes that travel as themselves, by name.
         signature: for people: how it is called, ``place(item: str, qty: int = 1)``.
+        returns: for people: the type of its result; empty where nothing is said of it.
     """
 
     service: str
@@ -69,6 +70,7 @@ class Method:
     hints: dict[str, Any]
     result_hint: Any
     signature: str
+    returns: str
     _by_position: type[msgspec.Struct]
     _by_name: type[msgspec.Struct]
     _decoders: dict[str, tuple[Decode, Decode]] = field(default_factory=dict)
@@ -285,6 +287,7 @@ def make_method(
         hints={p.name: hints.get(p.name, Any) for p in parameters},
         result_hint=hints.get("return", Any),
         signature=signature_of(name, parameters, hints),
+        returns=returns_of(hints),
         _by_position=_struct(where, fields[:count], array_like=True),
         _by_name=_struct(where, fields, array_like=False),
     )

@@ -39,9 +39,19 @@ def signature_of(name: str, parameters: Iterable[inspect.Parameter], hints: Mapp
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def returns_of(hints: Mapping[str, Any]) -> str:
+    """The type of a method's result, written in the same way; empty where there is none."""
+    if "return" not in hints:
+        return ""
+    text = _type(hints["return"])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def _type(hint: Any) -> str:
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
+    if hint is type(None):
+        return "None"
     text = _DOTTED.sub(lambda found: found[1] or "", inspect.formatannotation(hint))
     return _ANNOTATED.sub(r"\1", text)
 

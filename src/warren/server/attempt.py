@@ -20,6 +20,7 @@ class Attempt:
     (`answered`), its delivery (`settled`), and its place (held as long as code of it runs, `busy`).
 
     Attributes:
+        came: when, in seconds since 1970.
         request: None until it has been read.
         method, arguments, deadline: unset until it is known to be run. `deadline` is its caller's, in seconds of
             `time.monotonic`; None for no limit.
@@ -45,6 +46,7 @@ class Attempt:
         "began",
         "busy",
         "call",
+        "came",
         "channel",
         "deadline",
         "delivery",
@@ -67,7 +69,8 @@ class Attempt:
     deadline: float | None
     limit: Ending
 
-    def __init__(self, channel: HotChannel, delivery: Delivery) -> None:
+    def __init__(self, channel: HotChannel, delivery: Delivery, came: float) -> None:
+        self.came = came
         self.channel = channel
         self.delivery = delivery
         self.request: Request | None = None

@@ -102,12 +102,18 @@ class Post:
 
     def announce(self) -> None:
         """Log that the service is served, if its requests are being consumed."""
-        if self._consumes:
+        if self.consumes:
             methods = ", ".join(sorted(self.worker.service.methods))
             log.info("serving %s (%s), %d at a time", self.name, methods, self.worker.concurrency)
 
     @property
-    def _consumes(self) -> bool:
+    def connected(self) -> bool:
+        """Whether it has a link."""
+        return self._link is not None
+
+    @property
+    def consumes(self) -> bool:
+        """Whether requests come to it."""
         return self._channel is not None and self._channel.consumes
 
     async def declare(self, link: Link) -> bool:
@@ -212,7 +218,7 @@ class Post:
             self._widened = 0
             await channel.qos(self.worker.concurrency)
             await self._start_consuming(channel)
-        if self._consumes:
+        if self.consumes:
             log.warning("%s: serving again", self.name)
 
     def _on_parked(self, count: int) -> None:

@@ -14,15 +14,16 @@ from warren.connection.link import Link
 from warren.connection.settings import ConnectionOptions, make_settings
 from warren.connection.supervisor import Supervisor
 from warren.connection.tasks import Tasks
-from warren.control.answering import Answering
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.server.control import ControlMode, answering, checked_mode
 from warren.server.lifecycle import Life, Lifecycle
 from warren.server.lifespan import LEAST_TIME, Lifespans
+from warren.server.looking import Looking
 from warren.server.post import Post
 from warren.server.signals import Signals
 from warren.server.upkeep import Upkeep
+from warren.server.vitals import Vitals
 from warren.server.worker import Served, Worker
 
 log = get_logger("warren.server")
@@ -85,6 +86,7 @@ class Server:
         self._life = Lifecycle()
         self._posts: list[Post] = []
         self._upkeep = Upkeep(self._posts)
+        self._vitals = Vitals()
         self._failure: CallError | None = None
         self._tasks = Tasks()
         self._serving: asyncio.Task[None] | None = None
@@ -158,18 +160,14 @@ class Server:
         log.info("%s: finishing what is running", signal.Signals(number).name)
         self.stop()
 
-    def _make_answering(self) -> Answering | None:
-        """What answers to questions; None where it shall not."""
-        if self._control is None:
-            return None
-        return answering(self._control, self._settings.name or "", self._posts, self._life, self.stop)
-
     async def _live(self) -> None:
         self._failure, self.abandoned = None, []
         user, instance = self._settings.username, self._settings.name or ""
         workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
         self._posts = [Post(worker, self._tasks.spawn) for worker in workers]
-        self._upkeep = Upkeep(self._posts, self._make_answering())
+        self._vitals = Vitals()
+        looking = Looking(instance, self._posts, self._life, self._vitals)
+        self._upkeep = Upkeep(self._posts, answering(self._control, looking, self.stop))
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )
@@ -178,6 +176,7 @@ class Server:
             if await lifespans.enter([(w.service, w.scope) for w in workers], self._life.stopped()):
                 supervisor.start()
                 self._tasks.spawn(self._upkeep.run())
+                self._tasks.spawn(self._vitals.run())
                 await self._life.stopped()
         finally:
             self._life.draining()
@@ -196,6 +195,7 @@ class Server:
         self._upkeep.link = link
 
     def _on_opened(self) -> None:
+        self._vitals.connected()
         for post in self._posts:
             post.announce()
         self._life.serving()

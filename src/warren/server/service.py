@@ -54,6 +54,8 @@ class Service(Declaring):
         tracebacks: bool = False,
         declare: bool = True,
         max_message_size: int = MAX_MESSAGE_SIZE,
+        version: str | None = None,
+        description: str | None = None,
     ) -> None:
         """Declare a service.
 
@@ -71,6 +73,7 @@ class Service(Declaring):
             tracebacks: send tracebacks to callers. Off by default: they reveal code and data.
             declare: False to use an existing queue as it is, whatever its arguments.
             max_message_size: bytes of the largest request taken and the largest reply sent.
+            version, description: what tools tell of it; they change nothing else.
 
         Raises:
             TypeError: an option of the wrong type.
@@ -91,6 +94,9 @@ class Service(Declaring):
         checks.whole("max_message_size", max_message_size)
         checks.flag("tracebacks", tracebacks)
         checks.flag("declare", declare)
+        for option, text in (("version", version), ("description", description)):
+            if text is not None:
+                checks.text(option, text)
         self.name = name
         self.queue: QueueKind = queue
         self.max_length = max_length
@@ -99,6 +105,8 @@ class Service(Declaring):
         self.tracebacks = tracebacks
         self.declare = declare
         self.max_message_size = max_message_size
+        self.version = version
+        self.description = description
         self.methods = Methods(name, self.errors)
         self._concurrency = concurrency
 

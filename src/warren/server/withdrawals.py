@@ -27,8 +27,8 @@ class Withdrawals:
         coming: requests that may still come; while there are none, nothing has to be looked up.
     """
 
-    def __init__(self, held: Callable[[], Iterable[Attempt]], withdraw: Callable[[Attempt], None]) -> None:
-        """`held` gives all attempts that the worker has; `withdraw` ends one whose caller has given up."""
+    def __init__(self, held: Iterable[Attempt], withdraw: Callable[[Attempt], None]) -> None:
+        """`held` is all that the worker has, whenever it is asked; `withdraw` ends one whose caller has given up."""
         self._held = held
         self._withdraw = withdraw
         self.coming: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
@@ -37,7 +37,7 @@ class Withdrawals:
         """Withdraw calls; returns how many of them were found here."""
         now, address = time.monotonic(), cancel.reply_to.encode()
         left = {call.encode(): ms for call, ms in cancel.calls.items()}
-        found = [attempt for attempt in self._held() if _is_named(attempt, left, address)]
+        found = [attempt for attempt in self._held if _is_named(attempt, left, address)]
         for attempt in found:
             assert attempt.request is not None
             left.pop(attempt.request.properties.correlation_id or b"", None)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from warren.amqp.frames import Delivery, FrameError
@@ -25,6 +25,7 @@ from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
 from warren.server.endings import Endings
+from warren.server.holding import Holding
 from warren.server.lifespan import Startable
 from warren.server.places import Places
 from warren.server.replies import Replies
@@ -61,6 +62,10 @@ class Served(Offered, Startable, Protocol):
     @property
     def tracebacks(self) -> bool: ...
     @property
+    def version(self) -> str | None: ...
+    @property
+    def description(self) -> str | None: ...
+    @property
     def declare(self) -> bool: ...
 
 
@@ -86,15 +91,16 @@ class Worker:
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
-        self._held: list[tuple[Attempt, float | None]] = []  # while draining, with their deadlines
-        self.withdrawals = Withdrawals(self._all_attempts, self._endings.withdraw)
+        self.holding = Holding(self._places, self._settler.releases)
+        self.withdrawals = Withdrawals(self.holding, self._endings.withdraw)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
-        attempt = Attempt(channel, delivery)
+        wall = time.time()
+        attempt = Attempt(channel, delivery, wall)
         try:
             try:
                 request = attempt.request = Request(delivery)
@@ -104,7 +110,7 @@ class Worker:
             if self.withdrawals.coming and self.withdrawals.take(request):
                 self._endings.withdraw(attempt)
                 return
-            decision = self._admission.decide(request, time.time(), self.draining)
+            decision = self._admission.decide(request, wall, self.draining)
             if type(decision) is tuple:
                 self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
             else:
@@ -131,7 +137,8 @@ class Worker:
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
         if isinstance(decision, Hold):
-            self._held.append((attempt, None if decision.left is None else time.monotonic() + decision.left))
+            attempt.deadline = None if decision.left is None else time.monotonic() + decision.left
+            self.holding.kept.append(attempt)
         else:
             self._endings.decline(attempt, decision)
 
@@ -216,7 +223,7 @@ class Worker:
     def channel_lost(self) -> None:
         """The channel is gone: what had not started will be delivered again."""
         self._give_up_waiting()
-        self._held.clear()
+        self.holding.kept.clear()
         self.copies.originals_lost()
 
     def link_lost(self) -> None:
@@ -227,10 +234,7 @@ class Worker:
     def stop_taking(self) -> None:
         """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self.draining = True
-        self._held += [(attempt, attempt.deadline) for attempt in self._give_up_waiting()]
-
-    def _all_attempts(self) -> Iterator[Attempt]:
-        yield from (*self._places.taken, *self._places.waiting(), *self._settler.releases.waiting, *dict(self._held))
+        self.holding.kept += self._give_up_waiting()
 
     def _give_up_waiting(self) -> list[Attempt]:
         self._patience.clear()
@@ -238,9 +242,8 @@ class Worker:
 
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
-        held, self._held = self._held, []
-        for attempt, deadline in held:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for attempt in self.holding.take_kept():
+            left = None if attempt.deadline is None else max(0.0, attempt.deadline - time.monotonic())
             try:
                 self._settler.hand_back(attempt, left)
             except BaseException as error:

@@ -1,0 +1,85 @@
+"""What a method takes and returns, as JSON Schema: for people and tools that do not share its code. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from warren.protocol.signature import Method
+
+#: Bytes of the largest schema that is told.
+MAX_SCHEMA = 32 * 1024
+
+Schema = dict[str, Any]
+
+
+def arguments_schema(method: Method) -> Schema | None:
+    """An object with one property for each argument, in their order; None where a type cannot be described."""
+    try:
+        properties, definitions = _described(method.hints)
+    except Exception:  # types of the user's may raise anything
+        return None
+    required = [name for name in method.hints if name in method.required_names]
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return _bounded(schema, definitions)
+
+
+def result_schema(method: Method) -> Schema | None:
+    """What it returns; None where its type cannot be described."""
+    try:
+        properties, definitions = _described({"result": method.result_hint})
+    except Exception:  # see above
+        return None
+    return _bounded(properties["result"], definitions)
+
+
+def _described(hints: Mapping[str, Any]) -> tuple[Schema, Schema]:
+    """The schema of each type, and what these refer to."""
+    schemas, components = msgspec.json.schema_components(
+        hints.values(), schema_hook=_own_schema, ref_template="#/$defs/{name}"
+    )
+    definitions = dict(components)
+    found = [_lifted(schema, definitions) for schema in schemas]
+    for name in list(components):
+        definitions[name] = _lifted(definitions[name], definitions)
+    return dict(zip(hints, found, strict=True)), definitions
+
+
+def _own_schema(kind: type) -> Schema:
+    """The schema of a Pydantic model.
+
+    Raises:
+        NotImplementedError: it is none, so that msgspec says that it does not know it either.
+    """
+    if not hasattr(kind, "model_json_schema"):
+        raise NotImplementedError
+    schema: Schema = kind.model_json_schema()
+    return schema
+
+
+def _lifted(schema: Any, definitions: Schema) -> Any:
+    """A schema without definitions of its own: references are looked up from the top, so they have to be there.
+
+    Raises:
+        ValueError: two types have the same name there.
+    """
+    if isinstance(schema, list):
+        return [_lifted(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    own = schema.get("$defs", {})
+    for name, definition in own.items():
+        if definitions.setdefault(name, definition) != definition:
+            raise ValueError(f"two types are called {name!r}")
+    return {key: _lifted(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
+def _bounded(schema: Schema, definitions: Schema) -> Schema | None:
+    whole = {**schema, "$defs": definitions} if definitions else schema
+    try:
+        fits = len(msgspec.json.encode(whole)) <= MAX_SCHEMA
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # a default that JSON cannot carry
+        return None
+    return whole if fits else None

@@ -1,0 +1,44 @@
+"""All that a worker has in hand: what runs, what waits for a place or a proof, what is kept while it drains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from warren.server.attempt import Attempt
+from warren.server.places import Places
+from warren.server.releases import Releases
+
+
+class Holding:
+    """Where a worker's attempts are.
+
+    Attributes:
+        kept: what is not begun while it drains; it is handed back in the end.
+    """
+
+    def __init__(self, places: Places[Attempt], releases: Releases[Attempt]) -> None:
+        self._places = places
+        self._releases = releases
+        self.kept: list[Attempt] = []
+
+    def __iter__(self) -> Iterator[Attempt]:
+        yield from (*self._places.taken, *self._places.waiting(), *self._releases.waiting, *self.kept)
+
+    def runs(self, attempt: Attempt) -> bool:
+        """Whether code of it runs."""
+        return attempt in self._places.taken
+
+    @property
+    def running(self) -> int:
+        """How many run."""
+        return len(self._places.taken)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, for whatever reason."""
+        return self._places.waits + len(self._releases.waiting) + len(self.kept)
+
+    def take_kept(self) -> list[Attempt]:
+        """Take out what is kept."""
+        kept, self.kept = self.kept, []
+        return kept
