@@ -87,8 +87,13 @@ def run(program: str, url: str, python: str = sys.executable) -> str:
 
 @pytest.fixture
 def url(url: str) -> Iterator[str]:
-    """RabbitMQ, where nothing is left behind."""
+    """RabbitMQ, where nothing is left behind, neither by others nor by these."""
+    _delete_queues(url)
     yield url
+    _delete_queues(url)
+
+
+def _delete_queues(url: str) -> None:
     with raw_channel(url) as channel:
         for queue in ("rpc_queue", "rpc_queue.dead", "calc", "calc.dead", "fib", "celery", "rpc-calc"):
             channel.queue_delete(queue)

@@ -29,7 +29,8 @@ from warren.amqp.frames import Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
-from warren.server import admission, context, copies, cutoffs, releases, settler, worker
+from warren.protocol.control import Cancel
+from warren.server import admission, context, copies, cutoffs, releases, settler, withdrawals, worker
 from warren.server.attempt import Attempt
 from warren.server.worker import Worker
 
@@ -37,7 +38,7 @@ from warren.server.worker import Worker
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-MODULES = (admission, context, copies, cutoffs, releases, settler, worker)
+MODULES = (admission, context, copies, cutoffs, releases, settler, withdrawals, worker)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,7 +76,7 @@ WISHES = st.lists(
         odd=st.sampled_from(list(ODD)),
         flaw=st.sampled_from(["", "", "", "", "", "", "", "", "wrong", "large", "bad table", "bad flags"]),
         before=st.sampled_from(["", "", "", "", "redelivered", "attempt", "died"]),
-        cut=st.sampled_from(["", "", "", "", "cancel"]),
+        cut=st.sampled_from(["", "", "", "", "cancel", "give up"]),
     ),
     min_size=1,
     max_size=3,
@@ -128,6 +129,10 @@ SINGLE = ("single", "again_single", "once_single", "single_threaded")
 
 def _queued(self: Any) -> bool:
     return bool(self.broker.queue)
+
+
+def _asked(self: Any) -> bool:
+    return bool(self.requests)
 
 
 def _at_gates(self: Any) -> bool:
@@ -413,6 +418,8 @@ class WorkerMachine(RuleBasedStateMachine):
         else:
             executed = str(table.get("rpc-executed", "result"))
             asked.told.append(executed)
+            silent = asked.hushed == self.life and not self.sabotage.done
+            self.broker.hold(not silent, f"{asked} is answered though it was given up")
             self.broker.hold(len(asked.told) <= asked.deliveries, f"{asked} was answered twice")
             self._check_evidence(asked, executed)
 
@@ -466,10 +473,12 @@ class WorkerMachine(RuleBasedStateMachine):
         self.deliver(wishes)
 
     def _ask(self, wish: Wish) -> None:
-        number = len(self.requests)
-        asked = Asked(number, wish)
+        asked = Asked(len(self.requests), wish)
         self.requests.append(asked)
-        name = b"%d" % number
+        self._come(asked)
+
+    def _come(self, asked: Asked) -> None:
+        wish, name = asked.wish, b"%d" % asked.number
         self.broker.requests[name] = asked
         table: dict[str, Any] = {"rpc-v": 1}
         if wish.timeout is not None:
@@ -490,7 +499,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self._deliver(message, wish.cut)
 
     @precondition(_queued)
-    @rule(cut=st.sampled_from(["", "", "cancel"]))
+    @rule(cut=st.sampled_from(["", "", "cancel", "give up"]))
     def deliver_from_queue(self, cut: str) -> None:
         self._deliver(self.broker.queue.popleft(), cut)
 
@@ -499,11 +508,15 @@ class WorkerMachine(RuleBasedStateMachine):
 
         def act() -> None:
             asked.deliveries += 1
+            asked.hushed = 0
             self.arrived[self.channel, self.channel.next_tag] = self.clock.now
             before = self._taken()
             with contextlib.suppress(KeyboardInterrupt):
                 self.channel.deliver(message)
-            if cut:
+            self._check_dropped(asked)
+            if cut == "give up":
+                self._apply(asked, 30_000)
+            elif cut:
                 for attempt in self._taken():
                     if attempt.task is not None and attempt not in before:
                         attempt.task.cancel()
@@ -555,6 +568,65 @@ class WorkerMachine(RuleBasedStateMachine):
         running = [a.task for a in self._taken() if a.task is not None]
         if running:
             self.loop.turn(running[index % len(running)].cancel)
+
+    # --- callers give up ----------------------------------------------------------------------------------------
+
+    @precondition(_asked)
+    @rule(index=st.integers(0, 12), count=st.integers(1, 3), left=st.sampled_from([0, 400, 30_000]))
+    def callers_give_up(self, index: int, count: int, left: int) -> None:
+        """The newest of them, and those before, in one message; a cast has no caller to give it up."""
+        some = [self.requests[-1 - (index + n) % len(self.requests)] for n in range(count)]
+        self.loop.turn(lambda: [self._apply(asked, left) for asked in some])
+
+    @rule(wishes=WISHES, left=st.sampled_from([0, 400, 30_000]), late=st.booleans())
+    def callers_have_given_up(self, wishes: list[Wish], left: int, late: bool) -> None:
+        """Before their requests come; some come so late that they are forgotten."""
+        first = len(self.requests)
+        for wish in wishes:
+            self.requests.append(asked := Asked(len(self.requests), wish))
+            self.loop.turn(partial(self._apply, asked, left))
+        if late:
+            self.pass_time(0.6)
+        for asked in self.requests[first:]:
+            self._come(asked)
+
+    def _apply(self, asked: Asked, left: int) -> None:
+        """A worker hears that nobody waits for this request, and of another that has the same id elsewhere."""
+        owned = [attempt for attempt in self._owned() if self._of(attempt) is asked and not attempt.ended]
+        others = {attempt: self._state_of(attempt) for attempt in self._owned() if attempt not in owned}
+        for address in ("another's", (ADDRESSES[asked.wish.kind] or b"replies").decode()):
+            found = self.worker.withdrawals.apply(Cancel({str(asked.number): left}, address))
+            mine = owned if asked.call and address != "another's" else []
+            self.broker.hold(found == len(mine), f"{found} of {asked} are given up, not {len(mine)}")
+            self.broker.hold(
+                mine or all(self._state_of(attempt) == state for attempt, state in others.items()),
+                f"others end because {asked} is given up",
+            )
+        if not asked.call:
+            return
+        asked.given_up = True
+        if not owned:
+            asked.remembered = (self.life, self.clock.now + left / 1000)
+        for attempt in owned:
+            asked.hushed = self.life
+            over = attempt.settled if not attempt.busy else attempt.call.cancelled
+            self.broker.hold(over or attempt.channel.closed, f"{asked} goes on though it is given up")
+
+    def _owned(self) -> list[Attempt]:
+        w = cast(Any, self.worker)
+        return [*w._places.taken, *w._places.waiting(), *w._settler.releases.waiting, *(a for a, _ in w._held)]
+
+    @staticmethod
+    def _state_of(attempt: Attempt) -> tuple[object, ...]:
+        return attempt.ended, attempt.answered, attempt.settled, attempt.stopped_by
+
+    def _check_dropped(self, asked: Asked) -> None:
+        """What was given up before it came is over at once; later ones, whose acks were lost, may run in vain."""
+        life, until = asked.remembered
+        asked.remembered = (0, 0.0)
+        if life == self.life and self.clock.now < until and asked.wish.flaw != "bad flags" and not self.sabotage.armed:
+            last = self.broker.handed[-1]
+            self.broker.hold(last.settled == ["ack"], f"{asked} is begun though it was given up before")
 
     @rule(seconds=st.sampled_from([0.02, 0.3, 0.6, 1.1, 6.0]))
     def pass_time(self, seconds: float) -> None:
@@ -686,12 +758,20 @@ class WorkerMachine(RuleBasedStateMachine):
             self.loop.turn(self.worker.stop_taking)
 
     @precondition(_not_finishing)
-    @rule(wishes=WISHES, fate=FATES)
-    def a_drain_hands_back(self, wishes: list[Wish], fate: str) -> None:
-        """What has come behind its beginning; the broker takes the first, and the second meets this fate."""
+    @rule(wishes=WISHES, fate=FATES, never=st.booleans())
+    def a_drain_hands_back(self, wishes: list[Wish], fate: str, never: bool = False) -> None:
+        """What has come behind its beginning; the broker takes the first, and the second meets this fate.
+
+        Or it takes none, for longer than the worker is patient.
+        """
         self.drain()
         self.deliver(wishes)
         self.hand_back()
+        for _ in range(4 if never and fate in ("refuse", "return") else 0):
+            self.broker_reads(outlet=True, count=3, fate=fate)
+            self.broker_answers(6, old=False)
+            self._outlet_is_replaced()
+            self.pass_time(1.1)
         self.broker_reads(outlet=True, count=1, fate="take")
         self.broker_reads(outlet=True, count=1, fate=fate)
 
@@ -745,7 +825,9 @@ class WorkerMachine(RuleBasedStateMachine):
             assert self.sabotage.done or not errors, errors
 
     def _check_nothing_waits_in_vain(self) -> None:
-        places = cast(Any, self.worker)._places
+        places, releases = cast(Any, self.worker)._places, cast(Any, self.worker)._settler.releases
+        over = [self._of(attempt) for attempt in (*places.waiting(), *releases.waiting) if attempt.settled]
+        assert not over, f"{over} wait though they are over"  # while others come for them, without end
         if len(places.taken) == self.worker.concurrency or self.sabotage.done or self.loop.ready:
             return
         busy = {self._of(attempt).method for attempt in places.taken}
@@ -836,7 +918,7 @@ class WorkerMachine(RuleBasedStateMachine):
         dead = [m.request for m in self.broker.dead]
         cut_off = {h.message.request for h in self.broker.handed if h.channel.closed is not None}
         for asked in self.requests:
-            if asked in self.excused:
+            if asked in self.excused or asked.given_up:
                 continue
             if asked.call:
                 unheard = asked in cut_off and asked.method in AT_MOST_ONCE

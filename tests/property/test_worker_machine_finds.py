@@ -21,7 +21,7 @@ from warren.errors import Execution
 from warren.protocol import evidence, problems
 from warren.protocol.codecs import CodecError
 from warren.protocol.request import Request
-from warren.server import runners
+from warren.server import endings, runners, withdrawals
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, _Outlet
 from warren.server.endings import Endings
@@ -31,6 +31,7 @@ from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
 from warren.server.settler import Settler
 from warren.server.threads import JobFailed
+from warren.server.withdrawals import Withdrawals
 from warren.server.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings(
@@ -322,6 +323,76 @@ def what_was_dead_before_is_handed_back_as_new(patch: Patch) -> None:
             self.properties.table = table
 
     patch.setattr(Request, "next_attempt", forget)
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+@fault
+def what_is_given_up_waits_on(patch: Patch) -> None:
+    patch.setattr(Worker, "_withdraw", lambda self, attempt: self._endings.withdraw(attempt))
+
+
+@fault
+def what_is_given_up_is_answered(patch: Patch) -> None:
+    withdraw = Endings.withdraw
+
+    def not_hushed(self: Endings, attempt: Attempt) -> None:
+        withdraw(self, attempt)
+        attempt.answered = False
+
+    patch.setattr(Endings, "withdraw", not_hushed)
+
+
+@fault
+def what_is_given_up_stays_unsettled(patch: Patch) -> None:
+    def end_only(_self: Endings, attempt: Attempt) -> None:
+        attempt.ended = attempt.answered = True
+
+    patch.setattr(Endings, "withdraw", end_only)
+
+
+@fault
+def what_is_given_up_while_it_runs_is_settled_at_once_and_again(patch: Patch) -> None:
+    withdraw = Endings.withdraw
+
+    def at_once(self: Endings, attempt: Attempt) -> None:
+        withdraw(self, attempt)
+        if not attempt.acked:
+            attempt.channel.ack(attempt.delivery.tag)
+
+    patch.setattr(Endings, "withdraw", at_once)
+
+
+@fault
+def an_id_alone_gives_a_call_up(patch: Patch) -> None:
+    def named(attempt: Attempt, calls: dict[bytes, int], _address: bytes) -> bool:
+        request = attempt.request
+        return request is not None and not attempt.ended and request.properties.correlation_id in calls
+
+    patch.setattr(withdrawals, "_is_named", named)
+
+
+@fault
+def what_was_given_up_before_it_came_is_begun(patch: Patch) -> None:
+    patch.setattr(Withdrawals, "take", lambda _self, _request: False)
+
+
+@fault
+def a_running_handler_does_not_hear_that_it_is_given_up(patch: Patch) -> None:
+    patch.setattr(endings, "cancel", lambda _call: None)
+
+
+@fault
+def a_refused_hand_back_forgets_what_was_before(patch: Patch) -> None:
+    next_attempt = Request.next_attempt
+
+    def in_place(self: Request, **options: Any) -> bytes:
+        written = next_attempt(self, **options)
+        self.properties.table = (self.properties.table or b"").replace(b"x-death", b"y-death")
+        return written
+
+    patch.setattr(Request, "next_attempt", in_place)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

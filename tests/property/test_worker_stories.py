@@ -11,6 +11,7 @@ from tests.property.test_worker_machine import WorkerMachine
 from tests.support.worker_parts import Wish
 from warren.amqp.frames import decode_properties
 from warren.amqp.tables import decode_table
+from warren.protocol.control import Cancel
 
 
 def wish(method: str = "report", **how: Any) -> Wish:
@@ -143,3 +144,34 @@ def test_what_was_dead_before_is_of_unknown_end_also_when_it_cannot_be_handed_ba
             for dead in machine.broker.dead
         ]
     assert told == ["UNKNOWN"]
+
+
+def test_what_its_caller_has_given_up_waits_for_no_place_as_others_come_for_it(machine: WorkerMachine) -> None:
+    begin(machine, wish("single", now="wait"))
+    for _ in range(3):
+        machine.deliver([wish("single", kind="call", timeout=30.0)])
+        machine.callers_give_up(0, 1, 30_000)
+    assert machine.worker._places.waiting() == []
+    machine.work_goes_on("return")
+    assert [asked.entries for asked in machine.requests] == [1, 0, 0, 0]
+
+
+def test_a_suspect_that_its_caller_has_given_up_is_not_kept(machine: WorkerMachine) -> None:
+    begin(machine, wish("again", before="redelivered"))  # its copy stays unconfirmed
+    machine.deliver([wish("again", kind="call", before="attempt")])
+    machine.callers_give_up(0, 1, 30_000)
+    assert machine.worker._settler.releases.waiting == []
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_call_that_cannot_be_withdrawn_is_settled_and_the_others_are_withdrawn(
+    machine: WorkerMachine, kind: type[BaseException]
+) -> None:
+    begin(machine, wish(now="wait"), broken=("endings", "withdraw", 1, kind))
+    machine.deliver([wish(kind="call"), wish(kind="call")])
+    calls = {str(asked.number): 1000 for asked in machine.requests[1:]}
+    for asked in machine.requests[1:]:
+        asked.given_up = True
+    machine.loop.turn(lambda: machine.worker.withdrawals.apply(Cancel(calls, "replies")))
+    assert machine.sabotage.done
+    assert [len(handed.settled) for handed in machine.broker.handed] == [0, 1, 1]

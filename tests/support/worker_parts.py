@@ -52,6 +52,9 @@ class Asked:
         self.deliveries = 0
         self.put_back = 0  # copies of it that were published into its queue
         self.doubled = 0  # how often it came back though a copy of it was in the queue
+        self.given_up = False  # a worker has heard that nobody waits for it
+        self.remembered = (0, 0.0)  # in which life, and until when, as one that has not come yet
+        self.hushed = 0  # in which life it was here, and given up: nobody is to be answered
         self.told: list[str] = []  # what was written to its caller
         self.heard: list[str] = []  # what of that the broker has got
 
@@ -123,7 +126,7 @@ SEAMS = {
     "places": ("take",),
     "runner": ("start", "_spawn", "_run_in_thread", "_in_thread", "_job"),
     "worker": ("_admit", "_start", "_decline"),
-    "endings": ("finish", "_end_raised", "reply_to", "_log_failure", "refuse", "set_aside"),
+    "endings": ("finish", "_end_raised", "reply_to", "_log_failure", "refuse", "set_aside", "withdraw"),
     "channel": ("ack", "publish", "publish_unrouted", "flush", "settled"),
     "outlet": ("publish",),
 }

@@ -80,6 +80,10 @@ class Releases(Generic[T]):
         """Those that wait."""
         return list(self._suspected)
 
+    def withdraw(self, attempt: T) -> None:
+        """This attempt waits no more, if it does."""
+        self._suspected.pop(attempt, None)
+
     def give_up_waiting(self) -> list[T]:
         """Take out those that wait."""
         suspected, self._suspected = list(self._suspected), {}

@@ -92,7 +92,7 @@ class Worker:
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self.holding = Holding(self._places, self._settler.releases)
-        self.withdrawals = Withdrawals(self.holding, self._endings.withdraw)
+        self.withdrawals = Withdrawals(self.holding, self._withdraw)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
 
@@ -108,7 +108,7 @@ class Worker:
                 self._endings.unreadable(attempt, error)
                 return
             if self.withdrawals.coming and self.withdrawals.take(request):
-                self._endings.withdraw(attempt)
+                self._withdraw(attempt)
                 return
             decision = self._admission.decide(request, wall, self.draining)
             if type(decision) is tuple:
@@ -171,9 +171,7 @@ class Worker:
             self._fail(attempt, error)
 
     def _start_late(self, attempt: Attempt) -> None:
-        if attempt.ended:  # its caller has given up meanwhile
-            self._places.leave(attempt)
-        elif attempt.deadline is not None and attempt.deadline <= time.monotonic():
+        if attempt.deadline is not None and attempt.deadline <= time.monotonic():
             self._places.leave(attempt)  # first: what the refusal sets in motion may let another begin
             self._endings.refuse(attempt, too_late())
         else:  # which often happens in the context of the call that has just ended
@@ -209,6 +207,16 @@ class Worker:
                 self._settler.releases.wait(waiting)
             else:
                 self._take_turn(waiting)
+
+    def _withdraw(self, attempt: Attempt) -> None:
+        """Its caller has given up. It waits no more, as the broker sends another for it. Never raises."""
+        try:
+            self._settler.releases.withdraw(attempt)
+            if self._places.withdraw(attempt):
+                self._patience.forget(attempt)
+            self._endings.withdraw(attempt)
+        except BaseException as error:
+            self._fail(attempt, error)
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
