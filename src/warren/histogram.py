@@ -121,5 +121,7 @@ class Histogram:
             made.total, made.low, made.high = float(said["total"]), float(said["low"]), float(said["high"])
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a histogram: {error!r}") from error
+        if not all(0 <= number <= 2 * cls.ZERO and count >= 0 for number, count in made.buckets.items()):
+            raise ValueError(f"not a histogram: buckets must have numbers from 0 to {2 * cls.ZERO}, and counts")
         made.count = sum(made.buckets.values())
         return made

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.running import PATIENCE, ROOT, SERVICE, Running, environment
 from warren.broker import Broker
-from warren.cli import COMMANDS
+from warren.cli.commands import COMMANDS
 
 NEEDS = ("pika", "msgspec")
 

@@ -9,42 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
 
+from warren.cli.commands import COMMANDS, below
 from warren.cli.output import CANNOT_PRINT, INTERRUPTED, USAGE, complain, say
 from warren.cli.parser import Parser
 from warren.version import __version__
-
-
-class Command(NamedTuple):
-    """Where a command is, and what it does. Without a module it is a group; without a summary it is not shown."""
-
-    module: str
-    summary: str
-
-
-#: All commands. Only the module of the one that is asked for is loaded: `warren broker` has no use for a client.
-COMMANDS = {
-    "": Command("", "RPC over RabbitMQ: serve Python functions, and call them."),
-    "serve": Command("serve", "Serve services, in one worker process or several, until told to stop."),
-    "worker": Command("serve", ""),
-    "call": Command("call", "Call a method and print its result."),
-    "bench": Command("bench", "Call a method as fast as it goes, or at a fixed rate, and print rate and latencies."),
-    "echo": Command("bench", ""),
-    "dead": Command("", "Requests that could not be handled: look at them, try them again, or drop them."),
-    "dead count": Command("dead", "Count what is in the dead queues of several services."),
-    "dead list": Command("dead", "Show what is in the dead queue, oldest first."),
-    "dead show": Command(
-        "dead", "Show one message: what it ended in, properties, headers and the beginning of the body, escaped."
-    ),
-    "dead retry": Command(
-        "dead", "Publish a request to its service once more, as a cast, and take it off the dead queue."
-    ),
-    "dead drop": Command("dead", "Remove a message for good."),
-    "broker": Command("broker", "Run a small broker for development, in memory: no disk, no cluster."),
-    "broker status": Command("broker", "List connections, queues and consumers of a broker running on this machine."),
-    "demo": Command("demo", "See calls, a mistake and a killed worker; needs no RabbitMQ."),
-}
 
 
 def main() -> None:
@@ -67,7 +36,7 @@ def run(words: Sequence[str]) -> int:
     """Run the command that these words are; returns its exit code."""
     name = next(name for name in (" ".join(words[:2]), *words[:1], "") if name in COMMANDS)
     module, summary = COMMANDS[name]
-    parser = Parser(name, summary, _below(name))
+    parser = Parser(name, summary, below(name))
     try:
         if module:
             import_module(f"{__name__}.{module}").COMMANDS[name](parser)
@@ -77,16 +46,6 @@ def run(words: Sequence[str]) -> int:
         return options.pop("run")(**options) or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-
-
-def _below(name: str) -> dict[str, str]:
-    """The commands of a group, and what they do."""
-    depth, parts = len(name.split()), {other: other.split() for other in COMMANDS if COMMANDS[other].summary}
-    return {
-        words[-1]: COMMANDS[other].summary
-        for other, words in parts.items()
-        if len(words) == depth + 1 and words[:depth] == name.split()
-    }
 
 
 def _be_a_group(parser: Parser) -> None:

@@ -8,14 +8,21 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from warren.cli.asking import nobody, run_asking
 from warren.cli.dead_messages import count_of, everything, page, summary, table
 from warren.cli.output import INTERRUPTED, USAGE, complain, echo_json, fail, say
 from warren.cli.parser import Parser, number
+from warren.cli.tables import number as figure
+from warren.cli.tables import show as show_lines
+from warren.cli.tables import table as table_of
 from warren.cli.terminal import add_url, fail_call
 from warren.connection.settings import make_settings
+from warren.control.asking import PATIENCE, Asking
 from warren.dead.queue import DeadMessage, DeadQueue, DeadQueueError, NotThere, Unfit, open_dead_queue
 from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
+from warren.operate import asked
+from warren.operate.queues import Standing, look
 from warren.printable import printable
 from warren.protocol import topology
 from warren.protocol.request import check_name
@@ -36,9 +43,18 @@ Exit codes:
 T = TypeVar("T")
 
 
+def add_dead(parser: Parser) -> None:
+    """The arguments of `dead` alone: an overview."""
+    _finish(parser, overview)
+    parser.flag("--json", dest="as_json", help="Print JSON.")
+    parser.usage = "%(prog)s [COMMAND ...] [OPTIONS]"
+
+
 def add_count(parser: Parser) -> None:
     """The arguments of `dead count`."""
-    parser.add_argument("services", metavar="SERVICE", nargs="+", help="Whose dead queues.")
+    parser.add_argument(
+        "services", metavar="SERVICE", nargs="*", default=[], help="Whose dead queues (default: all that are served)."
+    )
     _finish(parser, count)
     parser.flag("--json", dest="as_json", help="Print JSON.")
 
@@ -101,6 +117,7 @@ def _finish(parser: Parser, run: Callable[..., int | None]) -> None:
 
 
 COMMANDS = {
+    "dead": add_dead,
     "dead count": add_count,
     "dead list": add_list,
     "dead show": add_show,
@@ -110,7 +127,9 @@ COMMANDS = {
 
 
 def count(services: list[str], url: str, as_json: bool) -> int:
-    """Count what is in the dead queues of several services."""
+    """Count what is in the dead queues of services."""
+    if not services:
+        return overview(url, as_json)
     counts = {service: _run(url, service, _count, as_json=as_json) for service in services}
     if as_json:
         echo_json(counts)
@@ -118,6 +137,24 @@ def count(services: list[str], url: str, as_json: bool) -> int:
         for service, number in counts.items():
             say(f"{service:<24} {'no dead queue' if number is None else number}")
     return NOT_DONE if None in counts.values() else 0
+
+
+def overview(url: str, as_json: bool) -> int:
+    """Count what is in the dead queues of all services that are served."""
+
+    async def work(asking: Asking) -> list[Standing]:
+        return await look(asking.link, await asked.services(asking, PATIENCE), 1.0)
+
+    found = run_asking(url, as_json, work)
+    if as_json:
+        echo_json({one.service: one.dead for one in found})
+    elif found:
+        show_lines(table_of(("service", "dead"), [(one.service, figure(one.dead)) for one in found], right=("dead",)))
+    if not found:
+        complain(nobody(PATIENCE))
+    elif any(one.dead for one in found) and not as_json:
+        complain("`warren dead list SERVICE` shows what they are")
+    return 0
 
 
 async def _count(queue: DeadQueue) -> int | None:

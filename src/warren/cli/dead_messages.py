@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from warren.cli.tables import age
 from warren.dead.queue import DeadMessage
 from warren.printable import aligned, printable, printable_bytes
 
@@ -74,15 +75,8 @@ def _cell(one: Mapping[str, Any], heading: str, now: datetime) -> str:
         text = one["text"] or one["type"] or "-"
         return text if len(text) <= CAUSE_SHOWN else text[: CAUSE_SHOWN - 1] + "…"
     if heading == "age":
-        return "-" if one["since"] is None else _age((now - datetime.fromisoformat(one["since"])).total_seconds())
+        return "-" if one["since"] is None else age((now - datetime.fromisoformat(one["since"])).total_seconds())
     return "-" if one[heading] is None else str(one[heading])
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{int(seconds / size)} {unit}"
-    return f"{max(0, int(seconds))} s"
 
 
 def page(entry: Mapping[str, Any]) -> list[str]:

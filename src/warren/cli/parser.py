@@ -7,12 +7,26 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from warren.checks import nearest
 from warren.cli.output import USAGE, fail, say
 
 _NARROWEST = 20  # columns that text is laid out for, however narrow the terminal is
+
+
+class Offered(NamedTuple):
+    """What may be typed behind a command.
+
+    Attributes:
+        options: each with what it does.
+        values: of options that take one of a few words, these.
+        arguments: such words that are no option's.
+    """
+
+    options: dict[str, str]
+    values: dict[str, tuple[str, ...]]
+    arguments: tuple[str, ...]
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +66,15 @@ class Parser(argparse.ArgumentParser):
             self._refuse(next((word for word in left if word.startswith("-")), left[0]))
         return options
 
+    def offered(self) -> Offered:
+        """What may be typed."""
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        return Offered(
+            {name: action.help or "" for action in shown for name in action.option_strings},
+            {name: _choices(action) for action in shown if action.choices for name in action.option_strings},
+            tuple(word for action in shown if not action.option_strings for word in _choices(action)),
+        )
+
     def print_help(self, file: object = None) -> None:
         """Print the help; the library's own would keep to itself that the disk is full."""
         say(self.format_help(), end="")
@@ -71,6 +94,10 @@ class Parser(argparse.ArgumentParser):
     def _no_such(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
         near = nearest(word, known)
         self.error(f"there is no {kind} {word}" + (f" (did you mean {near}?)" if near else ""))
+
+
+def _choices(action: argparse.Action) -> tuple[str, ...]:
+    return tuple(map(str, action.choices or ()))
 
 
 def _listed(commands: Mapping[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""What operators do with running services, without the terminal: look, count, find, draw, describe."""

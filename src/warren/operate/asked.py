@@ -1,0 +1,117 @@
+"""One question to running processes, and what all of them said: answers, refusals, and what could not be read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from warren.checks import nearest
+from warren.control.asking import Asking
+from warren.errors import CallError, Code
+from warren.operate import told
+from warren.protocol.control import TO_ALL, to_service
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+@dataclass
+class Told(Generic[T]):
+    """What was said, by instance.
+
+    Attributes:
+        said: what could be read.
+        after: seconds after which each was heard.
+        refused: why others did not say it: an older version, or not allowed.
+        unreadable: what is wrong with answers that make no sense.
+    """
+
+    said: dict[str, T] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, CallError] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether somebody does not allow it."""
+        return any(error.code is Code.PERMISSION_DENIED for error in self.refused.values())
+
+    def complaints(self) -> list[str]:
+        """What to tell of those that did not answer as asked, alike ones together."""
+        texts = [*(error.message for error in self.refused.values()), *self.unreadable.values()]
+        return [f"{_processes(texts.count(text))}: {text}" for text in dict.fromkeys(texts)]
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'' if number == 1 else 'es'}"
+
+
+async def ask(
+    asking: Asking,
+    verb: str,
+    key: str,
+    kind: type[T],
+    *,
+    patience: float,
+    body: Mapping[str, Any] | None = None,
+    first: bool = False,
+) -> Told[T]:
+    """Ask, and read what is said.
+
+    Args:
+        asking: with what.
+        verb, key, body, patience, first: as for `Asking.ask`.
+        kind: what an answer is.
+
+    Raises:
+        CallError: the connection is lost, or the broker does not let us ask.
+    """
+    began, all_ = time.monotonic(), Told[T]()
+    async for answer in asking.ask(verb, key, dict(body or {}), patience=patience, first=first):
+        if answer.error is not None:
+            all_.refused[answer.instance] = answer.error
+            continue
+        try:
+            all_.said[answer.instance] = told.read(kind, answer.body)
+            all_.after[answer.instance] = time.monotonic() - began
+        except ValueError as error:
+            all_.unreadable[answer.instance] = f"what it says to {verb!r} makes no sense: {error}"
+    all_.said = dict(sorted(all_.said.items()))
+    return all_
+
+
+async def services(asking: Asking, patience: float) -> dict[str, list[str]]:
+    """The services that answer, each with its instances."""
+    found: dict[str, list[str]] = {}
+    for instance, process in (await ask(asking, "ping", TO_ALL, told.Process, patience=patience)).said.items():
+        for name in process.services:
+            found.setdefault(name, []).append(instance)
+    return dict(sorted(found.items()))
+
+
+async def near(asking: Asking, service: str, patience: float) -> str | None:
+    """The service that was meant by a name to which nobody answers."""
+    return nearest(service, await services(asking, patience))
+
+
+async def info(asking: Asking, name: str, patience: float) -> tuple[str, str | None, Told[told.Info]]:
+    """What is said of ``service`` or ``service.method``: a dot may stand in either."""
+    service, _, method = name.rpartition(".")
+    asked = [ask(asking, "info", to_service(name), told.Info, patience=patience)]
+    if service and method:
+        asked.append(ask(asking, "info", to_service(service), told.Info, patience=patience))
+    whole, *part = await asyncio.gather(*asked)
+    if part and not whole.said and part[0].said:
+        return service, method, part[0]
+    return name, None, whole
+
+
+def newest(name: str, infos: Mapping[str, told.Info]) -> tuple[told.ServiceInfo | None, int]:
+    """A service as the process that was started last declares it, and how many others declare it otherwise."""
+    by_start = sorted(infos.values(), key=lambda info: info.started)
+    declared = [service for info in by_start if (service := info.service(name)) is not None]
+    return (declared[-1], sum(other != declared[-1] for other in declared)) if declared else (None, 0)

@@ -1,0 +1,153 @@
+"""A typed module of stubs, made from what a service tells: callers need no other code of it. Pure."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from warren.operate.hints import TAKEN, Types, literal, name_of
+from warren.operate.told import MethodInfo, ServiceInfo
+from warren.printable import printable
+
+_HEAD = '"""Stubs of the service {name}, written by `warren stubs`: do not edit, write them again."""'
+#: What stands for a default that only the service knows: what is not given is not sent.
+_ITS_OWN = "ITS_OWN"
+
+
+def module(service: ServiceInfo) -> str:
+    """The module as text: a service `service` with one stub for each method."""
+    types = Types()
+    for method in service.methods:  # so that all classes are known before anything is named
+        _hints(method.arguments, types), types.hint(method.result)
+    taken = {*TAKEN, *types.names, _ITS_OWN}
+    methods = [_stub(method, types, taken) for method in service.methods]
+    classes = types.classes()
+    body = "\n\n\n".join([f"service = Service({service.name!r})", *classes, *methods])
+    head = _HEAD.format(name=printable(service.name).replace("\\", "/").replace('"', "'"))
+    text = f"{head}\n\n{_imports(body)}\n\n{_own(body)}{body}\n"
+    ast.parse(text)  # what cannot be read by Python is a fault here, and not for somebody's build to find
+    return text
+
+
+def _imports(body: str) -> str:
+    lines = ["from __future__ import annotations", ""]
+    modules = [f"import {name}" for name in ("datetime", "decimal", "uuid") if f"{name}." in body]
+    parts = [name for name in ("dataclass", "field") if re.search(rf"@{name}\b|\b{name}\(", body)]
+    if parts:
+        modules.append(f"from dataclasses import {', '.join(parts)}")
+    typing = [name for name in ("Any", "Literal") if re.search(rf"\b{name}\b", body + (_own(body)))]
+    if typing:
+        modules.append(f"from typing import {', '.join(typing)}")
+    if modules:
+        lines += [*modules, ""]
+    if "UNSET" in body:
+        lines += ["from msgspec import UNSET, UnsetType", ""]
+    return "\n".join([*lines, "from warren import Service"])
+
+
+def _own(body: str) -> str:
+    if _ITS_OWN not in body:
+        return ""
+    return f"#: For a default that only the service knows: leave the argument out.\n{_ITS_OWN}: Any = None\n\n"
+
+
+def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
+    name = name_of(method.name)
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    options = [f"name={method.name!r}"] if name != method.name else []
+    if method.delivery in ("at-least-once", "at-most-once"):
+        options.append(f"delivery={method.delivery!r}")
+    return "\n".join(
+        [
+            f"@service.stub({', '.join(options)})" if options else "@service.stub",
+            f"def {name}({', '.join(_parameters(method, types))}) -> {types.hint(method.result)}:",
+            *_doc(method.doc),
+            "    raise NotImplementedError",
+        ]
+    )
+
+
+def _doc(doc: str | None) -> list[str]:
+    """As a literal with escapes: whatever is in it stays in it."""
+    lines = [printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in (doc or "").strip().splitlines()]
+    if len(lines) < 2:
+        return [f'    """{line}"""' for line in lines]
+    return [f'    """{lines[0]}', *(f"    {line}".rstrip() for line in lines[1:]), '    """']
+
+
+def _parameters(method: MethodInfo, types: Types) -> Iterator[str]:
+    signature = _signature(method)
+    if method.arguments is None:  # it tells no types
+        if signature is not None:
+            yield from _as_signed(signature, dict.fromkeys(_names(signature), "Any"))
+        else:
+            yield "*args: Any, **kwargs: Any"
+        return
+    hints, required = _hints(method.arguments, types)
+    if signature is not None and _names(signature) == list(hints):
+        yield from _as_signed(signature, hints)
+    elif all(name.isidentifier() and not keyword.iskeyword(name) for name in hints):
+        ordered = sorted(hints, key=lambda name: name not in required)
+        yield from (f"{name}: {hints[name]}{'' if name in required else f' = {_ITS_OWN}'}" for name in ordered)
+    else:
+        yield "*args: Any, **kwargs: Any"
+
+
+def _hints(schema: Any, types: Types) -> tuple[dict[str, str], list[str]]:
+    """The type of each argument, and which have to be given."""
+    if not isinstance(schema, dict):
+        return {}, []
+    properties, required = schema.get("properties"), schema.get("required")
+    own = {"$defs": schema.get("$defs", {})}
+    hints = {
+        str(name): types.hint({**one, **own} if isinstance(one, dict) else one)
+        for name, one in (properties.items() if isinstance(properties, dict) else ())
+    }
+    return hints, required if isinstance(required, list) else []
+
+
+def _signature(method: MethodInfo) -> ast.arguments | None:
+    """What the signature says of kinds and defaults, if it can be read: it may have been too long to be told whole."""
+    call = method.signature.replace("…", "...").removeprefix(method.name)
+    try:
+        (function,) = ast.parse(f"def f{call}: ...").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return function.args if isinstance(function, ast.FunctionDef) and not function.args.vararg else None
+
+
+def _names(signature: ast.arguments) -> list[str]:
+    return [one.arg for one in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs)]
+
+
+def _as_signed(signature: ast.arguments, hints: dict[str, str]) -> Iterator[str]:
+    positional = [*signature.posonlyargs, *signature.args]
+    defaults = [*[None] * (len(positional) - len(signature.defaults)), *signature.defaults]
+    for at, (one, default) in enumerate(zip(positional, defaults, strict=True), 1):
+        yield _parameter(one.arg, hints, default)
+        if at == len(signature.posonlyargs):
+            yield "/"
+    if signature.kwonlyargs:
+        yield "*"
+    for one, default in zip(signature.kwonlyargs, signature.kw_defaults, strict=True):
+        yield _parameter(one.arg, hints, default)
+
+
+def _parameter(name: str, hints: dict[str, str], default: ast.expr | None) -> str:
+    if default is None:
+        return f"{name}: {hints[name]}"
+    return f"{name}: {hints[name]} = {_default(default, hints[name])}"
+
+
+def _default(node: ast.expr, hint: str) -> str:
+    """A default that can be written, if type checkers would take it."""
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return _ITS_OWN
+    return literal(value, hint) or _ITS_OWN

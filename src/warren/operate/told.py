@@ -1,0 +1,185 @@
+"""What running processes say of themselves, as far as tools read it. Pure.
+
+All of it is what peers claim: it is checked here and nowhere else, and escaped where it is shown. What is unknown in it
+is left out, so that versions can mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from warren.histogram import Histogram
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A server process: what it says to ``ping``."""
+
+    name: str = ""
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    state: str = ""
+    warren: str = ""
+    python: str = ""
+    services: list[str] = []
+
+
+class MethodInfo(msgspec.Struct, frozen=True):
+    """A method, as it is declared; schemas are JSON Schema."""
+
+    name: str
+    doc: str | None = None
+    signature: str = ""
+    delivery: str = "report"
+    max_attempts: int | None = None
+    time_limit: float | None = None
+    concurrency: int | None = None
+    default: bool = False
+    is_async: bool = False
+    arguments: Any = None
+    result: Any = None
+
+
+class ServiceInfo(msgspec.Struct, frozen=True):
+    """A service, as it is declared."""
+
+    name: str
+    version: str | None = None
+    description: str | None = None
+    queue: str = "classic"
+    concurrency: int | None = None
+    max_length: int | None = None
+    methods: list[MethodInfo] = []
+
+
+class Info(msgspec.Struct, frozen=True):
+    """What a process says to ``info``."""
+
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    state: str = ""
+    warren: str = ""
+    control: str = ""
+    connection: str | None = None
+    services: list[ServiceInfo] = []
+
+    def service(self, name: str) -> ServiceInfo | None:
+        """The service of this name."""
+        return next((service for service in self.services if service.name == name), None)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """What a caller has asked of a method; `total` is seconds of work."""
+
+    count: int = 0
+    failed: int = 0
+    total: float = 0.0
+
+
+class MethodStats(msgspec.Struct, frozen=True):
+    """What a method has done; durations are what `Histogram.from_object` reads."""
+
+    ended: int = 0
+    failed: dict[str, int] = {}
+    wait: dict[str, Any] = {}
+    work: dict[str, Any] = {}
+    callers: dict[str, Caller] = {}
+
+
+class ServiceStats(msgspec.Struct, frozen=True):
+    """What a process has done of a service."""
+
+    running: int = 0
+    waiting: int = 0
+    concurrency: int = 0
+    methods: dict[str, MethodStats] = {}
+    refused: dict[str, dict[str, int]] = {}
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a process takes: seconds of CPU, bytes of memory, seconds that its loop was late; None is not known."""
+
+    cpu: float | None = None
+    memory: int | None = None
+    lag: float | None = None
+    reconnects: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What a process says to ``stats``."""
+
+    uptime: float = 0.0
+    process: Usage = Usage()
+    services: dict[str, ServiceStats] = {}
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A call that a process has; `age` and `left` are seconds."""
+
+    service: str
+    method: str | None = None
+    call_id: str | None = None
+    caller: str | None = None
+    user: str | None = None
+    age: float = 0.0
+    left: float | None = None
+    attempt: int = 1
+    kind: str = "call"
+    state: str = "running"
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """What a process says to ``calls``."""
+
+    calls: list[Call] = []
+
+
+class Checks(msgspec.Struct, frozen=True):
+    """What was looked at for ``health``."""
+
+    connection: bool = False
+    consuming: dict[str, bool] = {}
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What a process says to ``health``."""
+
+    healthy: bool = False
+    state: str = ""
+    checks: Checks = Checks()
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a process says to a verb that acts."""
+
+    state: str = ""
+    cancelled: int = 0
+
+
+def read(kind: type[T], body: Mapping[str, Any]) -> T:
+    """What a process has said.
+
+    Raises:
+        ValueError: it is not of the shape that is agreed.
+    """
+    told = msgspec.convert(body, kind)
+    if isinstance(told, Stats):
+        for service in told.services.values():
+            for method in service.methods.values():
+                durations(method.wait), durations(method.work)
+    return told
+
+
+def durations(said: Mapping[str, Any]) -> Histogram:
+    """Durations as a process has counted them; nothing said is none.
+
+    Raises:
+        ValueError: they are no histogram.
+    """
+    return Histogram.from_object(said) if said else Histogram()

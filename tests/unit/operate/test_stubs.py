@@ -1,0 +1,174 @@
+"""Stubs are a module that Python and type checkers take, whatever a service says of itself."""
+
+import ast
+import sys
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from warren import Service
+from warren.operate.stubs import module
+from warren.operate.told import MethodInfo, ServiceInfo
+from warren.protocol.signature import method_of
+
+ITEM = {
+    "title": "Item",
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "price": {"type": "number", "default": 1.5},
+        "tags": {"type": "array", "items": {"type": "string"}, "default": []},
+        "when": {"type": "string", "format": "date-time", "default": "2020-01-01"},
+        "parent": {"anyOf": [{"$ref": "#/$defs/Item"}, {"type": "null"}], "default": None},
+    },
+    "required": ["name"],
+}
+
+
+def method(name: str, signature: str = "", result: Any = None, **properties: Any) -> MethodInfo:
+    definitions = properties.pop("definitions", {})
+    arguments = {"type": "object", "properties": properties, "required": list(properties), "$defs": definitions}
+    return MethodInfo(name, signature=signature, arguments=arguments, result=result)
+
+
+def load(text: str, name: str = "made_by_a_test") -> ModuleType:
+    made = ModuleType(name)
+    sys.modules[name] = made  # classes are looked up there
+    exec(text, made.__dict__)
+    return made
+
+
+def parameters(text: str) -> list[str]:
+    return [ast.unparse(node.args) for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+
+
+def test_kinds_and_defaults_are_those_of_the_signature() -> None:
+    integer, text = {"type": "integer"}, {"type": "string"}
+    signed = method("f", "f(a: int, /, b: str = 'x', *, c: int = …) -> int", integer, a=integer, b=text, c=integer)
+    written = module(ServiceInfo("calc", methods=[signed]))
+    assert parameters(written) == ["a: int, /, b: str='x', *, c: int=ITS_OWN"]
+    assert load(written).service.name == "calc"
+
+
+def test_a_signature_that_does_not_fit_or_was_cut_is_not_believed() -> None:
+    said = method("f", "f(a: int, …", a={"type": "integer"}, b={})
+    assert parameters(module(ServiceInfo("calc", methods=[said]))) == ["a: int, b: Any"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "hint"),
+    [
+        ({"type": "integer", "minimum": 0}, "int"),
+        ({"type": "null"}, "None"),
+        ({"type": "string", "contentEncoding": "base64"}, "bytes"),
+        ({"type": "string", "format": "uuid"}, "uuid.UUID"),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "set[int]"),
+        ({"type": "array", "prefixItems": [{"type": "integer"}, {}], "items": False}, "tuple[int, Any]"),
+        ({"type": "object", "additionalProperties": {"type": "array"}}, "dict[str, list[Any]]"),
+        ({"enum": ["a", 1, None]}, "Literal['a', 1, None]"),
+        ({"enum": [1.5]}, "Any"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "int | None"),
+        ({"type": ["integer", "string"]}, "int | str"),
+        ({"$ref": "#/$defs/Nothing"}, "Any"),
+        ({"type": "no such type"}, "Any"),
+        (None, "Any"),
+        ("text", "Any"),
+    ],
+)
+def test_schemas_are_types(schema: Any, hint: str) -> None:
+    written = module(ServiceInfo("calc", methods=[MethodInfo("f", signature="f()", arguments={}, result=schema)]))
+    assert f"def f() -> {hint}:" in written
+    load(written)
+
+
+def test_objects_are_classes_that_travel_and_leave_out_what_is_not_given() -> None:
+    said = method("place", item={"$ref": "#/$defs/Item"}, definitions={"Item": ITEM})
+    made = load(module(ServiceInfo("shop", methods=[said])))
+    item = msgspec.convert({"name": "tea", "parent": {"name": "drinks"}}, made.Item)
+    assert item.parent == made.Item(name="drinks")
+    assert "when" not in msgspec.to_builtins(item)
+    assert method_of(made.place).full_name == "shop.place"
+
+
+def test_the_same_class_of_two_methods_is_written_once_and_others_of_its_name_beside_it() -> None:
+    other = {"title": "Item", "type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
+    reference = {"$ref": "#/$defs/Item"}
+    methods = [
+        method("a", x=reference, definitions={"Item": ITEM}),
+        method("b", x=reference, definitions={"Item": ITEM}),
+        method("c", x=reference, definitions={"Item": other}),
+    ]
+    written = module(ServiceInfo("shop", methods=methods))
+    assert parameters(written) == ["x: Item", "x: Item", "x: Item2"]
+    load(written)
+
+
+def test_delivery_and_names_that_are_none_in_python_stay() -> None:
+    methods = [MethodInfo("take-it", delivery="at-least-once", arguments={}), MethodInfo("class", arguments={})]
+    made = load(module(ServiceInfo("shop", methods=methods)))
+    assert method_of(made.take_it).name == "take-it"
+    assert method_of(made.take_it).delivery == "at-least-once"
+    assert method_of(made.class_).name == "class"
+
+
+EVIL = "x(): pass\nimport os; os.abort()\n'''\"\"\"\\"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ServiceInfo(EVIL, methods=[]),
+        ServiceInfo("a", methods=[MethodInfo("f", doc=EVIL, arguments={})]),
+        ServiceInfo("a", methods=[MethodInfo("f", doc="\n\n", arguments={})]),
+        ServiceInfo("a", methods=[MethodInfo(EVIL, arguments={})]),
+        ServiceInfo("a", methods=[MethodInfo("f", signature=f"f({EVIL})", arguments=None)]),
+        ServiceInfo("a", methods=[MethodInfo("f", signature="f(a=__import__('os').abort())", arguments=None)]),
+        ServiceInfo(
+            "a", methods=[MethodInfo("f", signature="f(a) -> 0: __import__('os').abort()\ndef g(", arguments=None)]
+        ),
+        ServiceInfo("a", methods=[method("f", "", None, **{EVIL: {"type": "integer"}})]),
+        ServiceInfo("a", methods=[method("f", "f(int: list)", int={"type": "integer"}, definitions={EVIL: ITEM})]),
+        ServiceInfo("a", methods=[method("f", a={"$ref": f"#/$defs/{EVIL}"}, definitions={EVIL: ITEM})]),
+        ServiceInfo("a", methods=[method("f", a={"enum": [EVIL]})]),
+        ServiceInfo("a", methods=[method("f", a={"$ref": "#/$defs/A"}, definitions={"A": {"$ref": "#/$defs/A"}})]),
+        ServiceInfo(
+            "a",
+            methods=[
+                method(
+                    "Any",
+                    a={"$ref": "#/$defs/Service"},
+                    definitions={
+                        "Service": {
+                            "type": "object",
+                            "properties": {
+                                "a": {"type": "string", "default": EVIL},
+                                "f": {"type": "number", "default": 1e999},
+                                "Literal": {},
+                            },
+                        }
+                    },
+                )
+            ],
+        ),
+        ServiceInfo("a", methods=[MethodInfo("f", arguments={"properties": 3, "required": 4, "$defs": 5}, result=[])]),
+        ServiceInfo("a", methods=[MethodInfo("f", arguments={}), MethodInfo("f", arguments={})]),
+    ],
+)
+def test_nothing_that_a_peer_says_gets_out_of_its_place(said: ServiceInfo) -> None:
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef, ast.Expr)
+    tree = ast.parse(module(said))
+    assert {type(node) for node in tree.body} <= set(allowed)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert all(isinstance(node.body[-1], ast.Raise) and len(node.body) <= 2 for node in functions)
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert calls <= {"Service", "service.stub", "dataclass", "field"}
+
+
+def test_stubs_are_what_calls_are_made_with() -> None:
+    made = load(module(ServiceInfo("calc", methods=[method("fib", "fib(n: int) -> int", n={"type": "integer"})])))
+    assert isinstance(made.service, Service)
+    assert method_of(made.fib).encode_arguments("application/json", (30,), {}) == b"[30]"
+    with pytest.raises(TypeError):
+        method_of(made.fib).encode_arguments("application/json", (), {"m": 1})
