@@ -31,6 +31,12 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 #: Words in capitals in the source that are not the reason of an error.
 _OTHER_WORDS = {
+    "CALL_ID",
+    "COLUMNS",
+    "INSTANCE",
+    "ITS_OWN",
+    "MODULE",
+    "UNSET",
     "ARGS",
     "BCC",
     "FILE",

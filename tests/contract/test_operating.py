@@ -1,0 +1,178 @@
+"""The commands of operators on running services: what they find, and how soon."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
+
+import pytest
+
+from tests.cli.running import Result, run_here
+from tests.contract.brokers import private_broker
+from tests.support.serving import serving
+from warren import AsyncClient, Server, Service
+
+Warren = Callable[..., Awaitable[Result]]
+
+#: Seconds in which the first output of each command has to be there, and what a busy machine may take.
+LIMIT, BUSY = 0.5, 5
+
+
+@pytest.fixture
+def warren(url: str) -> Warren:
+    async def run(*args: str) -> Result:
+        return await asyncio.to_thread(run_here, args, WARREN_URL=url, COLUMNS="200")
+
+    return run
+
+
+class Calc:
+    """A service whose `hang` runs until it is let go."""
+
+    def __init__(self, name: str) -> None:
+        self.service = Service(name, version="2.1")
+        self.go = asyncio.Event()
+        self.hanging = asyncio.Event()
+
+        @self.service.method
+        async def fib(n: int, *, start: int = 0) -> int:
+            """A number of Fibonacci's."""
+            return n
+
+        @self.service.method
+        async def fail() -> None:
+            raise RuntimeError("its own trouble")
+
+        @self.service.method
+        async def hang() -> None:
+            self.hanging.set()
+            await self.go.wait()
+
+        self.fib, self.fail, self.hang = fib, fail, hang
+
+
+@pytest.fixture
+async def calc(url: str, service_name: str) -> AsyncIterator[Calc]:
+    made = Calc(service_name)
+    async with serving(made.service, url=url):
+        yield made
+        made.go.set()
+
+
+async def test_what_was_called_is_seen_with_who_called_it(url: str, warren: Warren, calc: Calc) -> None:
+    name = calc.service.name
+    async with AsyncClient(url, name="front") as client:
+        assert [await client.call(calc.fib, n) for n in range(5)] == [*range(5)]
+        with pytest.raises(Exception, match="its own trouble"):
+            await client.call(calc.fail)
+    done = await warren("stats", name, "--json", "--wait", "1")
+    methods = json.loads(done.stdout)["services"][name]["methods"]
+    assert (methods["fib"]["ended"], methods["fib"]["callers"]["front"]["count"]) == (5, 5)
+    assert (sum(methods["fail"]["failed"].values()), methods["fail"]["callers"]["front"]["failed"]) == (1, 1)
+    graph = json.loads((await warren("graph", "--format", "json", "--wait", "1")).stdout)
+    edges = {(e["caller"], e["method"]): (e["count"], e["failed"]) for e in graph["edges"] if e["service"] == name}
+    assert edges == {("front", "fib"): (5, 0), ("front", "fail"): (1, 1)}
+    (row,) = [row for row in json.loads((await warren("ls", "--json", "--wait", "1")).stdout) if row["service"] == name]
+    assert (row["ended"], row["failed"], row["ready"], row["consumers"], row["dead"]) == (6, 1, 0, 1, 0)
+
+
+async def test_a_call_is_found_while_it_runs_and_in_the_dead_queue(url: str, warren: Warren, calc: Calc) -> None:
+    name = calc.service.name
+    async with AsyncClient(url, name="front") as client:
+        calling = asyncio.create_task(client.call(calc.hang))
+        await calc.hanging.wait()
+        (call,) = json.loads((await warren("calls", name, "--json", "--wait", "1")).stdout)
+        assert (call["method"], call["caller"], call["state"]) == ("hang", "front", "running")
+        done = await warren("where", call["call_id"], "--wait", "1")
+        assert (done.exit_code, f"it runs at {call['instance']}: {name}.hang for front" in done.stdout) == (0, True)
+        calc.go.set()
+        await calling
+        done = await warren("where", call["call_id"], "--wait", "1")
+        assert (done.exit_code, "it has ended" in done.stderr) == (1, True)
+
+        await client.cast(calc.fail)
+
+        async def dead() -> bool:
+            rows = json.loads((await warren("queues", name, "--json", "--wait", "1")).stdout)
+            return any(row["service"] == name and row["dead"] == 1 for row in rows)
+
+        end = time.monotonic() + 60
+        while not await dead():
+            assert time.monotonic() < end
+        (message,) = json.loads((await warren("dead", "list", name, "--json")).stdout)
+        done = await warren("where", message["id"], "--wait", "1")
+        assert (done.exit_code, f"it is in the dead queue of {name}" in done.stdout) == (0, True)
+        assert f"warren dead show {name} {message['id']}" in done.stdout
+        assert (await warren("dead", "list", name)).exit_code == 0  # it was put back
+
+
+async def test_health_and_info_are_those_of_the_running_process(warren: Warren, calc: Calc) -> None:
+    name = calc.service.name
+    assert (await warren("health", name, "--wait", "1")).exit_code == 0
+    done = await warren("info", f"{name}.fib", "--wait", "1")
+    assert "fib(n: int, *, start: int = 0) -> int" in done.stdout
+    assert "A number of Fibonacci's." in done.stdout
+    info = json.loads((await warren("info", name, "--json", "--wait", "1")).stdout)
+    assert info["service"]["version"] == "2.1"
+
+
+async def test_calls_are_made_with_stubs_of_a_running_service(url: str, warren: Warren, calc: Calc) -> None:
+    done = await warren("stubs", calc.service.name, "--wait", "1")
+    assert (done.stderr, done.exit_code) == ("", 0)
+    made = ModuleType("calc_api")
+    exec(done.stdout, made.__dict__)
+    async with AsyncClient(url) as client:
+        assert await client.call(made.fib, 30) == 30
+        assert await client.call(made.fib, 30, start=1) == 30
+
+
+async def test_a_process_is_drained_by_its_id(url: str, warren: Warren, service_name: str) -> None:
+    server = Server(Calc(service_name).service, url=url, control="full")
+    serving = asyncio.create_task(server.serve())
+    await server.ready()
+    (process,) = json.loads((await warren("ping", service_name, "--json", "--wait", "1")).stdout)
+    done = await warren("drain", process["instance"], "--wait", "30")
+    assert (done.stdout, done.exit_code) == (f"{process['instance']}: draining\n", 0)
+    serving.cancel()
+    await asyncio.wait([serving], timeout=60)
+
+
+# --- how soon ---------------------------------------------------------------------------------------------------------
+
+SERVICES, PROCESSES = 20, 5
+
+
+@asynccontextmanager
+async def large_system(url: str) -> AsyncIterator[list[str]]:
+    """Services with several processes each, all in this one."""
+    names = [f"large-{number:02}" for number in range(SERVICES)]
+    async with AsyncExitStack() as stack:
+        servers = [serving(Calc(name).service, url=url) for name in names for _ in range(PROCESSES)]
+        for at in range(0, len(servers), PROCESSES):  # not all at a time: each opens a connection
+            await asyncio.gather(*(stack.enter_async_context(server) for server in servers[at : at + PROCESSES]))
+        yield names
+
+
+@pytest.mark.slow
+async def test_each_command_answers_at_once_on_a_large_system(
+    broker_kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with private_broker(broker_kind) as broker:
+        async with large_system(broker.url) as names:
+            took: dict[str, float] = {}
+            for command in ("ping", "ls", "stats", "calls", "graph", "queues", "dead", "health", "where x",
+                            "top --count 1", f"info {names[0]}", f"stubs {names[1]}", "schema large-02"):  # fmt: skip
+                args = [*command.split(), "--url", broker.url]
+                began = time.monotonic()
+                done = await asyncio.to_thread(run_here, args)
+                took[command] = time.monotonic() - began
+                assert done.exit_code == (1 if command == "where x" else 0), done.stderr
+            ping = await asyncio.to_thread(
+                run_here, ["ping", "--json", "--wait", str(LIMIT * BUSY), "--url", broker.url]
+            )
+            assert len(json.loads(ping.stdout)) == SERVICES * PROCESSES
+    with capsys.disabled():
+        print(f"\n{broker_kind}:", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in took.items()))
+    assert {name: seconds for name, seconds in took.items() if seconds > LIMIT * BUSY} == {}
