@@ -113,7 +113,7 @@ def test_the_shop_sells_refuses_and_settles_at_night_what_was_in_doubt(broker_ur
         assert (status, body["error"], body["ran"]) == (422, "INVALID_ARGUMENT", "NOT_EXECUTED")
         status, body, again = ask(orders, "6", **tea | {"card": "slow"})
         assert (status, body["error"], again) == (504, "DEADLINE_EXCEEDED", "1")
-        assert body["message"] == "payments.charge: the handler was cut off at its method's time_limit of 2 s: allow more, or make it faster"
+        assert body["message"].startswith("payments.charge: the handler was cut off at its method's time_limit of 2 s")
 
         assert nightly(broker_url) == "no open orders\n"  # that of a moment ago may still be under way
         assert nightly(broker_url, "0") == "1 paid\n"

@@ -13,7 +13,16 @@ import pika
 import pytest
 
 from rabbit import Node
-from tests.support.evidence import LATE, NO_CONTROL_QUEUE, Counting, ending, endings, messages, reply_queues, works_again
+from tests.support.evidence import (
+    LATE,
+    NO_CONTROL_QUEUE,
+    Counting,
+    ending,
+    endings,
+    messages,
+    reply_queues,
+    works_again,
+)
 from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import ROOT, serving

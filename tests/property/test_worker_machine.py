@@ -614,7 +614,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
     def _owned(self) -> list[Attempt]:
         w = cast(Any, self.worker)
-        return [*w._places.taken, *w._places.waiting(), *w._settler.releases.waiting, *(a for a, _ in w._held)]
+        return list(w.holding)
 
     @staticmethod
     def _state_of(attempt: Attempt) -> tuple[object, ...]:
@@ -902,7 +902,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def _tables(self) -> list[Any]:
         w = cast(Any, self.worker)
         releases = w._settler.releases
-        return [w._places.taken, w._places.waiting(), w._held, w.copies, releases._suspected, releases._proofs]
+        return [w._places.taken, w._places.waiting(), w.holding.kept, w.copies, releases._suspected, releases._proofs]
 
     def _check_rest(self) -> None:
         w = cast(Any, self.worker)

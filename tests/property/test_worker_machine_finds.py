@@ -290,7 +290,7 @@ def publish_numbers_are_counted_on_the_next_channel(patch: Patch) -> None:
 def a_drain_forgets_who_waits_for_a_place(patch: Patch) -> None:
     def stop_taking(self: Worker) -> None:
         self.draining = True
-        self._give_up_waiting()
+        self.holding.give_up_waiting()
 
     patch.setattr(Worker, "stop_taking", stop_taking)
 

@@ -144,7 +144,7 @@ def messages(node: Node, queue: str) -> int:
     return int(found)
 
 
-#: Of a queue `Q` of Erlang's: it is not a server's control queue, which alone of those that the broker names is bounded.
+#: Of a queue `Q` of Erlang's: it is no control queue; of those that the broker names only these are bounded.
 NO_CONTROL_QUEUE = 'not lists:keymember(<<"x-max-length">>, 1, amqqueue:get_arguments(Q))'
 
 

@@ -72,7 +72,7 @@ def _lifted(schema: Any, definitions: Schema) -> Any:
     own = schema.get("$defs", {})
     for name, definition in own.items():
         if definitions.setdefault(name, definition) != definition:
-            raise ValueError(f"two types are called {name!r}")
+            raise ValueError(f"two types are called {name!r}: rename one")
     return {key: _lifted(value, definitions) for key, value in schema.items() if key != "$defs"}
 
 

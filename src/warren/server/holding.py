@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warren.server.attempt import Attempt
+from warren.server.cutoffs import CutOffs
 from warren.server.places import Places
 from warren.server.releases import Releases
 
@@ -16,9 +17,11 @@ class Holding:
         kept: what is not begun while it drains; it is handed back in the end.
     """
 
-    def __init__(self, places: Places[Attempt], releases: Releases[Attempt]) -> None:
+    def __init__(self, places: Places[Attempt], releases: Releases[Attempt], patience: CutOffs) -> None:
+        """`patience` watches over the time of those that wait for a place."""
         self._places = places
         self._releases = releases
+        self._patience = patience
         self.kept: list[Attempt] = []
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -37,6 +40,17 @@ class Holding:
     def waiting(self) -> int:
         """How many wait, for whatever reason."""
         return self._places.waits + len(self._releases.waiting) + len(self.kept)
+
+    def let_go(self, attempt: Attempt) -> None:
+        """It waits for nothing any more."""
+        self._releases.withdraw(attempt)
+        if self._places.withdraw(attempt):
+            self._patience.forget(attempt)
+
+    def give_up_waiting(self) -> list[Attempt]:
+        """Take out those that wait for a place or a proof."""
+        self._patience.clear()
+        return [*self._places.give_up_waiting(), *self._releases.give_up_waiting()]
 
     def take_kept(self) -> list[Attempt]:
         """Take out what is kept."""

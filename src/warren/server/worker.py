@@ -91,7 +91,7 @@ class Worker:
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
-        self.holding = Holding(self._places, self._settler.releases)
+        self.holding = Holding(self._places, self._settler.releases, self._patience)
         self.withdrawals = Withdrawals(self.holding, self._withdraw)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
@@ -211,16 +211,14 @@ class Worker:
     def _withdraw(self, attempt: Attempt) -> None:
         """Its caller has given up. It waits no more, as the broker sends another for it. Never raises."""
         try:
-            self._settler.releases.withdraw(attempt)
-            if self._places.withdraw(attempt):
-                self._patience.forget(attempt)
+            self.holding.let_go(attempt)
             self._endings.withdraw(attempt)
         except BaseException as error:
             self._fail(attempt, error)
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
-        self._places.withdraw(attempt)
+        self.holding.let_go(attempt)
         self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
@@ -230,7 +228,7 @@ class Worker:
 
     def channel_lost(self) -> None:
         """The channel is gone: what had not started will be delivered again."""
-        self._give_up_waiting()
+        self.holding.give_up_waiting()
         self.holding.kept.clear()
         self.copies.originals_lost()
 
@@ -242,11 +240,7 @@ class Worker:
     def stop_taking(self) -> None:
         """From now on begin nothing; keep what has not been started, until `hand_back`."""
         self.draining = True
-        self.holding.kept += self._give_up_waiting()
-
-    def _give_up_waiting(self) -> list[Attempt]:
-        self._patience.clear()
-        return [*self._places.give_up_waiting(), *self._settler.releases.give_up_waiting()]
+        self.holding.kept += self.holding.give_up_waiting()
 
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
