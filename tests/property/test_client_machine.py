@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -45,6 +45,7 @@ ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
 BOUNCES = ["expired", "maxlen", "delivery_limit", "rejected", "news"]
 choices = st.integers(0, 1000)
+controls = st.sampled_from(["there", "there", "there", "denied", "slow"])
 
 
 class Record:
@@ -56,6 +57,7 @@ class Record:
         self.deadline = deadline
         self.call: PendingCall | None = None
         self.given_up = False
+        self.known_at = False  # a worker may have it, and somebody waits for its reply
         self.messages: list[Message] = []
         self.outcomes: list[Any] = []
         self.confirmed = False  # the broker has said so of its latest message
@@ -191,11 +193,57 @@ class ClientMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(choice=choices)
     def cancel(self, choice: int) -> None:
-        record = self.alive()[choice % len(self.alive())]
-        assert record.call is not None
-        assert self.core.cancel(record.call)
-        record.given_up = True
-        assert not self.core.cancel(record.call)
+        self.give_up(self.alive()[choice % len(self.alive())])
+        self.settle()
+
+    def give_up(self, *records: Record) -> None:
+        """In one turn."""
+
+        async def cancel() -> None:
+            for record in records:
+                assert record.call is not None
+                record.known_at = record.call.state in (WRITTEN, CONFIRMED, ASKED) and record.target.kind != "cast"
+                assert self.core.cancel(record.call)
+                assert not self.core.cancel(record.call)
+                record.given_up = True
+
+        self.loop.run_until_complete(cancel())
+
+    @precondition(lambda self: self.alive())
+    @rule(then=st.sampled_from(["", "lose", "lose and connect", "close", "connect"]), control=controls)
+    def cancel_all(self, then: str, control: str) -> None:
+        """In one turn; and what happens before the message is on its way."""
+        self.broker.control = control
+        self.broker.cancelled.clear()
+        link, failing = self.supervisor.link, self.broker.seams.failing
+        refused = link is not None and cast(Any, self.core._cancels._refused_on) is link
+        self.give_up(*(given_up := self.alive()))
+        if link is not None and then.startswith("lose"):
+            self.lose_link()
+        if then.endswith("connect"):
+            self.connect()
+        if link is not None and then == "close":
+            self.close_control()
+        self.settle()
+        sent = [r.call for r in given_up if r.known_at and r.call is not None]
+        due = {call.id.decode() for call in sent if len(call.target.queue) < 200}
+        undisturbed = link is not None and then in ("", "connect") and not (failing or refused or link.slow)
+        if undisturbed and control == "there":
+            assert due == {id for id, _ in self.broker.cancelled}, "workers do not hear which calls are given up"
+
+    def close_control(self) -> None:
+        for channel in list(self.supervisor.link.channels if self.supervisor.link is not None else []):
+            if channel.receiver is self.core._cancels:
+                channel.close_by_broker(404)
+
+    @precondition(lambda self: self.supervisor.link is not None and self.supervisor.link.slow is not None)
+    @rule()
+    def control_answers(self) -> None:
+        link = self.supervisor.link
+        assert link is not None
+        if link.slow is not None and not link.slow.done():
+            link.slow.set_result(None)
+        link.slow = None
         self.settle()
 
     # --- workers ------------------------------------------------------------------------------------------------
@@ -399,6 +447,14 @@ class ClientMachine(RuleBasedStateMachine):
             check_places(self.core, self.records)
 
     @invariant()
+    def workers_hear_only_of_calls_that_are_given_up(self) -> None:
+        told = {id for id, _ in self.broker.cancelled}
+        alive = {r.call.id.decode() for r in self.alive() if r.call is not None}
+        assert not told & alive, "a worker was told that a call is given up, and it is not"
+        if self.records and (self.supervisor.link is None or self.supervisor.link.slow is None):
+            assert not self.core._cancels._given_up, "what cannot be told is kept"
+
+    @invariant()
     def nothing_raised_where_nothing_may(self) -> None:
         assert not self.loop.errors, self.loop.errors
 
@@ -499,5 +555,36 @@ def test_a_call_that_was_refused_and_cannot_be_written_again_is_not_said_to_be_u
     try:
         machine.nobody_is_told_what_is_not_true()
         assert [record.alive for record in machine.records] == [False]
+    finally:
+        machine.teardown()
+
+
+def test_calls_are_told_to_be_given_up_also_after_a_link_that_was_lost_before_the_first_could_be_told() -> None:
+    machine = ClientMachine()
+    try:
+        machine.make(durable=False)
+        machine.start("call", False, False, 19.0, 1)
+        machine.cancel_all("lose and connect", "slow")
+        machine.start("call", False, False, 19.0, 1)
+        machine.cancel_all("", "there")
+        assert len(machine.broker.cancelled) == 1
+    finally:
+        machine.teardown()
+
+
+def test_a_queue_that_no_service_can_have_is_told_nothing_and_the_others_are() -> None:
+    machine = ClientMachine()
+    try:
+        machine.make(durable=False)
+        machine.start("bare", False, False, 19.0, 1)
+        call = machine.records[0].call
+        assert call is not None
+        call.target.queue = "q" * 255
+        machine.start("call", False, False, 19.0, 1)
+        second = machine.records[1].call
+        assert second is not None
+        machine.cancel_all("", "there")
+        machine.settle()
+        assert [id for id, _ in machine.broker.cancelled] == [second.id.decode()]
     finally:
         machine.teardown()

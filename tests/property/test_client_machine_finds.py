@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from tests.property.test_client_machine import ClientMachine
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
 from warren.client.calls import OUTSIDE, WAITING, Calls, PendingCall
+from warren.client.cancels import Cancels
 from warren.client.core import ClientCore
 from warren.client.endings import Endings
 from warren.errors import CallError, Execution
@@ -144,6 +146,47 @@ def what_waits_for_room_has_no_time(patch: Patch) -> None:
     patch.setattr(Endings, "_time_is_up", time_is_up)
 
 
+def workers_do_not_hear_what_is_given_up(patch: Patch) -> None:
+    patch.setattr(Cancels, "add", lambda _self, _call: None)
+
+
+def casts_are_given_up(patch: Patch) -> None:
+    def add(self: Cancels, call: PendingCall) -> None:
+        awaited, call.awaits_reply = call.awaits_reply, True
+        original(self, call)
+        call.awaits_reply = awaited
+
+    original = Cancels.add
+    patch.setattr(Cancels, "add", add)
+
+
+def what_could_not_be_told_is_kept(patch: Patch) -> None:
+    async def keep(self: Cancels, link: Any) -> None:
+        given_up = self._given_up
+        self._given_up = Kept(dict)
+        self._given_up.update(given_up)
+        await original(self, link)
+
+    original = Cancels._open
+    patch.setattr(Cancels, "_open", keep)
+
+
+class Kept(defaultdict[str, dict[str, int]]):
+    """Forgets nothing."""
+
+    def clear(self) -> None:
+        pass
+
+
+def others_are_given_up_with_a_call(patch: Patch) -> None:
+    def cancel(self: ClientCore, call: PendingCall) -> bool:
+        self._cancels.add_all(self._calls)
+        return original(self, call)
+
+    original = ClientCore.cancel
+    patch.setattr(ClientCore, "cancel", cancel)
+
+
 def not_executed(ending: evidence.Ending) -> evidence.Ending:
     return replace(ending, proves=Execution.NOT_EXECUTED)
 
@@ -165,6 +208,10 @@ FAULTS = [
     others_overtake_what_waits_for_room,
     what_waits_for_room_outlives_its_client,
     what_waits_for_room_has_no_time,
+    workers_do_not_hear_what_is_given_up,
+    casts_are_given_up,
+    what_could_not_be_told_is_kept,
+    others_are_given_up_with_a_call,
 ]
 
 

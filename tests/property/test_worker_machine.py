@@ -576,7 +576,8 @@ class WorkerMachine(RuleBasedStateMachine):
     def callers_give_up(self, index: int, count: int, left: int) -> None:
         """The newest of them, and those before, in one message; a cast has no caller to give it up."""
         some = [self.requests[-1 - (index + n) % len(self.requests)] for n in range(count)]
-        self.loop.turn(lambda: [self._apply(asked, left) for asked in some])
+        for asked in some:
+            self.loop.turn(partial(self._apply, asked, left))
 
     @rule(wishes=WISHES, left=st.sampled_from([0, 400, 30_000]), late=st.booleans())
     def callers_have_given_up(self, wishes: list[Wish], left: int, late: bool) -> None:
@@ -613,8 +614,7 @@ class WorkerMachine(RuleBasedStateMachine):
             self.broker.hold(over or attempt.channel.closed, f"{asked} goes on though it is given up")
 
     def _owned(self) -> list[Attempt]:
-        w = cast(Any, self.worker)
-        return list(w.holding)
+        return list(self.worker.holding)
 
     @staticmethod
     def _state_of(attempt: Attempt) -> tuple[object, ...]:

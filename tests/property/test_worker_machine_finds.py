@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -366,11 +366,13 @@ def what_is_given_up_while_it_runs_is_settled_at_once_and_again(patch: Patch) ->
 
 @fault
 def an_id_alone_gives_a_call_up(patch: Patch) -> None:
-    def named(attempt: Attempt, calls: dict[bytes, int], _address: bytes) -> bool:
-        request = attempt.request
-        return request is not None and not attempt.ended and request.properties.correlation_id in calls
+    named = withdrawals._named
 
-    patch.setattr(withdrawals, "_is_named", named)
+    def by_id(held: Iterable[Attempt], calls: dict[bytes, int], _address: bytes) -> list[Attempt]:
+        addresses = {attempt.request.properties.reply_to or b"" for attempt in held if attempt.request is not None}
+        return [attempt for address in addresses for attempt in named(held, calls, address)]
+
+    patch.setattr(withdrawals, "_named", by_id)
 
 
 @fault

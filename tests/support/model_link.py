@@ -8,10 +8,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from warren.amqp.frames import Delivery, decode_properties
+from warren.amqp.frames import Delivery, decode_properties, shortstr
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.supervisor import State
 from warren.errors import CallError, Code, Execution, make_error
+from warren.protocol import topology
+from warren.protocol.control import read_cancel, read_question
 
 
 class Message:
@@ -47,6 +49,11 @@ class Seams:
     def fail(self, name: str, after: int) -> None:
         self._failing[name] = after
 
+    @property
+    def failing(self) -> bool:
+        """Whether any of them will fail, or is not known not to have."""
+        return bool(self._failing)
+
     def heal(self) -> None:
         self._failing.clear()
 
@@ -67,6 +74,8 @@ class ModelBroker:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.queue = "answers"
+        self.control = "there"  # the exchange for control messages: or `denied`, or `slow` to be declared
+        self.cancelled: list[tuple[str, str]] = []  # calls that workers were told are given up: ids and addresses
         self.seams = Seams()
         self.links: list[ModelLink] = []
 
@@ -94,12 +103,23 @@ class ModelChannel:
         return self._published
 
     def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
-        """What a worker is told of a call that was given up: here nobody hears it, as when it is lost."""
+        """What workers are told of calls that are given up."""
+        assert self.closed is None
+        shortstr(routing_key)
+        assert (exchange, routing_key) == (topology.CONTROL_EXCHANGE.encode(), b"service:q")
+        if self.broker.control == "denied":
+            asyncio.get_running_loop().call_soon(self.close_by_broker, 403)
+            return
+        cancel = read_cancel(read_question(properties, body).body)
+        self.broker.cancelled += [(id, cancel.reply_to) for id in cancel.calls]
 
     def ack(self, tag: int) -> None:
         self.broker.seams.use("ack")
 
-    async def declare_exchange(self, name: str, kind: str) -> None: ...
+    async def declare_exchange(self, name: str, kind: str) -> None:
+        if name == topology.CONTROL_EXCHANGE:
+            await self.link.control_answers()
+
     async def declare_queue(self, name: str, *, arguments: Any = None) -> None: ...
     async def delete_queue(self, name: str) -> None: ...
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None: ...
@@ -151,6 +171,7 @@ class ModelLink:
         self.channels: list[ModelChannel] = []
         self.blocked: str | None = None
         self.gone = False
+        self.slow: asyncio.Future[None] | None = None
         self._on_close = on_close
         self._on_writable: Callable[[], None] = lambda: None
         broker.links.append(self)
@@ -178,12 +199,21 @@ class ModelLink:
         self.channels.append(channel)
         return channel
 
+    async def control_answers(self) -> None:
+        if self.broker.control == "slow":
+            self.slow = asyncio.get_running_loop().create_future()
+            await self.slow
+        elif self.broker.control == "denied":
+            raise ChannelClosed(403, "ACCESS_REFUSED")
+
     async def close(self, patience: float = 3.0) -> None:
         if not self.gone:
             self._on_close()
 
     def break_off(self) -> None:
         self.gone = True
+        if self.slow is not None and not self.slow.done():
+            self.slow.set_exception(LinkLost("gone"))
         for channel in list(self.channels):
             channel._close(LinkLost("gone"))
 

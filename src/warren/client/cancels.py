@@ -17,11 +17,12 @@ from warren.amqp.frames import Delivery
 from warren.client.calls import ASKED, CONFIRMED, WRITTEN, PendingCall
 from warren.client.lane import Spawn
 from warren.connection.channel import HotChannel, Returned
+from warren.connection.declare import declare_control_exchange
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
-from warren.protocol.control import CANCEL, MOST_CANCELLED, Cancel, Question, question_properties, to_service
+from warren.protocol.control import CANCEL, LONGEST, MOST_CANCELLED, Cancel, Question, question_properties, to_service
 
 log = get_logger("warren.client")
 
@@ -72,38 +73,37 @@ class Cancels:
             self._given_up.clear()
         elif self._channel is not None and self._channel.closed is None and self._opened_on is link:
             self._write(self._channel)
-        elif self._given_up and (self._opening is None or self._opening.done()):
+        elif self._opening is None or self._opening.done():
             self._opening = self._spawn(self._open(link))
 
     def _write(self, channel: HotChannel) -> None:
         given_up, reply_to = dict(self._given_up), self._reply_to().decode()
         self._given_up.clear()
         for queue, calls in given_up.items():
+            route = to_service(queue).encode()
+            if len(route) > LONGEST:  # a stranger's queue: no service has such a name
+                continue
             for some in _chunks(calls):
                 body = msgspec.json.encode(Cancel(some, reply_to))
                 properties = question_properties(Question(CANCEL, {}), patience=_PATIENCE)
-                channel.publish_unrouted(_EXCHANGE, to_service(queue).encode(), properties, body)
+                channel.publish_unrouted(_EXCHANGE, route, properties, body)
 
     async def _open(self, link: Link) -> None:
         try:
-            channel = await link.channel()
-            await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
-            await channel.close()
-        except LinkLost:
-            return
-        except ChannelClosed:  # it may be there all the same
-            pass
-        try:
-            hot = await link.hot_channel()
-        except (ChannelClosed, LinkLost):
-            return
-        hot.attach(self, body_limit=0)
-        hot.on_closed = lambda reason: self._on_closed(link, reason)
-        self._channel, self._opened_on = hot, link
-        self._write(hot)
+            await declare_control_exchange(link)
+            channel = await link.hot_channel()
+            channel.attach(self, body_limit=0)
+            channel.on_closed = lambda reason: self._on_closed(channel, link, reason)
+            self._channel, self._opened_on = channel, link
+            self._write(channel)
+        except (ChannelClosed, LinkLost) as error:
+            log.debug("workers are not told which calls are given up: %s", error)
+        finally:
+            self._given_up.clear()  # what cannot be told now is not told: nothing is kept for it
 
-    def _on_closed(self, link: Link, reason: Exception) -> None:
-        self._channel = None
+    def _on_closed(self, channel: HotChannel, link: Link, reason: Exception) -> None:
+        if channel is self._channel:
+            self._channel = None
         if isinstance(reason, ChannelClosed):
             self._refused_on = link
             log.info("workers cannot be told that calls are given up: the broker refuses it: %s", reason.text)

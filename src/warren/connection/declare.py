@@ -27,6 +27,17 @@ async def declare_exchanges(link: Link) -> bool:
     return allowed
 
 
+async def declare_control_exchange(link: Link) -> None:
+    """Declare the exchange for control messages, or trust that somebody who may has done so.
+
+    What needs it is told by the broker where it is not there.
+    """
+    channel = await link.channel()
+    with contextlib.suppress(ChannelClosed):
+        await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
+        await channel.close()
+
+
 async def remove_queues(settings: Settings, service: str) -> None:
     """Delete a service's queues with all that is in them, over a connection of its own, if a broker can be reached."""
     for host, port in settings.hosts:

@@ -11,6 +11,7 @@ from typing import Any
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel, Returned
+from warren.connection.declare import declare_control_exchange
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
 from warren.errors import CallError, Code, make_error
@@ -53,7 +54,7 @@ class Answering:
         """
         self._channel = None
         try:
-            await _declare_exchange(link)
+            await declare_control_exchange(link)
             channel = await link.hot_channel()
             channel.attach(self, body_limit=MAX_QUESTION)
             self._queue = await channel.declare_reply_queue(arguments=QUEUE_ARGUMENTS)
@@ -71,7 +72,7 @@ class Answering:
                 await self.open(link)
             return
         try:
-            await _declare_exchange(link)
+            await declare_control_exchange(link)
             await self._bind(channel)
         except ChannelClosed as error:
             self._say(error)
@@ -141,13 +142,3 @@ class Answering:
 def _may_answer(question: Question) -> bool:
     """A forged direct reply-to address makes RabbitMQ 3.10 close the connection (541): none is answered."""
     return bool(question.reply_to) and not question.reply_to.startswith(topology.DIRECT_REPLY_TO)
-
-
-async def _declare_exchange(link: Link) -> None:
-    """Declare the control exchange, or trust that somebody who may has done so."""
-    channel = await link.channel()
-    try:
-        await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
-        await channel.close()
-    except ChannelClosed:
-        pass  # what needs it will be told

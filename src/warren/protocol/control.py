@@ -7,7 +7,7 @@ a JSON object too. What an object has in addition is ignored, so that versions c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -147,6 +147,13 @@ def _read_object(body: bytes) -> dict[str, Any]:
 # --- cancel -----------------------------------------------------------------------------------------------------
 
 
+#: Bytes of an id, an address or a routing key in AMQP, at most; a character has at least one.
+LONGEST = 255
+_Short = Annotated[str, msgspec.Meta(max_length=LONGEST)]
+#: What every JSON reader takes for a whole number, at most: Python's own have no end.
+_Milliseconds = Annotated[int, msgspec.Meta(le=2**53)]
+
+
 class Cancel(msgspec.Struct, frozen=True):
     """Nobody waits any more for these calls.
 
@@ -155,8 +162,8 @@ class Cancel(msgspec.Struct, frozen=True):
         reply_to: their reply address: with an id it proves who says so, as only its caller and its worker know both.
     """
 
-    calls: dict[str, int]
-    reply_to: str
+    calls: dict[_Short, _Milliseconds]
+    reply_to: _Short
 
 
 #: Calls in one message, at most.

@@ -41,8 +41,8 @@ class Holding:
         """How many wait, for whatever reason."""
         return self._places.waits + len(self._releases.waiting) + len(self.kept)
 
-    def let_go(self, attempt: Attempt) -> None:
-        """It waits for nothing any more."""
+    def withdraw(self, attempt: Attempt) -> None:
+        """It waits for nothing more, if it does."""
         self._releases.withdraw(attempt)
         if self._places.withdraw(attempt):
             self._patience.forget(attempt)

@@ -37,7 +37,7 @@ class Withdrawals:
         """Withdraw calls; returns how many of them were found here."""
         now, address = time.monotonic(), cancel.reply_to.encode()
         left = {call.encode(): ms for call, ms in cancel.calls.items()}
-        found = [attempt for attempt in self._held if _is_named(attempt, left, address)]
+        found = _named(self._held, left, address)
         for attempt in found:
             assert attempt.request is not None
             left.pop(attempt.request.properties.correlation_id or b"", None)
@@ -58,8 +58,13 @@ class Withdrawals:
         return until is not None
 
 
-def _is_named(attempt: Attempt, calls: dict[bytes, int], address: bytes) -> bool:
-    if attempt.request is None or attempt.ended:
-        return False
-    p = attempt.request.properties
-    return p.reply_to == address and p.correlation_id in calls
+def _named(held: Iterable[Attempt], calls: dict[bytes, int], address: bytes) -> list[Attempt]:
+    """Those of them that are calls from this address, and under way; in one expression, as there may be 65,535."""
+    return [
+        attempt
+        for attempt in held
+        if (request := attempt.request) is not None
+        and request.properties.correlation_id in calls
+        and request.properties.reply_to == address
+        and not attempt.ended
+    ]

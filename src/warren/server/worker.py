@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from warren.amqp.frames import Delivery, FrameError
@@ -154,21 +154,17 @@ class Worker:
 
     def _take_turn(self, attempt: Attempt) -> None:
         """Start what had to wait for its turn, if it has a place or gets one. Never raises: others wait behind it."""
-        try:
+        with self._surely(attempt):
             if attempt in self._places.taken or self._places.take(attempt, attempt.method):
                 self._start_late(attempt)
             else:
                 self._patience.watch(attempt, attempt.deadline)
-        except BaseException as error:
-            self._fail(attempt, error)
 
     def _waited_too_long(self, attempt: Attempt) -> None:
         """Its time is over before it had a place: the broker may send another for it."""
-        try:
-            if self._places.withdraw(attempt) and not attempt.ended:
+        with self._surely(attempt):
+            if self._places.withdraw(attempt):
                 self._endings.refuse(attempt, too_late())
-        except BaseException as error:
-            self._fail(attempt, error)
 
     def _start_late(self, attempt: Attempt) -> None:
         if attempt.deadline is not None and attempt.deadline <= time.monotonic():
@@ -210,15 +206,21 @@ class Worker:
 
     def _withdraw(self, attempt: Attempt) -> None:
         """Its caller has given up. It waits no more, as the broker sends another for it. Never raises."""
-        try:
-            self.holding.let_go(attempt)
+        with self._surely(attempt):
+            self.holding.withdraw(attempt)
             self._endings.withdraw(attempt)
+
+    @contextlib.contextmanager
+    def _surely(self, attempt: Attempt) -> Iterator[None]:
+        """What is raised in here ends the attempt, and goes no further."""
+        try:
+            yield
         except BaseException as error:
             self._fail(attempt, error)
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """End what could not be handled; the place comes back, unless code of it runs that will give it back."""
-        self.holding.let_go(attempt)
+        self._places.withdraw(attempt)
         self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
@@ -246,10 +248,8 @@ class Worker:
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
             left = None if attempt.deadline is None else max(0.0, attempt.deadline - time.monotonic())
-            try:
+            with self._surely(attempt):
                 self._settler.hand_back(attempt, left)
-            except BaseException as error:
-                self._fail(attempt, error)
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
