@@ -431,3 +431,62 @@ async def test_middleware_must_not_wait_for_the_blocking_client_that_runs_it(url
 def test_what_is_no_middleware_is_refused() -> None:
     with pytest.raises(TypeError, match="is not a list of async functions"):
         AsyncClient(middleware=[3])  # type: ignore[list-item]
+
+
+class Stubborn:
+    """Middleware that lets nothing end it, until it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.enough = False
+
+    async def __call__(self, call: ClientCall, proceed: Proceed) -> Any:
+        self.begun.set()
+        while not self.enough:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+
+async def test_a_clients_call_ends_though_its_middleware_does_not(url: str, service_name: str) -> None:
+    layer, shop = Stubborn(), Shop(service_name)
+
+    def call() -> list[BaseException | None]:
+        with Client(url, middleware=[layer], timeout=0.1) as client:
+            future = client.submit(shop.add, 1)
+            with pytest.raises(DeadlineExceeded) as caught:
+                client.call(shop.add, 1)
+            layer.enough = True
+            return [caught.value, future.exception(30)]
+
+    for error in await asyncio.to_thread(call):
+        assert isinstance(error, DeadlineExceeded)
+        assert (error.execution, error.reason) == (Execution.NOT_SENT, "CLIENT_TIMER")
+
+
+async def test_a_client_is_closed_though_middleware_does_not_end(url: str, service_name: str) -> None:
+    layer, shop = Stubborn(), Shop(service_name)
+
+    def close() -> BaseException | None:
+        client = Client(url, middleware=[layer], timeout=600)
+        future = client.submit(shop.add, 1)
+        layer.begun.wait(30)
+        client.close()
+        assert future.done()
+        return future.exception(0)
+
+    error = await asyncio.to_thread(close)
+    assert isinstance(error, Cancelled)
+    assert error.reason == "CLOSED"
+
+
+async def test_middleware_that_cancels_a_call_is_not_told_to_be_a_closed_client(url: str, service_name: str) -> None:
+    async def cancel(_call: ClientCall, _proceed: Proceed) -> None:
+        raise asyncio.CancelledError
+
+    def call() -> CallError:
+        with Client(url, middleware=[cancel]) as client, pytest.raises(Cancelled) as caught:
+            client.call(Shop(service_name).add, 1)
+        return caught.value
+
+    error = await asyncio.to_thread(call)
+    assert (error.reason, error.execution) == ("CALLER", Execution.NOT_SENT)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Literal
 
 from warren.client.awaited import AwaitedCall
@@ -113,11 +114,25 @@ class Chained:
             raise self._ended_by(evidence.TIMER, _TOO_SLOW) from error
 
     async def run_alone(self, core: ClientCore) -> Any:
-        """The same in a task of its own, which is cancelled when the client is closed or nobody waits any more."""
+        """The same in a task of its own, cancelled when the client is closed or nobody waits any more.
+
+        It ends then, or when its time is over, even if the middleware ends for nothing.
+        """
+        work = core.tasks.spawn(self.run(lambda: core), copy_context())
+        ending, message = evidence.TIMER, _TOO_SLOW
         try:
-            return await self.run(lambda: core)
-        except asyncio.CancelledError as error:
-            raise self._ended_by(evidence.CLOSED, "the client was closed") from error
+            await asyncio.wait([work], timeout=self.call.remaining + 2 * _GRACE)
+        except asyncio.CancelledError:
+            ending, message = evidence.CLOSED, "the client was closed"
+            work.cancel()
+            await asyncio.wait([work], timeout=_GRACE)
+        if not work.done():
+            raise self._ended_by(ending, message)
+        if not work.cancelled():
+            return work.result()
+        if ending is not evidence.CLOSED:
+            ending, message = evidence.GIVEN_UP_OUTSIDE, "the client's middleware has cancelled the call"
+        raise self._ended_by(ending, message)
 
     async def _proceed(self, core: ClientCore) -> Any:
         try:

@@ -33,6 +33,8 @@ from warren.protocol.evidence import conclude
 
 #: Seconds that a silent broker gets to answer a client's good-bye: nothing is lost with it, as all calls have ended.
 _CLOSE_PATIENCE = 0.8
+#: Seconds that tasks get to end: more than calls through middleware that does not end need (`client/chain.py`).
+_TASK_PATIENCE = 2.0
 _EXCHANGE = topology.EXCHANGE.encode()
 
 
@@ -139,7 +141,7 @@ class ClientCore:
         await self._supervisor.close(_CLOSE_PATIENCE)
         self._leave()
         self.tasks.cancel()
-        await self.tasks.ended()
+        await self.tasks.ended(_TASK_PATIENCE)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

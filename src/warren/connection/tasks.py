@@ -28,6 +28,10 @@ class Tasks:
         for task in self._running:
             task.cancel()
 
-    async def ended(self) -> None:
-        """Wait until they have ended, in whatever way."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+    async def ended(self, patience: float | None = None) -> None:
+        """Wait until they have ended, in whatever way; `patience` seconds at most, as users' code may run in them."""
+        if self._running:
+            done, _ = await asyncio.wait(self._running, timeout=patience)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # else asyncio would complain that nobody has asked
