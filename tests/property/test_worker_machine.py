@@ -611,7 +611,9 @@ class WorkerMachine(RuleBasedStateMachine):
         for attempt in owned:
             asked.hushed = self.life
             over = attempt.settled if not attempt.busy else attempt.call.cancelled
-            self.broker.hold(over or attempt.channel.closed, f"{asked} goes on though it is given up")
+            self.broker.hold(
+                over or attempt.channel.closed or self.sabotage.done, f"{asked} goes on though it is given up"
+            )
 
     def _owned(self) -> list[Attempt]:
         return list(self.worker.holding)

@@ -175,3 +175,15 @@ def test_a_call_that_cannot_be_withdrawn_is_settled_and_the_others_are_withdrawn
     machine.loop.turn(lambda: machine.worker.withdrawals.apply(Cancel(calls, "replies")))
     assert machine.sabotage.done
     assert [len(handed.settled) for handed in machine.broker.handed] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("method", ["report", "threaded", "wrapped", "once"])
+def test_a_call_that_fails_between_its_start_and_its_handler_is_not_said_to_be_unexecuted_and_then_executed(
+    machine: WorkerMachine, method: str
+) -> None:
+    begin(machine, wish(method, kind="call", cut="give up"), broken=("endings", "withdraw", 1, RuntimeError))
+    machine.broker_reads(outlet=False, count=3, fate="take")
+    machine.work_goes_on("return")
+    asked = machine.requests[0]
+    assert machine.sabotage.done
+    assert (asked.told, asked.entries) in ((["NOT_EXECUTED"], 0), (["UNKNOWN"], 1))

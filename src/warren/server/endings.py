@@ -146,10 +146,13 @@ class Endings:
 
     def fail(self, attempt: Attempt, error: BaseException) -> None:
         """Something of ours went wrong: the caller must still hear of it, and the broker. Never raises."""
+        ending = evidence.SERVER
         if attempt.busy:
             attempt.call.ended = True
+            if not attempt.reached:  # its task or thread may still get there
+                ending = evidence.WORKER_LOST
         attempt.ended = True
-        self._settler.fail(attempt, error)
+        self._settler.fail(attempt, error, ending)
 
     def close(self) -> None:
         """Say what was not said of a flood."""
