@@ -157,6 +157,7 @@ class Node:
         extra_conf: lines appended to `rabbitmq.conf`.
         tls: adds a TLS listener at `tls_port`.
         neighbours: what the nodes of one `Cluster` share.
+        management: enables the management plugin, with its HTTP API at `management_url`; the boot takes longer.
     """
 
     def __init__(
@@ -166,15 +167,20 @@ class Node:
         extra_conf: str = "",
         tls: TlsFiles | None = None,
         neighbours: _Neighbourhood | None = None,
+        management: bool = False,
     ) -> None:
-        self.port, self.tls_port, self._dist_port = free_ports(3)
+        self.port, self.tls_port, self._dist_port, http = free_ports(4)
         self.base = Path(tempfile.mkdtemp(prefix="warren-rabbit-")) if base is None else base.resolve()
         self.log_path = self.base / "rabbit.log"
         self.url = f"amqp://guest:guest@{_HOST}:{self.port}/"
         self._temporary = base is None
         self.name = f"{name}@localhost"
         self._shared = neighbours or _Neighbourhood()
+        self.management_url = f"http://{_HOST}:{http}"
         self._extra_conf = extra_conf
+        self._management = management
+        if management:
+            self._extra_conf += f"\nmanagement.tcp.ip = {_HOST}\nmanagement.tcp.port = {http}"
         self._tls = tls
         self._bin: Path | None = None
         self._beam: subprocess.Popen[bytes] | None = None
@@ -293,6 +299,8 @@ class Node:
             cookie.chmod(0o400)
         conf = ["disk_free_limit.absolute = 50MB", *self._tls_conf(), self._extra_conf, ""]
         (self.base / "rabbitmq.conf").write_text("\n".join(conf))
+        if self._management:
+            (self.base / "enabled_plugins").write_text("[rabbitmq_management].\n")
 
     def _tls_conf(self) -> list[str]:
         if self._tls is None:
@@ -323,7 +331,7 @@ class Node:
             "RABBITMQ_LOG_BASE": str(self.base),
             "RABBITMQ_LOGS": str(self.log_path),
             "RABBITMQ_CONFIG_FILE": str(self.base / "rabbitmq"),
-            # These do not exist, which keeps the system's from being read and every plugin off.
+            # These do not exist, which keeps the system's from being read and every plugin off, unless one is wanted.
             "RABBITMQ_CONF_ENV_FILE": str(self.base / "env.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.base / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.base / "enabled_plugins"),
@@ -338,7 +346,7 @@ class Node:
         own = self.base / "plugins"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
-        for app in plugins.glob("rabbit-[0-9]*"):
+        for app in plugins.glob("*-[0-9]*" if self._management else "rabbit-[0-9]*"):
             (own / app.name).symlink_to(app)
         apps = [app for name in _BUSIEST.split() for lib in (plugins, erlang) for app in lib.glob(f"{name}-[0-9]*")]
         first = " ".join(f"{app}/ebin" for app in apps)

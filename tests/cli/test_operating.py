@@ -263,3 +263,14 @@ async def test_a_graph_of_code_asks_nobody(warren: Warren, tmp_path: Any, monkey
     assert "left out: front.py:3" in done.stderr
     done = await warren("graph", "nothing")
     assert (done.exit_code, "there is no module 'nothing'" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "command", "ls info ping health stats top calls where cancel drain resume queues graph schema stubs".split()
+)
+def test_help_has_examples_and_exit_codes_in_80_columns(command: str) -> None:
+    done = run_here([command, "--help"], COLUMNS="80")
+    assert re.search(rf"^  warren {command}\b", done.stdout.partition("Examples:")[2], re.M)
+    codes = done.stdout.partition("Exit codes:")[2]
+    assert all(re.search(rf"^ +{code} +\w+", codes, re.M) for code in (0, 2, 3, 5, 7, 130))
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []

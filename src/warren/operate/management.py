@@ -93,7 +93,7 @@ class _Queue(msgspec.Struct, frozen=True):
 def _read(body: bytes, where: str) -> list[_Queue]:
     try:
         return msgspec.json.decode(body, type=list[_Queue])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ManagementError(f"{where} is not a management plugin: check the address ({error})") from error
 
 
