@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from warren.connection.settings import Settings
 from warren.control.asking import Asking
 from warren.dead.queue import DeadMessage, DeadQueueError, open_dead_queue
+from warren.errors import PermissionDenied
 from warren.operate.asked import Told, ask
 from warren.operate.told import Call, Calls
 from warren.protocol.control import TO_ALL
@@ -44,30 +45,34 @@ async def running(asking: Asking, call_id: str, patience: float) -> tuple[list[H
     return [one for one in found if one.call.call_id == call_id], told
 
 
-async def dead(settings: Settings, services: Iterable[str], call_id: str) -> list[Dead]:
-    """In which of these services' dead queues it is.
+async def dead(settings: Settings, services: Iterable[str], call_id: str) -> tuple[list[Dead], list[str]]:
+    """In which of these services' dead queues it is, and which the broker does not let us read.
 
     Messages are put back where they were, marked as redelivered.
 
     Raises:
         CallError: the broker cannot be reached.
     """
-    turn = asyncio.Semaphore(_AT_A_TIME)
+    turn, closed = asyncio.Semaphore(_AT_A_TIME), list[str]()
 
     async def one(service: str) -> list[Dead]:
         async with turn:
-            return await _look_through(settings, service, call_id)
+            try:
+                return await _look_through(settings, service, call_id)
+            except PermissionDenied:
+                closed.append(service)
+            except DeadQueueError:
+                pass  # it was deleted meanwhile
+            return []
 
-    return [entry for found in await asyncio.gather(*map(one, services)) for entry in found]
+    found = await asyncio.gather(*map(one, services))
+    return [entry for entries in found for entry in entries], sorted(closed)
 
 
 async def _look_through(settings: Settings, service: str, call_id: str) -> list[Dead]:
-    try:
-        async with open_dead_queue(settings, service, bodies=False) as queue:
-            messages = queue.messages(MOST_LOOKED_AT)
-            return [Dead(service, message) async for message in messages if _names(message, call_id)]
-    except DeadQueueError:  # it was deleted meanwhile
-        return []
+    async with open_dead_queue(settings, service, bodies=False) as queue:
+        messages = queue.messages(MOST_LOOKED_AT)
+        return [Dead(service, message) async for message in messages if _names(message, call_id)]
 
 
 def _names(message: DeadMessage, call_id: str) -> bool:

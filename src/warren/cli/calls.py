@@ -1,4 +1,4 @@
-"""``warren calls``, ``where`` and ``cancel``, ``drain`` and ``resume``: single calls and single processes."""
+"""``warren calls``, ``where`` and ``cancel``: calls that are under way, and where one is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from warren.control.asking import Asking
 from warren.operate import asked, queues, told, where
 from warren.operate.where import Dead, Held
 from warren.printable import printable
-from warren.protocol.control import TO_ALL, to_instance
+from warren.protocol.control import TO_ALL
 
 
 def add_calls(parser: Parser) -> None:
@@ -66,23 +66,7 @@ def add_cancel(parser: Parser) -> None:
     )
 
 
-def add_drain(parser: Parser) -> None:
-    """The arguments of `drain`."""
-    _add_instances(parser)
-    add_asking(parser, drain, "warren drain 0123456789ab", not_done="one of them has not answered")
-
-
-def add_resume(parser: Parser) -> None:
-    """The arguments of `resume`."""
-    _add_instances(parser)
-    add_asking(parser, resume, "warren resume 0123456789ab", not_done="one of them has not answered")
-
-
-def _add_instances(parser: Parser) -> None:
-    parser.add_argument("instances", metavar="INSTANCE", nargs="+", help="Processes, as `ping` and `info` name them.")
-
-
-COMMANDS = {"calls": add_calls, "where": add_where, "cancel": add_cancel, "drain": add_drain, "resume": add_resume}
+COMMANDS = {"calls": add_calls, "where": add_where, "cancel": add_cancel}
 
 # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -134,6 +118,7 @@ class _Found(NamedTuple):
 
     held: list[Held]
     dead: list[Dead]
+    closed: list[str]
     queued: int
 
 
@@ -150,14 +135,16 @@ def where_(call_id: str, service: list[str], url: str, wait: float, as_json: boo
             complain(printable(line))
         standings = await queues.look(asking.link, dict.fromkeys([*services, *service]), max(wait, 1.0))
         full = [one.service for one in standings if one.dead]
-        dead = await where.dead(make_settings(url, name="warren where"), full, call_id)
-        return _Found(held, dead, sum(one.ready or 0 for one in standings))
+        dead, closed = await where.dead(make_settings(url, name="warren where"), full, call_id)
+        return _Found(held, dead, closed, sum(one.ready or 0 for one in standings))
 
     found = run_asking(url, as_json, work)
     if as_json:
         echo_json({"held": [_held(one) for one in found.held], "dead": [_dead(one) for one in found.dead]})
     else:
         show([*map(_held_line, found.held), *map(_dead_line, found.dead)])
+    for name in found.closed:
+        complain(printable(f"the broker does not let this user read the dead queue of {name}: ask somebody who may"))
     if found.held or found.dead:
         return 0
     complain(_not_found(call_id, found.queued))
@@ -198,7 +185,7 @@ def _not_found(call_id: str, queued: int) -> str:
     )
 
 
-# --- cancel, drain, resume ----------------------------------------------------------------------------------------
+# --- cancel ----------------------------------------------------------------------------------------
 
 
 def cancel(call_id: str, url: str, wait: float, as_json: bool) -> None:
@@ -220,36 +207,3 @@ def cancel(call_id: str, url: str, wait: float, as_json: bool) -> None:
             f"nobody who lets tools act has {call_id}: `warren where` finds it{''.join(more)}",
             FORBIDDEN if found.refused else NOT_DONE,
         )
-
-
-def drain(instances: list[str], url: str, wait: float, as_json: bool) -> int:
-    """Let processes finish what they have, and take no more."""
-    return _act("drain", instances, url, wait, as_json)
-
-
-def resume(instances: list[str], url: str, wait: float, as_json: bool) -> int:
-    """Let processes take requests again."""
-    return _act("resume", instances, url, wait, as_json)
-
-
-def _act(verb: str, instances: list[str], url: str, wait: float, as_json: bool) -> int:
-    async def work(asking: Asking) -> dict[str, asked.Told[told.Done]]:
-        for instance in instances:
-            key_of(instance)
-        answers = [asked.ask(asking, verb, to_instance(one), told.Done, patience=wait, first=True) for one in instances]
-        return dict(zip(instances, await asyncio.gather(*answers), strict=True))
-
-    found = run_asking(url, as_json, work)
-    states = {instance: next((one.state for one in told.said.values()), None) for instance, told in found.items()}
-    if as_json:
-        echo_json(states)
-    for instance, answer in found.items():
-        if states[instance] is not None and not as_json:
-            show([f"{instance}: {states[instance]}"])
-        for line in answer.complaints():
-            complain(printable(f"{instance}: {line}"))
-        if not answer.said and not answer.refused:
-            complain(printable(f"{instance}: no answer within {wait:g} s; `warren ping` shows who is there"))
-    if None not in states.values():
-        return 0
-    return FORBIDDEN if any(answer.refused for answer in found.values()) else NOT_DONE
