@@ -194,12 +194,16 @@ async def test_one_process_that_is_not_healthy_is_one_too_many(broker: Broker, w
 
 
 async def test_what_is_not_allowed_ends_with_5_and_says_why(broker: Broker, warren: Warren) -> None:
-    no = make_error(Code.PERMISSION_DENIED, "FORBIDDEN", "this server only lets tools look: say Server(control='full')")
-    async with fake_process(broker.url, ["calc"], {"drain": no, "cancel": no}):
-        for command in ("drain 0123456789ab", "cancel 6f1c9a"):
+    no = make_error(Code.UNIMPLEMENTED, "METHOD", "this server only lets tools look: say Server(control='full')")
+    later = make_error(Code.INVALID_ARGUMENT, "VALIDATION", "this process is starting: ask again while it serves")
+    async with fake_process(broker.url, ["calc"], {"drain": no, "cancel": no, "resume": later}):
+        for command, code, said in (
+            ("drain 0123456789ab", 5, "only lets tools look"),
+            ("cancel 6f1c9a", 5, "only lets tools look"),
+            ("resume 0123456789ab", 1, "ask again while it serves"),
+        ):
             done = await warren(*command.split(), "--wait", "1")
-            assert done.exit_code == 5
-            assert "only lets tools look" in done.stderr
+            assert (done.exit_code, said in done.stderr) == (code, True), command
 
 
 async def test_cancel_names_the_call_and_nothing_else(warren: Warren, calc: list[Question]) -> None:

@@ -134,7 +134,7 @@ async def test_a_process_is_drained_by_its_id(url: str, warren: Warren, service_
     await server.ready()
     (process,) = json.loads((await warren("ping", service_name, "--json", "--wait", "1")).stdout)
     done = await warren("drain", process["instance"], "--wait", "30")
-    assert (done.stdout, done.exit_code) == (f"{process['instance']}: draining\n", 0)
+    assert (done.stdout.partition(":")[0], done.exit_code) == (process["instance"], 0)
     serving.cancel()
     await asyncio.wait([serving], timeout=60)
 

@@ -205,5 +205,5 @@ def cancel(call_id: str, url: str, wait: float, as_json: bool) -> None:
         more = [f"; {line}" for line in found.complaints()]
         fail(
             f"nobody who lets tools act has {call_id}: `warren where` finds it{''.join(more)}",
-            FORBIDDEN if found.refused else NOT_DONE,
+            FORBIDDEN if found.forbidden else NOT_DONE,
         )

@@ -63,4 +63,4 @@ def _act(verb: str, instances: list[str], url: str, wait: float, as_json: bool) 
             complain(printable(f"{instance}: no answer within {wait:g} s; `warren ping` shows who is there"))
     if None not in states.values():
         return 0
-    return FORBIDDEN if any(answer.refused for answer in found.values()) else NOT_DONE
+    return FORBIDDEN if any(answer.forbidden for answer in found.values()) else NOT_DONE

@@ -37,8 +37,8 @@ class Told(Generic[T]):
 
     @property
     def forbidden(self) -> bool:
-        """Whether somebody does not allow it."""
-        return any(error.code is Code.PERMISSION_DENIED for error in self.refused.values())
+        """Whether somebody does not allow it, or does not know it."""
+        return any(error.code in (Code.PERMISSION_DENIED, Code.UNIMPLEMENTED) for error in self.refused.values())
 
     def complaints(self) -> list[str]:
         """What to tell of those that did not answer as asked, alike ones together."""
