@@ -120,8 +120,9 @@ class Asking:
                             return
         finally:
             del self._asked[id]
-        if self._channel.closed is not None:
-            raise conclude(CONNECTION_LOST, f"the broker does not let us ask: {self._channel.closed}")
+        if (closed := self._channel.closed) is not None:
+            refused = isinstance(closed, ChannelClosed) and closed.code == ACCESS_REFUSED
+            raise conclude(SETUP_DENIED if refused else CONNECTION_LOST, f"the broker does not let us ask: {closed}")
 
     async def gather(
         self,
