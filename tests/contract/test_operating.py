@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,9 +10,11 @@ from types import ModuleType
 
 import pytest
 
+from rabbit import Node
 from tests.cli.running import Result, run_here
 from tests.contract.brokers import private_broker
-from tests.support.serving import serving
+from tests.contract.test_permissions import Accounts
+from tests.support.serving import ROOT, serving
 from warren import AsyncClient, Server, Service
 
 Warren = Callable[..., Awaitable[Result]]
@@ -137,6 +140,44 @@ async def test_a_process_is_drained_by_its_id(url: str, warren: Warren, service_
     assert (done.stdout.partition(":")[0], done.exit_code) == (process["instance"], 0)
     serving.cancel()
     await asyncio.wait([serving], timeout=60)
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+PERMISSIONS = re.findall(r"^(?:configure|write|read) +(\S+)$", (ROOT / "docs" / "operate.md").read_text(), re.M)
+
+
+@pytest.fixture
+async def accounts(rabbit: Node) -> AsyncIterator[Accounts]:
+    accounts = Accounts(rabbit)
+    yield accounts
+    await accounts.remove_all()
+
+
+@pytest.mark.rabbitmq_only("the embedded broker knows users and passwords, but no permissions")
+async def test_an_operator_looks_with_the_documented_permissions_and_no_less(
+    accounts: Accounts, url: str, calc: Calc
+) -> None:
+    name = calc.service.name
+    async with AsyncClient(url) as client:
+        await client.cast(calc.fail)
+    configure, write, read = PERMISSIONS
+    operator = await accounts.add(f"{name}-operator", (configure, write, read))
+
+    async def run(*args: str) -> Result:
+        own = url.replace("guest:guest", f"{operator}:secret")
+        return await asyncio.to_thread(run_here, [*args, "--url", own], COLUMNS="200")
+
+    for command in ("ls", f"ping {name}", f"stats {name}", f"queues {name}", "dead", f"info {name}", "graph"):
+        done = await run(*command.split(), "--wait", "1")
+        assert (done.exit_code, done.stdout == "") == (0, False), done.stderr
+    end = time.monotonic() + 60
+    while f"read the dead queue of {name}" not in (done := await run("where", "x", "--wait", "1")).stderr:
+        assert time.monotonic() < end, "the cast has not died yet"
+    assert done.exit_code == 1
+    for less in (("^$", write, read), (configure, "^$", read), (configure, write, "^$")):
+        await accounts.grant(operator, less)
+        assert (await run("ls")).exit_code == 5, less
 
 
 # --- how soon ---------------------------------------------------------------------------------------------------------

@@ -49,6 +49,16 @@ def add_asking(
 ) -> None:
     """Add what all have: where, for how long, in which form, and the end of the help."""
     add_url(parser)
+    add_wait(parser)
+    if as_json:
+        parser.flag("--json", dest="as_json", help="Print JSON.")
+    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    parser.explain(f"Examples:\n{lines}\n\n{EXIT_CODES.format(done=done, not_done=not_done)}")
+    parser.set_defaults(run=run)
+
+
+def add_wait(parser: Parser) -> None:
+    """Add for how long answers are waited for."""
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
@@ -56,11 +66,6 @@ def add_asking(
         default=PATIENCE,
         help="How long processes may take to answer (default: %(default)g).",
     )
-    if as_json:
-        parser.flag("--json", dest="as_json", help="Print JSON.")
-    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
-    parser.explain(f"Examples:\n{lines}\n\n{EXIT_CODES.format(done=done, not_done=not_done)}")
-    parser.set_defaults(run=run)
 
 
 def add_service(parser: Parser, *, optional: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from warren.cli.asking import nobody, run_asking
+from warren.cli.asking import add_wait, nobody, run_asking
 from warren.cli.dead_messages import count_of, everything, page, summary, table
 from warren.cli.output import INTERRUPTED, USAGE, complain, echo_json, fail, say
 from warren.cli.parser import Parser, number
@@ -17,7 +17,7 @@ from warren.cli.tables import show as show_lines
 from warren.cli.tables import table as table_of
 from warren.cli.terminal import add_url, fail_call
 from warren.connection.settings import make_settings
-from warren.control.asking import PATIENCE, Asking
+from warren.control.asking import Asking
 from warren.dead.queue import DeadMessage, DeadQueue, DeadQueueError, NotThere, Unfit, open_dead_queue
 from warren.dead.wanted import Wanted, parse_duration
 from warren.errors import CallError
@@ -46,6 +46,7 @@ T = TypeVar("T")
 def add_dead(parser: Parser) -> None:
     """The arguments of `dead` alone: an overview."""
     _finish(parser, overview)
+    add_wait(parser)
     parser.flag("--json", dest="as_json", help="Print JSON.")
     parser.usage = "%(prog)s [COMMAND ...] [OPTIONS]"
 
@@ -56,6 +57,7 @@ def add_count(parser: Parser) -> None:
         "services", metavar="SERVICE", nargs="*", default=[], help="Whose dead queues (default: all that are served)."
     )
     _finish(parser, count)
+    add_wait(parser)
     parser.flag("--json", dest="as_json", help="Print JSON.")
 
 
@@ -126,10 +128,10 @@ COMMANDS = {
 }
 
 
-def count(services: list[str], url: str, as_json: bool) -> int:
+def count(services: list[str], url: str, wait: float, as_json: bool) -> int:
     """Count what is in the dead queues of services."""
     if not services:
-        return overview(url, as_json)
+        return overview(url, wait, as_json)
     counts = {service: _run(url, service, _count, as_json=as_json) for service in services}
     if as_json:
         echo_json(counts)
@@ -139,11 +141,11 @@ def count(services: list[str], url: str, as_json: bool) -> int:
     return NOT_DONE if None in counts.values() else 0
 
 
-def overview(url: str, as_json: bool) -> int:
+def overview(url: str, wait: float, as_json: bool) -> int:
     """Count what is in the dead queues of all services that are served."""
 
     async def work(asking: Asking) -> list[Standing]:
-        return await look(asking.link, await asked.services(asking, PATIENCE), 1.0)
+        return await look(asking.link, await asked.services(asking, wait), max(wait, 1.0))
 
     found = run_asking(url, as_json, work)
     if as_json:
@@ -151,7 +153,7 @@ def overview(url: str, as_json: bool) -> int:
     elif found:
         show_lines(table_of(("service", "dead"), [(one.service, figure(one.dead)) for one in found], right=("dead",)))
     if not found:
-        complain(nobody(PATIENCE))
+        complain(nobody(wait))
     elif any(one.dead for one in found) and not as_json:
         complain("`warren dead list SERVICE` shows what they are")
     return 0

@@ -15,10 +15,11 @@ _LONGEST = 40  # characters of a name or label
 
 _STYLE = """\
 text { font: 13px sans-serif; fill: #1b1b1b; } text.label { font-size: 11px; fill: #555; }
+text.label { paint-order: stroke; stroke: #fff; stroke-width: 3px; }
 rect { fill: #f2f5f9; stroke: #4a6078; } path { fill: none; stroke: #4a6078; marker-end: url(#tip); }
 path.failing { stroke: #c62828; } text.failing { fill: #c62828; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e8e8e8; } text.label { fill: #b0b0b0; } rect { fill: #223; stroke: #8fa8c0; }
+  text { fill: #e8e8e8; } text.label { fill: #b0b0b0; stroke: #111; } rect { fill: #223; stroke: #8fa8c0; }
   path { stroke: #8fa8c0; } path.failing { stroke: #ff7b72; } text.failing { fill: #ff7b72; }
 }"""
 
