@@ -77,6 +77,8 @@ def calls(service: str | None, url: str, wait: float, as_json: bool) -> int:
     async def work(asking: Asking) -> tuple[list[Held], bool]:
         found, said = await where.held(asking, key_of(service), wait)
         await need_answers(asking, said, service, wait)
+        if left_out := sum(one.left_out for one in said.said.values()):
+            complain(f"{left_out:,} more, the youngest, are not listed; name a service to see less of the others")
         return [one for one in found if service in (None, one.call.service)], bool(said.said)
 
     found, answered = run_asking(url, as_json, work)
@@ -119,6 +121,7 @@ class _Found(NamedTuple):
     held: list[Held]
     dead: list[Dead]
     closed: list[str]
+    left_out: int
     queued: int
 
 
@@ -136,7 +139,8 @@ def where_(call_id: str, service: list[str], url: str, wait: float, as_json: boo
         standings = await queues.look(asking.link, dict.fromkeys([*services, *service]), max(wait, 1.0))
         full = [one.service for one in standings if one.dead]
         dead, closed = await where.dead(make_settings(url, name="warren where"), full, call_id)
-        return _Found(held, dead, closed, sum(one.ready or 0 for one in standings))
+        left_out = sum(one.left_out for one in said.said.values())
+        return _Found(held, dead, closed, left_out, sum(one.ready or 0 for one in standings))
 
     found = run_asking(url, as_json, work)
     if as_json:
@@ -147,7 +151,7 @@ def where_(call_id: str, service: list[str], url: str, wait: float, as_json: boo
         complain(printable(f"the broker does not let this user read the dead queue of {name}: ask somebody who may"))
     if found.held or found.dead:
         return 0
-    complain(_not_found(call_id, found.queued))
+    complain(_not_found(call_id, found))
     return NOT_DONE
 
 
@@ -177,8 +181,10 @@ def _dead_line(one: Dead) -> str:
     )
 
 
-def _not_found(call_id: str, queued: int) -> str:
-    waiting = f", or it is one of the {queued:,} that wait in queues, into which nobody can look" if queued else ""
+def _not_found(call_id: str, found: _Found) -> str:
+    waiting = f", or it is one of {found.left_out:,} that busy processes did not list" if found.left_out else ""
+    if found.queued:
+        waiting += f", or it is one of the {found.queued:,} that wait in queues, into which nobody can look"
     return printable(
         f"{call_id} is in no process that answers and in no dead queue of theirs: it has ended{waiting}; name services"
         " that are not served now with --service, and look into the logs of the caller"

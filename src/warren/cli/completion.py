@@ -14,9 +14,9 @@ from warren.cli.parser import Offered, Parser
 _EPILOG = """\
 Examples:
   warren completion bash > ~/.local/share/bash-completion/completions/warren
-  warren completion zsh > "${fpath[1]}/_warren"
   warren completion fish > ~/.config/fish/completions/warren.fish
   source <(warren completion bash)
+  source <(warren completion zsh)
 
 Exit codes:
   0  the script was printed
@@ -102,7 +102,7 @@ complete -o default -F _warren warren
 
 
 def _zsh(words: Mapping[str, Words]) -> str:
-    return "#compdef warren\nautoload -U +X bashcompinit && bashcompinit\n" + _bash(words)
+    return "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + _bash(words)
 
 
 def _fish(words: Mapping[str, Words]) -> str:

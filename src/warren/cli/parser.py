@@ -68,9 +68,9 @@ class Parser(argparse.ArgumentParser):
 
     def offered(self) -> Offered:
         """What may be typed."""
-        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        formatter, shown = self._get_formatter(), [one for one in self._actions if one.help != argparse.SUPPRESS]
         return Offered(
-            {name: action.help or "" for action in shown for name in action.option_strings},
+            {name: formatter._expand_help(action) for action in shown for name in action.option_strings},
             {name: _choices(action) for action in shown if action.choices for name in action.option_strings},
             tuple(word for action in shown if not action.option_strings for word in _choices(action)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from warren.cli.asking import NOT_DONE, add_asking, key_of, nobody, run_asking
@@ -54,16 +55,16 @@ def queues_(
     """Show what waits in the queues of all services, who takes it, and what died."""
 
     async def work(asking: Asking) -> int:
-        before: dict[str, Standing] = {}
+        before, at = dict[str, Standing](), 0.0
         left = count or (None if watch else 1)
         async with screen(terminal=None if watch and not as_json else False) as shown:
             while True:
-                found = await _look(asking, services, management, url, wait)
+                found, now = await _look(asking, services, management, url, wait), time.monotonic()
                 if as_json:
                     echo_json([one.as_object() for one in found])
                 elif found:
-                    shown.draw(_table(found, before, interval))
-                before = {one.service: one for one in found}
+                    shown.draw(_table(found, before, now - at))
+                at, before = now, {one.service: one for one in found}
                 left = None if left is None else left - 1
                 if left == 0 or await shown.pause(interval) == "q":
                     break
@@ -95,14 +96,14 @@ async def _managed(management: str | None, url: str) -> dict[str, Standing]:
     return {one.service: one for one in found}
 
 
-def _table(found: list[Standing], before: dict[str, Standing], interval: float) -> list[str]:
+def _table(found: list[Standing], before: dict[str, Standing], seconds: float) -> list[str]:
     headings = ["service", "ready", "consumers", "dead"]
     more: list[tuple[str, Any]] = []
     if any(one.unacked is not None for one in found):
         more += [("unacked", lambda one: number(one.unacked))]
         more += [("in/s", lambda one: number(one.published, 1)), ("out/s", lambda one: number(one.delivered, 1))]
     if before:
-        more += [("growth/s", lambda one: _growth(one, before.get(one.service), interval))]
+        more += [("growth/s", lambda one: _growth(one, before.get(one.service), seconds))]
     rows = [
         (
             one.service,

@@ -50,10 +50,10 @@ class Screen:
         else:
             say("\n".join(["", *lines] if self._begun else lines))
         self._begun = True
-        sys.stdout.flush()
 
     async def pause(self, seconds: float) -> str:
         """Wait for so long, or until a key is pressed, which is returned."""
+        sys.stdout.flush()
         if self._keys is None:
             await asyncio.sleep(seconds)
             return ""

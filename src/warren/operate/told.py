@@ -135,9 +135,10 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Calls(msgspec.Struct, frozen=True):
-    """What a process says to ``calls``."""
+    """What a process says to ``calls``, and how many it left out, as they were too many."""
 
     calls: list[Call] = []
+    left_out: int = 0
 
 
 class Checks(msgspec.Struct, frozen=True):
