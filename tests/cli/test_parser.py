@@ -69,11 +69,10 @@ def test_wrong_usage_is_one_line_that_says_what_would_be_right(args: list[str], 
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("group", [[], ["dead"]])
-def test_a_group_alone_shows_its_help_and_is_wrong_usage(group: list[str]) -> None:
-    done = run_here(group)
+def test_warren_alone_shows_its_help_and_is_wrong_usage() -> None:
+    done = run_here([])
     assert (done.exit_code, done.stderr) == (2, "")
-    assert done.stdout == run_here([*group, "--help"]).stdout
+    assert done.stdout == run_here(["--help"]).stdout
 
 
 def test_a_url_of_the_environment_is_not_shown() -> None:
