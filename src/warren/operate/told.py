@@ -6,7 +6,7 @@ is left out, so that versions can mix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +14,9 @@ import msgspec
 from warren.histogram import Histogram
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+#: Levels of an answer, schemas included.
+DEEPEST = 100
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -169,12 +172,26 @@ def read(kind: type[T], body: Mapping[str, Any]) -> T:
     Raises:
         ValueError: it is not of the shape that is agreed.
     """
+    if _deep(body):
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
     told = msgspec.convert(body, kind)
     if isinstance(told, Stats):
         for service in told.services.values():
             for method in service.methods.values():
                 durations(method.wait), durations(method.work)
     return told
+
+
+def _deep(value: Any) -> bool:
+    """Whether something is nested deeper than what it is written with could follow."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level for inner in _inner(one)]
+    return bool(level)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def durations(said: Mapping[str, Any]) -> Histogram:

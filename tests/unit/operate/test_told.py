@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from warren.histogram import Histogram
-from warren.operate.told import Calls, Process, Stats, read
+from warren.operate.told import Calls, Info, Process, Stats, read
 
 
 def stats(**method: Any) -> dict[str, Any]:
@@ -21,6 +21,21 @@ def test_a_histogram_comes_as_it_was_sent() -> None:
     made.record_all([0.1, 0.2])
     told = read(Stats, stats(ended=2, work=made.as_object()))
     assert told.services["calc"].methods["fib"].work == made.as_object()
+
+
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"items": value}
+    return value
+
+
+def test_a_schema_is_as_deep_as_people_make_them() -> None:
+    said = {"services": [{"name": "calc", "methods": [{"name": "f", "result": nested(50)}]}]}
+    assert read(Info, said).services[0].methods[0].result == nested(50)
+    said["services"][0]["methods"][0]["result"] = nested(900)  # type: ignore[index]
+    with pytest.raises(ValueError, match="deeper than 100 levels"):
+        read(Info, said)
 
 
 @pytest.mark.parametrize(
