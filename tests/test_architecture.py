@@ -29,6 +29,7 @@ FLOORS = (
     ("control",),  # what may be asked of running servers
     ("client", "server", "dead"),  # the first two never import each other
     ("warren",),  # what `from warren import …` offers
+    ("telemetry",),  # what other tools see
     ("processes", "operate"),  # what the command line does, without the terminal
     ("bench", "testing"),
     ("cli",),

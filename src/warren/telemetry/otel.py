@@ -1,0 +1,227 @@
+"""OpenTelemetry: a span and a duration for each call, at the client and at the server. Needs the extra ``otel``::
+
+    from warren.telemetry.otel import tracing
+
+    client = AsyncClient(url, middleware=[tracing()])
+    service = Service("calc", middleware=[tracing()])
+
+What is not passed in is taken from OpenTelemetry's globals, which ``opentelemetry-instrument`` or your program sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.propagators.textmap import Setter, TextMapPropagator
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+
+from warren.client.chain import ClientCall
+from warren.errors import CallError, Code
+from warren.middleware import Proceed
+from warren.protocol.request import check_headers
+from warren.server.context import CurrentCall
+from warren.telemetry import conventions as names
+from warren.version import __version__
+
+#: Codes that are a server's own failure; with others it has done right to refuse what the caller wanted.
+_OF_SERVERS = frozenset(
+    {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
+)
+#: Characters of a trace's headers that surely fit beside no others.
+_SURELY_FITS = 1000
+
+
+class _Headers(Setter[MutableMapping[str, Any]]):
+    """Writes a trace's headers, except for names that may not be sent, as those of B3's long form."""
+
+    def set(self, carrier: MutableMapping[str, Any], key: str, value: str) -> None:
+        if _may_be_sent(key):
+            carrier[key] = value
+
+
+_HEADERS = _Headers()
+
+
+@lru_cache
+def _may_be_sent(name: str) -> bool:
+    try:
+        check_headers({name: ""})
+    except ValueError:
+        return False
+    return True
+
+
+class Tracing:
+    """Middleware of clients and services; see `tracing`."""
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+        propagator: TextMapPropagator | None,
+    ) -> None:
+        self._tracer = trace.get_tracer(__name__, __version__, tracer_provider, names.SCHEMA_URL)
+        meter = metrics.get_meter(__name__, __version__, meter_provider, names.SCHEMA_URL)
+        self._made, self._served = (
+            meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=names.BUCKETS)
+            for name, description in (
+                (names.CLIENT_DURATION, names.CLIENT_DESCRIPTION),
+                (names.SERVER_DURATION, names.SERVER_DESCRIPTION),
+            )
+        )
+        self._propagator = propagator or propagate.get_global_textmap()
+
+    async def __call__(self, call: ClientCall | CurrentCall, proceed: Proceed) -> Any:
+        """Around one call."""
+        if isinstance(call, ClientCall):
+            return await self._make(call, proceed)
+        return await self._serve(call, proceed)
+
+    async def _make(self, call: ClientCall, proceed: Proceed) -> Any:
+        common = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: call.name, names.SERVER_ADDRESS: call.service}
+        span = self._tracer.start_span(
+            call.name, kind=SpanKind.CLIENT, attributes={**common, names.KIND: call.kind}, record_exception=False
+        )
+        around = trace.set_span_in_context(span)
+        if call.kind != "bare":
+            self._tell(call.headers, around)
+        try:
+            return await _measured(span, around, self._made, common, proceed, is_failure=_any)
+        finally:
+            if call.call_id is not None:
+                span.set_attribute(names.CALL_ID, call.call_id)
+            span.end()
+
+    async def _serve(self, call: CurrentCall, proceed: Proceed) -> Any:
+        common = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: call.method}
+        parent, links = self._origin(call)
+        span = self._tracer.start_span(
+            call.method,
+            parent,
+            SpanKind.SERVER,
+            {**common, names.CALL_ID: call.call_id or "", names.ATTEMPT: call.attempt},
+            links,
+            record_exception=False,
+        )
+        try:
+            around = trace.set_span_in_context(span, parent)
+            return await _measured(span, around, self._served, common, proceed, is_failure=_OF_SERVERS.__contains__)
+        finally:
+            span.end()
+
+    def _tell(self, headers: dict[str, Any], around: context.Context) -> None:
+        """Write where the call belongs into its headers; what finds no room there must not end the call."""
+        told: dict[str, Any] = {}
+        self._propagator.inject(told, around, _HEADERS)
+        if headers or sum(map(len, told)) + sum(map(len, told.values())) > _SURELY_FITS:
+            told = _fitting(headers, told)
+        headers.update(told)
+
+    def _origin(self, call: CurrentCall) -> tuple[context.Context, list[Link]]:
+        """Where a call comes from: the parent, unless it was attempted before. Then that one is only linked."""
+        texts = {name: value for name, value in call.headers.items() if isinstance(value, str)}
+        said = self._propagator.extract(texts, context.Context())
+        if call.attempt == 1:
+            return said, []
+        origin = trace.get_current_span(said).get_span_context()
+        return trace.set_span_in_context(trace.INVALID_SPAN, said), [Link(origin)] if origin.is_valid else []
+
+
+def tracing(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    propagator: TextMapPropagator | None = None,
+) -> Tracing:
+    """Middleware for `Client`, `AsyncClient` and `Service`; the same one will do for all of them.
+
+    A client's span covers the call with all that middleware behind it does, such as sending it again: put it first.
+    Its context goes in the headers ``traceparent``, ``tracestate`` and ``baggage``, also of casts, and is the parent of
+    the server's span, that of later attempts excepted: they begin traces of their own with a link. Calls made in a
+    handler are children of its span. Durations are ``rpc.client.call.duration`` and ``rpc.server.call.duration``.
+
+    Args:
+        tracer_provider: where spans go; None: the global one.
+        meter_provider: where durations go; None: the global one.
+        propagator: how the context is written; None: the global one, W3C's by default.
+    """
+    return Tracing(tracer_provider, meter_provider, propagator)
+
+
+async def _measured(
+    span: Span,
+    around: context.Context,
+    durations: Histogram,
+    common: dict[str, Any],
+    proceed: Proceed,
+    is_failure: Any,
+) -> Any:
+    """Proceed inside a span, and say how it ended."""
+    began = time.perf_counter()
+    token = context.attach(around)
+    code, failure = Code.OK, None
+    try:
+        return await proceed()
+    except BaseException as error:
+        code = _code_of(error)
+        if is_failure(code):
+            failure = _type_of(error)
+            _tell_failure(span, error)
+        raise
+    finally:
+        context.detach(token)
+        ended = {names.STATUS_CODE: code.value} if failure is None else _failed(code, failure)
+        span.set_attributes(ended)
+        durations.record(time.perf_counter() - began, {**common, **ended}, around)
+
+
+def _failed(code: Code, failure: str) -> dict[str, str]:
+    return {names.STATUS_CODE: code.value, names.ERROR_TYPE: failure}
+
+
+def _any(_code: Code) -> bool:
+    return True
+
+
+def _code_of(error: BaseException) -> Code:
+    if isinstance(error, CallError):
+        return error.code
+    return Code.CANCELLED if isinstance(error, asyncio.CancelledError) else Code.UNKNOWN
+
+
+def _type_of(error: BaseException) -> str:
+    """What kind of failure it is, of few: the code, or the class of what is no ending of ours."""
+    if isinstance(error, CallError):
+        return error.code.value
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _tell_failure(span: Span, error: BaseException) -> None:
+    if not span.is_recording():
+        return
+    span.set_status(Status(StatusCode.ERROR))
+    with contextlib.suppress(Exception):  # a stranger's exception may fail to say what it is
+        if isinstance(error, CallError):
+            span.set_attributes({names.REASON: error.reason, names.EXECUTION: error.execution.value})
+        else:
+            span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def _fitting(headers: Mapping[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """As much as there is room for: all, without the baggage, or nothing."""
+    for some in (told, {name: value for name, value in told.items() if name != "baggage"}):
+        try:
+            check_headers({**headers, **some})
+        except ValueError:
+            continue
+        return some
+    return {}
