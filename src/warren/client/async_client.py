@@ -20,6 +20,7 @@ from warren.client.async_map import AsyncMap
 from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.options import Limits
+from warren.client.statistics import ClientStatistics
 from warren.client.target import (
     bare_target,
     encode_bare,
@@ -81,8 +82,8 @@ class _Shared:
         await asyncio.shield(self._closing)
 
     @property
-    def ignored_replies(self) -> int:
-        return self._core.ignored_replies if self._core is not None else 0
+    def statistics(self) -> ClientStatistics:
+        return self._core.statistics if self._core is not None else ClientStatistics()
 
     def _begin_again(self, core: ClientCore) -> ClientCore:
         """On another loop: where the old one is closed its connection has ended with it, and all calls on it."""
@@ -234,4 +235,9 @@ class AsyncClient(AsyncMap):
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
-        return self._shared.ignored_replies
+        return self.statistics.ignored_replies
+
+    @property
+    def statistics(self) -> ClientStatistics:
+        """How the client stands: what is in flight, and how its connection is. From any thread."""
+        return self._shared.statistics

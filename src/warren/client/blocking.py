@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from warren.client.blocking_map import BlockingMap
 from warren.client.io_thread import IOThread
 from warren.client.options import Limits
+from warren.client.statistics import ClientStatistics
 from warren.client.target import (
     bare_target,
     encode_bare,
@@ -197,4 +198,9 @@ class Client(BlockingMap):
     @property
     def ignored_replies(self) -> int:
         """Replies that nobody waited for any more: late, duplicate or foreign ones."""
-        return self._shared.io().ignored_replies
+        return self.statistics.ignored_replies
+
+    @property
+    def statistics(self) -> ClientStatistics:
+        """How the client stands: what is in flight, and how its connection is. From any thread."""
+        return self._shared.io().statistics

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from warren.client.core import ClientCore
 from warren.client.options import Limits
+from warren.client.statistics import ClientStatistics
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
 from warren.errors import CallError
@@ -59,8 +60,8 @@ class CoreLoop:
         self._closing: asyncio.Task[None] | None = None
 
     @property
-    def ignored_replies(self) -> int:
-        return self._core.ignored_replies if self._core is not None else 0
+    def statistics(self) -> ClientStatistics:
+        return self._core.statistics if self._core is not None else ClientStatistics()
 
     # --- from any thread ----------------------------------------------------------------------------------------
 

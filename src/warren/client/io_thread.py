@@ -18,6 +18,7 @@ from warren.client.core_loop import CoreLoop, Request, dead_error
 from warren.client.greenlets import forbid_late_patch, forbid_second_loop
 from warren.client.options import Limits
 from warren.client.requests import Target
+from warren.client.statistics import ClientStatistics
 from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Withdrawal, Work, result_of
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
@@ -44,8 +45,8 @@ class IOThread:
         self._thread: threading.Thread | None = None
 
     @property
-    def ignored_replies(self) -> int:
-        return self._calls.ignored_replies
+    def statistics(self) -> ClientStatistics:
+        return self._calls.statistics
 
     @property
     def is_open(self) -> bool:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from warren.protocol import evidence
 from warren.protocol.evidence import conclude
+
+T = TypeVar("T")
+
+#: Seconds that an event loop gets to answer another thread.
+_PATIENCE = 1.0
 
 
 class State(Enum):
@@ -93,6 +99,19 @@ class Lifecycle:
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
+    def ask(self, question: Callable[[], T]) -> T:
+        """The answer to a question that belongs to the loop, from any thread; at once where it is not served.
+
+        Raises:
+            TimeoutError: the loop has not answered in a second.
+        """
+        loop = self._loop
+        if loop is None or loop is _running_loop() or not loop.is_running():
+            return question()
+        answer: Future[T] = Future()
+        loop.call_soon_threadsafe(_answer, answer, question)
+        return answer.result(_PATIENCE)
+
     async def stopped(self) -> None:
         """Wait until somebody has asked for the end."""
         self._loop = asyncio.get_running_loop()
@@ -118,6 +137,13 @@ class Lifecycle:
         self.state = state
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+
+def _answer(answer: Future[T], question: Callable[[], T]) -> None:
+    try:
+        answer.set_result(question())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 class Life(Coroutine[Any, Any, None]):

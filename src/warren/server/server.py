@@ -87,6 +87,7 @@ class Server:
         self._posts: list[Post] = []
         self._upkeep = Upkeep(self._posts)
         self._vitals = Vitals()
+        self._looking = Looking("", self._posts, self._life, self._vitals)
         self._failure: CallError | None = None
         self._tasks = Tasks()
         self._serving: asyncio.Task[None] | None = None
@@ -152,6 +153,26 @@ class Server:
         """
         await self._life.ready()
 
+    def health(self) -> dict[str, Any]:
+        """Whether requests are being consumed, for a probe of your program's; from any thread.
+
+        Returns:
+            ``healthy``: it serves, is connected, and consumes the requests of all its services. ``state``: ``idle``,
+            ``starting``, ``serving`` or ``draining``. ``checks``: ``connection``, and ``consuming`` by service.
+
+        Raises:
+            TimeoutError: the event loop has not answered in a second: something blocks it.
+        """
+        return self._life.ask(self._looking.health)
+
+    def statistics(self) -> dict[str, Any]:
+        """What it has done and does, by service and method, as the control verb ``stats`` tells it; from any thread.
+
+        Raises:
+            TimeoutError: as for `health`.
+        """
+        return self._life.ask(self._looking.stats)
+
     async def _run(self) -> None:
         with Signals(self._on_signal):
             await self.serve()
@@ -166,8 +187,8 @@ class Server:
         workers = [Worker(s, self._concurrency or s.concurrency, user, instance) for s in self._services]
         self._posts = [Post(worker, self._tasks.spawn) for worker in workers]
         self._vitals = Vitals()
-        looking = Looking(instance, self._posts, self._life, self._vitals)
-        self._upkeep = Upkeep(self._posts, answering(self._control, looking, self.stop))
+        self._looking = Looking(instance, self._posts, self._life, self._vitals)
+        self._upkeep = Upkeep(self._posts, answering(self._control, self._looking, self.stop))
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )
