@@ -22,7 +22,7 @@ from warren.client.lane import Lane
 from warren.client.options import Limits
 from warren.client.replies import ReplyRoute
 from warren.client.requests import Requests, Target
-from warren.client.statistics import ClientStatistics
+from warren.client.statistics import ClientStatistics, statistics_of
 from warren.connection.declare import declare_exchanges
 from warren.connection.link import Link
 from warren.connection.settings import Settings
@@ -52,7 +52,6 @@ class ClientCore:
         connecting = f"still connecting to {', '.join(f'{host}:{port}' for host, port in settings.hosts)}"
         self._closed = False
         self._link: Link | None = None
-        self._links = 0  # so many there were
         self.tasks = Tasks(self.loop)
         durable = limits.reply == "durable"
         user_id = settings.username if limits.send_user else None
@@ -91,16 +90,7 @@ class ClientCore:
     @property
     def statistics(self) -> ClientStatistics:
         """How it stands."""
-        calls, link = self._calls, self._link
-        return ClientStatistics(
-            len(calls) + len(calls.outside),
-            len(calls.waiting) + len(calls.outside),
-            calls.held + sum(map(len, calls.outside.copy().values())),
-            calls.ignored,
-            max(0, self._links - 1),
-            link is not None,
-            link is not None and link.blocked is not None,
-        )
+        return statistics_of(self._calls, self._link, self._supervisor.links)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -223,7 +213,6 @@ class ClientCore:
                 await self._replies.delete(link)
         self._requests.reply_to = self._replies.address
         self._link = link
-        self._links += 1
         link.on_writable(self._write_waiting)
         self._write_soon()
 

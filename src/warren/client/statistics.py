@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from warren.client.calls import Calls
+from warren.connection.link import Link
+
 
 class ClientStatistics(NamedTuple):
     """How a client stands; all of it is of its connection, which its views share.
@@ -25,3 +28,17 @@ class ClientStatistics(NamedTuple):
     reconnects: int = 0
     connected: bool = False
     blocked: bool = False
+
+
+def statistics_of(calls: Calls, link: Link | None, links: int) -> ClientStatistics:
+    """How a client with these calls stands, on this link, the last one of so many. From any thread."""
+    outside = calls.outside.copy()
+    return ClientStatistics(
+        in_flight=len(calls) + len(outside),
+        waiting=len(calls.waiting) + len(outside),
+        waiting_bytes=calls.held + sum(map(len, outside.values())),
+        ignored_replies=calls.ignored,
+        reconnects=max(0, links - 1),
+        connected=link is not None,
+        blocked=link is not None and link.blocked is not None,
+    )

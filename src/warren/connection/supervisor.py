@@ -103,6 +103,7 @@ class Supervisor:
     Attributes:
         state: see `State`.
         link: the open link, else None.
+        links: how many there were.
         failure: the reason for not being connected now.
     """
 
@@ -136,7 +137,7 @@ class Supervisor:
         self.link: Link | None = None
         self._fresh: Link | None = None  # made, and not yet set up
         self.failure: CallError | None = None
-        self._was_open = False
+        self.links = 0
         self._patience = 3.0  # seconds that a silent broker gets to close a link
 
     def start(self) -> None:
@@ -242,7 +243,7 @@ class Supervisor:
     def _give_up(self) -> Event:
         """A round of attempts failed. Wrong settings end it, unless they were right before: then they may be again."""
         assert self.failure is not None
-        for_good = self._permanent and not self._was_open
+        for_good = self._permanent and not self.links
         self._failed(self.failure, for_good)
         return Event.REFUSED if for_good else Event.FAILED
 
@@ -261,8 +262,8 @@ class Supervisor:
     async def _stay_open(self) -> Event:
         link = self.link
         assert link is not None
-        log.log(logging.WARNING if self._was_open else logging.INFO, "connected to %s", link.peer)
-        self._was_open = True
+        log.log(logging.WARNING if self.links else logging.INFO, "connected to %s", link.peer)
+        self.links += 1
         self._opened()
         reason = await asyncio.shield(link.closed)
         self.link = None
@@ -293,7 +294,7 @@ class Supervisor:
     def _report(self, error: CallError) -> None:
         """One WARNING per change: the same failure again is not news, and one that ends it all is raised."""
         news = self.failure is None or self.failure.message != error.message
-        news = news and not (self._permanent and not self._was_open)
+        news = news and not (self._permanent and not self.links)
         self.failure = error
         log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
 

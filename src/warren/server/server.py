@@ -20,6 +20,7 @@ from warren.server.control import ControlMode, answering, checked_mode
 from warren.server.lifecycle import Life, Lifecycle
 from warren.server.lifespan import LEAST_TIME, Lifespans
 from warren.server.looking import Looking
+from warren.server.observable import Observable
 from warren.server.post import Post
 from warren.server.signals import Signals
 from warren.server.upkeep import Upkeep
@@ -34,7 +35,7 @@ DEFAULT_DRAIN_TIMEOUT = 30.0
 MAX_CONCURRENCY = 65_535
 
 
-class Server:
+class Server(Observable):
     """Serves one or several services over one connection.
 
     Example::
@@ -152,26 +153,6 @@ class Server:
             RuntimeError: nobody has called `serve`.
         """
         await self._life.ready()
-
-    def health(self) -> dict[str, Any]:
-        """Whether requests are being consumed, for a probe of your program's; from any thread.
-
-        Returns:
-            ``healthy``: it serves, is connected, and consumes the requests of all its services. ``state``: ``idle``,
-            ``starting``, ``serving`` or ``draining``. ``checks``: ``connection``, and ``consuming`` by service.
-
-        Raises:
-            TimeoutError: the event loop has not answered in a second: something blocks it.
-        """
-        return self._life.ask(self._looking.health)
-
-    def statistics(self) -> dict[str, Any]:
-        """What it has done and does, by service and method, as the control verb ``stats`` tells it; from any thread.
-
-        Raises:
-            TimeoutError: as for `health`.
-        """
-        return self._life.ask(self._looking.stats)
 
     async def _run(self) -> None:
         with Signals(self._on_signal):
