@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -20,6 +21,7 @@ from warren.errors import CallError
 from warren.logs import get_logger
 from warren.printable import printable
 from warren.processes.crew import CANNOT_SERVE, WRONG_USAGE
+from warren.processes.http import CannotListen
 from warren.processes.loading import ImportFailed, LoadError, load_services
 from warren.processes.manager import Manager, has_terminal
 from warren.processes.process import Command
@@ -59,6 +61,12 @@ def add_serve(parser: Parser) -> None:
         "--workers", metavar="N", type=number(int, 1), default=1, help="Worker processes (default: %(default)s)."
     )
     _add_options_of_workers(parser)
+    parser.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        type=_address,
+        help="Tell here how the workers are: /livez, /readyz, /metrics. A port alone is on 127.0.0.1.",
+    )
     parser.flag("--reload", help="Restart when a .py file below the current folder changes.")
     parser.set_defaults(run=serve)
 
@@ -109,6 +117,7 @@ def serve(
     workers: int,
     concurrency: int | None,
     drain_timeout: float,
+    http: tuple[str, int] | None,
     reload: bool,
     log_level: str | None,
     log_config: Path | None,
@@ -136,8 +145,22 @@ def serve(
         environment=os.environ | {"WARREN_URL": url},  # it may hold a password, which a command line would show
         reap=os.getpid() == 1,
         has_terminal=has_terminal,
+        http=http,
     )
-    return asyncio.run(manager.run(changes))
+    try:
+        return asyncio.run(manager.run(changes))
+    except CannotListen as error:
+        fail(f"--http: {error}", USAGE)
+
+
+def _address(text: str) -> tuple[str, int]:
+    """A host and a port; 0 is any that is free."""
+    host, colon, port = text.rpartition(":")
+    if ":" in host and not host.startswith("["):
+        port = ""
+    if not port.isascii() or not port.isdigit() or int(port) > 65_535 or bool(colon) != bool(host.strip("[]")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT: say for example 0.0.0.0:8080, [::1]:8080 or 8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _command(services: list[str], options: Mapping[str, object], reload: bool) -> Command:

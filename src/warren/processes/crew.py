@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from warren.connection.backoff import Backoff
@@ -60,6 +60,7 @@ class Crew:
     Attributes:
         patient: a worker that cannot serve does not end them all: `renew` may help.
         stopping: they have been told to stop for good.
+        on_serving: called whenever a worker begins to serve.
     """
 
     def __init__(
@@ -82,10 +83,22 @@ class Crew:
         self._places: list[_Place] = []
         self._running: set[Process] = set()
         self._serving = asyncio.Event()  # the first worker serves, so the others may start
+        self.on_serving: Callable[[], None] = lambda: None
         self._woken = asyncio.Event()  # ends all pauses; each use makes a new one
         self._exit_code = 0
         self.stopping = False
         self.patient = False
+
+    @property
+    def processes(self) -> list[Process]:
+        """All that run, those included that are about to be replaced."""
+        return list(self._running)
+
+    def ready(self) -> dict[str, Process | None]:
+        """By place: the worker that serves there; None where none does, or one is being told to stop."""
+        serves = {p.name: p.process for p in self._places if p.process is not None and p.process.serves}
+        names = [f"worker-{number}" for number in range(1, self._count + 1)]
+        return {name: None if self.stopping else serves.get(name) for name in names}
 
     async def run(self) -> int:
         """Keep them running until `stop`; returns the exit code, see `Manager.run`."""
@@ -158,6 +171,7 @@ class Crew:
         place.process = process
         if await self._is_ready(process):
             self._serving.set()
+            self.on_serving()
         await _first_of(process.ended, place.successor)
         if process.ended.done():
             place.process = None

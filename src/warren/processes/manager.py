@@ -15,6 +15,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from warren.logs import get_logger
 from warren.processes.crew import Crew, cancel
+from warren.processes.http import Pages
+from warren.processes.notify import VARIABLES, Notifier
+from warren.processes.probes import Probes
 from warren.processes.process import Command, signal_name
 from warren.processes.worker import GRACE
 from warren.server.signals import Signals, end_at_once
@@ -34,6 +37,7 @@ class Manager:
         environment: Mapping[str, str],
         reap: bool = False,
         has_terminal: Callable[[], bool] = lambda: False,
+        http: tuple[str, int] | None = None,
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -41,19 +45,24 @@ class Manager:
             command: makes the command line of a worker, from its name and the descriptor of its lifeline.
             workers: how many to keep running.
             drain_timeout: seconds that a worker allows itself for draining.
-            environment: the workers' environment variables.
+            environment: the environment variables; the workers get all but those that are for this process alone.
             reap: bury all children of this process, whoever started them: what process 1 of a container has to do.
             has_terminal: whether this process has a terminal, which may be taken from it.
+            http: host and port for ``/livez``, ``/readyz`` and ``/metrics``; None for none.
         """
         self._crew = Crew(
             command,
             count=workers,
             stop_timeout=drain_timeout + GRACE,
-            environment=environment,
+            environment={name: value for name, value in environment.items() if name not in VARIABLES},
             rng=random.Random(),
             reap=reap,
         )
         self._has_terminal = has_terminal
+        self._http = http
+        self._pages = Pages(Probes(self._crew).pages)
+        self._notifier = Notifier(environment)
+        self._crew.on_serving = lambda: self._notifier.once("READY")
         self._restarting: asyncio.Task[None] | None = None
         self._told_to_stop: float | None = None
 
@@ -71,13 +80,19 @@ class Manager:
 
         Raises:
             RuntimeError: this is not the main thread, the only one that signals reach.
+            CannotListen: the address for HTTP cannot be had; no worker was started.
         """
+        if self._http is not None:
+            log.info("probes and metrics are at %s/livez, /readyz and /metrics", await self._pages.start(*self._http))
         with Signals(self._on_signal, hurry=self._on_second_signal, others=self._other_signals()):
             watching = None if changes is None else asyncio.create_task(self._reload(changes))
             self._crew.patient = watching is not None
             try:
+                self._notifier.start()
                 exit_code = await self._crew.run()
             finally:
+                self._notifier.close()
+                await self._pages.close()
                 await cancel(watching, self._restarting)
         if self._told_to_stop is not None:
             log.info("all workers have ended, %.1f s after they were told to", time.monotonic() - self._told_to_stop)
@@ -86,6 +101,7 @@ class Manager:
     def stop(self) -> None:
         """Drain all workers; `run` then returns. For the loop's own thread."""
         self._told_to_stop = time.monotonic()
+        self._notifier.once("STOPPING")
         if self._restarting is not None:
             self._restarting.cancel()
         self._crew.stop()

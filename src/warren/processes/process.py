@@ -1,9 +1,10 @@
 """A worker process as its manager sees it, and the lifeline between the two.
 
 The lifeline is a socket pair. The worker says `READY` on it, the manager says `STOP`, and its end tells the worker that
-the manager is gone. So an order of the manager's is no signal: whoever sends a signal to all processes at once, as
-systemd does, sends the worker its first one. The manager does not conclude anything from the end of its own side, for
-what the worker has forked may hold the other; it watches the process itself.
+the manager is gone. The manager may also `ASK` how the worker is, which answers with one line of JSON. So an order of
+the manager's is no signal: whoever sends a signal to all processes at once, as systemd does, sends the worker its first
+one. The manager does not conclude anything from the end of its own side, for what the worker has forked may hold the
+other; it watches the process itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from typing import Self
 
 READY = b"ready"
 STOP = b"stop"
+ASK = b"?"
+#: Bytes of the longest answer that is read.
+MAX_REPORT = 16 * 1024 * 1024
 
 #: Makes the command line of the worker of a given name, whose lifeline is the descriptor of a given number.
 Command = Callable[[str, int], Sequence[str]]
@@ -38,6 +42,7 @@ class Process:
         self._lifeline = lifeline
         self._killer: asyncio.TimerHandle | None = None
         self._listening = asyncio.create_task(self._listen())
+        self._asking: asyncio.Task[bytes] | None = None
         self.ended = asyncio.create_task(self._see_to_its_end())
 
     @classmethod
@@ -95,6 +100,31 @@ class Process:
         await asyncio.wait({self._listening, self.ended}, return_when=asyncio.FIRST_COMPLETED)
         return self.serves
 
+    async def report(self) -> bytes:
+        """How it is, as it says itself; for one that serves. Who asks meanwhile gets the same answer.
+
+        Raises:
+            OSError: it has ended, or says what cannot be read.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # so it is looked at
+        asked = self._asking
+        await asyncio.wait({asked})
+        if asked.cancelled():
+            raise ConnectionError(f"{self.name} has ended: ask its successor")
+        return asked.result()
+
+    async def _ask(self) -> bytes:
+        loop, said = asyncio.get_running_loop(), bytearray()
+        self._lifeline.send(ASK)
+        while not said.endswith(b"\n"):
+            news = await loop.sock_recv(self._lifeline, 65536)
+            if not news or len(said) > MAX_REPORT:
+                raise ConnectionError(f"{self.name} says nothing that can be read: look at its log")
+            said += news
+        return bytes(said)
+
     def stop(self, timeout: float) -> None:
         """Tell it to drain, once; kill it after `timeout` seconds."""
         if not self.told_to_stop and not self.ended.done():
@@ -126,8 +156,10 @@ class Process:
 
     async def _see_to_its_end(self) -> None:
         await self._process.wait()
-        self._listening.cancel()
-        await asyncio.wait({self._listening})
+        tasks = {task for task in (self._listening, self._asking) if task is not None}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         self._lifeline.close()
         if self._killer is not None:
             self._killer.cancel()

@@ -8,8 +8,11 @@ import math
 import signal
 import socket
 
+import msgspec
+
+from warren.connection.tasks import Tasks
 from warren.logs import get_logger
-from warren.processes.process import READY, signal_name
+from warren.processes.process import ASK, READY, signal_name
 from warren.server.server import Server
 from warren.server.signals import Signals
 
@@ -17,6 +20,8 @@ log = get_logger("warren.processes")
 
 #: Seconds beyond its own drain timeout after which a worker that shall end is killed.
 GRACE = 10.0
+
+_NOTHING = b"nothing yet"
 
 
 def take_lifeline(descriptor: int) -> socket.socket:
@@ -45,13 +50,15 @@ async def work(server: Server, drain_timeout: float, lifeline: socket.socket) ->
         CallError: as for `Server.serve`.
     """
     loop = asyncio.get_running_loop()
-    loop.add_reader(lifeline, _on_lifeline, server, drain_timeout, lifeline)
+    tasks = Tasks()
+    loop.add_reader(lifeline, _on_lifeline, server, drain_timeout, lifeline, tasks)
     announcing = asyncio.create_task(_announce(server, lifeline))
     try:
         with Signals(lambda number: _on_signal(server, number), others={signal.SIGHUP: _leave_to_manager}):
             await server.serve()
     finally:
         announcing.cancel()
+        tasks.cancel()
         loop.remove_reader(lifeline)
 
 
@@ -70,21 +77,33 @@ def _leave_to_manager() -> None:
     log.debug("SIGHUP: restarting workers is up to the parent process")
 
 
-def _on_lifeline(server: Server, drain_timeout: float, lifeline: socket.socket) -> None:
-    if not _says_something(lifeline):
+def _on_lifeline(server: Server, drain_timeout: float, lifeline: socket.socket, tasks: Tasks) -> None:
+    said = _said(lifeline)
+    if ASK in said:
+        tasks.spawn(_report(server, lifeline))
+    if said in (ASK, _NOTHING):
+        return
+    if not said:
         asyncio.get_running_loop().remove_reader(lifeline)
         log.warning("the parent process is gone: finishing what is running")
         _end_after(drain_timeout + GRACE)
     server.stop()
 
 
-def _says_something(lifeline: socket.socket) -> bool:
+def _said(lifeline: socket.socket) -> bytes:
+    """What the manager says; empty where it is gone."""
     try:
-        return bool(lifeline.recv(16))
+        return lifeline.recv(16)
     except BlockingIOError:
-        return True
+        return _NOTHING
     except OSError:
-        return False
+        return b""
+
+
+async def _report(server: Server, lifeline: socket.socket) -> None:
+    said = msgspec.json.encode({"health": server.health(), "stats": server.statistics()})
+    with contextlib.suppress(OSError):  # as in `_announce`
+        await asyncio.get_running_loop().sock_sendall(lifeline, said + b"\n")
 
 
 def _end_after(seconds: float) -> None:

@@ -46,6 +46,7 @@ FAMILIES: Mapping[str, Family] = {
     "warren_server_concurrency": Family("gauge", "Handlers that may run at a time."),
     "warren_server_workers": Family("gauge", "Worker processes that answer."),
     "warren_server_workers_ready": Family("gauge", "Worker processes that are connected and consume."),
+    "warren_server_workers_wanted": Family("gauge", "Worker processes that there shall be."),
     "warren_server_reconnects": Family("counter", "Connections that were opened after the first one."),
     "warren_server_cpu_seconds": Family("counter", "CPU time, of user and system.", "seconds"),
     "warren_server_resident_memory_bytes": Family("gauge", "Resident memory.", "bytes"),
