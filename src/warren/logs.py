@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 
 from warren.printable import block, printable
@@ -31,10 +32,28 @@ class LineFormatter(logging.Formatter):
 _FORMATTER = LineFormatter()
 
 
+class About(str):
+    """A text among the arguments of a line, and what the line is about, which becomes fields of its record.
+
+    Attributes:
+        fields: by name, as ``extra`` takes them.
+    """
+
+    fields: Mapping[str, object]
+
+    def __new__(cls, text: str, fields: Mapping[str, object]) -> About:
+        made = super().__new__(cls, text)
+        made.fields = fields
+        return made
+
+
 class _Escaping(logging.Filter):
-    """Escapes a record; a filter of a logger works before all handlers."""
+    """Escapes a record, and gives it its fields; a filter of a logger works before all handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        for argument in record.args or ():
+            if isinstance(argument, About):
+                vars(record).update(argument.fields)
         with contextlib.suppress(Exception):  # an argument whose text fails: the handlers report that
             message = record.getMessage()
             if not message.isprintable():  # else the template and its arguments stay, for those who group by them

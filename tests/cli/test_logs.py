@@ -159,3 +159,18 @@ def test_a_file_that_cannot_be_used_is_wrong_usage(run: Run, folder: Path, name:
     assert f"--log-config {name}: " in done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_processes_log_json_where_it_is_asked_for_and_a_line_for_each_call(
+    start: Start, run: Run, folder: Path, service_name: str
+) -> None:
+    setup = "logging.getLogger('app').setLevel('INFO')"
+    output = output_of(start, run, folder, service_name, setup, "--log-format", "json", "--access-log")
+    lines = [json.loads(line) for line in output.splitlines() if line]
+    assert {line["process"] for line in lines} == {"main", "worker-1"}
+    (own,) = [line for line in lines if line["logger"] == "app" and line["message"].endswith("at 20")]
+    (access,) = [line for line in lines if line["logger"] == "warren.access"]
+    assert access["ending"] == "OK"
+    assert access["call_id"] == access["root_id"] == own["call_id"] == own["root_id"]
+    assert own["service"] == access["service"] == service_name
+    assert own["method"] == access["method"]

@@ -12,13 +12,16 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from warren.cli.output import RED, YELLOW, painted
 from warren.logs import LineFormatter
+from warren.telemetry.logs import CallFields, JSONFormatter
 
 #: The least severe messages that are shown.
 LEVELS = ("debug", "info", "warning", "error")
+#: What a line is.
+Form = Literal["text", "json"]
 
 
 class LogConfigError(Exception):
@@ -31,19 +34,24 @@ class Logs:
     Call `begin` before services are imported and `settle` after it, in a process that imports any.
     """
 
-    def __init__(self, process: str, level: str | None, file: Path | None) -> None:
+    def __init__(
+        self, process: str, level: str | None, file: Path | None, form: Form = "text", access: bool = False
+    ) -> None:
         """Prepare; nothing is configured yet.
 
         Args:
             process: what the lines call this process, unless `file` is given.
             level: the least severe messages to show; None: INFO, or what the modules set.
             file: a configuration for `logging.config.dictConfig`, in JSON or TOML.
+            form: what a line is, unless `file` is given.
+            access: whether there is a line for each call.
 
         Raises:
             LogConfigError: there is no such file, or it cannot be read.
         """
         self._process, self._level = process, level
         self._file = file
+        self._form, self._access = form, access
         self._config = None if file is None else _read(file)
 
     def begin(self) -> None:
@@ -65,6 +73,8 @@ class Logs:
         elif _state() != self._state:
             self._apply(self._config)
         _let_warren_speak()
+        if self._access:
+            logging.getLogger("warren.access").setLevel(logging.INFO)
 
     def _apply(self, config: dict[str, Any]) -> None:
         here = os.getcwd()
@@ -80,7 +90,7 @@ class Logs:
     def _fill_in(self) -> None:
         root = logging.getLogger()
         if not root.handlers:
-            root.addHandler(_handler(self._process))
+            root.addHandler(_handler(self._process, self._form))
             if root.level == logging.WARNING:  # the default, so nobody has set another
                 root.setLevel(logging.INFO)
         if self._level is not None:
@@ -120,10 +130,14 @@ def _let_warren_speak() -> None:
         pika.setLevel(logging.CRITICAL)  # what it has to say, Warren says better
 
 
-def _handler(process: str) -> logging.Handler:
+def _handler(process: str, form: Form) -> logging.Handler:
     """Log to stderr, one record a line."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Coloured(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
+    if form == "json":
+        handler.addFilter(CallFields())
+        handler.setFormatter(JSONFormatter(process))
+    else:
+        handler.setFormatter(_Coloured(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
     return handler
 
 

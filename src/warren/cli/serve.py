@@ -10,9 +10,10 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import get_args
 
 from warren import Server
-from warren.cli.logs import LEVELS, LogConfigError, Logs
+from warren.cli.logs import LEVELS, Form, LogConfigError, Logs
 from warren.cli.output import USAGE, fail
 from warren.cli.parser import Parser, number
 from warren.cli.terminal import add_url, offer_broker
@@ -101,6 +102,10 @@ def _add_options_of_workers(parser: Parser) -> None:
         help="The least severe messages to show (default: info, or the module's own).",
     )
     parser.add_argument(
+        "--log-format", choices=get_args(Form), default="text", help="What a line is (default: %(default)s)."
+    )
+    parser.flag("--access-log", help="Log a line for each call: caller, wait, work, ending.")
+    parser.add_argument(
         "--log-config",
         metavar="FILE",
         type=Path,
@@ -121,12 +126,14 @@ def serve(
     reload: bool,
     log_level: str | None,
     log_config: Path | None,
+    log_format: Form,
+    access_log: bool,
 ) -> int:
     """Serve services, in one worker process or several, until told to stop."""
     if sys.platform == "win32":
         fail("warren serve needs what Windows does not have: let your program serve there, with service.run()", USAGE)
     _take_stock_of_the_process()
-    logs = _begin_logging("main", log_level, log_config)
+    logs = _begin_logging("main", log_level, log_config, log_format)
     logs.settle()
     _check_url(url)
     if offer := offer_broker(url):  # the workers go on trying
@@ -136,6 +143,8 @@ def serve(
         "drain-timeout": drain_timeout,
         "log-level": log_level,
         "log-config": log_config,
+        "log-format": log_format,
+        "access-log": access_log or None,
         "concurrency": concurrency,
     }
     manager = Manager(
@@ -168,7 +177,9 @@ def _command(services: list[str], options: Mapping[str, object], reload: bool) -
     # -P: the worker puts the current folder in front itself, once Python and Warren are loaded.
     # -B: two versions of a file within a second would leave the bytecode of the first.
     python = [sys.executable, "-P", *(["-B"] if reload else []), "-m", "warren"]
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    given = [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not None
+    ]
     return lambda name, lifeline: [*python, "worker", f"--lifeline={lifeline}", *given, "--", name, *services]
 
 
@@ -186,9 +197,11 @@ def _take_stock_of_the_process() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD})
 
 
-def _begin_logging(process: str, level: str | None, file: Path | None) -> Logs:
+def _begin_logging(
+    process: str, level: str | None, file: Path | None, form: Form = "text", access: bool = False
+) -> Logs:
     try:
-        logs = Logs(process, level, file)
+        logs = Logs(process, level, file, form, access)
         logs.begin()
     except LogConfigError as error:
         fail(str(error), WRONG_USAGE)
@@ -223,10 +236,12 @@ def worker(
     drain_timeout: float,
     log_level: str | None,
     log_config: Path | None,
+    log_format: Form,
+    access_log: bool,
 ) -> int:
     """One worker process of `serve`."""
     parent = take_lifeline(lifeline)  # first, before anything of the application's can start processes
-    logs = _begin_logging(name, log_level, log_config)
+    logs = _begin_logging(name, log_level, log_config, log_format, access_log)
     try:
         server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
         logs.settle()

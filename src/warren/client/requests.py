@@ -38,7 +38,7 @@ class Target:
         returns: the type of the result, of a call by name that says it.
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, of a target made for it; it shares the templates.
-        templates: of the requests with and without a bounce, made for the reply address `made_for`.
+        templates: of the requests with and without a bounce; targets of one request share those of the usual one.
     """
 
     kind: Literal["call", "cast", "bare"]
@@ -53,7 +53,6 @@ class Target:
     declared: Method | None = None
     returns: Any = Any
     own: Own | None = None
-    made_for: bytes | None = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
 
@@ -85,10 +84,9 @@ class Requests:
             return bare_properties(call.id, self.reply_to, expiration)
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
         bounce = size <= BOUNCE_LIMIT or target.fail_fast
-        if target.made_for is not self.reply_to:
-            target.made_for = self.reply_to
-            target.templates.clear()
-        template = target.templates.get(bounce) or self._make_template(target, bounce)
+        template = target.templates.get(bounce)
+        if template is None or template.made_for is not self.reply_to:
+            template = self._make_template(target, bounce)
         own = target.own
         if own is not None:
             first = own.message_id or call.first_id
@@ -109,4 +107,5 @@ class Requests:
             user_id=self._user_id,
             headers=target.headers,
         )
+        template.made_for = self.reply_to
         return template

@@ -18,6 +18,8 @@ from warren.protocol import signature as methods
 from warren.protocol.codecs import CodecError, Decode
 from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
+from warren.protocol.request import root_field
+from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
 
 #: The targets that a client knows already, by what makes them differ; views share them, if headers and `wait` are the
@@ -35,6 +37,20 @@ def find_target(
         TypeError: a function that is not a method.
         ValueError: a name that cannot be one.
     """
+    running = get_running()
+    if running is not None and running.root_id is not None:
+        return _rooted(_known_target(known, options, kind, function), running.root_id)
+    return _known_target(known, options, kind, function)
+
+
+def _rooted(target: Target, root_id: str) -> Target:
+    """The target of a call that is made while another one is served."""
+    return replace(target, own=Own(root_field(root_id)))
+
+
+def _known_target(
+    known: Targets, options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str
+) -> Target:
     key = (function, kind, options.encoding, options.fail_fast, options.resend)
     try:
         target = known.get(key)
@@ -85,13 +101,14 @@ def with_own(target: Target, headers: Mapping[str, Any], message_id: bytes | Non
         ValueError, TypeError: headers that cannot be sent.
     """
     usual = target.headers or {}
+    root = b"" if target.own is None else target.own.headers  # nobody has given it other headers before
     if headers == usual:
-        return target if message_id is None else replace(target, own=Own(b"", message_id))
+        return target if message_id is None else replace(target, own=Own(root, message_id))
     checked_headers(headers)
     if any(name not in headers or headers[name] != value for name, value in usual.items()):
-        return replace(target, headers=dict(headers), own=Own(b"", message_id), templates={}, made_for=None)
+        return replace(target, headers=dict(headers), own=Own(root, message_id), templates={})
     added = {name: value for name, value in headers.items() if name not in usual}
-    return replace(target, own=Own(encode_table(added), message_id))
+    return replace(target, own=Own(root + encode_table(added), message_id))
 
 
 @lru_cache(maxsize=1024)

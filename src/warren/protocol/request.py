@@ -32,6 +32,10 @@ PERSISTENT = 2  # delivery mode
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
+_ROOT = "rpc-root"
+_ROOT_BYTES = _ROOT.encode()
+#: Bytes of the longest root id that is taken.
+_MAX_ID = 255
 #: What a server wants to know of a peer's header table; all else in it is the application's.
 _READ = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
 
@@ -52,9 +56,21 @@ _USER_ID_FLAG = 0x0010
 
 
 class RequestTemplate:
-    """Everything in a request's properties that two calls of the same method have in common."""
+    """Everything in a request's properties that two calls of the same method have in common.
 
-    __slots__ = ("_after_ids", "_before_times", "_flags_and_type", "_reply_to", "_table_size", "_table_tail")
+    Attributes:
+        made_for: the reply address of the link that it was made on, for whoever keeps it.
+    """
+
+    __slots__ = (
+        "_after_ids",
+        "_before_times",
+        "_flags_and_type",
+        "_reply_to",
+        "_table_size",
+        "_table_tail",
+        "made_for",
+    )
 
     def __init__(
         self,
@@ -83,6 +99,7 @@ class RequestTemplate:
         self._table_size = len(tail)
         self._reply_to = None if reply_to is None else shortstr(reply_to)
         self._after_ids = after
+        self.made_for = reply_to
         self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
 
     def encode(
@@ -161,6 +178,11 @@ def check_headers(headers: Mapping[str, Any]) -> None:
             )
     if len(encode_table(dict(headers))) > _MAX_HEADERS:
         raise ValueError(f"the headers take more than {_MAX_HEADERS} bytes: send data as arguments")
+
+
+def root_field(root_id: str) -> bytes:
+    """The header field that says for which call, made by somebody outside, a request is made; no table."""
+    return encode_table({_ROOT: root_id})
 
 
 def check_name(name: str) -> None:
@@ -248,7 +270,9 @@ class Request:
     def name(self) -> str:
         """Its method and id, for the log; safe to print."""
         kind = "call" if self.properties.reply_to else "cast"
-        return printable(f"{self.method or 'the default method'} ({kind} {self.call_id or 'without an id'})")
+        own, root = self.call_id, self.root_id
+        of = "" if root == own else f", made for {root}"
+        return printable(f"{self.method or 'the default method'} ({kind} {own or 'without an id'}{of})")
 
     @property
     def bare(self) -> bool:
@@ -270,6 +294,15 @@ class Request:
     @property
     def call_id(self) -> str | None:
         return as_text(self.properties.message_id)
+
+    @property
+    def root_id(self) -> str | None:
+        """The id of the call, made by somebody outside, that all of this is done for; its own where it is that one."""
+        table = self.properties.table
+        if table is None or _ROOT_BYTES not in table or not self.readable:
+            return self.call_id
+        root = pick(table, _ROOT_BYTES).get(_ROOT)
+        return root if isinstance(root, str) and 0 < len(root) <= _MAX_ID else self.call_id
 
     @property
     def caller(self) -> str | None:

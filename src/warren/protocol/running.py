@@ -23,6 +23,10 @@ class Running(Protocol):
         """Whether its handler has ended: what it started and what goes on is bound by nothing of it any more."""
 
     @property
+    def root_id(self) -> str | None:
+        """The id of the call that all of this is done for; None where it is not known."""
+
+    @property
     def service(self) -> str:
         """Whose handler it is."""
 

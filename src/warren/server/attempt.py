@@ -6,6 +6,7 @@ import asyncio
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel
+from warren.logs import About
 from warren.protocol.deadline import Slice
 from warren.protocol.evidence import Ending
 from warren.protocol.request import Request
@@ -21,6 +22,7 @@ class Attempt:
 
     Attributes:
         came: when, in seconds since 1970.
+        service: whose it is.
         request: None until it has been read.
         method, arguments, deadline: unset until it is known to be run. `deadline` is its caller's, in seconds of
             `time.monotonic`; None for no limit.
@@ -56,6 +58,7 @@ class Attempt:
         "method",
         "reported",
         "request",
+        "service",
         "settled",
         "slice",
         "stopped_by",
@@ -69,8 +72,9 @@ class Attempt:
     deadline: float | None
     limit: Ending
 
-    def __init__(self, channel: HotChannel, delivery: Delivery, came: float) -> None:
+    def __init__(self, channel: HotChannel, delivery: Delivery, came: float, service: str) -> None:
         self.came = came
+        self.service = service
         self.channel = channel
         self.delivery = delivery
         self.request: Request | None = None
@@ -101,6 +105,22 @@ class Attempt:
         return self.request is not None and not self.request.properties.reply_to
 
     @property
-    def name(self) -> str:
+    def wait(self) -> float | None:
+        """Seconds from its caller's write to its beginning; None of a cast, which does not say when it was written."""
+        if self.deadline is None or self.request is None:
+            return None
+        return self.began - self.deadline + (self.request.timeout_ms or 0) / 1000
+
+    @property
+    def name(self) -> About:
         """What it is called in the log: method and id, as far as they are known; safe to print."""
-        return "a request that cannot be read" if self.request is None else self.request.name
+        request = self.request
+        if request is None:
+            return About("a request that cannot be read", {"service": self.service})
+        fields = {
+            "service": self.service,
+            "method": request.method,
+            "call_id": request.call_id,
+            "root_id": request.root_id,
+        }
+        return About(request.name, fields)

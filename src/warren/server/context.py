@@ -152,6 +152,14 @@ class CurrentCall(Generic[State]):
         return self._request.call_id
 
     @property
+    def root_id(self) -> str | None:
+        """The ``call_id`` of the call that this one is made for: that which the outermost caller has.
+
+        It goes along in nested calls and casts, and stands in every line of the log that is about one of them.
+        """
+        return self._request.root_id
+
+    @property
     def caller(self) -> str | None:
         """What the caller calls itself (``app_id``); None when it gave no name."""
         return self._request.caller

@@ -24,7 +24,7 @@ from warren.amqp.frames import Delivery
 from warren.connection.backoff import Backoff
 from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
-from warren.logs import get_logger
+from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol.problems import class_name
 
@@ -277,7 +277,8 @@ class Copies:
         elif not copy.tried_all:
             self.send(copy)
         else:
-            call = printable_bytes(copy.id or b"")
+            id_ = printable_bytes(copy.id or b"")
+            call = About(id_, {"call_id": id_})
             log.warning("a request cannot be published into another queue now: %s (call %s); trying again", why, call)
             pause = min(self._pause(now), copy.left(now))
             self._pauses[copy] = asyncio.get_running_loop().call_later(pause, self._after_pause, copy)

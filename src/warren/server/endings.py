@@ -12,10 +12,11 @@ from typing import Any
 
 from warren.amqp.frames import FrameError
 from warren.flood import Flood
-from warren.logs import get_logger
+from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence
 from warren.protocol.request import UnreadableHeaders
+from warren.server.access import Access
 from warren.server.admission import HandBack, Refuse, SetAside
 from warren.server.attempt import Attempt
 from warren.server.context import cancel
@@ -38,6 +39,7 @@ class Endings:
         self._replies = replies
         self._settler = settler
         self._statistics = statistics
+        self._access = Access()
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
@@ -89,7 +91,7 @@ class Endings:
             try:
                 attempt.ended = attempt.call.ended = True
                 self._settler.reply(attempt, reply)
-                self._statistics.ended(attempt, reply)
+                self._access.ended(attempt, reply, self._statistics.ended(attempt, reply))
             except BaseException as error:
                 self.fail(attempt, error)
 
@@ -117,6 +119,7 @@ class Endings:
         """Answer a request that is not run."""
         attempt.ended = True
         self._statistics.refused(attempt, refusal)
+        self._access.refused(attempt, refusal)
         if not attempt.is_cast:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
@@ -139,7 +142,8 @@ class Endings:
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
         """The broker has returned a reply."""
-        call = printable_bytes(correlation_id or b"")
+        id_ = printable_bytes(correlation_id or b"")
+        call = About(id_, {"service": self._service, "call_id": id_})
         self._unread("%s: a reply was returned, as its caller is gone (call %s): %s", self._service, call, why)
 
     # --- of anything --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from warren.flood import Flood
-from warren.logs import get_logger
+from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence, topology
 from warren.protocol.dead_message import Death, dead_properties
@@ -240,7 +240,8 @@ class Settler:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
         self.releases.close()  # first: what waits must not begin because the copies are given up
         for copy in self.copies.drop():
-            call = printable_bytes(copy.id or b"")
+            id_ = printable_bytes(copy.id or b"")
+            call = About(id_, {"service": self._service, "call_id": id_})
             log.error(_COPY_LOST, self._service, call)
         self._gone.sum_up()
 

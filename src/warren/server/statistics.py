@@ -102,14 +102,15 @@ class Statistics:
         self.methods: dict[Method, MethodStats] = {}
         self.refusals: dict[tuple[str, str], int] = {}
 
-    def ended(self, attempt: Attempt, reply: Reply) -> None:
-        """A handler has ended."""
+    def ended(self, attempt: Attempt, reply: Reply) -> float:
+        """A handler has ended; returns the seconds that it took."""
         of = self.methods.get(attempt.method)
         if of is None:
             of = self.methods[attempt.method] = MethodStats()
         request, began, deadline = attempt.request, attempt.began, attempt.deadline
         assert request is not None
-        of.add_work(time.monotonic() - began)
+        work = time.monotonic() - began
+        of.add_work(work)
         of.add_name(request.properties.app_id)
         if deadline is not None:  # so it came with a time
             of.add_wait(began - deadline + (request.timeout_ms or 0) / 1000)
@@ -117,6 +118,7 @@ class Statistics:
             self._failed(of, request.properties.app_id, reply.failure)
         if len(of.works) >= _AT_ONCE:
             of.added_up()
+        return work
 
     def _failed(self, of: MethodStats, caller: bytes | None, failure: CallError) -> None:
         key = (failure.code.value, failure.reason)

@@ -100,7 +100,7 @@ class Worker:
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
         wall = time.time()
-        attempt = Attempt(channel, delivery, wall)
+        attempt = Attempt(channel, delivery, wall, self.service.name)
         try:
             try:
                 request = attempt.request = Request(delivery)

@@ -29,6 +29,7 @@ class Serving:
     deadline: float | None
     ended: bool = False
     service: str = "calc"
+    root_id: str | None = None
 
     def on_cancelled(self, callback: Callable[[], None]) -> Callable[[], None]:
         return callback
