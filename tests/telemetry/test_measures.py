@@ -76,6 +76,7 @@ def test_buckets_count_all_that_is_shorter() -> None:
 def everything() -> Measures:
     """A value for each family, and a label that has to be escaped."""
     measures = report()
+    measures.number("warren_server_workers_wanted", 2)
     measures.add(of_client(ClientStatistics(1, 2, 3, 4, 5, True, False)))
     measures.number("warren_client_handled", 7, service='a"b\\c\nd', method="fib", kind="call", code="OK")
     measures.duration("warren_client_handling_seconds", durations(0.1), service="calc", method="fib", kind="call")
