@@ -40,6 +40,8 @@ _OTHER_WORDS = {
     "ARGS",
     "BCC",
     "FILE",
+    "GET",
+    "HEAD",
     "CC",
     "ID",
     "NO_COLOR",

@@ -16,7 +16,7 @@ from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence
 from warren.protocol.request import UnreadableHeaders
-from warren.server.access import Access
+from warren.server import access
 from warren.server.admission import HandBack, Refuse, SetAside
 from warren.server.attempt import Attempt
 from warren.server.context import cancel
@@ -39,7 +39,6 @@ class Endings:
         self._replies = replies
         self._settler = settler
         self._statistics = statistics
-        self._access = Access()
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
@@ -91,7 +90,9 @@ class Endings:
             try:
                 attempt.ended = attempt.call.ended = True
                 self._settler.reply(attempt, reply)
-                self._access.ended(attempt, reply, self._statistics.ended(attempt, reply))
+                work = self._statistics.ended(attempt, reply)
+                if access.log.isEnabledFor(logging.INFO):
+                    access.ended(attempt, reply, work)
             except BaseException as error:
                 self.fail(attempt, error)
 
@@ -119,7 +120,8 @@ class Endings:
         """Answer a request that is not run."""
         attempt.ended = True
         self._statistics.refused(attempt, refusal)
-        self._access.refused(attempt, refusal)
+        if access.log.isEnabledFor(logging.INFO):
+            access.refused(attempt, refusal)
         if not attempt.is_cast:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
         self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
