@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import pika
 import pytest
@@ -27,6 +27,7 @@ from tests.support.raw import raw_channel
 from tests.support.serving import serving
 from warren import AsyncClient, CallError, Client, ClientCall, InvalidArgument, Service, Unavailable, current_call
 from warren.middleware import Proceed
+from warren.protocol import evidence
 from warren.telemetry import conventions
 from warren.telemetry.otel import Tracing, tracing
 
@@ -358,6 +359,30 @@ async def test_a_call_that_is_given_up_is_seen_as_cancelled(seen: Seen, service_
     made, served = (seen.span(f"{service_name}.hang", kind) for kind in (SpanKind.CLIENT, SpanKind.SERVER))
     assert attributes(made)["rpc.response.status_code"] == attributes(served)["rpc.response.status_code"] == "CANCELLED"
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+class Request(NamedTuple):
+    """What a service is told of a request that it refuses."""
+
+    method: str | None
+    headers: dict[str, Any]
+    service: str = "calc"
+    call_id: str | None = "one"
+    attempt: int = 1
+
+
+async def test_a_refused_request_is_a_span_that_ends_at_once(seen: Seen) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    told = seen.layer.refused
+    told(Request("add", {"traceparent": parent}), evidence.conclude(evidence.VALIDATION, "a must be an int: mend it"))
+    told(Request("drop tables", {}), evidence.conclude(evidence.METHOD, "there is none: call another"))
+    wrong, unknown = seen.exporter.get_finished_spans()
+    assert (wrong.name, wrong.kind, parent_of(wrong)) == ("calc.add", SpanKind.SERVER, 0xB7AD6B7169203331)
+    assert attributes(wrong)["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert (unknown.name, attributes(unknown)["rpc.method"]) == ("warren", "_OTHER")
+    assert attributes(unknown)["rpc.method_original"] == "calc.drop tables"
+    assert attributes(unknown)["error.type"] == "UNIMPLEMENTED"
+    assert {dict(key)["rpc.method"] for key in seen.points("rpc.server.call.duration")} == {"calc.add", "_OTHER"}
 
 
 class Collector(HTTPServer):

@@ -15,16 +15,18 @@ import contextlib
 import time
 from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.propagators.textmap import Setter, TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
+from warren.amqp.frames import FrameError
 from warren.client.chain import ClientCall
 from warren.errors import CallError, Code
 from warren.middleware import Proceed
+from warren.protocol import evidence
 from warren.protocol.request import check_headers
 from warren.server.context import CurrentCall
 from warren.telemetry import conventions as names
@@ -44,6 +46,21 @@ class _Headers(Setter[MutableMapping[str, Any]]):
     def set(self, carrier: MutableMapping[str, Any], key: str, value: str) -> None:
         if _may_be_sent(key):
             carrier[key] = value
+
+
+class Refused(Protocol):
+    """A request that was refused, as a service's hook is told of it."""
+
+    @property
+    def service(self) -> str: ...
+    @property
+    def method(self) -> str | None: ...
+    @property
+    def call_id(self) -> str | None: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
 
 
 _HEADERS = _Headers()
@@ -116,6 +133,26 @@ class Tracing:
         finally:
             span.end()
 
+    def refused(self, call: Refused, error: CallError) -> None:
+        """A request was refused before its handler: a span that ends at once, and a call without duration."""
+        known = call.method is not None and error.reason != evidence.METHOD.reason
+        method = f"{call.service}.{call.method}" if known else names.OTHER
+        common = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: method}
+        ended = {names.STATUS_CODE: error.code.value}
+        parent, links = self._origin(call)
+        said: dict[str, Any] = {**common, **ended, names.CALL_ID: call.call_id or "", names.ATTEMPT: call.attempt}
+        if not known:
+            said[names.RPC_METHOD_ORIGINAL] = f"{call.service}.{call.method or ''}"
+        span = self._tracer.start_span(
+            method if known else names.SYSTEM, parent, SpanKind.SERVER, said, links, record_exception=False
+        )
+        if error.code in _OF_SERVERS:
+            ended = _failed(error.code, error.code.value)
+            span.set_attributes(ended)
+            _tell_failure(span, error)
+        span.end()
+        self._served.record(0.0, {**common, **ended}, trace.set_span_in_context(span, parent))
+
     def _tell(self, headers: dict[str, Any], around: context.Context) -> None:
         """Write where the call belongs into its headers; what finds no room there must not end the call."""
         told: dict[str, Any] = {}
@@ -124,10 +161,9 @@ class Tracing:
             told = _fitting(headers, told)
         headers.update(told)
 
-    def _origin(self, call: CurrentCall) -> tuple[context.Context, list[Link]]:
+    def _origin(self, call: CurrentCall | Refused) -> tuple[context.Context, list[Link]]:
         """Where a call comes from: the parent, unless it was attempted before. Then that one is only linked."""
-        texts = {name: value for name, value in call.headers.items() if isinstance(value, str)}
-        said = self._propagator.extract(texts, context.Context())
+        said = self._propagator.extract(_texts(call), context.Context())
         if call.attempt == 1:
             return said, []
         origin = trace.get_current_span(said).get_span_context()
@@ -214,6 +250,14 @@ def _tell_failure(span: Span, error: BaseException) -> None:
         else:
             span.record_exception(error)
         span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def _texts(call: CurrentCall | Refused) -> dict[str, str]:
+    """Those of a request's headers that a propagator can read; they may be why it is refused."""
+    try:
+        return {name: value for name, value in call.headers.items() if isinstance(value, str)}
+    except FrameError:
+        return {}
 
 
 def _fitting(headers: Mapping[str, Any], told: dict[str, Any]) -> dict[str, Any]:
