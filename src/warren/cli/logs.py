@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warren.cli.output import RED, YELLOW, painted
-from warren.logs import LineFormatter
+from warren.logs import LineFormatter, get_logger
 from warren.telemetry.logs import CallFields, JSONFormatter
 
 #: The least severe messages that are shown.
@@ -74,7 +74,7 @@ class Logs:
             self._apply(self._config)
         _let_warren_speak()
         if self._access:
-            logging.getLogger("warren.access").setLevel(logging.INFO)
+            get_logger("warren.access").setLevel(logging.INFO)
 
     def _apply(self, config: dict[str, Any]) -> None:
         here = os.getcwd()
