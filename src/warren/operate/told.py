@@ -173,7 +173,7 @@ def read(kind: type[T], body: Mapping[str, Any]) -> T:
         ValueError: it is not of the shape that is agreed.
     """
     if _deep(body):
-        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels: send less")
     told = msgspec.convert(body, kind)
     if isinstance(told, Stats):
         for service in told.services.values():
