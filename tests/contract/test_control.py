@@ -54,19 +54,6 @@ async def test_an_unknown_verb_is_unimplemented_and_says_what_is_known(url: str,
         assert answer.error.code is Code.INVALID_ARGUMENT
 
 
-async def test_only_a_server_that_allows_it_is_drained(url: str, service_name: str) -> None:
-    a = service(service_name)
-    async with serving(a, url=url), Asking(make_settings(url)) as asking:
-        (answer,) = await asking.gather("drain", to_service(service_name))
-        assert answer.error is not None
-        server = Server(service(f"{service_name}.b"), url=url, control="full")
-        serve = asyncio.create_task(server.serve())
-        await server.ready()
-        (answer,) = await asking.gather("drain", to_service(f"{service_name}.b"))
-        assert answer.error is None
-        await asyncio.wait_for(serve, 60)
-
-
 @pytest.mark.parametrize(
     ("properties", "body"),
     [

@@ -162,7 +162,7 @@ def a_thread_that_was_given_up_reports_to_nobody(patch: Patch) -> None:
             done.set_result(result)
             self._leave(attempt)
 
-        self._threads.run(contextvars.copy_context(), function, on_done)
+        self.threads.run(contextvars.copy_context(), function, on_done)
         attempt.entered = True
         result = await done
         if type(result) is JobFailed:

@@ -30,7 +30,7 @@ def of_server(server: Server) -> dict[str, int]:
             f"{name}: proofs": len(settler.releases._proofs),
             f"{name}: timers": len(worker._runner._cutoffs),
             f"{name}: tasks": len(worker._runner._tasks),
-            f"{name}: jobs of threads": worker._runner._threads._unfinished,
+            f"{name}: jobs of threads": worker._runner.threads._unfinished,
         }
     return kept
 

@@ -7,7 +7,7 @@ a JSON object too. What an object has in addition is ignored, so that versions c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -176,12 +176,47 @@ def read_cancel(body: Mapping[str, Any]) -> Cancel:
     Raises:
         ValueError: it is none.
     """
-    try:
-        cancel: Cancel = msgspec.convert(body, Cancel)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"it names no calls: {error}") from error
+    cancel = read_body(body, Cancel)
     if not cancel.reply_to:
         raise ValueError("it has no reply_to: name the reply queue of the calls")
     if len(cancel.calls) > MOST_CANCELLED:
         raise ValueError(f"it names {len(cancel.calls)} calls; {MOST_CANCELLED} are allowed")
     return cancel
+
+
+# --- what operators may ask for -----------------------------------------------------------------------------------
+
+
+class StopCall(msgspec.Struct, frozen=True):
+    """End this call, wherever it is, and tell its caller."""
+
+    call_id: str
+
+
+class SetConcurrency(msgspec.Struct, frozen=True):
+    """Serve so many calls of a service at a time."""
+
+    service: str
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class SetLogLevel(msgspec.Struct, frozen=True):
+    """Let a logger say more, or less."""
+
+    level: str
+    logger: str = "warren"
+
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def read_body(body: Mapping[str, Any], kind: type[B]) -> B:
+    """The arguments in a question's body; what it has in addition is ignored.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"its arguments do not fit: {error}; look what it takes up in docs/wire.md") from error

@@ -147,6 +147,7 @@ ENCODE_REPLY = _of_handler(Code.INTERNAL, "ENCODE_REPLY")
 RESULT_TOO_LARGE = _of_handler(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 DRAIN = _of_handler(Code.CANCELLED, "DRAIN")
 GIVEN_UP = _of_handler(Code.CANCELLED, "CALLER")
+OPERATOR = _of_handler(Code.CANCELLED, "OPERATOR")
 
 # --- at the client, from a reply ----------------------------------------------------------------------------------
 

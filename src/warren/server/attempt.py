@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel
@@ -93,6 +94,11 @@ class Attempt:
     def reached(self) -> bool:
         """Whether its handler was begun, and not only what it depends on: what `entered` proves for its caller."""
         return self.entered and not is_preparing(self.call)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until its caller's deadline; None for no limit."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     @property
     def earlier(self) -> bool:

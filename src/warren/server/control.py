@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, get_args
 
 from warren.control.answering import Answering, Verb
-from warren.protocol.control import CANCEL, TO_ALL, Question, read_cancel, to_instance, to_service
+from warren.errors import Code, make_error
+from warren.logs import get_logger
+from warren.protocol import evidence
+from warren.protocol.control import (
+    CANCEL,
+    TO_ALL,
+    Question,
+    SetConcurrency,
+    SetLogLevel,
+    StopCall,
+    read_body,
+    read_cancel,
+    to_instance,
+    to_service,
+)
 from warren.server.looking import Looking
+from warren.server.post import Post
 
 ControlMode = Literal["look", "full"]
+
+log = get_logger("warren.server")
 
 
 class Controlled:
     """The verbs of one server."""
 
-    def __init__(self, looking: Looking, stop: Callable[[], None], mode: ControlMode) -> None:
-        """`stop` makes it drain."""
+    def __init__(self, looking: Looking, mode: ControlMode) -> None:
+        self._looking = looking
         self._posts = looking.posts
-        self._stop = stop
+        self._full = mode == "full"
+        acting: dict[str, Verb] = {
+            "drain": self._drain,
+            "resume": self._resume,
+            "concurrency": self._set_concurrency,
+            "log-level": self._set_log_level,
+        }
         self.verbs: Mapping[str, Verb] = {
             CANCEL: self._cancel,
             "ping": lambda _question: looking.ping(),
@@ -27,26 +51,77 @@ class Controlled:
             "stats": lambda _question: looking.stats(),
             "calls": lambda _question: looking.calls(),
             "health": lambda _question: looking.health(),
-        }
-        if mode == "full":
-            self.verbs = {**self.verbs, "drain": self._drain}
+        } | (acting if self._full else dict.fromkeys(acting, _forbid))
 
     def _cancel(self, question: Question) -> dict[str, Any]:
+        if "call_id" in question.body:
+            return self._stop_call(question)
         cancel = read_cancel(question.body)
         return {"cancelled": sum(post.worker.withdrawals.apply(cancel) for post in self._posts)}
 
+    def _stop_call(self, question: Question) -> dict[str, Any]:
+        if not self._full:
+            _forbid(question)
+        call_id = read_body(question.body, StopCall).call_id
+        return {"cancelled": sum(post.worker.withdrawals.stop(call_id) for post in self._posts)}
+
     def _drain(self, _question: Question) -> dict[str, Any]:
-        self._stop()
-        return {"state": "draining"}
+        self._must_serve()
+        for post in self._posts:
+            post.pause()
+        return {"state": self._looking.state}
+
+    def _resume(self, _question: Question) -> dict[str, Any]:
+        self._must_serve()
+        for post in self._posts:
+            post.resume()
+        return {"state": self._looking.state}
+
+    def _must_serve(self) -> None:
+        if not self._looking.serving:
+            raise ValueError(f"this process is {self._looking.state}: ask again while it serves")
+
+    def _set_concurrency(self, question: Question) -> dict[str, Any]:
+        wanted = read_body(question.body, SetConcurrency)
+        post = self._named(wanted.service)
+        was = post.worker.concurrency
+        post.set_concurrency(wanted.concurrency)
+        return {"service": post.name, "concurrency": wanted.concurrency, "was": was}
+
+    def _named(self, service: str) -> Post:
+        for post in self._posts:
+            if post.name == service:
+                return post
+        raise ValueError(
+            f"this process does not serve {service!r}; it serves: {', '.join(p.name for p in self._posts)}"
+        )
+
+    def _set_log_level(self, question: Question) -> dict[str, Any]:
+        wanted = read_body(question.body, SetLogLevel)
+        if wanted.logger not in logging.Logger.manager.loggerDict:
+            raise ValueError(f"nobody logs as {wanted.logger!r} here: take 'warren', or another logger's name")
+        if wanted.level not in logging.getLevelNamesMapping():
+            known = ", ".join(logging.getLevelNamesMapping())
+            raise ValueError(f"there is no level {wanted.level!r}: take one of {known}")
+        logger = logging.getLogger(wanted.logger)
+        was, level = logging.getLevelName(logger.level), wanted.level
+        logger.setLevel(level)
+        log.info("%s logs from %s on, as an operator has asked for it", wanted.logger, level)
+        return {"logger": wanted.logger, "level": level, "was": was}
 
 
-def answering(mode: ControlMode | None, looking: Looking, stop: Callable[[], None]) -> Answering | None:
+def _forbid(question: Question) -> NoReturn:
+    message = f"this process does not allow {question.verb!r}: serve it with Server(control='full')"
+    raise make_error(Code.UNIMPLEMENTED, evidence.METHOD.reason, message)
+
+
+def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
     """What answers for one life of a server process, which is known by a random id of 12 characters; None for None."""
     if mode is None:
         return None
     instance = secrets.token_hex(6)
     keys = [TO_ALL, *(to_service(post.name) for post in looking.posts), to_instance(instance)]
-    return Answering(instance, keys, Controlled(looking, stop, mode).verbs)
+    return Answering(instance, keys, Controlled(looking, mode).verbs)
 
 
 def checked_mode(mode: object) -> ControlMode | None:

@@ -29,6 +29,7 @@ log = get_logger("warren.server")
 
 _UNREADABLE = "%s: a request with unreadable properties is dead-lettered: %s; look at its sender"
 _GIVEN_UP = "the caller has given the call up"
+_STOPPED = "an operator has cancelled the call: ask why before you repeat it"
 
 
 class Endings:
@@ -135,6 +136,15 @@ class Endings:
         else:
             attempt.ended = True
             self._settler.reply(attempt, self._replies.ended(attempt, evidence.GIVEN_UP, _GIVEN_UP))
+
+    def stop(self, attempt: Attempt) -> None:
+        """An operator ends it, and its caller is told, at once where it runs in a thread, which cannot be stopped."""
+        if not attempt.busy:
+            self.refuse(attempt, Refuse(evidence.OPERATOR, _STOPPED))
+            return
+        cancel(attempt.call)
+        if stop(attempt, evidence.OPERATOR, _STOPPED) is None:
+            self.finish(attempt, self._replies.ended(attempt, evidence.OPERATOR, _STOPPED))
 
     def set_aside(self, attempt: Attempt, decision: SetAside) -> None:
         """Set a request aside, and answer it then."""

@@ -42,8 +42,16 @@ class Looking:
 
     @property
     def state(self) -> str:
-        """Where the process is in its life."""
+        """Where the process is in its life, and, where an operator has drained it, how far that is."""
+        if self.serving and any(post.worker.draining for post in self.posts):
+            holds = any(post.worker.holding.running or post.worker.holding.waiting for post in self.posts)
+            return "draining" if holds else "drained"
         return self._life.state.value
+
+    @property
+    def serving(self) -> bool:
+        """Whether it serves, as far as operators let it."""
+        return self._life.state is State.SERVING
 
     def ping(self) -> dict[str, Any]:
         return {
@@ -91,10 +99,11 @@ class Looking:
 
     def calls(self) -> dict[str, Any]:
         """What this process has in hand now, the oldest first; never what is in it."""
-        now, wall = time.monotonic(), time.time()
+        wall = time.time()
         held = [(attempt, post.worker) for post in self.posts for attempt in post.worker.holding]
+        held = [pair for pair in held if not pair[0].ended or pair[0].busy]
         held.sort(key=lambda pair: pair[0].came)
-        calls = [_call(attempt, worker, now, wall) for attempt, worker in held[:MOST_CALLS]]
+        calls = [_call(attempt, worker, wall) for attempt, worker in held[:MOST_CALLS]]
         return {"calls": calls, "left_out": len(held) - len(calls)}
 
     def health(self) -> dict[str, Any]:
@@ -102,7 +111,7 @@ class Looking:
         connection = all(post.connected for post in self.posts)
         consuming = {post.name: post.consumes for post in self.posts}
         return {
-            "healthy": self._life.state is State.SERVING and connection and all(consuming.values()),
+            "healthy": self.serving and connection and all(consuming.values()),
             "state": self.state,
             "checks": {"connection": connection, "consuming": consuming},
         }
@@ -139,7 +148,7 @@ def _numbers(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _call(attempt: Attempt, worker: Worker, now: float, wall: float) -> dict[str, Any]:
+def _call(attempt: Attempt, worker: Worker, wall: float) -> dict[str, Any]:
     request, service = attempt.request, worker.service
     assert request is not None
     name = request.method or (service.default.name if service.default else "")
@@ -150,7 +159,7 @@ def _call(attempt: Attempt, worker: Worker, now: float, wall: float) -> dict[str
         "caller": request.caller,
         "user": request.verified_user(worker.scope.user),
         "age": max(0.0, wall - attempt.came),
-        "left": None if attempt.deadline is None else max(0.0, attempt.deadline - now),
+        "left": attempt.left,
         "attempt": request.attempt,
         "kind": request.kind,
         "state": "running" if worker.holding.runs(attempt) else "waiting",

@@ -51,6 +51,10 @@ class Places(Generic[T]):
         self._others: _Line[T] = _Line(limit)
         self._lines = [self._others, *self._limited.values()]
 
+    def set_limit(self, limit: int) -> None:
+        """From now on so many at a time; items that have places keep them."""
+        self.limit = self._others.limit = limit
+
     def take(self, item: T, kind: object) -> bool:
         """Give the item a place; False when there is none or others of its line wait for one: then it waits."""
         if self._simple and len(self.taken) < self.limit:

@@ -15,8 +15,8 @@ from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
-from warren.protocol import topology
 from warren.server.declarations import declare, refusal
+from warren.server.intake import Intake
 from warren.server.worker import Worker
 
 log = get_logger("warren.server")
@@ -76,12 +76,8 @@ class Post:
         self.worker = worker
         self._spawn = spawn
         self._link: Link | None = None
-        self._channel: HotChannel | None = None
+        self._intake = Intake(worker)
         self._may_declare = False
-        self._surely_classic = False
-        self._has_consumed = False
-        self._widened = 0  # by how much its window is larger than the worker's concurrency
-        self._widening = asyncio.Lock()  # a prefetch is for the consumer that follows it
         self._consuming = _Repair(spawn, self._consume_again)
         self._copying = _Repair(spawn, self._open_copies)
         self._declaring = _Repair(spawn, self._declare_again)
@@ -114,27 +110,30 @@ class Post:
     @property
     def consumes(self) -> bool:
         """Whether requests come to it."""
-        return self._channel is not None and self._channel.consumes
+        return self._intake.consumes
 
     async def declare(self, link: Link) -> bool:
         """Declare what the service needs; False where the broker does not allow all of it."""
         allowed = await declare(link, self.worker.service)
         # What is there already may be of another kind than ours; a declaration that is accepted proves the kind.
         self._may_declare = allowed
-        self._surely_classic = allowed and self.worker.service.declare and self.worker.service.queue == "classic"
+        self._intake.surely_classic = allowed and self.worker.service.declare and self.worker.service.queue == "classic"
         return allowed
 
     def lost(self) -> None:
         """The link is gone."""
-        self._link = self._channel = None
+        self._link = self._intake.channel = None
         self.worker.link_lost()
 
     async def drain(self, timeout: float) -> list[str]:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
         began = time.monotonic()
-        if self._channel is not None:
-            await self._stop_consuming(self._channel)
-        self.worker.hand_back()
+        try:
+            async with asyncio.timeout(_CANCEL_PATIENCE):
+                await self._stop_and_hand_back()
+        except TimeoutError:
+            log.debug("the consumer could not be cancelled; its connection is going anyway")
+            self.worker.hand_back()
         abandoned = await self.worker.finish_running(timeout)
         taken = time.monotonic() - began
         if abandoned:
@@ -144,9 +143,35 @@ class Post:
                 taken,
                 ", ".join(abandoned),
             )
-        elif self._has_consumed:
+        elif self._intake.has_consumed:
             log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
         return abandoned
+
+    async def _stop_and_hand_back(self) -> None:
+        if self._intake.channel is not None:
+            await self._intake.stop(self._intake.channel)
+        self.worker.hand_back()
+
+    # --- what operators ask for ---------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Take no more requests: what has not begun is handed back, and what runs goes on."""
+        if not self.worker.draining:
+            log.info("%s: taking no more requests, as an operator has asked for it", self.name)
+            self.worker.stop_taking()
+            self._spawn(self._stop_and_hand_back())
+
+    def resume(self) -> None:
+        """Take requests again."""
+        if self.worker.draining:
+            self.worker.draining = False
+            self._resume()
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """From now on so many calls at a time."""
+        log.info("%s: %d at a time, as an operator has asked for it", self.name, concurrency)
+        self.worker.set_concurrency(concurrency)
+        self._spawn(self._intake.renew())
 
     # --- the consuming channel ----------------------------------------------------------------------------------
 
@@ -158,32 +183,10 @@ class Post:
         channel.attach(worker, body_limit=worker.service.max_message_size)
         channel.on_closed = lambda reason: self._on_channel_closed(channel, reason)
         try:
-            await channel.qos(worker.concurrency)
-            self._channel, self._widened = channel, 0
-            await self._start_consuming(channel)
+            self._intake.channel = channel
+            await self._intake.start(channel)
         except ChannelClosed as error:
             raise ConnectFailed(refusal(worker.service, error), permanent=True) from error
-
-    async def _start_consuming(self, channel: HotChannel) -> None:
-        if self.worker.draining:  # it was told to stop meanwhile
-            return
-        await channel.consume(topology.service_queue(self.name), no_ack=False)
-        self._has_consumed = True
-        await self._stop_if_draining(channel)
-
-    async def _stop_if_draining(self, channel: HotChannel) -> None:
-        """What has begun to consume behind the drain's back is nobody else's to stop."""
-        if self.worker.draining and channel.consumes:
-            await self._stop_consuming(channel)
-            self.worker.hand_back()
-
-    async def _stop_consuming(self, channel: HotChannel) -> None:
-        try:
-            async with asyncio.timeout(_CANCEL_PATIENCE):
-                window = self.worker.concurrency + self._widened
-                await channel.cancel(window=0 if self._surely_classic else window)
-        except (ChannelClosed, LinkLost, TimeoutError):
-            log.debug("the consumer could not be cancelled; its connection is going anyway")
 
     def _on_queue_deleted(self, _worker: Worker) -> None:
         log.warning(
@@ -194,8 +197,8 @@ class Post:
         self._resume()
 
     def _on_channel_closed(self, channel: HotChannel, reason: Exception) -> None:
-        if channel is self._channel:
-            self._channel = None
+        if channel is self._intake.channel:
+            self._intake.channel = None
         self.worker.channel_lost()
         if isinstance(reason, ChannelClosed):  # else the link is going, and the supervisor opens another
             log.warning("%s: the broker closed the channel: %s; opening another", self.name, reason)
@@ -211,13 +214,11 @@ class Post:
             return
         await declare_exchanges(link)
         await self.declare(link)
-        channel = self._channel
+        channel = self._intake.channel
         if channel is None or channel.closed is not None:
             await self._consume(link)
-        elif not channel.consumes:
-            self._widened = 0
-            await channel.qos(self.worker.concurrency)
-            await self._start_consuming(channel)
+        else:
+            await self._intake.start(channel)
         if self.consumes:
             log.warning("%s: serving again", self.name)
 
@@ -228,10 +229,8 @@ class Post:
         """
         if self._link is not None and self._may_declare:
             self._declaring.wanted(self._link)
-        count = min(count, self.worker.concurrency)
-        if self._channel is not None and count > self._widened and not self.worker.draining:
-            more, self._widened = count - self._widened, count
-            self._spawn(self._widen(self._channel, more))
+        if self._intake.asks_more(count):
+            self._spawn(self._intake.widen())
 
     async def _declare_again(self, link: Link) -> None:
         try:
@@ -242,13 +241,6 @@ class Post:
                 self.name,
                 error,
             )
-
-    async def _widen(self, channel: HotChannel, more: int) -> None:
-        with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own
-            async with self._widening:
-                if channel.consumes and not self.worker.draining:
-                    await channel.widen(more)
-            await self._stop_if_draining(channel)
 
     # --- the channel for copies ---------------------------------------------------------------------------------
 

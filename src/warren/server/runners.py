@@ -38,7 +38,7 @@ class Runner:
         """`stopped` is called when no code of an attempt runs any more."""
         self._loop = asyncio.get_running_loop()
         self._endings = endings
-        self._threads = threads
+        self.threads = threads
         self._middleware = tuple(middleware)
         self._stopped = stopped
         self._tasks: dict[asyncio.Task[None], Attempt] = {}  # those that have not reported
@@ -60,7 +60,7 @@ class Runner:
     def close(self) -> None:
         """Cut off nothing more, and let the threads end once their jobs are done."""
         self._cutoffs.close()
-        self._threads.close()
+        self.threads.close()
 
     # --- on the loop --------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Runner:
         context.run(set_running, attempt.call)
         attempt.busy += 1
         try:
-            self._threads.run(context, partial(self._job, attempt), partial(self._job_done, attempt))
+            self.threads.run(context, partial(self._job, attempt), partial(self._job_done, attempt))
         except BaseException:
             attempt.busy -= 1
             raise
@@ -196,7 +196,7 @@ class Runner:
 
         attempt.busy += 1
         try:
-            self._threads.run(contextvars.copy_context(), function, on_done)
+            self.threads.run(contextvars.copy_context(), function, on_done)
         except BaseException:
             attempt.busy -= 1
             raise

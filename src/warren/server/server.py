@@ -64,7 +64,8 @@ class Server(Observable):
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             control: what others may ask of it over the exchange ``warren.control``: ``look`` lets them see what it
-                does, and callers give up their calls; ``full`` lets them drain it, too; None is nothing at all.
+                does, and callers give up their calls; ``full`` lets them act: drain and resume it, cancel any call,
+                set its concurrency and log levels; None is nothing at all.
             **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
 
         Raises:
@@ -169,7 +170,7 @@ class Server(Observable):
         self._posts = [Post(worker, self._tasks.spawn) for worker in workers]
         self._vitals = Vitals()
         self._looking = Looking(instance, self._posts, self._life, self._vitals)
-        self._upkeep = Upkeep(self._posts, answering(self._control, self._looking, self.stop))
+        self._upkeep = Upkeep(self._posts, answering(self._control, self._looking))
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )

@@ -33,11 +33,11 @@ class JobFailed:
 
 
 class WorkerThreads:
-    """Up to `limit` daemon threads, started when they are needed."""
+    """Up to `limit` daemon threads, started when they are needed; those that are there stay when it is lowered."""
 
     def __init__(self, limit: int, name: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limit = limit
+        self.limit = limit
         self._name = name
         self._jobs: SimpleQueue[tuple[Context, Job, OnDone] | None] = SimpleQueue()
         self._finished: deque[tuple[OnDone, Any]] = deque()
@@ -54,7 +54,7 @@ class WorkerThreads:
         """
         if self._closed:
             raise RuntimeError("the worker has ended, and its threads with it")
-        if self._unfinished >= self._threads and self._threads < self._limit:
+        if self._unfinished >= self._threads and self._threads < self.limit:
             self._start()
         self._unfinished += 1
         self._jobs.put((context, job, on_done))

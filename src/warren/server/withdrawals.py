@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from warren.protocol.control import Cancel
 from warren.protocol.request import Request
 from warren.server.attempt import Attempt
+from warren.server.holding import Holding
 
 #: Requests that one service remembers, at most.
 MOST_REMEMBERED = 10_000
@@ -27,10 +28,17 @@ class Withdrawals:
         coming: requests that may still come; while there are none, nothing has to be looked up.
     """
 
-    def __init__(self, held: Iterable[Attempt], withdraw: Callable[[Attempt], None]) -> None:
-        """`held` is all that the worker has, whenever it is asked; `withdraw` ends one whose caller has given up."""
+    def __init__(self, held: Holding, withdraw: Callable[[Attempt], None], stop: Callable[[Attempt], None]) -> None:
+        """Ends what callers and operators want to end.
+
+        Args:
+            held: all that the worker has, whenever it is asked.
+            withdraw: ends one whose caller has given up.
+            stop: ends one whose caller still waits.
+        """
         self._held = held
         self._withdraw = withdraw
+        self._stop = stop
         self.coming: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
 
     def apply(self, cancel: Cancel) -> int:
@@ -47,6 +55,14 @@ class Withdrawals:
             if len(self.coming) > MOST_REMEMBERED:
                 self.coming.popitem(last=False)
         return len(found)
+
+    def stop(self, call_id: str) -> int:
+        """End all runs of this call that are here, as an operator wants it; returns how many there were."""
+        named = [a for a in self._held if not a.ended and a.request is not None and a.request.call_id == call_id]
+        for attempt in named:
+            self._held.withdraw(attempt)
+            self._stop(attempt)
+        return len(named)
 
     def take(self, request: Request) -> bool:
         """Whether the caller of a request that has just come has given it up."""

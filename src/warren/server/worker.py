@@ -92,15 +92,14 @@ class Worker:
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
         self.holding = Holding(self._places, self._settler.releases, self._patience)
-        self.withdrawals = Withdrawals(self.holding, self._withdraw)
+        self.withdrawals = Withdrawals(self.holding, self._withdraw, self._endings.stop)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
-        wall = time.time()
-        attempt = Attempt(channel, delivery, wall, self.service.name)
+        attempt = Attempt(channel, delivery, time.time(), self.service.name)
         try:
             try:
                 request = attempt.request = Request(delivery)
@@ -110,7 +109,7 @@ class Worker:
             if self.withdrawals.coming and self.withdrawals.take(request):
                 self._withdraw(attempt)
                 return
-            decision = self._admission.decide(request, wall, self.draining)
+            decision = self._admission.decide(request, attempt.came, self.draining)
             if type(decision) is tuple:
                 self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
             else:
@@ -226,6 +225,13 @@ class Worker:
             self._places.leave(attempt)
             asyncio.get_running_loop().call_soon(self._start_waiting)
 
+    def set_concurrency(self, concurrency: int) -> None:
+        """From now on so many calls at a time; what runs beyond that goes on to its end."""
+        self.concurrency = concurrency
+        self._places.set_limit(concurrency)
+        self._runner.threads.limit = concurrency
+        self._start_waiting()
+
     # --- the channel goes, and the drain ------------------------------------------------------------------------
 
     def channel_lost(self) -> None:
@@ -247,9 +253,8 @@ class Worker:
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
-            left = None if attempt.deadline is None else max(0.0, attempt.deadline - time.monotonic())
             with self._surely(attempt):
-                self._settler.hand_back(attempt, left)
+                self._settler.hand_back(attempt, attempt.left)
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""

@@ -120,7 +120,7 @@ class Parked:
         self.window = Window()
         self.worker = Worker(Service("calc"), 10, "guest", "here")
         self.post = Post(self.worker, lambda work: self.tasks.append(asyncio.create_task(work)))
-        self.post._channel = cast(HotChannel, self.window)
+        self.post._intake.channel = cast(HotChannel, self.window)
 
     def park(self, count: int) -> None:
         assert self.worker.copies.on_parked is not None
@@ -132,18 +132,18 @@ async def test_a_window_that_widens_behind_the_drain_is_closed_again() -> None:
     parked.park(1)
     _, done = await parked.window.asked.get()
     parked.worker.stop_taking()
-    await parked.post.drain(0)
-    assert not parked.window.consumes
+    draining = asyncio.create_task(parked.post.drain(0))
+    await asyncio.sleep(0)
     done.set_result(None)
-    await asyncio.gather(*parked.tasks)
+    await asyncio.gather(*parked.tasks, draining)
     assert not parked.window.consumes, "nobody stops that consumer any more"
 
 
 async def test_windows_widen_one_after_the_other() -> None:
     parked = Parked()
     parked.park(1)
-    parked.park(5)
     more, done = await parked.window.asked.get()
+    parked.park(5)
     await asyncio.sleep(0)
     assert (more, parked.window.asked.empty()) == (1, True), "a prefetch is for the consumer that follows it"
     done.set_result(None)
