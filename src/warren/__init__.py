@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
     from warren.connection.settings import Secret as Secret
     from warren.server.context import CurrentCall as CurrentCall
+    from warren.server.context import RefusedCall as RefusedCall
     from warren.server.context import current_call as current_call
     from warren.server.dependencies import provided as provided
     from warren.server.methods import remote as remote
@@ -48,6 +49,7 @@ else:
         "ConnectionOptions": "warren.connection.settings",
         "CurrentCall": "warren.server.context",
         "current_call": "warren.server.context",
+        "RefusedCall": "warren.server.context",
         "Secret": "warren.connection.settings",
         "provided": "warren.server.dependencies",
         "remote": "warren.server.methods",

@@ -287,6 +287,13 @@ class Request:
         return "call" if self.properties.reply_to else "cast"
 
     @property
+    def sent_at(self) -> float | None:
+        """When its caller wrote it, in seconds since 1970, by its own clock; None where it does not say."""
+        if self.deadline_ms is None or self.timeout_ms is None:
+            return None
+        return (self.deadline_ms - self.timeout_ms) / 1000
+
+    @property
     def method(self) -> str | None:
         """The method's name; None, as when it is written but empty, asks for the default method."""
         return as_text(self.properties.type) or None

@@ -6,11 +6,13 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
+from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
+from warren.protocol.signature import Arguments
 
 if TYPE_CHECKING:  # until Python 3.13 has it for all; type checkers bring it along
     from typing_extensions import TypeVar as _TypeVar
@@ -68,7 +70,73 @@ class _Cancelled(threading.Event):
             self._call(key)
 
 
-class CurrentCall(Generic[State]):
+class _Facts:
+    """What the caller has said of its request."""
+
+    __slots__ = ("_request", "_scope")
+
+    _request: Request
+    _scope: Scope
+
+    @property
+    def kind(self) -> Literal["call", "cast", "bare"]:
+        """What was made: a ``call``, a ``cast``, or a call by a peer that knows only tutorial six (``bare``)."""
+        return self._request.kind
+
+    @property
+    def sent_at(self) -> float | None:
+        """When the caller wrote the request, in seconds since 1970, by its clock; None where it does not say."""
+        return self._request.sent_at
+
+    @property
+    def call_id(self) -> str | None:
+        """The caller's ``message_id``, stable over retries: the idempotency key. None from a bare peer."""
+        return self._request.call_id
+
+    @property
+    def root_id(self) -> str | None:
+        """The ``call_id`` of the call that this one is made for: that which the outermost caller has.
+
+        It goes along in nested calls and casts, and stands in every line of the log that is about one of them.
+        """
+        return self._request.root_id
+
+    @property
+    def caller(self) -> str | None:
+        """What the caller calls itself (``app_id``); None when it gave no name."""
+        return self._request.caller
+
+    @property
+    def user(self) -> str | None:
+        """The caller's AMQP user, verified by the broker; None when it was not sent (``send_user``)."""
+        return self._request.verified_user(self._scope.user)
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The application's own headers, as the caller set them with ``options(headers=…)``."""
+        return self._request.headers()
+
+
+class RefusedCall(_Facts):
+    """A request that ends before its handler begins; `Service(on_refused=…)` is told of it.
+
+    Attributes:
+        service: the service that was called.
+        method: what was called; None where the request names no method.
+        attempt: 1 for the first delivery; more where an at-least-once request came again.
+    """
+
+    __slots__ = ("attempt", "method", "service")
+
+    def __init__(self, service: str, request: Request, scope: Scope) -> None:
+        self.service = service
+        self.method = request.method
+        self.attempt = request.attempt
+        self._request = request
+        self._scope = scope
+
+
+class CurrentCall(_Facts, Generic[State]):
     """What a handler can learn about the call it serves. `State` is what the service's lifespan yields.
 
     Attributes:
@@ -78,13 +146,29 @@ class CurrentCall(Generic[State]):
         attempt: 1 for the first delivery; more where an at-least-once request is run again.
     """
 
-    __slots__ = ("_cancelled", "_preparing", "_request", "_scope", "attempt", "deadline", "ended", "method")
+    __slots__ = (
+        "_arguments", "_began", "_callers_deadline", "_cancelled", "_preparing",
+        "attempt", "deadline", "ended", "method",
+    )  # fmt: skip
 
     # Unset where there is nothing: so they cost most calls nothing.
     _preparing: bool
     _cancelled: _Cancelled
 
-    def __init__(self, method: str, deadline: float | None, request: Request, scope: Scope) -> None:
+    def __init__(
+        self,
+        method: str,
+        deadline: float | None,
+        request: Request,
+        scope: Scope,
+        arguments: Arguments = ((), {}),
+        began: float = 0.0,
+        callers_deadline: float | None = None,
+    ) -> None:
+        """A call that begins at `began`; `deadline` is the earlier one of its caller's and its method's time limit."""
+        self._arguments = arguments
+        self._began = began
+        self._callers_deadline = callers_deadline
         self.method = method
         self.deadline = deadline
         self.ended = False
@@ -107,6 +191,27 @@ class CurrentCall(Generic[State]):
             return context.copy().run(function, *args, **kwargs)
 
         return carried
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The handler's positional arguments, as they were decoded."""
+        return self._arguments[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The handler's named arguments, as they were decoded; not what it depends on."""
+        return self._arguments[1]
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds from the caller's write to the handler's turn: in queues, mostly; None where it does not say.
+
+        As in the statistics: clocks that differ count for nothing, except by what the request's own time tells.
+        """
+        timeout = self._request.timeout_ms
+        if timeout is None or self._callers_deadline is None:
+            return None
+        return max(0.0, self._began - self._callers_deadline + timeout / 1000)
 
     @property
     def state(self) -> State:
@@ -146,33 +251,9 @@ class CurrentCall(Generic[State]):
         """Call back, from the worker's loop, when the caller gives up; at once if it has. Returns what undoes that."""
         return _cancelled_of(self).add(callback)
 
-    @property
-    def call_id(self) -> str | None:
-        """The caller's ``message_id``, stable over retries: the idempotency key. None from a bare peer."""
-        return self._request.call_id
 
-    @property
-    def root_id(self) -> str | None:
-        """The ``call_id`` of the call that this one is made for: that which the outermost caller has.
-
-        It goes along in nested calls and casts, and stands in every line of the log that is about one of them.
-        """
-        return self._request.root_id
-
-    @property
-    def caller(self) -> str | None:
-        """What the caller calls itself (``app_id``); None when it gave no name."""
-        return self._request.caller
-
-    @property
-    def user(self) -> str | None:
-        """The caller's AMQP user, verified by the broker; None when it was not sent (``send_user``)."""
-        return self._request.verified_user(self._scope.user)
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        """The application's own headers, as the caller set them with ``options(headers=…)``."""
-        return self._request.headers()
+#: Told of requests that are refused, with what their callers are told.
+OnRefused = Callable[[RefusedCall, CallError], None]
 
 
 def current_call() -> CurrentCall[Any]:

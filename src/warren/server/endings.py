@@ -19,8 +19,9 @@ from warren.protocol.request import UnreadableHeaders
 from warren.server import access
 from warren.server.admission import HandBack, Refuse, SetAside
 from warren.server.attempt import Attempt
-from warren.server.context import cancel
+from warren.server.context import Scope, cancel
 from warren.server.cutoffs import stop
+from warren.server.refusals import Named, Refusals
 from warren.server.replies import Replies, Reply
 from warren.server.settler import Settler
 from warren.server.statistics import Statistics
@@ -35,11 +36,14 @@ _STOPPED = "an operator has cancelled the call: ask why before you repeat it"
 class Endings:
     """Ends the attempts of one service."""
 
-    def __init__(self, service: str, replies: Replies, settler: Settler, statistics: Statistics) -> None:
-        self._service = service
+    def __init__(
+        self, service: Named, scope: Scope, replies: Replies, settler: Settler, statistics: Statistics
+    ) -> None:
+        self._service = service.name
         self._replies = replies
         self._settler = settler
         self._statistics = statistics
+        self._refused = Refusals(service, scope, statistics)
         self._refusals = Flood(log, logging.WARNING)
         self._failures = Flood(log, logging.WARNING)
         self._unread = Flood(log, logging.INFO)
@@ -120,12 +124,13 @@ class Endings:
     def refuse(self, attempt: Attempt, refusal: Refuse) -> None:
         """Answer a request that is not run."""
         attempt.ended = True
-        self._statistics.refused(attempt, refusal)
         if access.log.isEnabledFor(logging.INFO):
             access.refused(attempt, refusal)
         if not attempt.is_cast:
             self._refusals("%s: refused %s: %s", self._service, attempt.name, refusal.message)
-        self._settler.reply(attempt, self._replies.ended(attempt, *refusal))
+        reply = self._replies.ended(attempt, *refusal)
+        self._settler.reply(attempt, reply)
+        self._refused.note(attempt, reply)
 
     def withdraw(self, attempt: Attempt) -> None:
         """Its caller has given up: nobody is answered. A thread cannot be stopped; its handler may ask for it."""
@@ -135,7 +140,9 @@ class Endings:
             stop(attempt, evidence.GIVEN_UP, _GIVEN_UP)
         else:
             attempt.ended = True
-            self._settler.reply(attempt, self._replies.ended(attempt, evidence.GIVEN_UP, _GIVEN_UP))
+            reply = self._replies.ended(attempt, evidence.GIVEN_UP, _GIVEN_UP)
+            self._settler.reply(attempt, reply)
+            self._refused.note(attempt, reply)
 
     def stop(self, attempt: Attempt) -> None:
         """An operator ends it, and its caller is told, at once where it runs in a thread, which cannot be stopped."""
@@ -150,7 +157,9 @@ class Endings:
         """Set a request aside, and answer it then."""
         attempt.ended = True
         log.error("%s: %s: %s", self._service, attempt.name, decision.message)
-        self._settler.set_aside(attempt, self._replies.ended(attempt, *decision))
+        reply = self._replies.ended(attempt, *decision)
+        self._settler.set_aside(attempt, reply)
+        self._refused.note(attempt, reply)
 
     def reply_returned(self, correlation_id: bytes | None, why: str) -> None:
         """The broker has returned a reply."""

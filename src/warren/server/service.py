@@ -12,8 +12,8 @@ from warren.connection.settings import ConnectionOptions
 from warren.middleware import Middleware, checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
-from warren.protocol.signature import Method
-from warren.server.context import CurrentCall, Scope
+from warren.protocol.signature import Method, is_async
+from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.declaring import Declaring
 from warren.server.methods import Methods
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT, MAX_CONCURRENCY, Server
@@ -56,6 +56,7 @@ class Service(Declaring):
         max_message_size: int = MAX_MESSAGE_SIZE,
         version: str | None = None,
         description: str | None = None,
+        on_refused: OnRefused | None = None,
     ) -> None:
         """Declare a service.
 
@@ -74,6 +75,8 @@ class Service(Declaring):
             declare: False to use an existing queue as it is, whatever its arguments.
             max_message_size: bytes of the largest request taken and the largest reply sent.
             version, description: what tools tell of it; they change nothing else.
+            on_refused: called, on the event loop, with each request that ends before its handler begins and what its
+                caller is told: no middleware sees these. What it raises is logged.
 
         Raises:
             TypeError: an option of the wrong type.
@@ -94,6 +97,8 @@ class Service(Declaring):
         checks.whole("max_message_size", max_message_size)
         checks.flag("tracebacks", tracebacks)
         checks.flag("declare", declare)
+        if on_refused is not None and (not callable(on_refused) or is_async(on_refused)):
+            raise TypeError(f"on_refused={on_refused!r} must be a plain function that takes a RefusedCall and an error")
         for option, text in (("version", version), ("description", description)):
             if text is not None:
                 checks.text(option, text)
@@ -107,6 +112,7 @@ class Service(Declaring):
         self.max_message_size = max_message_size
         self.version = version
         self.description = description
+        self.on_refused = on_refused
         self.methods = Methods(name, self.errors)
         self._concurrency = concurrency
 

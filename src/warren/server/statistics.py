@@ -9,8 +9,8 @@ from typing import Any
 from warren.errors import CallError
 from warren.histogram import Histogram
 from warren.printable import printable_bytes
+from warren.protocol.request import Request
 from warren.protocol.signature import Method
-from warren.server.admission import Refuse
 from warren.server.attempt import Attempt
 from warren.server.replies import Reply
 
@@ -125,10 +125,10 @@ class Statistics:
         of.failed[key] = of.failed.get(key, 0) + 1
         of.caller(caller).failed += 1
 
-    def refused(self, attempt: Attempt, refusal: Refuse) -> None:
-        """A request was refused before its handler."""
-        method = None if attempt.request is None else attempt.request.method
-        key = (method if method is not None and method in self._known else "", refusal.ending.reason)
+    def refused(self, request: Request, reason: str) -> None:
+        """A request has ended before its handler."""
+        method = request.method
+        key = (method if method is not None and method in self._known else "", reason)
         self.refusals[key] = self.refusals.get(key, 0) + 1
 
     def as_object(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from warren.protocol import evidence
 from warren.protocol.request import Request
 from warren.server.admission import Admission, Hold, Offered, Run, too_late
 from warren.server.attempt import Attempt
-from warren.server.context import CurrentCall, Scope
+from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
 from warren.server.endings import Endings
 from warren.server.holding import Holding
@@ -62,6 +62,8 @@ class Served(Offered, Startable, Protocol):
     @property
     def tracebacks(self) -> bool: ...
     @property
+    def on_refused(self) -> OnRefused | None: ...
+    @property
     def version(self) -> str | None: ...
     @property
     def description(self) -> str | None: ...
@@ -86,7 +88,7 @@ class Worker:
         self._settler.releases.on_clean = self._take_turn
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
-        self._endings = Endings(service.name, replies, self._settler, self.statistics)
+        self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
         threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
@@ -175,11 +177,10 @@ class Worker:
     def _start(self, attempt: Attempt) -> None:
         method, request = attempt.method, attempt.request
         assert request is not None
-        deadline, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
-        attempt.began = time.monotonic()
-        if method.time_limit is not None:
-            deadline = limit_time(attempt, method.time_limit)
-        attempt.call = CurrentCall(self._names[method], deadline, request, self.scope)
+        ends, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
+        began = attempt.began = time.monotonic()
+        deadline = ends if method.time_limit is None else limit_time(attempt, method.time_limit)
+        attempt.call = CurrentCall(self._names[method], deadline, request, self.scope, attempt.arguments, began, ends)
         if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)

@@ -1,13 +1,17 @@
 """Whoever may publish to the control exchange may send any cancel: what one costs is bounded."""
 
+from typing import cast
+
 import pytest
 
 from warren.protocol.control import Cancel, read_cancel, read_question
+from warren.server.holding import Holding
 from warren.server.withdrawals import MOST_REMEMBERED, Withdrawals
 
 
 def withdrawals() -> Withdrawals:
-    return Withdrawals((), lambda _attempt: None)
+    nothing = cast(Holding, ())
+    return Withdrawals(nothing, lambda _attempt: None, lambda _attempt: None)
 
 
 @pytest.mark.parametrize(

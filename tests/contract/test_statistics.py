@@ -1,0 +1,170 @@
+"""Each request is counted once, by what it ended in, and what is refused is told to who wants to know."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.serving import serving
+from tests.support.waiting import until
+from warren import AsyncClient, CallError, RefusedCall, Server, Service, Unavailable, current_call
+
+
+class Counted:
+    """A service, what its worker has counted, and what it was told of refusals."""
+
+    def __init__(self, name: str) -> None:
+        self.told: list[tuple[RefusedCall, CallError]] = []
+        self.service = Service(name, on_refused=self.on_refused, concurrency=5)
+        self.server: Server
+        self.hanging: list[str] = []
+
+        @self.service.method
+        async def ok(n: int = 0) -> int:
+            return n
+
+        @self.service.method
+        def thread() -> None:
+            pass
+
+        @self.service.method(delivery="at-most-once")
+        async def once() -> None:
+            pass
+
+        @self.service.method
+        async def missing() -> None:
+            raise Unavailable("no such thing")
+
+        @self.service.method(concurrency=1)
+        async def hang(who: str) -> None:
+            self.hanging.append(who)
+            await asyncio.Event().wait()
+
+        @self.service.method(time_limit=0.05)
+        async def slow() -> None:
+            await asyncio.Event().wait()
+
+    def on_refused(self, call: RefusedCall, error: CallError) -> None:
+        self.told.append((call, error))
+        raise ValueError("this changes nothing")
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """By method: how many ended, in which errors, and which were refused."""
+        (post,) = self.server._posts
+        all_ = post.worker.statistics.as_object()
+        found = {name: (of["ended"], of["failed"]) for name, of in all_["methods"].items()}
+        for of in all_["methods"].values():
+            assert sum(of["work"]["buckets"].values()) == of["ended"] == sum(c["count"] for c in of["callers"].values())
+            assert sum(of["failed"].values()) == sum(c["failed"] for c in of["callers"].values())
+        return found | {f"refused {name}": reasons for name, reasons in all_["refused"].items()}
+
+
+@asynccontextmanager
+async def counted(url: str, name: str) -> AsyncIterator[tuple[Counted, AsyncClient]]:
+    made = Counted(name)
+    made.server = serving(made.service, url=url)
+    async with made.server, AsyncClient(url, timeout=60, name="till") as client:
+        yield made, client
+
+
+async def failing(call: Any) -> CallError:
+    with pytest.raises(CallError) as caught:
+        await call
+    return caught.value
+
+
+@pytest.mark.parametrize("method", ["ok", "thread", "once"])
+async def test_a_result_is_counted_once(url: str, service_name: str, method: str) -> None:
+    async with counted(url, service_name) as (made, client):
+        await client.call(f"{service_name}.{method}")
+        await client.cast(f"{service_name}.{method}")
+        await until(lambda: made.counts == {method: (2, {})})
+        assert made.told == []
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("missing", "UNAVAILABLE/UNAVAILABLE"), ("slow", "DEADLINE_EXCEEDED/TIME_LIMIT")]
+)
+async def test_an_error_is_counted_once_by_its_code_a_cast_that_is_set_aside_too(
+    url: str, service_name: str, method: str, error: str
+) -> None:
+    async with counted(url, service_name) as (made, client):
+        await failing(client.call(f"{service_name}.{method}"))
+        await client.cast(f"{service_name}.{method}")
+        await until(lambda: made.counts == {method: (2, {error: 2})})
+        assert made.told == []
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "reason", "counted_as"),
+    [("nothing", (), "METHOD", ""), ("ok", ("text",), "VALIDATION", "ok")],
+)
+async def test_a_request_that_is_refused_is_counted_once_and_told(
+    url: str, service_name: str, method: str, arguments: tuple[Any, ...], reason: str, counted_as: str
+) -> None:
+    async with counted(url, service_name) as (made, client):
+        before = time.time()
+        error = await failing(client.options(headers={"tenant": "a"}).call(f"{service_name}.{method}", *arguments))
+        assert made.counts == {f"refused {counted_as}": {reason: 1}}
+        ((call, told),) = made.told
+        assert (told.code, told.reason, told.execution) == (error.code, error.reason, error.execution)
+        assert (call.service, call.method, call.call_id) == (service_name, method, error.call_id)
+        assert (call.caller, call.user, call.kind, call.attempt) == ("till", None, "call", 1)
+        assert call.headers == {"tenant": "a"}
+        assert call.sent_at is not None
+        assert before - 1 <= call.sent_at <= time.time() + 1
+
+
+async def test_a_call_that_is_given_up_is_counted_where_it_was(url: str, service_name: str) -> None:
+    async with counted(url, service_name) as (made, client):
+        running = asyncio.create_task(client.call(f"{service_name}.hang", "a"))
+        await until(lambda: made.hanging == ["a"])
+        waiting = asyncio.create_task(client.call(f"{service_name}.hang", "b"))
+        (post,) = made.server._posts
+        await until(lambda: post.worker.holding.waiting == 1)
+        waiting.cancel()
+        await until(lambda: made.counts == {"refused hang": {"CALLER": 1}})
+        running.cancel()
+        await until(lambda: made.counts == {"hang": (1, {"CANCELLED/CALLER": 1}), "refused hang": {"CALLER": 1}})
+        assert [error.reason for _, error in made.told] == ["CALLER"]
+
+
+async def test_handlers_know_what_was_asked_when_and_how_long_it_waited(url: str, service_name: str) -> None:
+    service = Service(service_name)
+    seen: list[dict[str, Any]] = []
+
+    @service.method(default=True, time_limit=30)
+    async def look(text: str, *, times: int = 1) -> None:
+        call = current_call()
+        seen.append({name: getattr(call, name) for name in ("args", "kwargs", "kind", "sent_at", "wait")})
+
+    async with serving(service, url=url), AsyncClient(url) as client:
+        before = time.time()
+        await client.call(look, "a", times=2)
+        await client.cast(look, "b")
+        await client.call_bare(service_name, b"c")
+        await until(lambda: len(seen) == 3)
+    call, cast, bare = seen
+    assert (call.pop("args"), call.pop("kwargs"), call.pop("kind")) == (("a",), {"times": 2}, "call")
+    assert before - 0.1 <= call["sent_at"] <= time.time()
+    assert 0 <= call["wait"] <= time.time() - before
+    assert cast == {"args": ("b",), "kwargs": {}, "kind": "cast", "sent_at": None, "wait": None}
+    assert bare == {"args": ("c",), "kwargs": {}, "kind": "bare", "sent_at": None, "wait": None}
+
+
+@pytest.mark.parametrize("hook", ["a name", 3])
+def test_a_hook_that_is_no_function_is_refused(hook: Any) -> None:
+    with pytest.raises(TypeError, match="on_refused"):
+        Service("any", on_refused=hook)
+
+
+def test_a_hook_that_is_async_is_refused() -> None:
+    async def hook(_call: RefusedCall, _error: CallError) -> None: ...
+
+    wrong: Callable[..., Any] = hook
+    with pytest.raises(TypeError, match="plain function"):
+        Service("any", on_refused=wrong)
