@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, RefusedCall, Server, Service, Unavailable, current_call
+from warren import AsyncClient, CallError, Client, RefusedCall, Server, Service, Unavailable, current_call
 
 
 class Counted:
@@ -154,6 +154,34 @@ async def test_handlers_know_what_was_asked_when_and_how_long_it_waited(url: str
     assert 0 <= call["wait"] <= time.time() - before
     assert cast == {"args": ("b",), "kwargs": {}, "kind": "cast", "sent_at": None, "wait": None}
     assert bare == {"args": ("c",), "kwargs": {}, "kind": "bare", "sent_at": None, "wait": None}
+
+
+@pytest.mark.parametrize("method", ["a_nested", "in_thread"])
+async def test_a_client_without_a_name_is_called_as_the_service_whose_handler_calls(
+    url: str, service_name: str, method: str
+) -> None:
+    outer, inner = Service(f"{service_name}.outer"), Service(f"{service_name}.inner")
+    nameless, named = AsyncClient(url), AsyncClient(url, name="own")
+    blocking = Client(url)
+
+    @inner.method
+    async def who() -> str | None:
+        return current_call().caller
+
+    @outer.method
+    async def a_nested() -> list[str | None]:
+        tagged = nameless.options(headers={"a": "b"})
+        return [await nameless.call(who), await tagged.call(who), await named.call(f"{inner.name}.who")]
+
+    @outer.method
+    def in_thread() -> list[str | None]:
+        return [blocking.call(who), blocking.submit(who).result(), "own"]
+
+    async with serving(outer, inner, url=url), nameless, named:
+        assert await nameless.call(who) is None
+        assert await nameless.call(f"{outer.name}.{method}") == [outer.name, outer.name, "own"]
+        assert await nameless.call(who) is None
+        await asyncio.to_thread(blocking.close)
 
 
 @pytest.mark.parametrize("hook", ["a name", 3])

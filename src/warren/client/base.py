@@ -72,7 +72,7 @@ class BaseClient:
             ValueError, TypeError: an option that makes no sense, or is unknown.
         """
         keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection)
-        self._options = Options(timeout=timeout, encoding=encoding, headers=headers)
+        self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
         self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)
         self._targets: Targets = {}

@@ -57,7 +57,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How calls are made; see `AsyncClient.options`."""
+    """How calls are made; see `AsyncClient.options`. A client that is not `named` is called as the service it is in."""
 
     timeout: float = DEFAULT_TIMEOUT
     fail_fast: bool = False
@@ -66,6 +66,7 @@ class Options:
     resend: bool | None = None
     detached: bool = False
     wait: bool = False
+    named: bool = True
 
     def __post_init__(self) -> None:
         checks.seconds("timeout", self.timeout)

@@ -36,6 +36,7 @@ class Target:
         name: what it is called in errors.
         declared: the method, where its code is shared.
         returns: the type of the result, of a call by name that says it.
+        caller: whose handler makes them, of a client that has no name of its own.
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, of a target made for it; it shares the templates.
         templates: of the requests with and without a bounce; targets of one request share those of the usual one.
@@ -53,6 +54,7 @@ class Target:
     declared: Method | None = None
     returns: Any = Any
     own: Own | None = None
+    caller: str | None = None
     templates: dict[bool, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
 
@@ -103,7 +105,7 @@ class Requests:
             reply_to=self.reply_to if is_call else None,
             bounce=is_call and bounce,
             durable=not is_call or self._durable,
-            app_id=self._app_id,
+            app_id=self._app_id or target.caller,
             user_id=self._user_id,
             headers=target.headers,
         )

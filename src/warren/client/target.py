@@ -38,9 +38,10 @@ def find_target(
         ValueError: a name that cannot be one.
     """
     running = get_running()
-    if running is not None and running.root_id is not None:
-        return _rooted(_known_target(known, options, kind, function), running.root_id)
-    return _known_target(known, options, kind, function)
+    if running is None:
+        return _known_target(known, options, kind, function, None)
+    target = _known_target(known, options, kind, function, None if options.named else running.service)
+    return target if running.root_id is None else _rooted(target, running.root_id)
 
 
 def _rooted(target: Target, root_id: str) -> Target:
@@ -49,21 +50,29 @@ def _rooted(target: Target, root_id: str) -> Target:
 
 
 def _known_target(
-    known: Targets, options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str
+    known: Targets,
+    options: Options,
+    kind: Literal["call", "cast"],
+    function: Callable[..., Any] | str,
+    caller: str | None,
 ) -> Target:
-    key = (function, kind, options.encoding, options.fail_fast, options.resend)
+    key: tuple[Any, ...] = (function, kind, options.encoding, options.fail_fast, options.resend)
+    if caller is not None:
+        key = (*key, caller)
     try:
         target = known.get(key)
     except TypeError:  # a callable that cannot be a key: no method, in all likelihood
-        return _make_target(options, kind, function)
+        return _make_target(options, kind, function, caller)
     if target is None:
         if len(known) >= _MOST_TARGETS:
             known.clear()
-        target = known[key] = _make_target(options, kind, function)
+        target = known[key] = _make_target(options, kind, function, caller)
     return target
 
 
-def _make_target(options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str) -> Target:
+def _make_target(
+    options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str, caller: str | None
+) -> Target:
     method = None if isinstance(function, str) else method_of(function)
     full_name = str(function) if method is None else method.full_name
     service, name = split_name(full_name)
@@ -78,6 +87,7 @@ def _make_target(options: Options, kind: Literal["call", "cast"], function: Call
         wait=options.wait,
         headers=options.headers,
         declared=method,
+        caller=caller,
     )
 
 
