@@ -12,8 +12,11 @@ from rabbit import Node
 from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
-from warren import AsyncClient, PermissionDenied, Service, current_call
+from warren import AsyncClient, CallError, PermissionDenied, Service, current_call
+from warren.connection.settings import make_settings
+from warren.control.asking import Asking
 from warren.protocol import topology
+from warren.protocol.control import to_service
 
 ROWS = re.findall(
     r"^([a-z-]+) +(?:configure|write|read) +(\S+)$",
@@ -197,6 +200,82 @@ async def test_what_a_server_may_not_set_aside_the_broker_dead_letters_for_it(
         assert "cannot be set aside" in caplog.text
         await client.cast(f"{service_name}.double", "three")  # it serves on
         await until(lambda: depth(raw, f"{service_name}.dead") == 2)
+
+
+def without(permissions: tuple[str, str, str], right: int, alternative: str) -> tuple[str, str, str]:
+    """The same rights but for one alternative of an expression."""
+    changed = list(permissions)
+    changed[right] = changed[right].replace(alternative, "nothing")
+    assert changed[right] != permissions[right]
+    return changed[0], changed[1], changed[2]
+
+
+async def test_calls_are_given_up_and_servers_are_asked_with_the_documented_permissions(
+    accounts: Accounts, client: AsyncClient, url: str, service_name: str
+) -> None:
+    async with serving(_hanging(service_name)[0], url=url):
+        pass  # somebody with all rights has declared what is there
+    server = await accounts.add(f"{service_name}-server", documented("server-with-control", service_name))
+    caller = await accounts.add(f"{service_name}-client", documented("client-that-cancels", service_name))
+    tool = await accounts.add(f"{service_name}-tool", documented("tool-that-asks", service_name))
+    service, begun, cancelled = _hanging(service_name)
+    async with (
+        serving(service, url=url, username=server, password="secret"),
+        AsyncClient(url, username=caller, password="secret") as mine,
+        Asking(make_settings(url, username=tool, password="secret")) as asking,
+    ):
+        calling = asyncio.create_task(mine.call(f"{service_name}.hang"))
+        await begun.wait()
+        (answer,) = await asking.gather("calls", to_service(service_name), patience=60, first=True)
+        assert len(answer.body["calls"]) == 1
+        calling.cancel()
+        await cancelled.wait()
+
+
+SERVER = [(0, r"amq\.gen-.*"), (1, r"amq\.gen-.*"), (2, r"warren\.control"), (2, r"amq\.gen-.*")]
+TOOL = [(0, r"amq\.gen-.*"), (1, r"warren\.control"), (2, r"amq\.gen-.*")]
+
+
+@pytest.mark.parametrize(("right", "alternative"), SERVER)
+async def test_a_server_without_one_of_these_rights_serves_unseen_and_says_so(
+    accounts: Accounts, url: str, service_name: str, right: int, alternative: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(_double(service_name), url=url):
+        pass
+    rights = without(documented("server-with-control", service_name), right, alternative)
+    server = await accounts.add(f"{service_name}-server", rights)
+    async with serving(_double(service_name), url=url, username=server, password="secret"), AsyncClient(url) as client:
+        assert await client.call(f"{service_name}.double", 2) == 4
+        assert "serving without a control queue" in caplog.text
+
+
+@pytest.mark.parametrize(("right", "alternative"), TOOL)
+async def test_a_tool_without_one_of_these_rights_is_told_so(
+    accounts: Accounts, url: str, service_name: str, right: int, alternative: str
+) -> None:
+    rights = without(documented("tool-that-asks", service_name), right, alternative)
+    tool = await accounts.add(f"{service_name}-tool", rights)
+    async with serving(_double(service_name), url=url):
+        with pytest.raises(CallError, match="the broker"):
+            async with Asking(make_settings(url, username=tool, password="secret")) as asking:
+                await asking.gather("ping", to_service(service_name), patience=30, first=True)
+
+
+def _hanging(name: str) -> tuple[Service, asyncio.Event, asyncio.Event]:
+    """A service whose method hangs, that it has begun, and that it was cancelled."""
+    service, begun, cancelled = Service(name), asyncio.Event(), asyncio.Event()
+
+    @service.method
+    async def hang() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    return service, begun, cancelled
 
 
 def _double(name: str) -> Service:
