@@ -64,8 +64,7 @@ class Server(Observable):
             concurrency: overrides that of each service.
             drain_timeout: seconds that running handlers get to finish when the server is told to stop.
             control: what others may ask of it over the exchange ``warren.control``: ``look`` lets them see what it
-                does, and callers give up their calls; ``full`` lets them act: drain and resume it, cancel any call,
-                set its concurrency and log levels; None is nothing at all.
+                does, and callers give up their calls; ``full`` lets operators act, too; None is nothing at all.
             **connection: how to reach the broker, and as whom; see `ConnectionOptions`.
 
         Raises:

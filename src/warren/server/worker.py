@@ -71,7 +71,17 @@ class Served(Offered, Startable, Protocol):
     def declare(self) -> bool: ...
 
 
-class Worker:
+class _Unconfirmed:
+    """The receiver of a channel without confirms."""
+
+    def confirmed(self, tag: int, multiple: bool) -> None:
+        """Replies are not confirmed: a reply that is lost is lost with its connection, and so is its ack."""
+
+    def refused(self, tag: int, multiple: bool) -> None:
+        """See `confirmed`."""
+
+
+class Worker(_Unconfirmed):
     """Serves one service; the receiver of its channel, which may be another one after each reconnect."""
 
     def __init__(self, service: Served, concurrency: int, user: str, instance: str) -> None:
@@ -120,12 +130,6 @@ class Worker:
             self._fail(attempt, error)
             if isinstance(error, KeyboardInterrupt):  # for the process; other classes are somebody's values
                 raise
-
-    def confirmed(self, tag: int, multiple: bool) -> None:
-        """Replies are not confirmed: a reply that is lost is lost with its connection, and so is its ack."""
-
-    def refused(self, tag: int, multiple: bool) -> None:
-        """See `confirmed`."""
 
     def returned(self, message: Returned) -> None:
         self._endings.reply_returned(message.correlation_id, message.why)
