@@ -385,6 +385,24 @@ async def test_a_refused_request_is_a_span_that_ends_at_once(seen: Seen) -> None
     assert {dict(key)["rpc.method"] for key in seen.points("rpc.server.call.duration")} == {"calc.add", "_OTHER"}
 
 
+async def test_what_a_service_refuses_is_in_the_trace_of_its_caller(seen: Seen, service_name: str, url: str) -> None:
+    service = Service(service_name, middleware=[seen.layer], on_refused=seen.layer.refused)
+
+    @service.method
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with serving(service, url=url), AsyncClient(url, middleware=[seen.layer]) as client:
+        with pytest.raises(InvalidArgument):
+            await client.call(f"{service_name}.double", "x")
+    refused, made = seen.exporter.get_finished_spans()
+    assert (refused.name, refused.kind, made.kind) == (f"{service_name}.double", SpanKind.SERVER, SpanKind.CLIENT)
+    assert refused.context is not None
+    assert made.context is not None
+    assert parent_of(refused) == made.context.span_id
+    assert refused.context.trace_id == made.context.trace_id
+
+
 class Collector(HTTPServer):
     """An OTLP receiver: what it was sent."""
 

@@ -27,6 +27,7 @@ from warren.processes.loading import ImportFailed, LoadError, load_services
 from warren.processes.manager import Manager, has_terminal
 from warren.processes.process import Command
 from warren.processes.worker import take_lifeline, work
+from warren.server.control import checked_mode
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT
 from warren.server.signals import STOP_SIGNALS
 
@@ -97,6 +98,13 @@ def _add_options_of_workers(parser: Parser) -> None:
         help="How long running calls may take to finish at the end (default: %(default)g).",
     )
     parser.add_argument(
+        "--control",
+        choices=("look", "full", "none"),
+        default="look",
+        help="What operators may ask of the workers: to see them, to drain and resume them too, nothing"
+        " (default: %(default)s).",
+    )
+    parser.add_argument(
         "--log-level",
         choices=LEVELS,
         help="The least severe messages to show (default: info, or the module's own).",
@@ -122,6 +130,7 @@ def serve(
     workers: int,
     concurrency: int | None,
     drain_timeout: float,
+    control: str,
     http: tuple[str, int] | None,
     reload: bool,
     log_level: str | None,
@@ -141,6 +150,7 @@ def serve(
     changes = _changes() if reload else None
     options = {
         "drain-timeout": drain_timeout,
+        "control": control,
         "log-level": log_level,
         "log-config": log_config,
         "log-format": log_format,
@@ -234,6 +244,7 @@ def worker(
     url: str,
     concurrency: int | None,
     drain_timeout: float,
+    control: str,
     log_level: str | None,
     log_config: Path | None,
     log_format: Form,
@@ -243,7 +254,13 @@ def worker(
     parent = take_lifeline(lifeline)  # first, before anything of the application's can start processes
     logs = _begin_logging(name, log_level, log_config, log_format, access_log)
     try:
-        server = Server(*load_services(services), url=url, concurrency=concurrency, drain_timeout=drain_timeout)
+        server = Server(
+            *load_services(services),
+            url=url,
+            concurrency=concurrency,
+            drain_timeout=drain_timeout,
+            control=None if control == "none" else checked_mode(control),
+        )
         logs.settle()
     except (LoadError, LogConfigError, TypeError, ValueError) as error:
         fail(str(error), WRONG_USAGE)
