@@ -21,8 +21,9 @@ from msgspec import Meta
 
 from warren import Client, Service
 from warren.broker import Broker
+from warren.cli import demo_shop
 from warren.cli.output import OTHER, USAGE, complain, fail, say
-from warren.cli.parser import Parser
+from warren.cli.parser import Parser, number
 from warren.cli.terminal import fail_call
 from warren.connection.declare import remove_queues
 from warren.connection.settings import make_settings
@@ -50,15 +51,20 @@ def slow_fib(n: Annotated[int, Meta(ge=0, le=90)]) -> int:
 def add_demo(parser: Parser) -> None:
     """The arguments of `demo`."""
     parser.add_argument("--url", help="RabbitMQ's AMQP URL (default: an embedded broker).")
+    parser.flag("--operate", help="A shop that is busy, and the dashboard over it, until Ctrl-C (in a checkout).")
+    parser.add_argument("--seconds", type=number(float, 0), help="With --operate: end after so many seconds.")
     parser.set_defaults(run=demo)
 
 
 COMMANDS = {"demo": add_demo}
 
 
-def demo(url: str | None) -> None:
+def demo(url: str | None, operate: bool, seconds: float | None) -> None:
     """See calls, a mistake and a killed worker; needs no RabbitMQ."""
     logging.basicConfig(handlers=[logging.NullHandler()])  # what ends it is said once, by its error
+    if operate:
+        demo_shop.run(url, seconds)
+        return
     try:
         with _broker(url) as where:
             _run(where)
