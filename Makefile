@@ -1,7 +1,7 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test nightly faults scenarios soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
-.PHONY: interop-js clean compiled
+.PHONY: interop-js browser clean compiled
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -37,13 +37,13 @@ endef
 help:  ## what there is to type
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r v t; do printf '  make %-12s %s\n' "$$v" "$$t"; done
 
-demo: .venv/core-stamp  ## every feature in one sitting, on an embedded broker; on RabbitMQ: make demo ARGS="--url amqp://localhost"
+demo: .venv/$(if $(findstring --operate,$(ARGS)),,core-)stamp  ## every feature in one sitting, on an embedded broker; on RabbitMQ: ARGS="--url amqp://localhost"; a shop and the dashboard: ARGS=--operate
 	@$(PY) -m warren demo $(ARGS)
 
 quick: venv  ## tests of pure modules, architecture and docs, in less than a minute and without RabbitMQ
 	@$(PY) -m pytest $(QUICK_LANES) -m "not slow" --hypothesis-profile=quick $(QUICK) $(ARGS)
 
-test: venv rabbit interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
+test: venv rabbit browser interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(LANES) $(ARGS)
 
 nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), hot path compiled, benchmarks
@@ -93,6 +93,9 @@ venv: .venv/stamp  ## .venv with Warren (editable) and its tools; redone when py
 
 rabbit:  ## make sure RabbitMQ is installed
 	@$(if $(PYTHON),$(PYTHON),python3) tools/rabbit.py install
+
+browser:  ## make sure that there is a browser, for the dashboard's tests and pictures
+	@$(call need,command -v chromium,chromium fonts-dejavu-core)
 
 interop-js: $(JS)/node_modules/.stamp  ## the JavaScript client for the interop tests
 

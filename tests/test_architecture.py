@@ -31,7 +31,7 @@ FLOORS = (
     ("warren",),  # what `from warren import …` offers
     ("telemetry",),  # what other tools see
     ("processes", "operate"),  # what the command line does, without the terminal
-    ("bench", "testing"),
+    ("bench", "dashboard", "testing"),
     ("cli",),
     ("__main__",),
 )

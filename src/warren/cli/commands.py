@@ -46,6 +46,7 @@ COMMANDS = {
         "dead", "Publish a request to its service once more, as a cast, and take it off the dead queue."
     ),
     "dead drop": Command("dead", "Remove a message for good."),
+    "dashboard": Command("dashboard", "See in a browser what runs: services, calls, failures, who calls whom."),
     "broker": Command("broker", "Run a small broker for development, in memory: no disk, no cluster."),
     "broker status": Command("broker", "List connections, queues and consumers of a broker running on this machine."),
     "completion": Command("completion", "Print a script that completes commands and options in a shell."),

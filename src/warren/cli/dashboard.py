@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from importlib.util import find_spec
 
@@ -13,6 +14,7 @@ from warren.cli.terminal import add_url
 from warren.printable import printable
 
 CANNOT_LISTEN = 1
+EVERY = 2.0
 
 _EPILOG = """\
 It asks the servers themselves, over the broker, and needs to be nowhere near
@@ -45,6 +47,13 @@ def add_dashboard(parser: Parser) -> None:
         default=os.environ.get("WARREN_DASHBOARD_TOKEN") or None,
         help="What has to be known to be let in (default: the environment's WARREN_DASHBOARD_TOKEN).",
     )
+    parser.add_argument(
+        "--every",
+        metavar="SECONDS",
+        type=number(float, 0.5, 60),
+        default=EVERY,
+        help="How often it asks (default: %(default)g).",
+    )
     parser.flag("--allow-acting", help="Allow to call methods, and to retry and drop dead letters, from the pages.")
     parser.set_defaults(run=dashboard)
 
@@ -52,7 +61,7 @@ def add_dashboard(parser: Parser) -> None:
 COMMANDS = {"dashboard": add_dashboard}
 
 
-def dashboard(url: str, port: int, host: str, token: str | None, allow_acting: bool) -> None:
+def dashboard(url: str, port: int, host: str, token: str | None, every: float, allow_acting: bool) -> None:
     """Show in a browser what runs."""
     for name in ("starlette", "uvicorn"):
         if find_spec(name) is None:
@@ -60,14 +69,15 @@ def dashboard(url: str, port: int, host: str, token: str | None, allow_acting: b
     from warren.dashboard.running import run  # needs what is only there with the extra
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end is what is wanted: exit code 0
     try:
-        run(url, host, port, token, acting=allow_acting, say=_say)
+        run(url, host, port, token, acting=allow_acting, every=every, say=_say)
     except ValueError as error:
         fail(str(error), USAGE)
     except OSError as error:
         fail(printable(f"cannot listen on {host}:{port}: {error}; --port 0 takes a free one"), CANNOT_LISTEN)
     except KeyboardInterrupt:  # uvicorn has ended in good order, and passes on what told it to
-        pass
+        return
 
 
 def _say(address: str) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from warren.dashboard.reading import MOST_SERVICES, Caller, Durations, MethodStats, ServiceStats, Stats
+from warren.dashboard.reading import MOST_SERVICES
 from warren.histogram import Histogram
+from warren.operate.told import Caller, MethodStats, ServiceStats, Stats, durations
+from warren.operate.totals import since
 
 #: Looks that are remembered, and methods of which they are.
 LOOKS, MOST_SERIES = 150, 1000
@@ -45,8 +47,8 @@ class Sum:
             return
         self.ended += ended / seconds
         self.failed += max(0, sum(now.failed.values()) - sum(before.failed.values())) / seconds
-        self.wait.add(since(now.wait, before.wait))
-        self.work.add(since(now.work, before.work))
+        self.wait.add(since(durations(now.wait), durations(before.wait)))
+        self.work.add(since(durations(now.work), durations(before.work)))
 
     def join(self, other: Sum) -> None:
         """Add another method's."""
@@ -137,19 +139,6 @@ class History:
         return sum(rate for rate, _ in rates) / len(rates), sum(failed for _, failed in rates) / len(rates)
 
 
-def since(now: Durations, before: Durations) -> Histogram:
-    """What was recorded between two looks; its shortest and its longest are those of all."""
-    made = Histogram()
-    grown = {
-        number: count - before.buckets.get(number, 0)
-        for number, count in now.buckets.items()
-        if count > before.buckets.get(number, 0)
-    }
-    if grown:
-        made.add(Durations(max(0.0, now.total - before.total), now.low, now.high, grown).histogram())
-    return made
-
-
 def edge_totals(told: Iterable[Stats]) -> dict[Edge, Caller]:
     """Who has called whom since the processes began, the busiest ones first."""
     counts: Counter[Edge] = Counter()
@@ -210,11 +199,3 @@ def _names(told: Iterable[Stats]) -> set[tuple[str, str]]:
 
 def _percentile(histogram: Histogram, percent: float) -> float | None:
     return float(f"{histogram.percentile(percent):.3g}") if histogram.count else None
-
-
-def percentiles(durations: Iterable[Durations]) -> dict[str, Any]:
-    """Of all that was ever recorded; in seconds, None of nothing."""
-    sum_ = Histogram()
-    for one in durations:
-        sum_.add(one.histogram())
-    return {"p50": _percentile(sum_, 50), "p99": _percentile(sum_, 99)}

@@ -11,21 +11,9 @@ from typing import Any
 import msgspec
 
 from warren.dashboard.history import Edge, History, edge_totals
-from warren.dashboard.reading import (
-    MOST_CALLS,
-    MOST_INSTANCES,
-    MOST_NAMES,
-    MOST_SERVICES,
-    Caller,
-    Calls,
-    Health,
-    Info,
-    MethodInfo,
-    MethodStats,
-    ServiceInfo,
-    ServiceStats,
-    Stats,
-)
+from warren.dashboard.reading import MOST_CALLS, MOST_INSTANCES, MOST_NAMES, MOST_SERVICES
+from warren.operate.queues import Standing
+from warren.operate.told import Caller, Calls, Health, Info, MethodInfo, MethodStats, ServiceInfo, ServiceStats, Stats
 
 #: Seconds for which a process that says nothing is still shown, as silent.
 SILENT = 30.0
@@ -44,20 +32,10 @@ class Instance:
 
     def counted(self, stats: Stats) -> None:
         """It has said what it did; of its processor's time the share since the last time is told."""
-        passed = stats.uptime - self.stats.uptime
-        self.cpu = (
-            max(0.0, stats.process.cpu - self.stats.process.cpu) / passed if self.stats.uptime and passed else None
-        )
+        passed, used, before = stats.uptime - self.stats.uptime, stats.process.cpu, self.stats.process.cpu
+        known = passed > 0 and used is not None and before is not None
+        self.cpu = max(0.0, used - before) / passed if known else None  # type: ignore[operator]
         self.stats = stats
-
-
-@dataclass(frozen=True)
-class Depths:
-    """How the queues of a service stand; None is what is not known."""
-
-    ready: int | None = None
-    consumers: int | None = None
-    dead: int | None = None
 
 
 @dataclass
@@ -65,7 +43,7 @@ class Picture:
     """What is known now."""
 
     instances: dict[str, Instance] = field(default_factory=dict)
-    depths: dict[str, Depths] = field(default_factory=dict)
+    queues: dict[str, Standing] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
     def heard(self, instance: str, now: float) -> Instance | None:
@@ -85,7 +63,7 @@ class Picture:
             if name in self.instances:
                 self.instances[name].counted(stats)
         self.history.add(now, {name: stats for name, stats in told.items() if name in self.instances})
-        self.depths = {name: self.depths[name] for name in self.depths.keys() & set(self.services())}
+        self.queues = {name: self.queues[name] for name in self.queues.keys() & set(self.services())}
 
     def services(self) -> list[str]:
         """The names of all services that are shown, in order."""
@@ -128,7 +106,7 @@ class Picture:
     def _service(self, name: str) -> dict[str, Any]:
         declared = self.declared(name)
         said = [one.stats.services[name] for one in self.instances.values() if name in one.stats.services]
-        depths = self.depths.get(name, Depths())
+        queue = self.queues.get(name, Standing(name))
         numbers = {key: sum(getattr(one, key) for one in said) for key in ("running", "waiting", "concurrency")}
         return {
             "name": name,
@@ -136,7 +114,7 @@ class Picture:
             "description": declared.description if declared else None,
             "instances": len(said),
             **numbers,
-            **{key: getattr(depths, key) for key in ("ready", "consumers", "dead")},
+            **{key: getattr(queue, key) for key in ("ready", "consumers", "dead")},
             "methods": _methods(declared, said),
         }
 

@@ -10,22 +10,26 @@ from typing import Any
 
 import msgspec
 
-from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.errors import LinkLost
 from warren.connection.link import Link
 from warren.connection.settings import Settings
 from warren.control.asking import Asking
-from warren.dashboard.picture import Depths, Picture
-from warren.dashboard.reading import MOST_INSTANCES, Calls, Health, Info, Stats, read
+from warren.dashboard.picture import Picture
+from warren.dashboard.reading import MOST_INSTANCES, read
 from warren.errors import CallError
+from warren.operate.queues import look
+from warren.operate.told import Calls, Health, Info, Stats
 from warren.printable import printable
 from warren.protocol import topology
 from warren.protocol.control import TO_ALL
 from warren.protocol.request import check_name
 
 #: Looks between two in which all processes are asked what they are, and how their queues stand.
-_INFO_EVERY, _DEPTHS_EVERY = 15, 3
-#: Queues that are asked about at a time: each has a channel.
-_AT_A_TIME = 10
+_INFO_EVERY, _QUEUES_EVERY = 15, 3
+#: Seconds in which the broker has to say how a queue stands.
+_QUEUE_PATIENCE = 5.0
+#: Seconds in which processes have to answer, at least.
+_PATIENCE = 0.4
 #: Processes heard of one question, at most: beyond those that are shown, so that a crowd is noticed.
 _MOST_HEARD = 2 * MOST_INSTANCES
 
@@ -90,8 +94,8 @@ class Poller:
         if self._look % _INFO_EVERY == 0 or any(not one.info.name for one in self.picture.instances.values()):
             await self._ask_who(asking)
         self.picture.looked(now, stats)
-        if self._look % _DEPTHS_EVERY == 0:
-            await self._ask_depths(asking.link)
+        if self._look % _QUEUES_EVERY == 0:
+            await self._ask_queues(asking.link)
 
     async def _ask_who(self, asking: Asking) -> None:
         for name, info in (await self._ask(asking, "info", Info)).items():
@@ -102,20 +106,15 @@ class Poller:
     async def _ask(self, asking: Asking, verb: str, kind: type[Any]) -> dict[str, Any]:
         """What all processes say; who refuses, or makes no sense, says nothing."""
         said: dict[str, Any] = {}
-        async for answer in asking.ask(verb, TO_ALL, patience=self._every / 3):
+        async for answer in asking.ask(verb, TO_ALL, patience=max(_PATIENCE, self._every / 3)):
             with contextlib.suppress(ValueError, RecursionError):
                 if answer.error is None and len(said) < _MOST_HEARD:
                     said[printable(answer.instance)[:40]] = read(kind, answer.body)
         return said
 
-    async def _ask_depths(self, link: Link) -> None:
-        turn = asyncio.Semaphore(_AT_A_TIME)
-
-        async def one(service: str) -> None:
-            async with turn:
-                self.picture.depths[service] = await _depths(link, service)
-
-        await asyncio.gather(*map(one, self.picture.services()))
+    async def _ask_queues(self, link: Link) -> None:
+        names = [name for name in self.picture.services() if _can_be_a_queue(name)]
+        self.picture.queues = {one.service: one for one in await look(link, names, _QUEUE_PATIENCE)}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """What a browser is sent: all there is, with what was before, and then each look; a slow one misses some."""
@@ -144,22 +143,9 @@ class Poller:
         return b"data: %b\n\n" % msgspec.json.encode(said)
 
 
-async def _depths(link: Link, service: str) -> Depths:
+def _can_be_a_queue(service: str) -> bool:
     try:
         check_name(topology.dead_queue(service))
-    except ValueError:  # no queue has such a name
-        return Depths()
-    ready = await _inspect(link, topology.service_queue(service))
-    dead = await _inspect(link, topology.dead_queue(service))
-    return Depths(ready and ready[0], ready and ready[1], dead and dead[0])
-
-
-async def _inspect(link: Link, queue: str) -> tuple[int, int] | None:
-    """Messages and consumers of a queue; None where it is not there, or not to be seen."""
-    channel = await link.channel()
-    try:
-        found = await channel.inspect_queue(queue)
-        await channel.close()
-    except ChannelClosed:
-        return None
-    return found
+    except ValueError:  # too long for AMQP
+        return False
+    return True

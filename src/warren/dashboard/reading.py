@@ -1,18 +1,19 @@
 """What running processes say of themselves, as far as it is shown. Pure.
 
-All of it is claims of peers. Here its shape is checked, names and texts are escaped and cut, and the number of
-each is bounded. What is unknown in it is left out, so that versions can mix.
+All of it is claims of peers, whose shape `warren.operate.told` checks. Here names and texts are escaped and cut, and
+there are so many of each at the most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from warren.histogram import Histogram
+from warren.operate import told
+from warren.operate.told import Call, Calls, Health, Info, MethodInfo, MethodStats, ServiceInfo, ServiceStats, Stats
 from warren.printable import printable
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -26,143 +27,13 @@ NAME, TEXT, MOST_NAMES = 200, 4000, 50
 MOST_SCHEMA = 64 * 1024
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-#: The number of a bucket: beyond the largest that `Histogram` makes there are no durations.
-Bucket = Annotated[int, msgspec.Meta(ge=0, le=3000)]
-
-
-class Durations(msgspec.Struct, frozen=True):
-    """What `Histogram.from_object` reads."""
-
-    total: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
-    buckets: dict[Bucket, Count] = {}
-
-    def histogram(self) -> Histogram:
-        return Histogram.from_object({"total": self.total, "low": self.low, "high": self.high, "buckets": self.buckets})
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """What a caller has asked of a method."""
-
-    count: Count = 0
-    failed: Count = 0
-
-
-class MethodStats(msgspec.Struct, frozen=True):
-    """What a process has done of a method."""
-
-    ended: Count = 0
-    failed: dict[str, Count] = {}
-    wait: Durations = Durations()
-    work: Durations = Durations()
-    callers: dict[str, Caller] = {}
-
-
-class ServiceStats(msgspec.Struct, frozen=True):
-    """What a process has done of a service, and does now."""
-
-    running: Count = 0
-    waiting: Count = 0
-    concurrency: Count = 0
-    methods: dict[str, MethodStats] = {}
-    refused: dict[str, dict[str, Count]] = {}
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """What a process takes: seconds of CPU, bytes of memory, seconds that its loop was late."""
-
-    cpu: float = 0.0
-    memory: Count | None = None
-    lag: float = 0.0
-    reconnects: Count = 0
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """What a process says to ``stats``."""
-
-    uptime: float = 0.0
-    process: Usage = Usage()
-    services: dict[str, ServiceStats] = {}
-
-
-class MethodInfo(msgspec.Struct, frozen=True):
-    """A method, as it is declared."""
-
-    name: str
-    doc: str | None = None
-    signature: str = ""
-    delivery: str = ""
-    max_attempts: int | None = None
-    time_limit: float | None = None
-    concurrency: int | None = None
-    default: bool = False
-    is_async: bool = False
-    arguments: Any = None
-    result: Any = None
-
-
-class ServiceInfo(msgspec.Struct, frozen=True):
-    """A service, as it is declared."""
-
-    name: str
-    version: str | None = None
-    description: str | None = None
-    queue: str = ""
-    max_length: int | None = None
-    methods: list[MethodInfo] = []
-
-
-class Info(msgspec.Struct, frozen=True):
-    """What a process says to ``info``."""
-
-    name: str = ""
-    host: str = ""
-    pid: int = 0
-    started: float = 0.0
-    state: str = ""
-    warren: str = ""
-    python: str = ""
-    control: str = ""
-    services: list[ServiceInfo] = []
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A request that a process has in hand; `age` and `left` are seconds."""
-
-    service: str
-    method: str | None = None
-    call_id: str | None = None
-    caller: str | None = None
-    age: float = 0.0
-    left: float | None = None
-    attempt: int = 1
-    kind: str = ""
-    state: str = ""
-
-
-class Calls(msgspec.Struct, frozen=True):
-    """What a process says to ``calls``."""
-
-    calls: list[Call] = []
-
-
-class Health(msgspec.Struct, frozen=True):
-    """What a process says to ``health``."""
-
-    healthy: bool = False
-    state: str = ""
-
-
 def read(kind: type[T], body: Mapping[str, Any]) -> T:
     """What a process has said, with all texts escaped and cut.
 
     Raises:
         ValueError: it is not of the shape that is agreed.
     """
-    said = msgspec.convert(body, kind, str_keys=True)
-    return _CLEAN[kind](said)  # type: ignore[no-any-return]
+    return _CLEAN[kind](told.read(kind, body))  # type: ignore[no-any-return]
 
 
 def name(text: str) -> str:
@@ -246,7 +117,7 @@ def _calls(said: Calls) -> Calls:
 def _call(call: Call) -> Call:
     names = {
         field: None if (text := getattr(call, field)) is None else name(text)
-        for field in ("service", "method", "call_id", "caller", "kind", "state")
+        for field in ("service", "method", "call_id", "caller", "user", "kind", "state")
     }
     return msgspec.structs.replace(call, **names)
 

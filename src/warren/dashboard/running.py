@@ -54,7 +54,7 @@ def run(
     token: str | None,
     *,
     acting: bool,
-    every: float = 2.0,
+    every: float,
     say: Callable[[str], None],
 ) -> None:
     """Show what runs at the broker of `url`, until told to end; `say` gets the address, once it is open.

@@ -7,7 +7,7 @@ is left out, so that versions can mix.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 #: Levels of an answer, schemas included.
 DEEPEST = 100
+#: How often something happened: a number that a float can hold, too.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -63,11 +65,13 @@ class ServiceInfo(msgspec.Struct, frozen=True):
 class Info(msgspec.Struct, frozen=True):
     """What a process says to ``info``."""
 
+    name: str = ""
     host: str = ""
     pid: int = 0
     started: float = 0.0
     state: str = ""
     warren: str = ""
+    python: str = ""
     control: str = ""
     connection: str | None = None
     services: list[ServiceInfo] = []
@@ -80,16 +84,16 @@ class Info(msgspec.Struct, frozen=True):
 class Caller(msgspec.Struct, frozen=True):
     """What a caller has asked of a method; `total` is seconds of work."""
 
-    count: int = 0
-    failed: int = 0
+    count: Count = 0
+    failed: Count = 0
     total: float = 0.0
 
 
 class MethodStats(msgspec.Struct, frozen=True):
     """What a method has done; durations are what `Histogram.from_object` reads."""
 
-    ended: int = 0
-    failed: dict[str, int] = {}
+    ended: Count = 0
+    failed: dict[str, Count] = {}
     wait: dict[str, Any] = {}
     work: dict[str, Any] = {}
     callers: dict[str, Caller] = {}
@@ -98,11 +102,11 @@ class MethodStats(msgspec.Struct, frozen=True):
 class ServiceStats(msgspec.Struct, frozen=True):
     """What a process has done of a service."""
 
-    running: int = 0
-    waiting: int = 0
-    concurrency: int = 0
+    running: Count = 0
+    waiting: Count = 0
+    concurrency: Count = 0
     methods: dict[str, MethodStats] = {}
-    refused: dict[str, dict[str, int]] = {}
+    refused: dict[str, dict[str, Count]] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -34,8 +34,8 @@ class Method:
         before = before or MethodStats()
         self.ended += stats.ended - before.ended
         self.failed.update(_grown(stats.failed, before.failed))
-        self.wait.add(_since(durations(stats.wait), durations(before.wait)))
-        self.work.add(_since(durations(stats.work), durations(before.work)))
+        self.wait.add(since(durations(stats.wait), durations(before.wait)))
+        self.work.add(since(durations(stats.work), durations(before.work)))
         for name, caller in stats.callers.items():
             self._add_caller(name, caller, before.callers.get(name, Caller()))
 
@@ -132,7 +132,7 @@ def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> Counter[str]:
     return Counter(now) - Counter(before)
 
 
-def _since(now: Histogram, before: Histogram) -> Histogram:
+def since(now: Histogram, before: Histogram) -> Histogram:
     """What was recorded between the two; its shortest and its longest are not known exactly."""
     if not before.count:
         return now

@@ -91,7 +91,7 @@ function spark(points, lines, unit, tall) {
 }
 
 function what(name, value, bad) {
-  return h('div', {class: 'what'}, h('span', {}, name), h('b', {class: bad ? 'bad' : null}, value));
+  return h('div', {class: 'what'}, h('span', {title: name}, name), h('b', {class: bad ? 'bad' : null}, value));
 }
 
 function calls(points, tall) {
