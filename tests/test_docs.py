@@ -31,6 +31,10 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 #: Words in capitals in the source that are not the reason of an error.
 _OTHER_WORDS = {
+    "GET",
+    "HEAD",
+    "POST",
+    "WARREN_DASHBOARD_TOKEN",
     "CALL_ID",
     "COLUMNS",
     "INSTANCE",

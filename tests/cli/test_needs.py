@@ -90,6 +90,13 @@ def test_a_command_runs_with_nothing_else(lean: Lean, args: list[str], words: st
     assert re.search(words, lean(*args))
 
 
+def test_a_dashboard_without_its_web_server_says_what_to_install(python: str) -> None:
+    command = [python, "-m", "warren", "dashboard"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'warren-rpc[dashboard]'" in done.stderr
+
+
 @pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.summary])
 def test_every_command_has_a_help(lean: Lean, command: str) -> None:
     assert lean(*command.split(), "--help").startswith(f"usage: warren {command}".rstrip())

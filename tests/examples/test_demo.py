@@ -1,8 +1,11 @@
 """``warren demo``, which is ``make demo``, does what the README promises; on the embedded broker and on RabbitMQ."""
 
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -43,6 +46,27 @@ def test_a_demo_without_its_broker_says_so_at_once() -> None:
     done = _demo("--url", "amqp://127.0.0.1:1")
     assert done.returncode == 3
     assert done.stderr.startswith("error: cannot connect to 127.0.0.1:1: connection refused")
+
+
+def test_the_demo_of_operating_shows_a_busy_shop_until_ctrl_c() -> None:
+    command = [sys.executable, "-m", "warren", "demo", "--operate"]
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert demo.stdout is not None
+    found = next(filter(None, (re.search(r"the dashboard: (\S+)\?token=(\S+)", line) for line in demo.stdout)))
+    headers = {"Authorization": f"Bearer {found[2]}"}
+    with urlopen(Request(f"{found[1]}events", headers=headers), timeout=60) as events:
+        while b'"caller":"orders"' not in events.readline():  # the shop's own nested calls
+            pass
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=60)
+    assert (demo.returncode, err) == (0, "")
+    assert out.endswith("the shop is closed, nothing is left behind\n")
+
+
+def test_the_demo_of_operating_ends_after_so_many_seconds() -> None:
+    done = _demo("--operate", "--seconds", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "What to look at" in done.stdout
 
 
 def test_make_demo_is_the_same_command() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, TypeVar
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,8 +14,6 @@ from warren.connection.settings import Settings
 from warren.dashboard import reading
 from warren.dead.queue import DeadMessage, DeadQueue, DeadQueueError, open_dead_queue
 from warren.printable import printable_json
-
-T = TypeVar("T")
 
 #: Deeds under way at a time; others are told to come again.
 MOST_AT_A_TIME = 8
@@ -60,59 +59,49 @@ class Acting:
 
     async def call(self, wish: CallWish) -> dict[str, Any]:
         """The result of a call as text, or what it ended in."""
-        return await self._do(self._call(wish))
-
-    async def _call(self, wish: CallWish) -> dict[str, Any]:
-        client = self._client.options(timeout=wish.timeout)
-        try:
-            result = await client.call(f"{wish.service}.{wish.method}", **wish.arguments)
-        except CallError as error:
-            return {"error": _as_object(error)}
-        return {"result": _shown(result)}
+        with self._turn():
+            client = self._client.options(timeout=wish.timeout)
+            try:
+                result = await client.call(f"{wish.service}.{wish.method}", **wish.arguments)
+            except CallError as error:
+                return {"error": _as_object(error)}
+            return {"result": _shown(result)}
 
     async def dead(self, wish: DeadWish) -> dict[str, Any]:
-        """The oldest dead letters of a service."""
-
-        async def list_(queue: DeadQueue) -> dict[str, Any]:
+        """The oldest dead letters of a service, and how many there are."""
+        async with self._queue(wish.service, bodies=False) as queue:
             letters = [_letter(entry) async for entry in queue.messages(MOST_LISTED)]
-            return {"count": max(len(letters), await queue.count() + len(letters)), "letters": letters}
-
-        return await self._do(self._with_queue(wish.service, list_, bodies=False))
+            return {"count": len(letters) + await queue.count(), "letters": letters}
 
     async def retry(self, wish: DeadWish) -> dict[str, Any]:
         """Send a dead letter to its service once more."""
-
-        async def retry(queue: DeadQueue) -> dict[str, Any]:
+        async with self._queue(wish.service, bodies=True) as queue:
             await queue.retry(await queue.find(wish.id))
-            return {"done": "sent again"}
-
-        return await self._do(self._with_queue(wish.service, retry, bodies=True))
+        return {"done": "sent again"}
 
     async def drop(self, wish: DeadWish) -> dict[str, Any]:
         """Take a dead letter away for good."""
-
-        async def drop(queue: DeadQueue) -> dict[str, Any]:
+        async with self._queue(wish.service, bodies=False) as queue:
             queue.drop(await queue.find(wish.id))
-            return {"done": "dropped"}
+        return {"done": "dropped"}
 
-        return await self._do(self._with_queue(wish.service, drop, bodies=False))
+    @contextlib.asynccontextmanager
+    async def _queue(self, service: str, *, bodies: bool) -> AsyncIterator[DeadQueue]:
+        with self._turn():
+            try:
+                async with asyncio.timeout(PATIENCE), open_dead_queue(self._settings, service, bodies=bodies) as queue:
+                    yield queue
+            except TimeoutError:
+                message = f"the broker took more than {PATIENCE:g} seconds: look what became of it"
+                raise DeadQueueError(message) from None
 
-    async def _with_queue(
-        self, service: str, deed: Callable[[DeadQueue], Awaitable[dict[str, Any]]], *, bodies: bool
-    ) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(PATIENCE), open_dead_queue(self._settings, service, bodies=bodies) as queue:
-                return await deed(queue)
-        except TimeoutError:
-            raise DeadQueueError(f"the broker took more than {PATIENCE:g} seconds: look what became of it") from None
-
-    async def _do(self, deed: Awaitable[T]) -> T:
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
         if self._under_way >= self._most:
-            asyncio.ensure_future(deed).cancel()
             raise Busy(f"{self._most} things are under way: wait for one of them, and try again")
         self._under_way += 1
         try:
-            return await deed
+            yield
         finally:
             self._under_way -= 1
 

@@ -99,16 +99,13 @@ class History:
         self._before = {name: pair for name, pair in self._before.items() if now - pair[0] < 60}
 
     def _remember(self, sums: dict[tuple[str, str], Sum], told: Mapping[str, Stats]) -> None:
-        for key in _names(told.values()):
-            if key not in self._series and len(self._series) < MOST_SERIES:
+        names = _names(told.values())
+        for key in names - self._series.keys():
+            if len(self._series) < MOST_SERIES:
                 self._series[key] = deque(maxlen=LOOKS)
         for key, series in list(self._series.items()):
             series.append(sums.get(key, Sum()).point())
-            if (
-                len(series) == LOOKS
-                and not any(point[0] or point[2] for point in series)
-                and key not in _names(told.values())
-            ):
+            if key not in names and not any(point[0] or point[2] for point in series) and len(series) == LOOKS:
                 del self._series[key]
 
     def _remember_edges(self, edges: dict[Edge, tuple[float, float]], told: Mapping[str, Stats]) -> None:
