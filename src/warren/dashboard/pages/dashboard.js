@@ -167,12 +167,14 @@ function badges(one) {
 }
 
 function graphPage(root) {
-  const drawing = h('div', {class: 'card graph'}), list = h('div', {});
+  const drawing = h('div', {class: 'card graph'}), quiet = h('p', {class: 'note'}), list = h('div', {});
   show(root, h('h1', {}, 'Who calls whom'),
     h('p', {class: 'note'}, 'Observed by the services. Calls per second of the last seconds; red where some of them fail. Dashed: callers that are no service here.'),
-    drawing, h('h2', {}, 'Since the processes began'), list);
+    drawing, quiet, h('h2', {}, 'Since the processes began'), list);
   return {update() {
     show(drawing, now.edges.length ? graph(now, drawing.clientWidth - 16) : h('div', {class: 'empty'}, 'Nobody has called yet.'));
+    const busy = new Set(now.edges.flatMap(edge => [edge.caller, edge.service])), rest = now.services.filter(one => !busy.has(one.name));
+    show(quiet, rest.length > 0 && ['Not called yet: ', rest.map((one, at) => [at ? ', ' : '', h('a', {class: 'plain', href: to('service', one.name)}, one.name)])]);
     show(list, table([
       ['calls', edge => [caller(edge.caller), ' → ', h('a', {href: to('service', edge.service)}, edge.service)]],
       ['now', edge => rate(edge.rate), true],
@@ -442,13 +444,14 @@ function graph(seen, room) {
     both.forEach(name => drawn.add(name));
     return true;
   }).slice(0, MOST_DRAWN.arrows).sort((a, b) => compare(a.caller, b.caller) || compare(a.service, b.service));
-  for (const one of seen.services) if (drawn.size < MOST_DRAWN.nodes) drawn.add(one.name);
-  const names = [...drawn].sort(compare), down = room < 700; // on a narrow screen the layers stand below each other
-  const {layers, ways} = ordered(names, pairs);
+  const names = [...drawn].sort(compare), {layers, ways} = ordered(names, pairs);
+  const widest = Math.max(...layers.map(layer => layer.filter(isName).length));
+  const down = room < 700 && widest * 90 <= room; // on a narrow screen layers stand below each other, if they fit
   const place = placed(layers, down, room), lines = pairs.map(edge => arrow(edge, ways.get(edge), place));
   const tips = ['idle', 'busy', 'bad'].map(look => s('marker', {id: `tip-${look}`, class: look, viewBox: '0 0 8 8', refX: 7, refY: 4,
     markerWidth: 8, markerHeight: 8, markerUnits: 'userSpaceOnUse', orient: 'auto'}, s('path', {d: 'M0 0L8 4L0 8z'})));
-  return s('svg', {width: place.width, height: place.height, viewBox: `0 0 ${place.width} ${place.height}`, role: 'img', 'aria-label': 'who calls whom'},
+  const scale = Math.max(0.7, Math.min(1, room / place.width)); // smaller, as long as it can be read
+  return s('svg', {width: place.width * scale, height: place.height * scale, viewBox: `0 0 ${place.width} ${place.height}`, role: 'img', 'aria-label': 'who calls whom'},
     s('defs', {}, tips), lines.map(line => line.path), names.map(name => box(name, place, pairs)), lines.map(line => line.label));
 }
 
@@ -512,7 +515,7 @@ function placed(layers, down, room) {
   const at = new Map(), boxes = Math.max(...layers.map(layer => layer.filter(isName).length)), passing = 26;
   const width = down ? Math.min(132, Math.max(78, (room - 20) / boxes - 12)) : 132, height = 42, gap = down ? 12 : 34;
   const size = node => isName(node) ? (down ? width : height) + gap : passing;
-  const breadth = Math.max(...layers.map(layer => sum(layer.map(size)))), step = down ? height + 84 : width + 128;
+  const breadth = Math.max(...layers.map(layer => sum(layer.map(size)))), step = down ? height + 84 : Math.max(width + 76, Math.min(width + 128, (room - width - 20) / (layers.length - 1)));
   const whole = {down, at, box: {width, height}, width: down ? Math.max(breadth, room) : (layers.length - 1) * step + width + 20,
     height: (down ? (layers.length - 1) * step + height : breadth) + 20};
   layers.forEach((layer, n) => {
