@@ -17,12 +17,15 @@ from warren.control.asking import Asking
 from warren.dashboard.picture import Picture
 from warren.dashboard.reading import MOST_INSTANCES, read
 from warren.errors import CallError
+from warren.logs import get_logger
 from warren.operate.queues import look
 from warren.operate.told import Calls, Health, Info, Stats
 from warren.printable import printable
 from warren.protocol import topology
 from warren.protocol.control import TO_ALL
 from warren.protocol.request import check_name
+
+log = get_logger("warren.dashboard")
 
 #: Looks between two in which all processes are asked what they are, and how their queues stand.
 _INFO_EVERY, _QUEUES_EVERY = 15, 3
@@ -60,14 +63,21 @@ class Poller:
         while True:
             try:
                 async with Asking(self._settings) as asking:
-                    while True:
-                        began = time.monotonic()
-                        await self._once(asking)
-                        await self._tell(None)
-                        await asyncio.sleep(max(0.0, self._every - (time.monotonic() - began)))
+                    await self._look_on(asking)
             except (CallError, LinkLost) as error:
                 await self._tell(printable(str(error)))
+            except Exception as error:  # a mistake of ours: pages that stand still would hide it
+                log.exception("the dashboard could not look")
+                await self._tell(f"the dashboard failed with {type(error).__name__}; its log says more; trying again")
             await asyncio.sleep(self._every)
+
+    async def _look_on(self, asking: Asking) -> None:
+        while True:
+            began = time.monotonic()
+            await self._once(asking)
+            await self._tell(None)
+            # At least half of the time is left to browsers, however much there is to read.
+            await asyncio.sleep(max(self._every / 2, self._every - (time.monotonic() - began)))
 
     async def end(self) -> None:
         """Let all browsers go."""
