@@ -76,7 +76,13 @@ async def _serve(
     poller = Poller(settings, acting=acting, every=every)
     app = make_app(poller, access, Acting(url, settings) if acting else None)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=5
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        limit_concurrency=200,
+        timeout_graceful_shutdown=5,
     )
     await _Server(config, poller).serve([sock])
 
