@@ -44,8 +44,6 @@ _OTHER_WORDS = {
     "ARGS",
     "BCC",
     "FILE",
-    "GET",
-    "HEAD",
     "CC",
     "ID",
     "NO_COLOR",
