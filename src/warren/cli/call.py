@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -129,7 +128,10 @@ def _connect_and_run(url: str, options: Options, run: Run) -> Any:
     with Client(url, connect_timeout=patience, name="warren call") as client:
         client.connect()
         left = max(end - time.monotonic(), 0.001)
-        return run(client.options(**asdict(replace(options, timeout=left))))
+        how = client.options(
+            timeout=left, fail_fast=options.fail_fast, encoding=options.encoding, headers=options.headers
+        )
+        return run(how)
 
 
 def _headers(given: Sequence[str]) -> dict[str, str] | None:
