@@ -48,6 +48,8 @@ Ctrl-C ends all of it.
 def run(url: str | None, seconds: float | None) -> None:
     """Open the shop, send customers, and show it until Ctrl-C, or for so many seconds."""
     _check_needs()
+    for how in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(how, signal.default_int_handler)
     with ExitStack() as stack:
         stack.callback(say, "the shop is closed, nothing is left behind")
         url = url or stack.enter_context(Broker()).url
@@ -94,7 +96,7 @@ def _process(command: list[str], says: str) -> Iterator[str]:
                 fail(f"{command[1:3]} ended with exit code {process.wait()}; it says:\n{block(log.read())}", OTHER)
             yield found[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # what is begun in the background of a script ignores Ctrl-C, and so do its children
             process.communicate(timeout=60)
 
 
