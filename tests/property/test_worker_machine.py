@@ -230,7 +230,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
         self.loop.turn(make)
         w = cast(Any, self.worker)
-        w._runner._threads = self.threads
+        w._runner.threads = self.threads
         w.copies.on_broken = self._outlet_broke
         w._start = partial(self._starting, w._start)
         w._settler.reject = partial(self._rejected, w._settler.reject)
