@@ -123,11 +123,6 @@ def what_waits_for_its_method_is_not_begun_when_it_can_be(patch: Patch) -> None:
 
 
 @fault
-def what_waited_too_long_begins_later(patch: Patch) -> None:
-    patch.setattr(Places, "withdraw", lambda self, item: item in self.waiting())
-
-
-@fault
 def a_thread_that_cannot_start_costs_its_place(patch: Patch) -> None:
     def fail(self: Worker, attempt: Attempt, error: BaseException) -> None:
         attempt.ended = True
