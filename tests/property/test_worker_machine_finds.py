@@ -168,18 +168,6 @@ def a_thread_that_was_given_up_reports_to_nobody(patch: Patch) -> None:
 
 
 @fault
-def a_handler_that_middleware_left_alone_has_no_place(patch: Patch) -> None:
-    ended = Runner._ended
-
-    def end_at_once(self: Runner, attempt: Attempt) -> None:
-        attempt.busy = 1
-        ended(self, attempt)
-
-    patch.setattr(WorkerMachine, "surely_wrapped", True)
-    patch.setattr(Runner, "_ended", end_at_once)
-
-
-@fault
 def what_was_answered_is_answered_again(patch: Patch) -> None:
     send = Settler._send
 
