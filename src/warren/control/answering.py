@@ -12,7 +12,7 @@ from typing import Any
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_control_exchange
-from warren.connection.errors import ChannelClosed
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
 from warren.connection.link import Link
 from warren.errors import CallError, Code, make_error
 from warren.logs import get_logger
@@ -44,7 +44,7 @@ class Answering:
         self._verbs = verbs
         self._channel: HotChannel | None = None
         self._queue = ""
-        self._said = False
+        self._forbidden = self._said = False
 
     async def open(self, link: Link) -> None:
         """Begin to answer on a new link; where the broker refuses that, it is logged once.
@@ -57,31 +57,38 @@ class Answering:
             await declare_control_exchange(link)
             channel = await link.hot_channel()
             channel.attach(self, body_limit=MAX_QUESTION)
-            self._queue = await channel.declare_reply_queue(arguments=QUEUE_ARGUMENTS)
-            await self._bind(channel)
-            await channel.consume(self._queue, no_ack=True)
+            await self._consume(channel)
             self._channel = channel
         except ChannelClosed as error:
             self._say(error)
 
     async def look_after(self, link: Link) -> None:
-        """Declare exchange and bindings again: somebody may have deleted them."""
+        """Declare exchange, queue and bindings again: somebody may have deleted them. What is forbidden stays so."""
         channel = self._channel
         if channel is None or channel.closed is not None:
-            if not self._said:
+            if not self._forbidden:
                 await self.open(link)
             return
         try:
             await declare_control_exchange(link)
-            await self._bind(channel)
+            if channel.consumes:
+                await self._bind(channel)
+            else:
+                await self._consume(channel)
         except ChannelClosed as error:
             self._say(error)
+
+    async def _consume(self, channel: HotChannel) -> None:
+        self._queue = await channel.declare_reply_queue(arguments=QUEUE_ARGUMENTS)
+        await self._bind(channel)
+        await channel.consume(self._queue, no_ack=True)
 
     async def _bind(self, channel: HotChannel) -> None:
         for key in self._keys:
             await channel.bind(self._queue, topology.CONTROL_EXCHANGE, key)
 
     def _say(self, error: ChannelClosed) -> None:
+        self._forbidden = error.code == ACCESS_REFUSED
         if not self._said:
             self._said = True
             log.info(
@@ -135,8 +142,7 @@ class Answering:
         """See `confirmed`."""
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
-        if channel is self._channel:
-            self._channel = None  # `look_after` opens another
+        """Its queue was deleted: `look_after` declares another."""
 
 
 def _may_answer(question: Question) -> bool:
