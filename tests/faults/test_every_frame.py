@@ -145,6 +145,7 @@ async def test_a_cut_after_any_frame_gives_a_result_or_an_honest_error(
 
 
 @pytest.mark.scenario(141, "Confirms out of order (embedded broker) each reach their own call and cast.")
+@pytest.mark.usefixtures("unhurried")
 async def test_confirms_out_of_order_reach_their_own_casts(broker: Broker) -> None:
     async with alive(broker, "svc", "cast") as life:
         broker.reorder_confirms(4)
@@ -157,6 +158,7 @@ async def test_confirms_out_of_order_reach_their_own_casts(broker: Broker) -> No
 
 
 @pytest.mark.scenario(141, "Confirms that come after the replies, and out of order, harm no call.")
+@pytest.mark.usefixtures("unhurried")
 async def test_confirms_out_of_order_reach_their_own_calls(broker: Broker) -> None:
     async with alive(broker, "svc", "call") as life:
         broker.reorder_confirms(8)

@@ -202,6 +202,7 @@ def full_queue(rabbit: Node, service_name: str) -> Iterator[Counting]:
 
 
 @pytest.mark.scenario(12, "A full queue that refuses publishes: QUEUE_FULL, NOT_EXECUTED, at once.")
+@pytest.mark.usefixtures("unhurried")
 async def test_a_nack_is_an_error_at_once(
     client: AsyncClient, served: Counting, full_queue: Counting, rabbit: Node
 ) -> None:
@@ -221,6 +222,7 @@ async def test_a_nack_is_an_error_at_once(
 @pytest.mark.scenario(
     12, "With resend a refused request is sent again until the queue has room, or ends QUEUE_FULL at its deadline."
 )
+@pytest.mark.usefixtures("unhurried")
 async def test_a_refused_request_is_sent_again(
     client: AsyncClient, served: Counting, full_queue: Counting, rabbit: Node
 ) -> None:
@@ -243,6 +245,7 @@ async def test_a_refused_request_is_sent_again(
 @pytest.mark.scenario(
     16, "Confirms that are coalesced, out of order and mixed with refusals: each cast ends as its own."
 )
+@pytest.mark.usefixtures("unhurried")
 async def test_confirms_of_all_kinds_find_their_casts(
     client: AsyncClient, proxy: Proxy, served: Counting, full_queue: Counting, rabbit: Node, service_name: str
 ) -> None:

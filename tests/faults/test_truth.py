@@ -165,6 +165,7 @@ class Paying:
     " run stays in it, and is never said to be undone.",
 )
 @both_queues
+@pytest.mark.usefixtures("unhurried")
 async def test_a_full_queue_does_not_drop_what_a_worker_has_run(
     client: AsyncClient, raw: Any, proxy: Proxy, service_name: str, queue: str
 ) -> None:
