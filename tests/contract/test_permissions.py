@@ -12,7 +12,7 @@ from rabbit import Node
 from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, PermissionDenied, Service, current_call
+from warren import AsyncClient, CallError, Execution, PermissionDenied, Service, current_call
 from warren.connection.settings import make_settings
 from warren.control.asking import Asking
 from warren.protocol import topology
@@ -135,6 +135,27 @@ async def test_a_client_that_may_not_use_the_exchange_is_told_so(
     async with AsyncClient(url, username=caller, password="secret") as client:
         with pytest.raises(PermissionDenied, match="'warren'"):
             await client.call(f"{service_name}.x")
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("may_see", [True, False])
+async def test_a_client_that_has_a_right_on_a_full_queue_is_told_that_it_is_full_and_others_why_not(
+    accounts: Accounts, url: str, raw: Any, service_name: str, may_see: bool
+) -> None:
+    raw.queue_declare(service_name, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    raw.queue_bind(service_name, "warren", service_name)
+    configure, write, read = documented("client", service_name)
+    write = f"{write}|^{service_name}$" if may_see else write
+    caller = await accounts.add(f"{service_name}-client", (configure, write, read))
+    async with AsyncClient(url, username=caller, password="secret") as client:
+        await client.cast(f"{service_name}.x")
+        with pytest.raises(CallError) as caught:
+            await client.cast(f"{service_name}.x")
+    if caught.value.reason == "QUEUE_DOWN":  # from 4.2.6 on
+        assert not may_see
+        assert "may not see how its queue stands" in str(caught.value)
+    else:
+        assert (caught.value.reason, caught.value.execution) == ("QUEUE_FULL", Execution.NOT_EXECUTED)
 
 
 async def test_a_user_without_any_rights_fails_clearly(accounts: Accounts, url: str, service_name: str) -> None:

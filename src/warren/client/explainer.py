@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from warren.client.calls import PendingCall
 from warren.client.lane import Spawn
-from warren.connection.errors import NOT_FOUND, ChannelClosed
+from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed
 from warren.connection.link import Link
 
 #: Seconds that an error may take longer to find out how the call's queue stands.
@@ -30,6 +30,13 @@ class Standing(NamedTuple):
 
 NOT_KNOWN = Standing(False, "")
 _SILENT = Standing(False, "; the broker does not say how its queue stands")
+
+#: Instead of an answer, by the code that the channel was closed with. RabbitMQ tells it only to users who have a right
+#: on the queue: 4.2.6 and 4.3.0 want `configure`, newer ones any of the three, older ones none.
+_CLOSED = {
+    NOT_FOUND: "; queue {!r} does not exist",
+    ACCESS_REFUSED: "; this user may not see how its queue stands: give it the right to write to {!r}",
+}
 
 #: Builds what a call ends in; None when it goes on after all.
 Verdict = Callable[[PendingCall, Standing], Any]
@@ -104,7 +111,7 @@ class Explainer:
             messages, consumers = await channel.inspect_queue(queue)
             await channel.close()
         except ChannelClosed as error:
-            return Standing(False, f"; queue {queue!r} does not exist" if error.code == NOT_FOUND else "")
+            return Standing(False, _CLOSED.get(error.code, "").format(queue))
         except Exception:  # the link is lost, or whatever it may be: an ending matters more than its explanation
             return NOT_KNOWN
         state = f"; queue {queue!r} has {_count(messages, 'message')} waiting and {_count(consumers, 'consumer')}"

@@ -72,8 +72,8 @@ def refused(there: bool, state: str) -> CallError:
         message = "the broker refuses the request: its queue is full, or had no leader; add workers or slow down"
         return conclude(evidence.QUEUE_FULL, message + state)
     message = (
-        f"the broker refuses the request, and its queue does not answer: its node may have gone down{state};"
-        " look at the cluster"
+        "the broker refuses the request, and whether its queue is full or its node has gone down is not known"
+        f"{state}; look at both"
     )
     return conclude(evidence.QUEUE_DOWN, message)
 
