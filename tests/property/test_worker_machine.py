@@ -596,7 +596,7 @@ class WorkerMachine(RuleBasedStateMachine):
         owned = [attempt for attempt in self._owned() if self._of(attempt) is asked and not attempt.ended]
         others = {attempt: self._state_of(attempt) for attempt in self._owned() if attempt not in owned}
         for address in ("another's", (ADDRESSES[asked.wish.kind] or b"replies").decode()):
-            found = self.worker.withdrawals.apply(Cancel({str(asked.number): left}, address))
+            [found] = self.worker.withdrawals.apply([Cancel({str(asked.number): left}, address)])
             mine = owned if asked.call and address != "another's" else []
             self.broker.hold(found == len(mine), f"{found} of {asked} are given up, not {len(mine)}")
             self.broker.hold(

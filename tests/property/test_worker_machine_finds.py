@@ -31,7 +31,7 @@ from warren.server.replies import Replies, Reply
 from warren.server.runners import Runner
 from warren.server.settler import Settler
 from warren.server.threads import JobFailed
-from warren.server.withdrawals import Withdrawals
+from warren.server.withdrawals import Pair, Withdrawals
 from warren.server.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings(
@@ -349,13 +349,15 @@ def what_is_given_up_while_it_runs_is_settled_at_once_and_again(patch: Patch) ->
 
 @fault
 def an_id_alone_gives_a_call_up(patch: Patch) -> None:
-    named = withdrawals._named
+    among = withdrawals._among
 
-    def by_id(held: Iterable[Attempt], calls: dict[bytes, int], _address: bytes) -> list[Attempt]:
+    def by_id(held: Iterable[Attempt], named: dict[Pair, Any]) -> list[tuple[Attempt, Pair]]:
         addresses = {attempt.request.properties.reply_to or b"" for attempt in held if attempt.request is not None}
-        return [attempt for address in addresses for attempt in named(held, calls, address)]
+        for (id, _), value in list(named.items()):
+            named |= dict.fromkeys(((id, address) for address in addresses), value)
+        return among(held, named)
 
-    patch.setattr(withdrawals, "_named", by_id)
+    patch.setattr(withdrawals, "_among", by_id)
 
 
 @fault

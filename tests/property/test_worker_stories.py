@@ -172,7 +172,7 @@ def test_a_call_that_cannot_be_withdrawn_is_settled_and_the_others_are_withdrawn
     calls = {str(asked.number): 1000 for asked in machine.requests[1:]}
     for asked in machine.requests[1:]:
         asked.given_up = True
-    machine.loop.turn(lambda: machine.worker.withdrawals.apply(Cancel(calls, "replies")))
+    machine.loop.turn(lambda: machine.worker.withdrawals.apply([Cancel(calls, "replies")]))
     assert machine.sabotage.done
     assert [len(handed.settled) for handed in machine.broker.handed] == [0, 1, 1]
 

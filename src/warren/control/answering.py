@@ -2,12 +2,20 @@
 
 Each process has one queue of its own, which goes with its connection. What cannot be had is left out: a server that
 may not declare or bind it serves all the same.
+
+Whoever may publish may ask as much as it likes. So the broker holds back all but `AT_A_TIME` questions, a turn handles
+one, or a few that cost little, and the calls that are served have the loop in between.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from warren.amqp.frames import Delivery
 from warren.connection.channel import HotChannel, Returned
@@ -33,15 +41,35 @@ log = get_logger("warren.server")
 #: None is no answer.
 Verb = Callable[[Question], Any]
 
+#: Questions that the broker sends ahead; the others wait in the queue, which drops the oldest when it is full.
+AT_A_TIME = 50
+#: Bytes of questions that one turn takes, if they cost little; one question may have more.
+_MOST_IN_A_TURN = 64 * 1024
+#: After a turn the loop belongs to others for so many times as long as it took.
+_SHARE = 3
+
+
+class PutOff(msgspec.Struct):
+    """An answer whose work is done together with that of others: what is in it is set at the end of the turn."""
+
 
 class Answering:
     """The control queue of one process (Receiver of its channel)."""
 
-    def __init__(self, instance: str, keys: Sequence[str], verbs: Mapping[str, Verb]) -> None:
-        """`keys` are the routing keys by which it is meant, and `verbs` what it can do."""
+    def __init__(
+        self,
+        instance: str,
+        keys: Sequence[str],
+        verbs: Mapping[str, Verb],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`keys` are the routing keys by which it is meant, `verbs` what it can do; `settle` does what is `PutOff`."""
         self._instance = instance
         self._keys = keys
         self._verbs = verbs
+        self._do_put_off = settle
+        self._inbox: deque[tuple[HotChannel, Delivery]] = deque()
+        self._next_turn: asyncio.TimerHandle | None = None
         self._channel: HotChannel | None = None
         self._queue = ""
         self._forbidden = self._said = False
@@ -81,7 +109,8 @@ class Answering:
     async def _consume(self, channel: HotChannel) -> None:
         self._queue = await channel.declare_reply_queue(arguments=QUEUE_ARGUMENTS)
         await self._bind(channel)
-        await channel.consume(self._queue, no_ack=True)
+        await channel.qos(AT_A_TIME)
+        await channel.consume(self._queue, no_ack=False)
 
     async def _bind(self, channel: HotChannel) -> None:
         for key in self._keys:
@@ -100,15 +129,53 @@ class Answering:
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+        self._inbox.append((channel, delivery))
+        if self._next_turn is None:
+            self._turn()
+
+    def _turn(self) -> None:
+        began = time.monotonic()
+        try:
+            said = self._hear_some()
+            self._do_put_off()
+            for channel, question, answer in said:
+                self._answer(channel, question, answer)
+        finally:
+            pause = _SHARE * (time.monotonic() - began)
+            self._next_turn = asyncio.get_running_loop().call_later(pause, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        if self._inbox:
+            self._turn()
+
+    def _hear_some(self) -> list[tuple[HotChannel, Question | None, Any]]:
+        """The next question; where its work is put off, those behind it, too, as long as theirs is."""
+        said: list[tuple[HotChannel, Question | None, Any]] = []
+        left = _MOST_IN_A_TURN
+        while self._inbox and left > 0:
+            channel, delivery = self._inbox.popleft()
+            if channel.closed is not None:  # nobody would hear it; what is asked again comes on the new one
+                continue
+            channel.ack(delivery.tag)
+            question, answer = self._hear(delivery)
+            said.append((channel, question, answer))
+            if not isinstance(answer, PutOff):
+                break
+            left -= len(delivery.body or b"") + len(delivery.properties)
+        return said
+
+    def _hear(self, delivery: Delivery) -> tuple[Question | None, Any]:
+        """What is asked, as far as it can be read, and what is said to it: an exception is a refusal."""
         question: Question | None = None
         try:
             question = read_question(delivery.properties, delivery.body)
-            self._answer(channel, question, self._verb(question)(question))
+            return question, self._verb(question)(question)
         except (ValueError, CallError) as error:
-            self._refuse(channel, question, error)
+            return question, error
         except Exception as error:
             log.exception("a control message could not be handled: %s", printable(repr(question)))
-            self._refuse(channel, question, error)
+            return question, error
 
     def _verb(self, question: Question) -> Verb:
         verb = self._verbs.get(question.verb)
@@ -118,19 +185,21 @@ class Answering:
             raise make_error(Code.UNIMPLEMENTED, evidence.METHOD.reason, message)
         return verb
 
-    def _answer(self, channel: HotChannel, question: Question, body: Any) -> None:
-        if body is not None and _may_answer(question):
-            channel.publish_unrouted(b"", question.reply_to, *write_answer(question, self._instance, body))
-
-    def _refuse(self, channel: HotChannel, question: Question | None, error: Exception) -> None:
+    def _answer(self, channel: HotChannel, question: Question | None, answer: Any) -> None:
         if question is None or not _may_answer(question):
-            log.debug("a control message is ignored: %s", printable(str(error)))
-            return
-        if isinstance(error, ValueError):
-            error = make_error(Code.INVALID_ARGUMENT, evidence.VALIDATION.reason, str(error))
-        elif not isinstance(error, CallError):
-            error = make_error(Code.INTERNAL, evidence.SERVER.reason, f"it failed with {type(error).__name__}")
-        channel.publish_unrouted(b"", question.reply_to, *write_refusal(question, self._instance, error))
+            if isinstance(answer, Exception):
+                log.debug("a control message is ignored: %s", printable(str(answer)))
+        elif answer is not None:
+            channel.publish_unrouted(b"", question.reply_to, *self._written(question, answer))
+
+    def _written(self, question: Question, answer: Any) -> tuple[bytes, bytes]:
+        if not isinstance(answer, Exception):
+            try:
+                return write_answer(question, self._instance, answer)
+            except Exception as error:
+                log.exception("what is said to a control message cannot be written: %s", printable(repr(question)))
+                answer = error
+        return write_refusal(question, self._instance, _as_error(answer))
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         """Answers are not confirmed: who has asked waits for as long as it likes."""
@@ -148,3 +217,11 @@ class Answering:
 def _may_answer(question: Question) -> bool:
     """A forged direct reply-to address makes RabbitMQ 3.10 close the connection (541): none is answered."""
     return bool(question.reply_to) and not question.reply_to.startswith(topology.DIRECT_REPLY_TO)
+
+
+def _as_error(error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, ValueError):
+        return make_error(Code.INVALID_ARGUMENT, evidence.VALIDATION.reason, str(error))
+    return make_error(Code.INTERNAL, evidence.SERVER.reason, f"it failed with {type(error).__name__}")

@@ -7,13 +7,14 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-from warren.control.answering import Answering, Verb
+from warren.control.answering import Answering, PutOff, Verb
 from warren.errors import Code, make_error
 from warren.logs import get_logger
 from warren.protocol import evidence
 from warren.protocol.control import (
     CANCEL,
     TO_ALL,
+    Cancel,
     Question,
     SetConcurrency,
     SetLogLevel,
@@ -31,6 +32,12 @@ ControlMode = Literal["look", "full"]
 log = get_logger("warren.server")
 
 
+class Found(PutOff):
+    """How many of the calls that are given up were found; known when `Controlled.settle` has looked."""
+
+    cancelled: int = 0
+
+
 class Controlled:
     """The verbs of one server."""
 
@@ -38,6 +45,7 @@ class Controlled:
         self._looking = looking
         self._posts = looking.posts
         self._full = mode == "full"
+        self._given_up: list[tuple[Cancel, Found]] = []
         acting: dict[str, Verb] = {
             "drain": self._drain,
             "resume": self._resume,
@@ -53,11 +61,22 @@ class Controlled:
             "health": lambda _question: looking.health(),
         } | (acting if self._full else dict.fromkeys(acting, _forbid))
 
-    def _cancel(self, question: Question) -> dict[str, Any]:
+    def _cancel(self, question: Question) -> Any:
         if "call_id" in question.body:
             return self._stop_call(question)
-        cancel = read_cancel(question.body)
-        return {"cancelled": sum(post.worker.withdrawals.apply(cancel) for post in self._posts)}
+        found = Found()
+        self._given_up.append((read_cancel(question.body), found))
+        return found
+
+    def settle(self) -> None:
+        """Give up all calls that were named since: together, so that a worker looks through what it has once."""
+        given_up, self._given_up = self._given_up, []
+        if not given_up:
+            return
+        cancels = [cancel for cancel, _ in given_up]
+        for post in self._posts:
+            for (_, found), number in zip(given_up, post.worker.withdrawals.apply(cancels), strict=True):
+                found.cancelled += number
 
     def _stop_call(self, question: Question) -> dict[str, Any]:
         if not self._full:
@@ -121,7 +140,8 @@ def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
         return None
     instance = secrets.token_hex(6)
     keys = [TO_ALL, *(to_service(post.name) for post in looking.posts), to_instance(instance)]
-    return Answering(instance, keys, Controlled(looking, mode).verbs)
+    controlled = Controlled(looking, mode)
+    return Answering(instance, keys, controlled.verbs, controlled.settle)
 
 
 def checked_mode(mode: object) -> ControlMode | None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from warren.protocol.control import Cancel
 from warren.protocol.request import Request
 from warren.server.attempt import Attempt
 from warren.server.holding import Holding
+
+#: A call's correlation id and reply address.
+Pair = tuple[bytes, bytes]
 
 #: Requests that one service remembers, at most.
 MOST_REMEMBERED = 10_000
@@ -39,22 +42,33 @@ class Withdrawals:
         self._held = held
         self._withdraw = withdraw
         self._stop = stop
-        self.coming: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+        self.coming: OrderedDict[Pair, float] = OrderedDict()
 
-    def apply(self, cancel: Cancel) -> int:
-        """Withdraw calls; returns how many of them were found here."""
-        now, address = time.monotonic(), cancel.reply_to.encode()
-        left = {call.encode(): ms for call, ms in cancel.calls.items()}
-        found = _named(self._held, left, address)
-        for attempt in found:
-            assert attempt.request is not None
-            left.pop(attempt.request.properties.correlation_id or b"", None)
+    def apply(self, cancels: Sequence[Cancel]) -> list[int]:
+        """Withdraw calls; returns how many were found here, for each cancel.
+
+        All that is held is looked through once, however many cancels there are.
+        """
+        now, found = time.monotonic(), [0] * len(cancels)
+        named = {
+            (id.encode(), cancel.reply_to.encode()): (number, ms)
+            for number, cancel in enumerate(cancels)
+            for id, ms in cancel.calls.items()
+        }
+        here = _among(self._held, named)
+        for attempt, pair in here:
+            found[named[pair][0]] += 1
             self._withdraw(attempt)
-        for id, ms in left.items():
-            self.coming[id, address] = now + min(max(0, ms) / 1000, LONGEST)
-            if len(self.coming) > MOST_REMEMBERED:
-                self.coming.popitem(last=False)
-        return len(found)
+        known = {pair for _, pair in here}
+        for pair, (_, ms) in named.items():
+            if pair not in known:
+                self._remember(pair, now + min(max(0, ms) / 1000, LONGEST))
+        return found
+
+    def _remember(self, pair: Pair, until: float) -> None:
+        self.coming[pair] = until
+        if len(self.coming) > MOST_REMEMBERED:
+            self.coming.popitem(last=False)
 
     def stop(self, call_id: str) -> int:
         """End all runs of this call that are here, as an operator wants it; returns how many there were."""
@@ -66,21 +80,23 @@ class Withdrawals:
 
     def take(self, request: Request) -> bool:
         """Whether the caller of a request that has just come has given it up."""
-        p = request.properties
-        until = self.coming.pop((p.correlation_id or b"", p.reply_to or b""), None)
+        until = self.coming.pop(_pair(request), None)
         now = time.monotonic()
         while self.coming and next(iter(self.coming.values())) <= now:  # those behind it go with the next ones
             self.coming.popitem(last=False)
         return until is not None
 
 
-def _named(held: Iterable[Attempt], calls: dict[bytes, int], address: bytes) -> list[Attempt]:
-    """Those of them that are calls from this address, and under way; in one expression, as there may be 65,535."""
+def _pair(request: Request) -> Pair:
+    """What names a call: only its caller and its worker know both."""
+    p = request.properties
+    return p.correlation_id or b"", p.reply_to or b""
+
+
+def _among(held: Iterable[Attempt], named: Container[Pair]) -> list[tuple[Attempt, Pair]]:
+    """Those of them that are named and under way; in one expression, as there may be 65,535."""
     return [
-        attempt
+        (attempt, pair)
         for attempt in held
-        if (request := attempt.request) is not None
-        and request.properties.correlation_id in calls
-        and request.properties.reply_to == address
-        and not attempt.ended
+        if (request := attempt.request) is not None and (pair := _pair(request)) in named and not attempt.ended
     ]

@@ -33,6 +33,7 @@ class Channel:
             raise self._refusal
         self.done.append("bind")
 
+    async def qos(self, prefetch: int) -> None: ...
     async def consume(self, queue: str, *, no_ack: bool) -> None:
         self.consumes = True
 
