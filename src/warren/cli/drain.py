@@ -59,7 +59,7 @@ def _act(verb: str, instances: list[str], url: str, wait: float, as_json: bool) 
             show([f"{instance}: {states[instance]}"])
         for line in answer.complaints():
             complain(printable(f"{instance}: {line}"))
-        if not answer.said and not answer.refused:
+        if not answer.complaints() and not answer.said:
             complain(printable(f"{instance}: no answer within {wait:g} s; `warren ping` shows who is there"))
     if None not in states.values():
         return 0

@@ -118,7 +118,7 @@ class Poller:
         said: dict[str, Any] = {}
         async for answer in asking.ask(verb, TO_ALL, patience=max(_PATIENCE, self._every / 3)):
             with contextlib.suppress(ValueError, RecursionError):
-                if answer.error is None and len(said) < _MOST_HEARD:
+                if answer.error is None and not answer.trouble and len(said) < _MOST_HEARD:
                     said[printable(answer.instance)[:40]] = read(kind, answer.body)
         return said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -14,9 +15,12 @@ from warren.checks import nearest
 from warren.control.asking import Asking
 from warren.errors import CallError, Code
 from warren.operate import told
-from warren.protocol.control import TO_ALL, to_service
+from warren.protocol.control import TO_ALL, Answer, to_service
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+#: Characters of a complaint that are shown: its text is a peer's.
+_MOST_TEXT = 500
 
 
 @dataclass
@@ -27,13 +31,13 @@ class Told(Generic[T]):
         said: what could be read.
         after: seconds after which each was heard.
         refused: why others did not say it: an older version, or not allowed.
-        unreadable: what is wrong with answers that make no sense.
+        unreadable: what is wrong with answers that make no sense, and with how many.
     """
 
     said: dict[str, T] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     refused: dict[str, CallError] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: Counter[str] = field(default_factory=Counter)
 
     @property
     def forbidden(self) -> bool:
@@ -42,8 +46,25 @@ class Told(Generic[T]):
 
     def complaints(self) -> list[str]:
         """What to tell of those that did not answer as asked, alike ones together."""
-        texts = [*(error.message for error in self.refused.values()), *self.unreadable.values()]
-        return [f"{_processes(texts.count(text))}: {text}" for text in dict.fromkeys(texts)]
+        texts = Counter(error.message for error in self.refused.values())
+        return [f"{_processes(count)}: {text[:_MOST_TEXT]}" for text, count in (texts + self.unreadable).items()]
+
+    def hear(self, verb: str, kind: type[T], answer: Answer, after: float) -> None:
+        """Read what one process has said to a verb, `after` so many seconds."""
+        try:
+            if answer.trouble:
+                raise ValueError(answer.trouble)
+            if answer.instance in self.said or answer.instance in self.refused:
+                raise ValueError(
+                    "it is not the first answer, and only that one counts: look what else answers in its name"
+                )
+            if answer.error is not None:
+                self.refused[answer.instance] = answer.error
+            else:
+                self.said[answer.instance] = told.read(kind, answer.body)
+                self.after[answer.instance] = after
+        except ValueError as error:
+            self.unreadable[f"what it says to {verb!r} makes no sense: {error}"[:_MOST_TEXT]] += 1
 
 
 def _processes(number: int) -> str:
@@ -72,14 +93,7 @@ async def ask(
     """
     began, all_ = time.monotonic(), Told[T]()
     async for answer in asking.ask(verb, key, dict(body or {}), patience=patience, first=first):
-        if answer.error is not None:
-            all_.refused[answer.instance] = answer.error
-            continue
-        try:
-            all_.said[answer.instance] = told.read(kind, answer.body)
-            all_.after[answer.instance] = time.monotonic() - began
-        except ValueError as error:
-            all_.unreadable[answer.instance] = f"what it says to {verb!r} makes no sense: {error}"
+        all_.hear(verb, kind, answer, time.monotonic() - began)
     all_.said = dict(sorted(all_.said.items()))
     return all_
 

@@ -19,6 +19,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 DEEPEST = 100
 #: How often something happened: a number that a float can hold, too.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+#: A time that can be shown, before or after another.
+Seconds = Annotated[float, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -26,8 +28,8 @@ class Process(msgspec.Struct, frozen=True):
 
     name: str = ""
     host: str = ""
-    pid: int = 0
-    started: float = 0.0
+    pid: Count = 0
+    started: Seconds = 0.0
     state: str = ""
     warren: str = ""
     python: str = ""
@@ -41,9 +43,9 @@ class MethodInfo(msgspec.Struct, frozen=True):
     doc: str | None = None
     signature: str = ""
     delivery: str = "report"
-    max_attempts: int | None = None
-    time_limit: float | None = None
-    concurrency: int | None = None
+    max_attempts: Count | None = None
+    time_limit: Seconds | None = None
+    concurrency: Count | None = None
     default: bool = False
     is_async: bool = False
     arguments: Any = None
@@ -57,8 +59,8 @@ class ServiceInfo(msgspec.Struct, frozen=True):
     version: str | None = None
     description: str | None = None
     queue: str = "classic"
-    concurrency: int | None = None
-    max_length: int | None = None
+    concurrency: Count | None = None
+    max_length: Count | None = None
     methods: list[MethodInfo] = []
 
 
@@ -67,8 +69,8 @@ class Info(msgspec.Struct, frozen=True):
 
     name: str = ""
     host: str = ""
-    pid: int = 0
-    started: float = 0.0
+    pid: Count = 0
+    started: Seconds = 0.0
     state: str = ""
     warren: str = ""
     python: str = ""
@@ -86,7 +88,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     count: Count = 0
     failed: Count = 0
-    total: float = 0.0
+    total: Seconds = 0.0
 
 
 class MethodStats(msgspec.Struct, frozen=True):
@@ -112,16 +114,16 @@ class ServiceStats(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True):
     """What a process takes: seconds of CPU, bytes of memory, seconds that its loop was late; None is not known."""
 
-    cpu: float | None = None
-    memory: int | None = None
-    lag: float | None = None
-    reconnects: int = 0
+    cpu: Seconds | None = None
+    memory: Count | None = None
+    lag: Seconds | None = None
+    reconnects: Count = 0
 
 
 class Stats(msgspec.Struct, frozen=True):
     """What a process says to ``stats``."""
 
-    uptime: float = 0.0
+    uptime: Seconds = 0.0
     process: Usage = Usage()
     services: dict[str, ServiceStats] = {}
 
@@ -134,9 +136,9 @@ class Call(msgspec.Struct, frozen=True):
     call_id: str | None = None
     caller: str | None = None
     user: str | None = None
-    age: float = 0.0
-    left: float | None = None
-    attempt: int = 1
+    age: Seconds = 0.0
+    left: Seconds | None = None
+    attempt: Count = 1
     kind: str = "call"
     state: str = "running"
 
@@ -145,7 +147,7 @@ class Calls(msgspec.Struct, frozen=True):
     """What a process says to ``calls``, and how many it left out, as they were too many."""
 
     calls: list[Call] = []
-    left_out: int = 0
+    left_out: Count = 0
 
 
 class Checks(msgspec.Struct, frozen=True):
@@ -167,7 +169,7 @@ class Done(msgspec.Struct, frozen=True):
     """What a process says to a verb that acts."""
 
     state: str = ""
-    cancelled: int = 0
+    cancelled: Count = 0
 
 
 def read(kind: type[T], body: Mapping[str, Any]) -> T:

@@ -21,6 +21,9 @@ MAX_QUESTION = 256 * 1024
 #: Of a server's control queue: more questions than this many wait for nobody (the oldest go first).
 QUEUE_ARGUMENTS: dict[str, Any] = {"x-max-length": 1000, "x-queue-type": "classic"}
 
+#: Bytes of an id, an address or a routing key in AMQP, at most; a character has at least one.
+LONGEST = 255
+
 TO_ALL = "all"
 CANCEL = "cancel"
 
@@ -61,12 +64,14 @@ class Answer(msgspec.Struct, frozen=True):
         instance: the process, by its random id.
         body: what it has said; nothing where it refuses.
         error: why it refuses.
+        trouble: why it cannot be read; then who has said it is not known either.
     """
 
     id: bytes
     instance: str
     body: dict[str, Any]
     error: CallError | None = None
+    trouble: str = ""
 
 
 def question_properties(question: Question, *, patience: float) -> bytes:
@@ -111,21 +116,36 @@ def write_refusal(question: Question, instance: str, error: CallError) -> tuple[
 
 
 def read_answer(properties: bytes, body: bytes | None) -> Answer:
-    """An answer as it came.
+    """An answer as it came: one whose question is known and nothing else says in `trouble` what is wrong with it.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: its properties cannot be read.
     """
     try:
         p = decode_properties(properties)
-        table = pick(p.table or b"", b"rpc-status", b"rpc-reason")
     except FrameError as error:
         raise ValueError(f"its properties cannot be read: {error}") from error
-    said = _read_object(body or b"{}")
-    instance = str(said.pop("instance", ""))
-    if "rpc-status" not in table:
-        return Answer(p.correlation_id or b"", instance, said)
-    return Answer(p.correlation_id or b"", instance, {}, _error(table, said))
+    id = p.correlation_id or b""
+    try:
+        return _read_said(id, p.table or b"", body)
+    except ValueError as error:
+        return Answer(id, "", {}, trouble=str(error))
+
+
+def _read_said(id: bytes, headers: bytes, body: bytes | None) -> Answer:
+    try:
+        table = pick(headers, b"rpc-status", b"rpc-reason")
+    except FrameError as error:
+        raise ValueError(f"its properties cannot be read: {error}") from error
+    if body is None:
+        raise ValueError("it is larger than what is taken: ask for less")
+    said = _read_object(body)
+    instance = said.pop("instance", None)
+    if not isinstance(instance, str) or not 0 < len(instance) <= LONGEST:
+        raise ValueError(
+            "it does not say who speaks, as `instance` is missing or no short text: look what else answers there"
+        )
+    return Answer(id, instance, said) if "rpc-status" not in table else Answer(id, instance, {}, _error(table, said))
 
 
 def _error(table: Mapping[str, Any], said: Mapping[str, Any]) -> CallError:
@@ -133,7 +153,12 @@ def _error(table: Mapping[str, Any], said: Mapping[str, Any]) -> CallError:
         code = Code(table["rpc-status"])
     except ValueError:
         code = Code.UNKNOWN
-    return make_error(code, str(table.get("rpc-reason", "UNKNOWN")), str(said.get("detail", "")))
+    reason, detail = table.get("rpc-reason"), said.get("detail")
+    return make_error(
+        code,
+        reason if isinstance(reason, str) else "UNKNOWN",
+        detail if isinstance(detail, str) and detail else "it refuses, and does not say why",
+    )
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
@@ -147,8 +172,6 @@ def _read_object(body: bytes) -> dict[str, Any]:
 # --- cancel -----------------------------------------------------------------------------------------------------
 
 
-#: Bytes of an id, an address or a routing key in AMQP, at most; a character has at least one.
-LONGEST = 255
 _Short = Annotated[str, msgspec.Meta(max_length=LONGEST)]
 #: What every JSON reader takes for a whole number, at most: Python's own have no end.
 _Milliseconds = Annotated[int, msgspec.Meta(le=2**53)]
