@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.cli.running import Result, run_here
 from tests.contract.brokers import private_broker
 from tests.contract.test_permissions import Accounts
 from tests.support.serving import ROOT, serving
-from warren import AsyncClient, Server, Service
+from warren import AsyncClient, Cancelled, Execution, Server, Service
 
 Warren = Callable[..., Awaitable[Result]]
 
@@ -38,6 +39,7 @@ class Calc:
         self.service = Service(name, version="2.1")
         self.go = asyncio.Event()
         self.hanging = asyncio.Event()
+        self.stopped = asyncio.Event()
 
         @self.service.method
         async def fib(n: int, *, start: int = 0) -> int:
@@ -51,7 +53,11 @@ class Calc:
         @self.service.method
         async def hang() -> None:
             self.hanging.set()
-            await self.go.wait()
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.stopped.set()
+                raise
 
         self.fib, self.fail, self.hang = fib, fail, hang
 
@@ -140,6 +146,71 @@ async def test_a_process_is_drained_by_its_id(url: str, warren: Warren, service_
     assert (done.stdout.partition(":")[0], done.exit_code) == (process["instance"], 0)
     serving.cancel()
     await asyncio.wait([serving], timeout=60)
+
+
+# --- commands that act ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def full(url: str, service_name: str) -> AsyncIterator[Calc]:
+    """A service that lets operators act."""
+    made = Calc(service_name)
+    async with Server(made.service, url=url, control="full", drain_timeout=5):
+        yield made
+        made.go.set()
+
+
+async def answer(warren: Warren, *command: str) -> Any:
+    """What a command prints as JSON, once it has found something."""
+    async with asyncio.timeout(60):
+        while (done := await warren(*command, "--json", "--wait", "1")).exit_code or not json.loads(done.stdout):
+            pass
+    return json.loads(done.stdout)
+
+
+async def test_a_call_that_is_cancelled_by_command_ends_at_its_worker_and_its_caller_is_told(
+    url: str, warren: Warren, full: Calc
+) -> None:
+    async with AsyncClient(url, name="front", timeout=60) as client:
+        calling = asyncio.create_task(client.call(full.hang))
+        (call,) = await answer(warren, "calls", full.service.name)
+        done = await warren("cancel", call["call_id"], "--wait", "1")
+        assert (done.exit_code, done.stdout) == (0, f"{call['call_id']} was cancelled at {call['instance']}\n")
+        with pytest.raises(Cancelled, match="an operator has cancelled") as caught:
+            await calling
+        assert (caught.value.reason, caught.value.execution) == ("OPERATOR", Execution.EXECUTED)
+        assert full.stopped.is_set()
+        done = await warren("cancel", call["call_id"], "--wait", "1")
+        assert (done.exit_code, f"nobody who lets tools act has {call['call_id']}" in done.stderr) == (1, True)
+
+
+async def test_a_process_that_is_drained_by_command_takes_nothing_until_it_is_resumed(
+    url: str, warren: Warren, full: Calc
+) -> None:
+    name = full.service.name
+    (process,) = await answer(warren, "ping", name)
+    instance = process["instance"]
+    async with AsyncClient(url, timeout=120) as client:
+        running = asyncio.create_task(client.call(full.hang))
+        await full.hanging.wait()
+        done = await warren("drain", instance, "--wait", "1")
+        assert (done.exit_code, done.stdout) == (0, f"{instance}: draining\n")
+        full.go.set()
+        await running  # what runs is finished
+        late = asyncio.create_task(client.call(full.fib, 7))
+        async with asyncio.timeout(60):
+            while True:
+                (row,) = [row for row in await answer(warren, "queues", name) if row["service"] == name]
+                if (row["ready"], row["consumers"]) == (1, 0):
+                    break
+        assert (await warren("health", name, "--wait", "1")).exit_code == 1
+        assert not late.done()
+        done = await warren("resume", instance, "--wait", "1")
+        assert (done.exit_code, done.stdout) == (0, f"{instance}: serving\n")
+        assert await late == 7
+    async with asyncio.timeout(60):
+        while (await warren("health", name, "--wait", "1")).exit_code:
+            pass
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
