@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,10 +14,16 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
+from rabbit import Node
 from tests.cli.conftest import Run, Start
 from tests.cli.running import Running, eventually
 from tests.cli.test_serve import hold, release
+from tests.support.proxy import Proxy
 from warren.broker import Broker
+
+#: Seconds of silence after which a worker gives its broker up, and what a busy machine may take; without the limit it
+#: would be its heartbeats that tell, after 20 s.
+LIMIT, BUSY = 2, 10
 
 read_plain: Any = parser.text_string_to_metric_families
 read_openmetrics: Any = openmetrics_parser.text_string_to_metric_families
@@ -127,6 +134,29 @@ def test_it_is_ready_no_more_when_a_worker_loses_its_connection(start: Start) ->
     serve.wait_for("lost the connection")
     assert not is_ready(base)
     assert fetch(base, "/livez")[0] == 200
+
+
+@pytest.mark.parametrize("ways", [("up", "down"), ("up",), ("down",)], ids="-".join)
+def test_it_is_not_ready_within_the_liveness_limit_where_nothing_comes_through_and_ready_again_after(
+    start: Start, run: Run, rabbit: Node, service_name: str, ways: tuple[str, ...]
+) -> None:
+    with Proxy(rabbit.port) as proxy:
+        serve = start("serve", "calc", "--http", "0", WARREN_URL=f"{proxy.url}?liveness_timeout={LIMIT}")
+        serve.wait_worker(1)
+        base = base_of(serve)
+        assert is_ready(base)
+        connections = len(proxy.accepted)
+        for way in ways:
+            getattr(proxy, way).silent = True  # for new connections, too: they are taken, and nothing comes
+        began = time.monotonic()
+        eventually(lambda: not is_ready(base), "it is not ready")
+        assert time.monotonic() - began < LIMIT + BUSY
+        eventually(lambda: len(proxy.accepted) > connections, "it connects again")
+        assert json.loads(fetch(base, "/readyz")[2])["workers"]["worker-1"]["checks"]["connection"] is False
+        assert fetch(base, "/livez")[0] == 200
+        proxy.heal()
+        eventually(lambda: is_ready(base), "it is ready")
+        assert run("call", f"{service_name}.fib", "30").returncode == 0
 
 
 def test_a_worker_that_does_not_answer_is_not_ready(start: Start) -> None:
