@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warren.connection.errors import NOT_FOUND, ChannelClosed
+from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed
 from warren.connection.link import Link
 from warren.protocol import topology
 
 #: Queues that are asked about at a time: each has a channel.
 _AT_A_TIME = 20
+#: What it means that the broker closes the channel instead; see docs/broker-facts.md for who may look.
+_WHY = {NOT_FOUND: "it has no queue", ACCESS_REFUSED: "this user may not see how it stands: give it a right on it"}
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,5 @@ async def _inspect(link: Link, queue: str) -> tuple[tuple[int, int] | None, str 
         found = await channel.inspect_queue(queue)
         await channel.close()
     except ChannelClosed as error:
-        return None, "it has no queue" if error.code == NOT_FOUND else error.text
+        return None, _WHY.get(error.code, error.text)
     return found, None
