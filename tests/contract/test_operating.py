@@ -181,7 +181,8 @@ async def test_a_call_that_is_cancelled_by_command_ends_at_its_worker_and_its_ca
         assert (caught.value.reason, caught.value.execution) == ("OPERATOR", Execution.EXECUTED)
         assert full.stopped.is_set()
         done = await warren("cancel", call["call_id"], "--wait", "1")
-        assert (done.exit_code, f"nobody who lets tools act has {call['call_id']}" in done.stderr) == (1, True)
+        assert done.exit_code in (1, 5), done  # 5, where others are on this broker, too, and do not let tools act
+        assert f"nobody who lets tools act has {call['call_id']}" in done.stderr
 
 
 async def test_a_process_that_is_drained_by_command_takes_nothing_until_it_is_resumed(
