@@ -215,7 +215,7 @@ async def test_cancel_names_the_call_and_nothing_else(warren: Warren, calc: list
 async def test_a_drain_of_several_is_told_for_each(warren: Warren, calc: list[Question]) -> None:
     done = await warren("drain", "0123456789ab", "nobody")
     assert (done.stdout, done.exit_code) == ("0123456789ab: text\n", 1)
-    assert "nobody: no answer within 0.3 s" in done.stderr
+    assert "nobody: no such process has answered" in done.stderr
 
 
 async def test_info_of_a_method_that_is_not_there_names_those_that_are(warren: Warren, calc: list[Question]) -> None:
@@ -241,6 +241,35 @@ async def test_watching_counts_what_came_between_two_looks(broker: Broker, warre
     assert (first["seconds"], first["services"]["calc"]["methods"]["fib"]["ended"]) == (None, 1234)
     assert [look["services"]["calc"]["methods"]["fib"]["ended"] for look in later] == [0, 0]
     assert all(look["seconds"] > 0 for look in later)
+
+
+async def test_who_misses_a_look_is_counted_from_the_last_one_on(broker: Broker, warren: Warren) -> None:
+    said = answers("calc")
+    watching = ("stats", "calc", "--watch", "--count", "3", "--interval", "2", "--json")
+    async with fake_process(broker.url, ["calc"], said) as always:
+        async with fake_process(broker.url, ["calc"], said, "ba9876543210") as often:
+            looking = asyncio.create_task(warren(*watching))
+            await until_asked(always, "stats", 1)
+            await until_asked(often, "stats", 1)
+        await until_asked(always, "stats", 2)
+        async with fake_process(broker.url, ["calc"], said, "ba9876543210"):
+            looks = [json.loads(line)["services"]["calc"] for line in (await looking).stdout.splitlines()]
+    assert [look["instances"] for look in looks] == [2, 1, 2]
+    assert [look["methods"]["fib"]["ended"] for look in looks] == [2468, 0, 0]
+
+
+async def until_asked(asked: list[Question], verb: str, times: int) -> None:
+    async with asyncio.timeout(60):
+        while sum(question.verb == verb for question in asked) < times:
+            await asyncio.sleep(0.01)
+
+
+async def test_ids_are_whole_on_the_narrowest_terminal(broker: Broker, warren: Warren) -> None:
+    said, id = answers("a-service-of-a-long-name", "a-caller-of-a-long-name"), "66b1f0c27a51d0b6a1f3c9e2"
+    said["calls"]["calls"][0]["call_id"] = id
+    async with fake_process(broker.url, ["a-service-of-a-long-name"], said):
+        done = await warren("calls", COLUMNS="40")
+    assert {id, "0123456789ab"} <= set(done.stdout.split())
 
 
 async def test_without_a_broker_all_end_with_3(warren: Warren) -> None:

@@ -137,6 +137,40 @@ async def test_calls_are_made_with_stubs_of_a_running_service(url: str, warren: 
         assert await client.call(made.fib, 30, start=1) == 30
 
 
+async def test_workers_that_do_not_answer_are_told_by_each_command(url: str, warren: Warren, calc: Calc) -> None:
+    name = calc.service.name
+    async with serving(calc.service, url=url, control=None):
+        for command in (f"ping {name}", f"stats {name}", f"calls {name}", f"health {name}", "ls", "graph"):
+            done = await warren(*command.split(), "--wait", "2")
+            assert (done.exit_code, f"{name}: 1 of 2" in done.stderr) == (0, True), done
+        for command in ("where x", "cancel x"):
+            done = await warren(*command.split(), "--wait", "2")
+            assert f"{name}: 1 of 2" in done.stderr, done
+        unseen = json.loads((await warren("where", "x", "--json", "--wait", "2")).stdout)["unseen"]
+        assert any(f"{name}: 1 of 2" in part for part in unseen)
+    done = await warren("calls", name, "--wait", "2")
+    assert "not all workers" not in done.stderr
+
+
+async def test_workers_of_which_none_answers_are_told(url: str, warren: Warren, service_name: str) -> None:
+    async with serving(Calc(service_name).service, url=url, control=None):
+        done = await warren("ping", service_name)
+        assert (done.exit_code, "though the broker counts workers: 1" in done.stderr) == (1, True), done
+        done = await warren("where", "x", "--service", service_name)
+        assert (done.exit_code, f"{service_name}: 0 of 1" in done.stderr) == (1, True), done
+
+
+async def test_a_drained_process_does_not_stand_in_for_one_that_is_silent(
+    url: str, warren: Warren, service_name: str
+) -> None:
+    service = Calc(service_name).service
+    async with serving(service, url=url, control=None), serving(service, url=url, control="full"):
+        (process,) = json.loads((await warren("ping", service_name, "--json", "--wait", "2")).stdout)
+        await warren("drain", process["instance"], "--wait", "30")
+        done = await warren("ping", service_name, "--wait", "2")
+        assert f"{service_name}: 0 of 1" in done.stderr
+
+
 async def test_a_process_is_drained_by_its_id(url: str, warren: Warren, service_name: str) -> None:
     server = Server(Calc(service_name).service, url=url, control="full")
     serving = asyncio.create_task(server.serve())
@@ -248,7 +282,10 @@ async def test_an_operator_looks_with_the_documented_permissions_and_no_less(
         done = await run(*command.split(), "--wait", "2")
         assert (done.exit_code, done.stdout == "") == (0, False), (command, done)
     end = time.monotonic() + 60
-    while f"read the dead queue of {name}" not in (done := await run("where", "x", "--wait", "2")).stderr:
+    while (
+        f"dead queues that this user may not read ({name})"
+        not in (done := await run("where", "x", "--wait", "2")).stderr
+    ):
         assert time.monotonic() < end, "the cast has not died yet"
     assert done.exit_code == 1
     for less in (("^$", write, read), (configure, "^$", read), (configure, write, "^$")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -15,7 +15,9 @@ from warren.cli.terminal import add_url, fail_call
 from warren.connection.settings import make_settings
 from warren.control.asking import PATIENCE, Asking
 from warren.errors import CallError
-from warren.operate.asked import Told, near
+from warren.operate import silent
+from warren.operate.asked import Told, ask, near, services_of
+from warren.operate.silent import Silent
 from warren.printable import printable
 from warren.protocol.control import TO_ALL, to_service
 from warren.protocol.request import check_name
@@ -32,6 +34,9 @@ Exit codes:
   7    the output cannot be written
   130  interrupted by Ctrl-C
 """
+
+#: Why a worker may say nothing, and what to do.
+MAY_BE_SILENT = "are busy, lost, or have control=None; ask again with --wait 2"
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -106,6 +111,25 @@ def key_of(service: str | None) -> str:
     return to_service(service)
 
 
+async def ask_all(asking: Asking, verb: str, service: str | None, kind: type[S], patience: float) -> Told[S]:
+    """Ask all that are meant; says who did not answer, and ends the process where nobody serves what was named."""
+    key = key_of(service)
+    found, processes = await asyncio.gather(
+        ask(asking, verb, key, kind, patience=patience), silent.roll_call(asking, patience, key)
+    )
+    await need_answers(asking, found, service, patience)
+    services = services_of(processes) if service is None else [service]
+    tell_silent(await silent.among(asking, services, processes, found.heard, patience), patience)
+    return found
+
+
+def tell_silent(found: Sequence[Silent], patience: float) -> None:
+    """Complain of workers of which nothing is known but that they are there."""
+    if found:
+        heard = f"not all workers have answered within {patience:g} s ({silent.in_words(found)})"
+        complain(printable(f"{heard}: the others {MAY_BE_SILENT}"))
+
+
 async def need_answers(asking: Asking, told: Told[S], service: str | None, patience: float) -> None:
     """End the process where nobody has answered a question to a service."""
     if told.said:
@@ -120,6 +144,13 @@ async def need_answers(asking: Asking, told: Told[S], service: str | None, patie
 
 async def unknown(asking: Asking, service: str, patience: float) -> NoReturn:
     """End the process, as nobody serves this service."""
+    there = await silent.among(asking, [service], {}, (), patience)
+    if there:
+        fail(
+            f"nobody who serves {service!r} has answered within {patience:g} s, though the broker counts workers:"
+            f" {there[0].workers}; they {MAY_BE_SILENT}",
+            NOT_DONE,
+        )
     meant = await near(asking, service, patience)
     hint = f" (did you mean {meant}?)" if meant is not None else ""
     fail(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -13,9 +12,11 @@ from warren.cli.asking import (
     NOT_DONE,
     add_asking,
     add_service,
+    ask_all,
     key_of,
-    need_answers,
     run_asking,
+    tell,
+    tell_silent,
 )
 from warren.cli.dead_messages import summary
 from warren.cli.output import complain, echo_json, fail
@@ -23,7 +24,8 @@ from warren.cli.parser import Parser
 from warren.cli.tables import duration, show, table
 from warren.connection.settings import make_settings
 from warren.control.asking import Asking
-from warren.operate import asked, queues, told, where
+from warren.operate import asked, silent, told, where
+from warren.operate.silent import Silent
 from warren.operate.where import Dead, Held
 from warren.printable import printable
 from warren.protocol.control import TO_ALL
@@ -74,21 +76,19 @@ COMMANDS = {"calls": add_calls, "where": add_where, "cancel": add_cancel}
 def calls(service: str | None, url: str, wait: float, as_json: bool) -> int:
     """List the calls that run or wait in processes, oldest first."""
 
-    async def work(asking: Asking) -> tuple[list[Held], bool]:
-        found, said = await where.held(asking, key_of(service), wait)
-        await need_answers(asking, said, service, wait)
-        if left_out := sum(one.left_out for one in said.said.values()):
-            complain(f"{left_out:,} more, the youngest, are not listed; name a service to see less of the others")
-        return [one for one in found if service in (None, one.call.service)], bool(said.said)
-
-    found, answered = run_asking(url, as_json, work)
+    found = run_asking(url, as_json, lambda asking: ask_all(asking, "calls", service, told.Calls, wait))
+    if left_out := where.left_out(found):
+        complain(f"{left_out:,} more, the youngest, are not listed; name a service to see less of the others")
+    held = [one for one in where.held(found) if service in (None, one.call.service)]
     if as_json:
-        echo_json([_held(one) for one in found])
-    elif found:
-        show(_calls_table(found))
-    elif answered:
-        complain("no call is running or waiting in a process; `warren queues` shows what waits at the broker")
-    return 0 if answered else NOT_DONE
+        echo_json([_held(one) for one in held])
+    elif held:
+        show(_calls_table(held))
+    elif found.said:
+        complain(
+            "no call is running or waiting in a process that answers; `warren queues` shows what waits at the broker"
+        )
+    return 0 if found.said else NOT_DONE
 
 
 def _held(one: Held) -> dict[str, Any]:
@@ -115,43 +115,24 @@ def _calls_table(found: Sequence[Held]) -> list[str]:
 # --- where --------------------------------------------------------------------------------------------------------
 
 
-class _Found(NamedTuple):
-    """What was found out about a call."""
-
-    held: list[Held]
-    dead: list[Dead]
-    closed: list[str]
-    left_out: int
-    queued: int
-
-
 def where_(call_id: str, service: list[str], url: str, wait: float, as_json: bool) -> int:
     """Find a call: in a worker's hands, or in a dead queue."""
 
-    async def work(asking: Asking) -> _Found:
+    async def work(asking: Asking) -> where.Sought:
         for name in service:
             key_of(name)
-        (held, said), services = await asyncio.gather(
-            where.running(asking, call_id, wait), asked.services(asking, wait)
-        )
-        for line in said.complaints():
-            complain(printable(line))
-        standings = await queues.look(asking.link, dict.fromkeys([*services, *service]), max(wait, 1.0))
-        full = [one.service for one in standings if one.dead]
-        dead, closed = await where.dead(make_settings(url, name="warren where"), full, call_id)
-        left_out = sum(one.left_out for one in said.said.values())
-        return _Found(held, dead, closed, left_out, sum(one.ready or 0 for one in standings))
+        return await where.find(asking, make_settings(url, name="warren where"), call_id, service, wait)
 
     found = run_asking(url, as_json, work)
     if as_json:
-        echo_json({"held": [_held(one) for one in found.held], "dead": [_dead(one) for one in found.dead]})
+        echo_json({"held": [_held(one) for one in found.held], "dead": [_dead(one) for one in found.dead],
+                   "unseen": found.unseen})  # fmt: skip
     else:
         show([*map(_held_line, found.held), *map(_dead_line, found.dead)])
-    for name in found.closed:
-        complain(printable(f"the broker does not let this user read the dead queue of {name}: ask somebody who may"))
     if found.held or found.dead:
         return 0
-    complain(_not_found(call_id, found))
+    for line in _not_found(call_id, found):
+        complain(printable(line))
     return NOT_DONE
 
 
@@ -181,14 +162,9 @@ def _dead_line(one: Dead) -> str:
     )
 
 
-def _not_found(call_id: str, found: _Found) -> str:
-    waiting = f", or it is one of {found.left_out:,} that busy processes did not list" if found.left_out else ""
-    if found.queued:
-        waiting += f", or it is one of the {found.queued:,} that wait in queues, into which nobody can look"
-    return printable(
-        f"{call_id} is in no process that answers and in no dead queue of theirs: it has ended{waiting}; name services"
-        " that are not served now with --service, and look into the logs of the caller"
-    )
+def _not_found(call_id: str, found: where.Sought) -> list[str]:
+    ended = f"{call_id} was not found: it has ended, or a service has it of which no process answers (see --service)"
+    return [f"{ended}; or it is where nobody has looked:", *found.unseen] if found.unseen else [ended]
 
 
 # --- cancel ----------------------------------------------------------------------------------------
@@ -197,10 +173,14 @@ def _not_found(call_id: str, found: _Found) -> str:
 def cancel(call_id: str, url: str, wait: float, as_json: bool) -> None:
     """Cancel a call, whoever has made it."""
 
-    async def work(asking: Asking) -> asked.Told[told.Done]:
-        return await asked.ask(asking, "cancel", TO_ALL, told.Done, patience=wait, body={"call_id": call_id})
+    async def work(asking: Asking) -> tuple[asked.Told[told.Done], list[Silent]]:
+        found = await asked.ask(asking, "cancel", TO_ALL, told.Done, patience=wait, body={"call_id": call_id})
+        if any(one.cancelled > 0 for one in found.said.values()):
+            return found, []
+        processes = await silent.roll_call(asking, wait)
+        return found, await silent.among(asking, asked.services_of(processes), processes, found.heard, wait)
 
-    found = run_asking(url, as_json, work)
+    found, quiet = run_asking(url, as_json, work)
     cancelled = {key: one.cancelled for key, one in found.said.items() if one.cancelled > 0}
     if as_json:
         echo_json({"cancelled": sum(cancelled.values()), "instances": list(cancelled), "refused": found.complaints()})
@@ -208,8 +188,9 @@ def cancel(call_id: str, url: str, wait: float, as_json: bool) -> None:
         if not as_json:
             show([f"{call_id} was cancelled at {instance}"])
     if not cancelled:
-        more = [f"; {line}" for line in found.complaints()]
+        tell(found)
+        tell_silent(quiet, wait)
         fail(
-            f"nobody who lets tools act has {call_id}: `warren where` finds it{''.join(more)}",
+            f"no process that has answered, and lets tools act, has {call_id}: `warren where` says more",
             FORBIDDEN if found.forbidden else NOT_DONE,
         )

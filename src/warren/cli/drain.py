@@ -57,10 +57,10 @@ def _act(verb: str, instances: list[str], url: str, wait: float, as_json: bool) 
     for instance, answer in found.items():
         if states[instance] is not None and not as_json:
             show([f"{instance}: {states[instance]}"])
-        for line in answer.complaints():
+        for line in answer.texts():
             complain(printable(f"{instance}: {line}"))
-        if not answer.complaints() and not answer.said:
-            complain(printable(f"{instance}: no answer within {wait:g} s; `warren ping` shows who is there"))
+        if not answer.heard:
+            complain(printable(f"{instance}: no such process has answered; `warren ping` shows who is there"))
     if None not in states.values():
         return 0
     return FORBIDDEN if any(answer.forbidden for answer in found.values()) else NOT_DONE

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warren.cli.asking import NOT_DONE, add_asking, need_answers, run_asking
+from warren.cli.asking import NOT_DONE, add_asking, ask_all, run_asking
 from warren.cli.output import complain, fail, say
 from warren.cli.parser import Parser
-from warren.control.asking import Asking
-from warren.operate import asked, told, totals
+from warren.operate import told, totals
 from warren.operate.declared import SourceError, Spot, read_modules
 from warren.operate.drawing import as_svg
 from warren.operate.graph import WRITERS, Graph, observed
 from warren.printable import printable, printable_json
-from warren.protocol.control import TO_ALL
 
 _MOST_SPOTS = 5
 _FORMATS = {**WRITERS, "svg": as_svg}
@@ -60,12 +58,7 @@ def _print(found: Graph, format: str) -> None:
 
 
 def _observed(url: str, wait: float, as_json: bool) -> tuple[Graph, bool]:
-    async def work(asking: Asking) -> asked.Told[told.Stats]:
-        found = await asked.ask(asking, "stats", TO_ALL, told.Stats, patience=wait)
-        await need_answers(asking, found, None, wait)
-        return found
-
-    found = run_asking(url, as_json, work)
+    found = run_asking(url, as_json, lambda asking: ask_all(asking, "stats", None, told.Stats, wait))
     return observed(totals.add_up(found.said)), bool(found.said)
 
 

@@ -13,11 +13,13 @@ from warren.cli.asking import (
     NOT_DONE,
     add_asking,
     add_service,
+    ask_all,
     key_of,
     need_answers,
     nobody,
     run_asking,
     tell,
+    tell_silent,
     unknown,
 )
 from warren.cli.output import complain, echo_json, fail
@@ -25,7 +27,7 @@ from warren.cli.parser import Parser, number
 from warren.cli.tables import age, duration, show, table
 from warren.cli.tables import number as shown
 from warren.control.asking import Asking
-from warren.operate import asked, queues, told, totals
+from warren.operate import asked, queues, silent, told, totals
 from warren.operate.queues import Standing
 from warren.protocol.control import TO_ALL
 
@@ -79,12 +81,13 @@ def ls(url: str, wait: float, as_json: bool) -> None:
     """List the services that run, with what they did and what waits for them."""
 
     async def work(asking: Asking) -> list[dict[str, Any]]:
-        services, stats = await asyncio.gather(
-            asked.services(asking, wait), asked.ask(asking, "stats", TO_ALL, told.Stats, patience=wait)
+        processes, stats = await asyncio.gather(
+            silent.roll_call(asking, wait), asked.ask(asking, "stats", TO_ALL, told.Stats, patience=wait)
         )
         tell(stats)
-        counted = totals.add_up(stats.said)
+        counted, services = totals.add_up(stats.said), asked.services_of(processes)
         standings = await queues.look(asking.link, services, max(wait, 1.0))
+        tell_silent(silent.find(standings, processes, stats.heard), wait)
         return [_listed(services[one.service], counted.get(one.service, totals.Service()), one) for one in standings]
 
     rows = run_asking(url, as_json, work)
@@ -193,7 +196,7 @@ def _info_lines(service: told.ServiceInfo, processes: dict[str, told.Info]) -> l
 def _terms(method: told.MethodInfo) -> str:
     parts = [method.delivery if method.delivery != "report" else ""]
     if method.delivery == "at-least-once" and method.max_attempts is not None:
-        parts.append(f"{method.max_attempts} attempts")
+        parts.append(f"{method.max_attempts} attempt{'' if method.max_attempts == 1 else 's'}")
     parts.append(f"{method.time_limit:g} s at most" if method.time_limit is not None else "")
     parts.append(f"{method.concurrency} at a time in a process" if method.concurrency is not None else "")
     parts.append("answers bare requests" if method.default else "")
@@ -226,12 +229,7 @@ def _plain(struct: Any) -> dict[str, Any]:
 def ping(service: str | None, url: str, wait: float, as_json: bool) -> int:
     """Ask processes whether they answer, and how soon."""
 
-    async def work(asking: Asking) -> asked.Told[told.Process]:
-        found = await asked.ask(asking, "ping", key_of(service), told.Process, patience=wait)
-        await need_answers(asking, found, service, wait)
-        return found
-
-    found = run_asking(url, as_json, work)
+    found = run_asking(url, as_json, lambda asking: ask_all(asking, "ping", service, told.Process, wait))
     if as_json:
         echo_json(
             [{"instance": key, "seconds": found.after[key], **_plain(process)} for key, process in found.said.items()]
@@ -248,12 +246,7 @@ def ping(service: str | None, url: str, wait: float, as_json: bool) -> int:
 def health(service: str | None, at_least: int, url: str, wait: float, as_json: bool) -> int:
     """Ask processes whether they are healthy; the exit code tells."""
 
-    async def work(asking: Asking) -> asked.Told[told.Health]:
-        found = await asked.ask(asking, "health", key_of(service), told.Health, patience=wait)
-        await need_answers(asking, found, service, wait)
-        return found
-
-    found = run_asking(url, as_json, work)
+    found = run_asking(url, as_json, lambda asking: ask_all(asking, "health", service, told.Health, wait))
     healthy = sum(one.healthy for one in found.said.values())
     if as_json:
         echo_json({"healthy": healthy, "processes": {key: _plain(one) for key, one in found.said.items()}})
@@ -269,6 +262,6 @@ def health(service: str | None, at_least: int, url: str, wait: float, as_json: b
 
 
 def _trouble(health: told.Health) -> str:
-    silent = [name for name, consumes in health.checks.consuming.items() if not consumes]
+    idle = [name for name, consumes in health.checks.consuming.items() if not consumes]
     parts = [] if health.checks.connection else ["no connection"]
-    return "; ".join([*parts, *(f"does not consume {name}" for name in silent)])
+    return "; ".join([*parts, *([f"does not consume {', '.join(idle)}"] if idle else [])])

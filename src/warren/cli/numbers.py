@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warren.cli.asking import NOT_DONE, add_asking, add_service, key_of, need_answers, nobody, run_asking
+from warren.cli.asking import NOT_DONE, add_asking, add_service, ask_all, key_of, nobody, run_asking
 from warren.cli.output import echo_json
 from warren.cli.parser import Parser
 from warren.cli.screen import Screen, add_interval, screen
@@ -90,14 +90,16 @@ async def _looks(asking: Asking, service: str | None, wait: float) -> AsyncItera
     before: dict[str, told.Stats] | None = None
     at = 0.0
     while True:
-        found, now = await asked.ask(asking, "stats", key_of(service), told.Stats, patience=wait), time.monotonic()
         if before is None:
-            await need_answers(asking, found, service, wait)
+            found = await ask_all(asking, "stats", service, told.Stats, wait)
+        else:
+            found = await asked.ask(asking, "stats", key_of(service), told.Stats, patience=wait)
+        now = time.monotonic()
         added = totals.add_up(found.said, before)
         if service is not None:
             added = {name: one for name, one in added.items() if name == service}
         yield Look(added, None if before is None else now - at, found.said)
-        before, at = found.said, now
+        before, at = {**(before or {}), **found.said}, now  # who misses one look is counted from its last answer on
 
 
 # --- stats --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from warren.printable import aligned, printable
 
 #: Columns below which no text is cut.
 _LEAST = 8
+#: Columns of what other commands are given.
+_IDS = frozenset({"id", "call id", "instance"})
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 
 
@@ -22,10 +24,11 @@ def show(lines: Iterable[str]) -> None:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> list[str]:
-    """The lines of a table; the columns of `right` stand on the right side."""
+    """The lines of a table; the columns of `right` stand on the right side, and ids are whole, to be typed again."""
     escaped = [[printable(text) for text in row] for row in (headings, *rows)]
     at_right = [at for at, heading in enumerate(headings) if heading in right]
-    return aligned(_fitted(escaped, at_right, _width()), at_right)
+    whole = {at for at, heading in enumerate(headings) if heading in _IDS}
+    return aligned(_fitted(escaped, {*at_right, *whole}, _width()), at_right)
 
 
 def _width() -> int | None:
@@ -33,12 +36,12 @@ def _width() -> int | None:
     return get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
 
-def _fitted(rows: list[list[str]], right: Collection[int], width: int | None) -> list[list[str]]:
-    """Text that is cut in the widest columns, so that a row fits; numbers are never cut."""
+def _fitted(rows: list[list[str]], whole: Collection[int], width: int | None) -> list[list[str]]:
+    """Text that is cut in the widest columns, so that a row fits; numbers and ids are never cut."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     too_much = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
     for at in sorted(range(len(widths)), key=lambda at: -widths[at]):
-        if at not in right and too_much > 0:
+        if at not in whole and too_much > 0:
             cut = min(too_much, max(0, widths[at] - _LEAST))
             widths[at] -= cut
             too_much -= cut

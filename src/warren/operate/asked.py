@@ -32,22 +32,32 @@ class Told(Generic[T]):
         after: seconds after which each was heard.
         refused: why others did not say it: an older version, or not allowed.
         unreadable: what is wrong with answers that make no sense, and with how many.
+        strange: the instances that gave them, where they said who they are.
     """
 
     said: dict[str, T] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     refused: dict[str, CallError] = field(default_factory=dict)
     unreadable: Counter[str] = field(default_factory=Counter)
+    strange: set[str] = field(default_factory=set)
+
+    @property
+    def heard(self) -> set[str]:
+        """The instances that have answered, whatever they said."""
+        return {*self.said, *self.refused, *self.strange}
 
     @property
     def forbidden(self) -> bool:
         """Whether somebody does not allow it, or does not know it."""
         return any(error.code in (Code.PERMISSION_DENIED, Code.UNIMPLEMENTED) for error in self.refused.values())
 
+    def texts(self) -> list[str]:
+        """What to tell of each that did not answer as asked."""
+        return [*(error.message for error in self.refused.values()), *self.unreadable.elements()]
+
     def complaints(self) -> list[str]:
         """What to tell of those that did not answer as asked, alike ones together."""
-        texts = Counter(error.message for error in self.refused.values())
-        return [f"{_processes(count)}: {text[:_MOST_TEXT]}" for text, count in (texts + self.unreadable).items()]
+        return [f"{_processes(count)}: {text[:_MOST_TEXT]}" for text, count in Counter(self.texts()).items()]
 
     def hear(self, verb: str, kind: type[T], answer: Answer, after: float) -> None:
         """Read what one process has said to a verb, `after` so many seconds."""
@@ -65,6 +75,8 @@ class Told(Generic[T]):
                 self.after[answer.instance] = after
         except ValueError as error:
             self.unreadable[f"what it says to {verb!r} makes no sense: {error}"[:_MOST_TEXT]] += 1
+            if answer.instance:
+                self.strange.add(answer.instance)
 
 
 def _processes(number: int) -> str:
@@ -100,8 +112,13 @@ async def ask(
 
 async def services(asking: Asking, patience: float) -> dict[str, list[str]]:
     """The services that answer, each with its instances."""
+    return services_of((await ask(asking, "ping", TO_ALL, told.Process, patience=patience)).said)
+
+
+def services_of(processes: Mapping[str, told.Process]) -> dict[str, list[str]]:
+    """The services of these processes, each with its instances."""
     found: dict[str, list[str]] = {}
-    for instance, process in (await ask(asking, "ping", TO_ALL, told.Process, patience=patience)).said.items():
+    for instance, process in processes.items():
         for name in process.services:
             found.setdefault(name, []).append(instance)
     return dict(sorted(found.items()))

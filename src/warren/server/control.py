@@ -130,7 +130,8 @@ class Controlled:
 
 
 def _forbid(question: Question) -> NoReturn:
-    message = f"this process does not allow {question.verb!r}: serve it with Server(control='full')"
+    allowing = "start it with `warren serve --control full`, or Server(control='full')"
+    message = f"this process does not allow {question.verb!r}: {allowing}"
     raise make_error(Code.UNIMPLEMENTED, evidence.METHOD.reason, message)
 
 

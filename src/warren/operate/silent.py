@@ -1,0 +1,61 @@
+"""Who has said nothing: workers that the broker counts, and that are not among those that have answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from warren.control.asking import Asking
+from warren.operate.asked import ask
+from warren.operate.queues import Standing, look
+from warren.operate.told import Process
+from warren.protocol.control import TO_ALL
+
+#: States in which an operator, or the end of a process, lets it take nothing: the broker does not count it.
+_TAKING_NOTHING = frozenset({"draining", "drained"})
+
+
+class Silent(NamedTuple):
+    """A service of which fewer processes have answered than take its requests."""
+
+    service: str
+    workers: int
+    answered: int
+
+
+def find(standings: Iterable[Standing], processes: Mapping[str, Process], heard: Iterable[str]) -> list[Silent]:
+    """The services that have workers of which nothing was heard.
+
+    Args:
+        standings: how their queues stand.
+        processes: what processes say to ``ping``, by instance.
+        heard: the instances that have answered what is to be known.
+    """
+    heard = set(heard)
+    taking = [one for key, one in processes.items() if key in heard and one.state not in _TAKING_NOTHING]
+    counted = [
+        Silent(one.service, one.consumers or 0, sum(one.service in process.services for process in taking))
+        for one in standings
+    ]
+    return [one for one in counted if one.workers > one.answered]
+
+
+async def roll_call(asking: Asking, patience: float, key: str = TO_ALL) -> Mapping[str, Process]:
+    """All processes that are there, by instance."""
+    return (await ask(asking, "ping", key, Process, patience=patience)).said
+
+
+async def among(
+    asking: Asking, services: Iterable[str], processes: Mapping[str, Process], heard: Iterable[str], patience: float
+) -> list[Silent]:
+    """The same of these services, with a look at their queues.
+
+    Raises:
+        LinkLost: the connection is lost.
+    """
+    return find(await look(asking.link, services, max(patience, 1.0)), processes, heard)
+
+
+def in_words(silent: Iterable[Silent]) -> str:
+    """How many workers of which service were heard."""
+    return ", ".join(f"{one.service}: {one.answered} of {one.workers}" for one in silent)
