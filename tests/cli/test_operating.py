@@ -46,6 +46,7 @@ def answers(service: str, text: str = "text") -> dict[str, Any]:
     }
     process = {"name": text, "host": text, "pid": 7, "state": text, "warren": text, "python": text}
     numbers = {
+        "lately": {"ended": 25, "seconds": 10.0},
         "running": 1,
         "waiting": 0,
         "concurrency": 100,
@@ -160,8 +161,8 @@ async def test_ls_shows_each_service_with_its_numbers(broker: Broker, warren: Wa
         serving(unseen, url=broker.url, control=None),
     ):
         done = await warren("ls")
-        assert re.search(r"^calc +2 +2 +2,468 +6 +2\.0 ms +\d+ ms +1\.5 s +0 +0$", done.stdout, re.M)
-        assert re.search(r"^mail +1 +0 +0 +0 +- +- +- +- +-$", done.stdout, re.M)
+        assert re.search(r"^calc +2 +2 +2,468 +5\.0 +6 +2\.0 ms +1\.5 s +0 +0$", done.stdout, re.M)
+        assert re.search(r"^mail +1 +0 +0 +- +0 +- +- +- +-$", done.stdout, re.M)
         assert "1 process: this process does not know 'stats'" in done.stderr
 
 

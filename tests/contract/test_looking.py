@@ -117,6 +117,8 @@ async def test_stats_count_what_ended_and_say_for_whom(url: str, service_name: s
         assert place["ended"] == 3
         assert place["callers"]["till"]["count"] == 3
         assert sum(place["wait"]["buckets"].values()) == sum(place["work"]["buckets"].values()) == 3
+        assert service["lately"]["ended"] == 3
+        assert service["lately"]["seconds"] > 0
         assert service["refused"] == {"": {"METHOD": 1}}
         assert stats["uptime"] > 0
         assert stats["process"]["cpu"] > 0

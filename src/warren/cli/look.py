@@ -74,7 +74,8 @@ COMMANDS = {"ls": add_ls, "info": add_info, "ping": add_ping, "health": add_heal
 
 # --- ls -----------------------------------------------------------------------------------------------------------
 
-_LS = ("service", "up", "running", "calls", "failed", "wait p99", "work p50", "work p99", "queue", "dead")
+#: The rate is of calls that ended in the last ten seconds: see `Vitals`.
+_LS = ("service", "up", "running", "calls", "/s (10 s)", "failed", "wait p99", "work p99", "queue", "dead")
 
 
 def ls(url: str, wait: float, as_json: bool) -> None:
@@ -107,6 +108,7 @@ def _listed(instances: list[str], service: totals.Service, standing: Standing) -
         "running": service.running,
         "waiting": service.waiting,
         "ended": sum_.ended,
+        "rate": service.rate if service.instances else None,
         "failed": sum_.failed.total(),
         "refused": sum_.refused.total(),
         "wait": totals.percentiles(sum_.wait),
@@ -123,9 +125,9 @@ def _ls_row(row: dict[str, Any]) -> tuple[str, ...]:
         str(len(row["instances"])),
         shown(row["running"]),
         shown(row["ended"]),
+        shown(row["rate"], 1),
         shown(row["failed"]),
         duration(row["wait"]["p99"]),
-        duration(row["work"]["p50"]),
         duration(row["work"]["p99"]),
         shown(row["ready"]),
         shown(row["dead"]),

@@ -101,6 +101,18 @@ class MethodStats(msgspec.Struct, frozen=True):
     callers: dict[str, Caller] = {}
 
 
+class Lately(msgspec.Struct, frozen=True):
+    """How many calls have ended in the last seconds."""
+
+    ended: Count = 0
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Per second; of what has just begun, as if it were there for a second."""
+        return self.ended / max(1.0, self.seconds)
+
+
 class ServiceStats(msgspec.Struct, frozen=True):
     """What a process has done of a service."""
 
@@ -109,6 +121,7 @@ class ServiceStats(msgspec.Struct, frozen=True):
     concurrency: Count = 0
     methods: dict[str, MethodStats] = {}
     refused: dict[str, dict[str, Count]] = {}
+    lately: Lately | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

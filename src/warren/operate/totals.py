@@ -72,9 +72,14 @@ class Method:
 
 @dataclass
 class Service:
-    """What was done of a service, and what it does now."""
+    """What was done of a service, and what it does now.
+
+    Attributes:
+        rate: calls that ended per second in the last ten or so; None where a process does not say it.
+    """
 
     instances: int = 0
+    rate: float | None = 0.0
     running: int = 0
     waiting: int = 0
     concurrency: int = 0
@@ -87,6 +92,7 @@ class Service:
         self.running += stats.running
         self.waiting += stats.waiting
         self.concurrency += stats.concurrency
+        self.rate = None if self.rate is None or stats.lately is None else self.rate + stats.lately.rate
         for name, method in stats.methods.items():
             self.methods.setdefault(name, Method()).add(method, before.methods.get(name))
         for name, reasons in stats.refused.items():
@@ -107,6 +113,7 @@ class Service:
             "running": self.running,
             "waiting": self.waiting,
             "concurrency": self.concurrency,
+            "rate": self.rate,
             "methods": {name: method.as_object() for name, method in sorted(self.methods.items())},
         }
 

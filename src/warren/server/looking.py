@@ -94,8 +94,13 @@ class Looking:
                 self._methods[method] = {**_method(method), **schemas}
 
     def stats(self) -> dict[str, Any]:
-        services = {post.name: _numbers(post.worker) for post in self.posts}
+        lately = self._vitals.lately(self.ended())
+        services = {post.name: _numbers(post.worker) | {"lately": lately[post.name]} for post in self.posts}
         return {"uptime": self._vitals.uptime, "process": self._vitals.as_object(), "services": services}
+
+    def ended(self) -> dict[str, int]:
+        """How many calls have ended, by service."""
+        return {post.name: post.worker.statistics.count for post in self.posts}
 
     def calls(self) -> dict[str, Any]:
         """What this process has in hand now, the oldest first; never what is in it."""

@@ -178,7 +178,7 @@ class Server(Observable):
             if await lifespans.enter([(w.service, w.scope) for w in workers], self._life.stopped()):
                 supervisor.start()
                 self._tasks.spawn(self._upkeep.run())
-                self._tasks.spawn(self._vitals.run())
+                self._tasks.spawn(self._vitals.run(self._looking.ended))
                 await self._life.stopped()
         finally:
             self._life.draining()

@@ -131,6 +131,11 @@ class Statistics:
         key = (method if method is not None and method in self._known else "", reason)
         self.refusals[key] = self.refusals.get(key, 0) + 1
 
+    @property
+    def count(self) -> int:
+        """How many handlers have ended."""
+        return sum(stats.work.count + len(stats.works) for stats in self.methods.values())
+
     def as_object(self) -> dict[str, Any]:
         """All of it, as JSON can carry it: by method."""
         return {

@@ -1,4 +1,4 @@
-"""How a server process is: what it uses, how late its event loop runs, how often it had to connect again."""
+"""How a server process is: what it uses, how late its loop runs, how much ends, how often it had to connect again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 #: Seconds between two looks at the event loop: a fraction of the shortest block that is worth a thought.
 _EVERY = 0.25
-#: Seconds for which its worst delay is told.
+#: Seconds for which its worst delay is told, and what has ended; and between two looks at the latter.
 _WINDOW = 10.0
+_MARK_EVERY = 1.0
 
 
 class Lag:
@@ -41,6 +43,28 @@ class Lag:
             self._late.popleft()
 
 
+class Pace:
+    """How much has ended of late, by name: looked at from time to time, at no cost for what ends. Time is passed in."""
+
+    def __init__(self, now: float) -> None:
+        self._marks: deque[tuple[float, Mapping[str, int]]] = deque([(now, {})])  # when, and how many had ended
+
+    def mark(self, now: float, ended: Mapping[str, int]) -> None:
+        """So many have ended until now; a mark a second is enough."""
+        if now - self._marks[-1][0] >= _MARK_EVERY:
+            self._marks.append((now, ended))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - _WINDOW:
+            self._marks.popleft()
+
+    def lately(self, now: float, ended: Mapping[str, int]) -> dict[str, dict[str, float]]:
+        """How many of them have ended in how many of the last seconds."""
+        began, before = self._marks[0]
+        return {
+            name: {"ended": count - before.get(name, 0), "seconds": max(0.0, now - began)}
+            for name, count in ended.items()
+        }
+
+
 class Vitals:
     """What is measured of this process, from one life's beginning on.
 
@@ -52,17 +76,24 @@ class Vitals:
         self.started = time.time()
         self._began = time.monotonic()
         self._lag = Lag(self._began)
+        self._pace = Pace(self._began)
         self._links = 0
 
     def connected(self) -> None:
         """It has a link, the first one or another."""
         self._links += 1
 
-    async def run(self) -> None:
-        """Watch the event loop, for ever."""
+    async def run(self, ended: Callable[[], Mapping[str, int]]) -> None:
+        """Watch the event loop, and how many calls have ended by service, for ever."""
         while True:
             await asyncio.sleep(_EVERY)
-            self._lag.woken(time.monotonic())
+            now = time.monotonic()
+            self._lag.woken(now)
+            self._pace.mark(now, ended())
+
+    def lately(self, ended: Mapping[str, int]) -> dict[str, dict[str, float]]:
+        """How many of them have ended in the last ten seconds, or since it began: `ended`, `seconds`, by service."""
+        return self._pace.lately(time.monotonic(), ended)
 
     @property
     def uptime(self) -> float:

@@ -3,7 +3,7 @@
 import pytest
 
 from warren.histogram import Histogram
-from warren.operate.told import Caller, MethodStats, ServiceStats, Stats
+from warren.operate.told import Caller, Lately, MethodStats, ServiceStats, Stats
 from warren.operate.totals import add_up, percentiles
 
 
@@ -49,3 +49,10 @@ def test_nothing_has_no_percentiles() -> None:
     assert set(percentiles(Histogram()).values()) == {None}
     services = add_up({"a": process(1.0)}, {"a": process(1.0)})
     assert services["calc"].methods["fib"].as_object()["work"]["p99"] is None
+
+
+def test_the_rate_is_that_of_all_processes_together_or_not_known() -> None:
+    young, old = ServiceStats(lately=Lately(2, 0.1)), ServiceStats(lately=Lately(30, 10.0))
+    both = {name: Stats(services={"calc": one}) for name, one in (("a", young), ("b", old))}
+    assert add_up(both)["calc"].rate == 5.0
+    assert add_up(both | {"c": Stats(services={"calc": ServiceStats()})})["calc"].rate is None

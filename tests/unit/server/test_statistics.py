@@ -13,7 +13,7 @@ from warren.server import statistics
 from warren.server.attempt import Attempt
 from warren.server.replies import Reply
 from warren.server.statistics import MOST_CALLERS, Statistics
-from warren.server.vitals import Lag
+from warren.server.vitals import Lag, Pace
 
 
 class Ended:
@@ -111,3 +111,30 @@ def test_lag_is_the_worst_of_the_last_ten_seconds_and_of_the_moment() -> None:
         at += 0.25
         lag.woken(at)
     assert lag.worst(at) == 0
+
+
+def test_the_pace_is_that_of_the_last_ten_seconds_and_of_less_in_the_beginning() -> None:
+    pace = Pace(100.0)
+    assert pace.lately(102.0, {"calc": 6}) == {"calc": {"ended": 6, "seconds": 2.0}}
+    for second in range(1, 61):
+        pace.mark(100.0 + second, {"calc": second * 3})
+    assert pace.lately(160.5, {"calc": 181}) == {"calc": {"ended": 31, "seconds": 10.5}}
+    assert pace.lately(200.0, {"calc": 181}) == {"calc": {"ended": 31, "seconds": 50.0}}, "a loop that was blocked"
+    pace.mark(200.0, {"calc": 181})
+    assert pace.lately(200.0, {"calc": 181})["calc"]["ended"] == 1
+
+
+def test_the_pace_needs_few_marks_however_often_one_looks() -> None:
+    pace = Pace(0.0)
+    for look in range(100_000):
+        pace.mark(look / 4, {"calc": look})
+    assert len(pace._marks) <= 12
+
+
+def test_all_that_has_ended_is_counted_whether_it_is_added_up_or_not() -> None:
+    counted = Statistics({"place"})
+    for _ in range(3):
+        count(counted, Ended(b"till"))
+    assert counted.count == 3
+    counted.as_object()
+    assert counted.count == 3
