@@ -40,6 +40,7 @@ _OTHER_WORDS = {
     "INSTANCE",
     "ITS_OWN",
     "MODULE",
+    "NAME",
     "UNSET",
     "ARGS",
     "BCC",

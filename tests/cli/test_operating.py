@@ -63,6 +63,8 @@ def answers(service: str, text: str = "text") -> dict[str, Any]:
         "cancel": {"cancelled": 1},
         "drain": {"state": text},
         "resume": {"state": text},
+        "concurrency": {"service": text, "concurrency": 8, "was": 100},
+        "log-level": {"logger": text, "level": "DEBUG", "was": text},
     }
 
 
@@ -114,7 +116,8 @@ async def test_a_service_that_nobody_serves_is_told_with_the_nearest_name(
 
 COMMANDS = [
     "ls", "info calc", "info calc.fib", "ping calc", "stats calc", "calls calc", "health calc", "where 6f1c9a",
-    "cancel 6f1c9a", "drain 0123456789ab", "resume 0123456789ab", "graph", "graph --format mermaid",
+    "cancel 6f1c9a", "drain 0123456789ab", "resume 0123456789ab", "concurrency calc 8", "log-level debug", "graph",
+    "graph --format mermaid",
     "graph --format dot", "graph --format svg", "graph --format json", "schema calc", "schema calc --asyncapi",
     "queues", "dead", "dead count", "top --count 1", "stats --watch --count 1",
 ]  # fmt: skip
@@ -219,6 +222,36 @@ async def test_a_drain_of_several_is_told_for_each(warren: Warren, calc: list[Qu
     assert "nobody: no such process has answered" in done.stderr
 
 
+async def test_concurrency_is_told_to_who_serves_or_to_one_process(warren: Warren, calc: list[Question]) -> None:
+    done = await warren("concurrency", "calc", "8")
+    assert (done.stdout, done.exit_code) == ("0123456789ab: calc: 8 at a time, was 100\n", 0)
+    done = await warren("concurrency", "calc", "8", "--instance", "0123456789ab", "--instance", "nobody", "--json")
+    said = {"service": "text", "concurrency": 8, "was": 100}
+    assert (json.loads(done.stdout), done.exit_code) == ({"0123456789ab": said}, 1)
+    assert "nobody: no such process has answered" in done.stderr
+    bodies = [question.body for question in calc if question.verb == "concurrency"]
+    assert bodies == [{"service": "calc", "concurrency": 8}] * 2
+
+
+async def test_a_level_may_be_written_small_and_is_told_to_all_processes(warren: Warren, calc: list[Question]) -> None:
+    done = await warren("log-level", "debug", "--logger", "shop")
+    assert (done.stdout, done.exit_code) == ("0123456789ab: text from DEBUG on, was text\n", 0)
+    assert [q.body for q in calc if q.verb == "log-level"] == [{"level": "DEBUG", "logger": "shop"}]
+
+
+async def test_one_process_that_cannot_do_it_is_told_beside_those_that_can(broker: Broker, warren: Warren) -> None:
+    no = make_error(Code.UNIMPLEMENTED, "METHOD", "this server only lets tools look")
+    odd = make_error(Code.INVALID_ARGUMENT, "VALIDATION", "nobody logs as 'shop' here")
+    for refusal, code in ((no, 5), (odd, 1)):
+        async with (
+            fake_process(broker.url, ["calc"], answers("calc")),
+            fake_process(broker.url, ["calc"], {"log-level": refusal}, "ba9876543210"),
+        ):
+            done = await warren("log-level", "info", "--service", "calc")
+            assert (done.stdout.count("\n"), done.exit_code) == (1, code)
+            assert f"1 process: {refusal.message}" in done.stderr
+
+
 async def test_info_of_a_method_that_is_not_there_names_those_that_are(warren: Warren, calc: list[Question]) -> None:
     done = await warren("info", "calc.fob")
     assert (done.stdout, done.exit_code) == ("", 1)
@@ -249,7 +282,7 @@ async def test_who_misses_a_look_is_counted_from_the_last_one_on(broker: Broker,
     watching = ("stats", "calc", "--watch", "--count", "3", "--interval", "2", "--json")
     async with fake_process(broker.url, ["calc"], said) as always:
         async with fake_process(broker.url, ["calc"], said, "ba9876543210") as often:
-            looking = asyncio.create_task(warren(*watching))
+            looking = asyncio.ensure_future(warren(*watching))
             await until_asked(always, "stats", 1)
             await until_asked(often, "stats", 1)
         await until_asked(always, "stats", 2)
@@ -282,7 +315,8 @@ async def test_without_a_broker_all_end_with_3(warren: Warren) -> None:
 @pytest.mark.parametrize(
     "command",
     ["ping " + "x" * 300, "drain " + "x" * 300, "top --sort colour", "graph --format png", "ls --wait -1", "ls x",
-     "queues --management ftp://x", "completion tcsh"],
+     "concurrency calc 0", "concurrency calc 8 --instance " + "x" * 300, "log-level loud", "concurrency calc",
+     "log-level debug --service calc --instance 0123456789ab", "queues --management ftp://x", "completion tcsh"],
 )  # fmt: skip
 async def test_what_makes_no_sense_ends_with_2(warren: Warren, command: str) -> None:
     done = await warren(*command.split())

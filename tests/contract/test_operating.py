@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -135,6 +136,27 @@ async def test_calls_are_made_with_stubs_of_a_running_service(url: str, warren: 
     async with AsyncClient(url) as client:
         assert await client.call(made.fib, 30) == 30
         assert await client.call(made.fib, 30, start=1) == 30
+
+
+async def test_processes_are_told_how_much_to_serve_and_to_log(url: str, warren: Warren, service_name: str) -> None:
+    async with serving(Calc(service_name).service, url=url, control="full"):
+        done = await warren("concurrency", service_name, "7", "--wait", "5")
+        assert (done.exit_code, f"{service_name}: 7 at a time, was" in done.stdout) == (0, True), done
+        info = json.loads((await warren("info", service_name, "--json", "--wait", "2")).stdout)
+        assert info["service"]["concurrency"] == 7
+        before = logging.getLogger("warren.client").level
+        try:
+            done = await warren("log-level", "error", "--logger", "warren.client", "--service", service_name)
+            assert (done.exit_code, logging.getLogger("warren.client").level) == (0, logging.ERROR), done
+        finally:
+            logging.getLogger("warren.client").setLevel(before)
+
+
+async def test_a_worker_that_does_not_answer_has_not_changed(url: str, warren: Warren, service_name: str) -> None:
+    service = Calc(service_name).service
+    async with serving(service, url=url, control="full"), serving(service, url=url, control=None):
+        done = await warren("concurrency", service_name, "7", "--wait", "2")
+        assert (done.exit_code, f"{service_name}: 1 of 2" in done.stderr) == (1, True), done
 
 
 async def test_workers_that_do_not_answer_are_told_by_each_command(url: str, warren: Warren, calc: Calc) -> None:

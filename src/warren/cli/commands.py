@@ -32,6 +32,8 @@ COMMANDS = {
     "cancel": Command("calls", "Cancel a call, whoever has made it."),
     "drain": Command("drain", "Let processes finish what they have, and take no more."),
     "resume": Command("drain", "Let processes take requests again."),
+    "concurrency": Command("tune", "Let processes serve so many calls of a service at a time, until they end."),
+    "log-level": Command("tune", "Let a logger of processes say more or less, until they end."),
     "queues": Command("queues", "Show what waits in the queues of all services, who takes it, and what died."),
     "graph": Command("graph", "Draw who calls whom, as it was seen, or as the code says."),
     "schema": Command("describe", "Print JSON Schemas of a service's methods, or an AsyncAPI document."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -108,6 +108,19 @@ async def ask(
         all_.hear(verb, kind, answer, time.monotonic() - began)
     all_.said = dict(sorted(all_.said.items()))
     return all_
+
+
+def joined(several: Iterable[Told[T]]) -> Told[T]:
+    """What was said to several questions, each of other processes."""
+    all_ = Told[T]()
+    for one in several:
+        for whole, part in zip(_answers(all_), _answers(one), strict=True):
+            whole |= part
+    return all_
+
+
+def _answers(of: Told[T]) -> tuple[dict[str, Any], ...]:
+    return of.said, of.after, of.refused, of.unreadable
 
 
 async def services(asking: Asking, patience: float) -> dict[str, list[str]]:

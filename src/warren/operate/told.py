@@ -185,6 +185,22 @@ class Done(msgspec.Struct, frozen=True):
     cancelled: Count = 0
 
 
+class Places(msgspec.Struct, frozen=True):
+    """What a process says to ``concurrency``: how many calls of a service it serves at a time."""
+
+    service: str = ""
+    concurrency: int = 0
+    was: int | None = None
+
+
+class Loudness(msgspec.Struct, frozen=True):
+    """What a process says to ``log-level``: from which level on somebody logs."""
+
+    logger: str = ""
+    level: str = ""
+    was: str | None = None
+
+
 def read(kind: type[T], body: Mapping[str, Any]) -> T:
     """What a process has said.
 

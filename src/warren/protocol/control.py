@@ -189,6 +189,8 @@ class Cancel(msgspec.Struct, frozen=True):
     reply_to: _Short
 
 
+#: Calls of a service that a process serves at a time: AMQP's prefetch allows no more.
+MAX_CONCURRENCY = 65_535
 #: Calls in one message, at most.
 MOST_CANCELLED = 1000
 
@@ -220,7 +222,7 @@ class SetConcurrency(msgspec.Struct, frozen=True):
     """Serve so many calls of a service at a time."""
 
     service: str
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONCURRENCY)]
 
 
 class SetLogLevel(msgspec.Struct, frozen=True):

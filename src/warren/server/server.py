@@ -16,6 +16,7 @@ from warren.connection.supervisor import Supervisor
 from warren.connection.tasks import Tasks
 from warren.errors import CallError
 from warren.logs import get_logger
+from warren.protocol.control import MAX_CONCURRENCY
 from warren.server.control import ControlMode, answering, checked_mode
 from warren.server.lifecycle import Life, Lifecycle
 from warren.server.lifespan import LEAST_TIME, Lifespans
@@ -31,8 +32,6 @@ log = get_logger("warren.server")
 
 #: Seconds that running handlers get to finish when a server is told to stop.
 DEFAULT_DRAIN_TIMEOUT = 30.0
-#: AMQP's prefetch allows no more.
-MAX_CONCURRENCY = 65_535
 
 
 class Server(Observable):

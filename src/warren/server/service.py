@@ -11,12 +11,13 @@ from warren import checks, keywords
 from warren.connection.settings import ConnectionOptions
 from warren.middleware import Middleware, checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
+from warren.protocol.control import MAX_CONCURRENCY
 from warren.protocol.problems import registry
 from warren.protocol.signature import Method, is_async
 from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.declaring import Declaring
 from warren.server.methods import Methods
-from warren.server.server import DEFAULT_DRAIN_TIMEOUT, MAX_CONCURRENCY, Server
+from warren.server.server import DEFAULT_DRAIN_TIMEOUT, Server
 
 QueueKind = Literal["classic", "quorum"]
 
