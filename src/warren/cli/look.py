@@ -75,7 +75,7 @@ COMMANDS = {"ls": add_ls, "info": add_info, "ping": add_ping, "health": add_heal
 # --- ls -----------------------------------------------------------------------------------------------------------
 
 #: The rate is of calls that ended in the last ten seconds: see `Vitals`.
-_LS = ("service", "up", "running", "calls", "/s (10 s)", "failed", "wait p99", "work p99", "queue", "dead")
+_LS = ("service", "up", "running", "calls", "/s (10s)", "failed", "wait p99", "work p99", "queue", "dead")
 
 
 def ls(url: str, wait: float, as_json: bool) -> None:

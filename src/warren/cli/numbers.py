@@ -140,7 +140,7 @@ _METHODS = ("method", "ended", "failed", "refused", "wait p50", "wait p99", "wor
 def _page(name: str, service: totals.Service, look: Look) -> list[str]:
     count = f"{service.instances} process{'' if service.instances == 1 else 'es'}"
     rate = look.rate(service.all_methods().ended)
-    lately = "" if service.rate is None else f"{service.rate:,.1f}/s (10 s), "
+    lately = "" if service.rate is None else f"{service.rate:,.1f}/s (10s), "
     since = f"{lately}since they began" if rate is None else f"in {look.seconds:.1f} s: {rate:,.1f} per second"
     head = f"{name}: {count}, {service.running} running, {service.waiting} waiting, {since}"
     rows = [_method_row(method, stats) for method, stats in sorted(service.methods.items())]

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import inspect
 
-from warren.protocol import complaints, extremes
+from warren.protocol import complaints, extremes, foreign
 from warren.protocol.bases import as_base, deep_base
 from warren.protocol.collisions import SMALL, Screen
 from warren.protocol.complaints import Root
@@ -153,8 +153,9 @@ def check_hint(hint: Any, *, result: bool = False) -> None:
     """Make sure that values of this type can travel; of a `result`, that it can be sent to whoever calls by name.
 
     Raises:
-        TypeError: they cannot; the message names the type.
+        TypeError: they cannot, or it promises rules that nobody would check; the message names the type.
     """
+    foreign.check(hint)
     for kind in _custom_types(inspect.type_info(hint)):
         met = any(issubclass(native, kind) or (result and issubclass(kind, native)) for native in _NATIVE)
         if not met and not hasattr(kind, "model_validate"):

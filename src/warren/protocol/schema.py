@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 def arguments_schema(method: Method) -> Schema | None:
     """An object with one property for each argument, in their order; None where a type cannot be described."""
     try:
-        properties, definitions = _described(method.hints)
+        properties, definitions = _described(method.hints, _as_it_is_read)
     except Exception:  # types of the user's may raise anything
         return None
     required = [name for name in method.hints if name in method.required_names]
@@ -29,17 +29,15 @@ def arguments_schema(method: Method) -> Schema | None:
 def result_schema(method: Method) -> Schema | None:
     """What it returns; None where its type cannot be described."""
     try:
-        properties, definitions = _described({"result": method.result_hint})
+        properties, definitions = _described({"result": method.result_hint}, _as_it_is_written)
     except Exception:  # see above
         return None
     return _bounded(properties["result"], definitions)
 
 
-def _described(hints: Mapping[str, Any]) -> tuple[Schema, Schema]:
+def _described(hints: Mapping[str, Any], own: Callable[[type], Schema]) -> tuple[Schema, Schema]:
     """The schema of each type, and what these refer to."""
-    schemas, components = msgspec.json.schema_components(
-        hints.values(), schema_hook=_own_schema, ref_template="#/$defs/{name}"
-    )
+    schemas, components = msgspec.json.schema_components(hints.values(), schema_hook=own, ref_template="#/$defs/{name}")
     definitions = dict(components)
     found = [_lifted(schema, definitions) for schema in schemas]
     for name in list(components):
@@ -47,7 +45,17 @@ def _described(hints: Mapping[str, Any]) -> tuple[Schema, Schema]:
     return dict(zip(hints, found, strict=True)), definitions
 
 
-def _own_schema(kind: type) -> Schema:
+def _as_it_is_read(kind: type) -> Schema:
+    """The schema of what a Pydantic model takes."""
+    return _own_schema(kind, "validation")
+
+
+def _as_it_is_written(kind: type) -> Schema:
+    """The schema of what a Pydantic model is written as: computed fields are in it, and some names and types differ."""
+    return _own_schema(kind, "serialization")
+
+
+def _own_schema(kind: type, mode: str) -> Schema:
     """The schema of a Pydantic model.
 
     Raises:
@@ -55,7 +63,7 @@ def _own_schema(kind: type) -> Schema:
     """
     if not hasattr(kind, "model_json_schema"):
         raise NotImplementedError
-    schema: Schema = kind.model_json_schema()
+    schema: Schema = kind.model_json_schema(mode=mode)
     return schema
 
 
