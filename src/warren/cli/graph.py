@@ -8,9 +8,10 @@ from warren.cli.asking import NOT_DONE, add_asking, ask_all, run_asking
 from warren.cli.output import complain, fail, say
 from warren.cli.parser import Parser
 from warren.operate import told, totals
-from warren.operate.declared import SourceError, Spot, read_modules
+from warren.operate.declared import Spot, read_modules
 from warren.operate.drawing import as_svg
 from warren.operate.graph import WRITERS, Graph, observed
+from warren.operate.sources import SourceError
 from warren.printable import printable, printable_json
 
 _MOST_SPOTS = 5
@@ -75,4 +76,5 @@ def _declared(modules: list[str]) -> Graph:
 def _unknown(spots: list[Spot]) -> str:
     named = ", ".join(f"{spot.path.name}:{spot.line}" for spot in spots[:_MOST_SPOTS])
     more = f" and {len(spots) - _MOST_SPOTS} more" if len(spots) > _MOST_SPOTS else ""
-    return f"what is called there is not to be read from the code, and left out: {named}{more}"
+    calls = "1 call is" if len(spots) == 1 else f"{len(spots)} calls are"
+    return f"{calls} left out, or a part of what they may call: the code does not say it at {named}{more}"

@@ -121,7 +121,11 @@ def _figures(edge: Edge) -> tuple[str, str, str]:
     if edge.count is None:
         return "", "", ""
     mean = f"{(edge.total or 0.0) / edge.count * 1e3:,.1f} ms" if edge.count else ""
-    return f"{edge.count:,} calls", f"{edge.failed:,} failed" if edge.failed else "", mean
+    return (
+        f"{edge.count:,} call{'' if edge.count == 1 else 's'}",
+        f"{edge.failed:,} failed" if edge.failed else "",
+        mean,
+    )
 
 
 def as_mermaid(graph: Graph) -> str:

@@ -26,7 +26,7 @@ HOSTILE = Graph(frozenset({EVIL}), (Edge(EVIL, EVIL, EVIL, 1, 1, 1.0),))
 def test_text_has_each_caller_with_what_it_calls_and_who_stands_alone() -> None:
     assert as_text(SHOP).splitlines() == [
         "front",
-        "  -> orders.list    1 calls            500.0 ms",
+        "  -> orders.list     1 call            500.0 ms",
         "  -> orders.place  10 calls  2 failed   50.0 ms",
         "orders",
         "  -> inventory.reserve  10 calls    10.0 ms",
