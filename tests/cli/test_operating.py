@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -275,6 +276,38 @@ async def test_watching_counts_what_came_between_two_looks(broker: Broker, warre
     assert (first["seconds"], first["services"]["calc"]["methods"]["fib"]["ended"]) == (None, 1234)
     assert [look["services"]["calc"]["methods"]["fib"]["ended"] for look in later] == [0, 0]
     assert all(look["seconds"] > 0 for look in later)
+
+
+ASKED = {
+    "ls": "ping stats", "info calc": "info", "ping": "ping", "stats calc": "stats ping", "calls": "calls ping",
+    "health calc": "health ping", "where 6f1c9a": "calls ping", "cancel 6f1c9a": "cancel", "graph": "stats ping",
+    "drain 0123456789ab": "drain", "concurrency calc 8": "concurrency ping", "log-level info": "log-level ping",
+    "schema calc": "info", "stubs calc": "info", "queues": "ping", "dead": "ping", "top --count 1": "stats ping",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ASKED)
+async def test_each_command_asks_each_thing_once(warren: Warren, calc: list[Question], command: str) -> None:
+    """However many processes there are: what a command costs is one question, or two at a time, and one wait."""
+    await warren(*command.split())
+    assert sorted(question.verb for question in calc) == sorted(ASKED[command].split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["ls", "stats", "calls", "health", "graph", "where 6f1c9a", "log-level info"])
+async def test_each_command_waits_for_answers_once(warren: Warren, calc: list[Question], command: str) -> None:
+    began = time.monotonic()
+    await warren(*command.split(), "--wait", "3")
+    assert 3 <= time.monotonic() - began < 6, "twice would be 6 s"
+
+
+@pytest.mark.parametrize("command", ["drain", "resume", "concurrency calc 8 --instance", "log-level info --instance"])
+async def test_a_process_that_is_named_is_not_waited_for_once_it_has_answered(
+    warren: Warren, calc: list[Question], command: str
+) -> None:
+    began = time.monotonic()
+    done = await warren(*command.split(), "0123456789ab", "--wait", "60")
+    assert (done.exit_code, time.monotonic() - began < 30) == (0, True)
 
 
 async def test_who_misses_a_look_is_counted_from_the_last_one_on(broker: Broker, warren: Warren) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from warren.errors import CallError
 from warren.operate import silent
 from warren.operate.asked import Told, ask, near, services_of
 from warren.operate.silent import Silent
+from warren.operate.told import Process
 from warren.printable import printable
 from warren.protocol.control import TO_ALL, to_service
 from warren.protocol.request import check_name
@@ -114,9 +115,12 @@ def key_of(service: str | None) -> str:
 async def ask_all(asking: Asking, verb: str, service: str | None, kind: type[S], patience: float) -> Told[S]:
     """Ask all that are meant; says who did not answer, and ends the process where nobody serves what was named."""
     key = key_of(service)
-    found, processes = await asyncio.gather(
-        ask(asking, verb, key, kind, patience=patience), silent.roll_call(asking, patience, key)
-    )
+    question = ask(asking, verb, key, kind, patience=patience)
+    if verb == "ping":
+        found = await question
+        processes = cast("Mapping[str, Process]", found.said)
+    else:
+        found, processes = await asyncio.gather(question, silent.roll_call(asking, patience, key))
     await need_answers(asking, found, service, patience)
     services = services_of(processes) if service is None else [service]
     tell_silent(await silent.among(asking, services, processes, found.heard, patience), patience)
