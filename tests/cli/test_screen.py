@@ -22,11 +22,16 @@ BEGIN, END = b"\x1b[?1049h", b"\x1b[?1049l"
 class OnTerminal:
     """A ``warren`` command on a terminal of 80 columns and 10 rows."""
 
-    def __init__(self, url: str, *args: str) -> None:
+    def __init__(self, url: str, *args: str, **variables: str) -> None:
         self._ours, self._theirs = pty.openpty()
         termios.tcsetwinsize(self._theirs, (10, 80))
         self.before = termios.tcgetattr(self._theirs)
-        env = {name: value for name, value in environment(WARREN_URL=url).items() if name not in ("COLUMNS", "LINES")}
+        env = {
+            name: value
+            for name, value in environment(WARREN_URL=url).items()
+            if name not in ("COLUMNS", "LINES", "TERM")
+        }
+        env |= {"TERM": "xterm"} | variables
         self.process = subprocess.Popen(
             [*WARREN, *args], env=env, stdin=self._theirs, stdout=self._theirs, stderr=self._theirs
         )
@@ -73,11 +78,11 @@ async def url() -> AsyncIterator[str]:
             yield broker.url
 
 
-async def run(url: str, steps: Callable[[OnTerminal], None], *args: str) -> None:
+async def run(url: str, steps: Callable[[OnTerminal], None], *args: str, **variables: str) -> None:
     """Run a command on a terminal, and steps that press keys, off the event loop."""
 
     def run() -> None:
-        terminal = OnTerminal(url, *args)
+        terminal = OnTerminal(url, *args, **variables)
         try:
             steps(terminal)
         finally:
@@ -106,6 +111,15 @@ async def test_top_is_drawn_over_itself_sorted_by_keys_and_ended_by_one(url: str
         assert b"\x1b" not in text
 
     await run(url, steps, "top", "--interval", "30")
+
+
+async def test_a_dumb_terminal_gets_one_page_below_the_other(url: str) -> None:
+    def steps(terminal: OnTerminal) -> None:
+        terminal.read_until(b"services: 1", 2)
+        assert terminal.process.wait(PATIENCE) == 0
+        assert b"\x1b" not in terminal.output
+
+    await run(url, steps, "top", "--count", "2", "--interval", "0.5", TERM="dumb")
 
 
 async def test_ctrl_c_gives_the_terminal_back(url: str) -> None:

@@ -107,6 +107,14 @@ def test_who_may_ask_is_checked_when_a_server_is_made() -> None:
         Server(service("any"), control="all")  # type: ignore[arg-type]
 
 
+async def test_a_queue_for_answers_that_was_deleted_is_not_taken_for_silence(url: str, service_name: str) -> None:
+    async with Server(service(service_name), url=url), Asking(make_settings(url)) as asking:
+        channel = await asking.link.channel()
+        await channel.delete_queue(asking._queue.decode())
+        with pytest.raises(CallError, match="the queue for answers was deleted at the broker: ask again"):
+            await asking.gather("ping", to_service(service_name), patience=5)
+
+
 async def test_asking_without_a_broker_is_a_clear_error() -> None:
     [free_port] = free_ports(1)
     with pytest.raises(CallError, match="refused"):

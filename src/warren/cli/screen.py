@@ -66,7 +66,8 @@ class Screen:
 @contextlib.asynccontextmanager
 async def screen(*, terminal: bool | None = None) -> AsyncIterator[Screen]:
     """A screen that is given back at the end, whatever that is; no terminal is asked for keys if it cannot be one."""
-    terminal = sys.stdout.isatty() if terminal is None else terminal
+    if terminal is None:  # a dumb one can only go on downwards, as a file
+        terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if not terminal:
         yield Screen(None, terminal=False)
         return

@@ -42,6 +42,7 @@ class Asking:
         self._link: Link | None = None
         self._channel: HotChannel
         self._queue = b""
+        self._deaf = False
         self._asked: dict[bytes, asyncio.Queue[Answer | None]] = {}
 
     @property
@@ -120,6 +121,8 @@ class Asking:
                             return
         finally:
             del self._asked[id]
+        if self._deaf:
+            raise conclude(CONNECTION_LOST, "the queue for answers was deleted at the broker: ask again")
         if (closed := self._channel.closed) is not None:
             refused = isinstance(closed, ChannelClosed) and closed.code == ACCESS_REFUSED
             raise conclude(SETUP_DENIED if refused else CONNECTION_LOST, f"the broker does not let us ask: {closed}")
@@ -161,6 +164,7 @@ class Asking:
         """See `confirmed`."""
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
+        self._deaf = True
         self._end_all()
 
 
