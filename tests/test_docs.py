@@ -41,6 +41,7 @@ _OTHER_WORDS = {
     "ITS_OWN",
     "MODULE",
     "NAME",
+    "TERM",
     "UNSET",
     "ARGS",
     "BCC",

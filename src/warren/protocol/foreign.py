@@ -19,12 +19,12 @@ def check(hint: Any) -> None:
     Raises:
         TypeError: it holds rules that only Pydantic knows, outside of a model; the message says what to take.
     """
-    found, seen = [hint], set[int]()
+    found, seen = [hint], dict[int, Any]()  # which keeps them, so that no other gets their ids
     while found:
         one = found.pop()
         if id(one) in seen:
             continue
-        seen.add(id(one))
+        seen[id(one)] = one
         if "__is_pydantic_dataclass__" in getattr(one, "__dict__", {}):
             raise TypeError(
                 f"the rules of {one.__qualname__}, a dataclass of Pydantic's, would not be checked: take a"
