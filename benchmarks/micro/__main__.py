@@ -66,7 +66,7 @@ def instructions(name: str) -> int:
     env = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     counted = _COUNTED.search(run.stderr)
-    if counted is None:
+    if run.returncode or counted is None:
         sys.exit(f"valgrind failed for {name!r}:\n{run.stderr[-2000:]}")
     return int(counted[1])
 

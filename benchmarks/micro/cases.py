@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, cast
 
 from benchmarks.micro.fakes import FRAME_MAX, ModelLink, delivery_frames
@@ -22,10 +23,12 @@ from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery, decode_properties
 from warren.amqp.splitter import Splitter
 from warren.client.calls import Calls, PendingCall, unguessable
+from warren.client.chain import ClientCall, ClientMiddleware
 from warren.client.core import ClientCore
 from warren.client.options import Options
 from warren.client.target import Targets, encode_call, find_target, read_result
 from warren.connection.channel import HotChannel
+from warren.middleware import Proceed
 from warren.protocol import codecs
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.reply import result_properties
@@ -356,11 +359,59 @@ def serve_in_thread() -> Iterator[Step]:
 # --- from end to end ----------------------------------------------------------------------------------------------
 
 
+async def _nothing(_call: Any, proceed: Proceed) -> Any:
+    """Middleware that does nothing."""
+    return await proceed()
+
+
 @case(each=BATCH)
 def call_async() -> Iterator[Step]:
     """A client, from `AsyncClient.call` to the bytes that are sent, and from those that come to its result."""
+    yield from _calling(lambda client: client.call(echo, 12345))
+
+
+@case(each=BATCH)
+def call_in_chain() -> Iterator[Step]:
+    """The same through one middleware that does nothing."""
+    yield from _calling(lambda client: client.call(echo, 12345), _nothing)
+
+
+@case(each=BATCH)
+def call_with_headers() -> Iterator[Step]:
+    """The same with a header that is another one for each call, so each through a view of its own."""
+    numbers = count()
+    yield from _calling(lambda client: client.options(headers={"n": f"{next(numbers):055}"}).call(echo, 12345))
+
+
+@case(each=BATCH)
+def call_through_view() -> Iterator[Step]:
+    """The same through a view with a header, which is made once."""
+    views: list[AsyncClient] = []
+
+    def call(client: AsyncClient) -> Coroutine[Any, Any, Any]:
+        if not views:
+            views.append(client.options(headers={"n": f"{0:055}"}))
+        return views[0].call(echo, 12345)
+
+    yield from _calling(call)
+
+
+@case(each=BATCH)
+def call_in_chain_with_headers() -> Iterator[Step]:
+    """The same through middleware that adds a header, another one for each call, as tracing does."""
+    numbers = count()
+
+    async def add(call: ClientCall, proceed: Proceed) -> Any:
+        call.headers["n"] = f"{next(numbers):055}"
+        return await proceed()
+
+    yield from _calling(lambda client: client.call(echo, 12345), add)
+
+
+def _calling(call: Callable[[AsyncClient], Coroutine[Any, Any, Any]], *middleware: ClientMiddleware) -> Iterator[Step]:
+    """So many calls at once."""
     with closing(asyncio.new_event_loop()) as loop:
-        client, core, link = loop.run_until_complete(_connected_client())
+        client, core, link = loop.run_until_complete(_connected_client(middleware))
         table = core._calls._calls
         reply = delivery_frames(1, 1, _ROUTE, result_properties(_request(), codecs.JSON), b"12345")
         before, after = reply.split(_ID)
@@ -369,7 +420,7 @@ def call_async() -> Iterator[Step]:
 
         async def batch() -> None:
             nonlocal confirmed
-            calls = [loop.create_task(client.call(echo, 12345)) for _ in range(BATCH)]
+            calls = [loop.create_task(call(client)) for _ in range(BATCH)]
             await asyncio.sleep(0)
             confirmed += BATCH
             link.receive(frames.ack_frame(2, confirmed, multiple=True) + before + between.join(table) + after)
@@ -379,8 +430,8 @@ def call_async() -> Iterator[Step]:
         loop.run_until_complete(client.close())
 
 
-async def _connected_client() -> tuple[AsyncClient, ClientCore, ModelLink]:
-    client = AsyncClient("amqp://nobody")
+async def _connected_client(middleware: Sequence[ClientMiddleware]) -> tuple[AsyncClient, ClientCore, ModelLink]:
+    client = AsyncClient("amqp://nobody", middleware=middleware)
     link = ModelLink(_REPLY_TO.decode())
     shared = client._shared
     core = shared._core = ClientCore(shared._settings, shared._limits)
@@ -392,7 +443,22 @@ async def _connected_client() -> tuple[AsyncClient, ClientCore, ModelLink]:
 @case(each=BATCH)
 def answer_async() -> Iterator[Step]:
     """A worker, from the bytes that come to those that are sent: an ``async def``, 100 at a time."""
+    yield from _answering(service)
 
+
+@case(each=BATCH)
+def answer_in_chain() -> Iterator[Step]:
+    """The same through one middleware that does nothing."""
+    inside = Service("calc", middleware=[_nothing])
+
+    @inside.method(name="echo")
+    async def echo_inside(n: int) -> int:
+        return n
+
+    yield from _answering(inside)
+
+
+def _answering(of: Service) -> Iterator[Step]:
     def step() -> None:
         loop.call_soon(link.receive, requests)
         for _turn in ("read", "handlers", "acks"):
@@ -401,14 +467,14 @@ def answer_async() -> Iterator[Step]:
 
     requests = _deliveries(_request_properties(), _BODY)
     with closing(asyncio.new_event_loop()) as loop:
-        worker, link = loop.run_until_complete(_connected_worker())
+        worker, link = loop.run_until_complete(_connected_worker(of))
         with closing(worker):
             yield step
 
 
-async def _connected_worker() -> tuple[Worker, ModelLink]:
+async def _connected_worker(of: Service) -> tuple[Worker, ModelLink]:
     link = ModelLink("")
-    worker = Worker(service, BATCH, "guest", "a process")
+    worker = Worker(of, BATCH, "guest", "a process")
     channel = await link.hot_channel()
     channel.attach(worker, body_limit=MAX_MESSAGE_SIZE)
     return worker, link
