@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from warren.amqp.frames import FrameError, shortstr
@@ -83,6 +84,7 @@ def _encode_table(table: Mapping[str, Any], depth: int) -> bytes:
     return b"".join([_encode_key(key) + encode_value(value, depth) for key, value in table.items()])
 
 
+@lru_cache(maxsize=1024)  # there are few of them
 def _encode_key(key: object) -> bytes:
     if not isinstance(key, str):
         raise ValueError(f"a key must be text, not {key!r}")

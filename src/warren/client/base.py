@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
@@ -75,7 +74,8 @@ class BaseClient:
         self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
         self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)
-        self._targets: Targets = {}
+        self._known: dict[tuple[Any, ...], Targets] = {}
+        self._targets = self._known.setdefault(self._options.shape, {})
         self._is_view = False
         limits = Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply)
         self._share(make_settings(url, **connection), limits.checked())
@@ -118,7 +118,8 @@ class BaseClient:
         Raises:
             ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
         """
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
         view._is_view = True
         view._options = self._options.with_given(
             timeout=timeout,
@@ -129,8 +130,7 @@ class BaseClient:
             detached=detached,
             wait=wait,
         )
-        if (view._options.headers, view._options.wait) != (self._options.headers, self._options.wait):
-            view._targets = {}  # they have these, and are not found by them
+        view._targets = self._known.setdefault(view._options.shape, {})
         return view
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:

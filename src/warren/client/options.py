@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from warren import checks
+from warren.client.requests import Own
 from warren.protocol import codecs
-from warren.protocol.request import check_headers
+from warren.protocol.request import encode_headers
 from warren.protocol.running import Running, get_running
 
 Encoding = Literal["json", "msgpack"]
@@ -55,9 +56,13 @@ class Limits(NamedTuple):
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Options:
-    """How calls are made; see `AsyncClient.options`. A client that is not `named` is called as the service it is in."""
+    """How calls are made; see `AsyncClient.options`. A client that is not `named` is called as the service it is in.
+
+    Attributes:
+        own: the headers as they are written, if there are any.
+    """
 
     timeout: float = DEFAULT_TIMEOUT
     fail_fast: bool = False
@@ -67,6 +72,7 @@ class Options:
     detached: bool = False
     wait: bool = False
     named: bool = True
+    own: Own | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         checks.seconds("timeout", self.timeout)
@@ -76,15 +82,30 @@ class Options:
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
         if self.headers is not None:
-            object.__setattr__(self, "headers", checked_headers(self.headers) or None)
+            self._set_headers(_copied_headers(self.headers))
 
     def with_given(self, headers: Mapping[str, Any] | None = None, **given: Any) -> Options:
         """A copy with the given options replaced, and headers added; None keeps the old value."""
         changed = {name: value for name, value in given.items() if value is not None}
-        if headers is not None:
-            merged = {**(self.headers or {}), **_copied_headers(headers)}
-            changed["headers"] = {name: value for name, value in merged.items() if value is not None}
-        return replace(self, **changed)
+        made = replace(self, **changed) if changed else self
+        return made if headers is None else made._with_headers(_copied_headers(headers))
+
+    def _with_headers(self, added: dict[str, Any]) -> Options:
+        """A copy that has these, too. Views may be made for each call, so what was checked is not checked again."""
+        merged = {**self.headers, **added} if self.headers else added
+        made = object.__new__(Options)
+        made.__dict__.update(self.__dict__)
+        made._set_headers({name: value for name, value in merged.items() if value is not None})
+        return made
+
+    def _set_headers(self, headers: dict[str, Any]) -> None:
+        own = Own(encode_headers(headers)) if headers else None
+        self.__dict__.update(headers=headers or None, own=own)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What tells apart how requests are prepared: all but the time they have, and their headers."""
+        return self.encoding, self.fail_fast, self.resend, self.wait
 
     def own_deadline(self) -> float:
         """When a cast that begins now ends at the latest: whoever makes it, as it is not bound to its maker's time."""
@@ -114,23 +135,16 @@ def nested_deadline(running: Running | None, now: float) -> float | None:
     return running.deadline - min(max(left * RESERVED_SHARE, LEAST_RESERVED), left / 2, MOST_RESERVED)
 
 
-def checked_headers(headers: object) -> dict[str, Any]:
-    """A copy of the headers: what was checked stays what is sent.
-
-    Raises:
-        TypeError: no mapping, or a name that is no text.
-        ValueError: a name that is reserved, a value that AMQP cannot carry, or too many bytes.
-    """
-    copied = _copied_headers(headers)
-    check_headers(copied)
-    return copied
-
-
 def _copied_headers(headers: object) -> dict[str, Any]:
-    if not isinstance(headers, Mapping):
+    """A copy of the headers: what is checked stays what is sent."""
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise TypeError(f"headers={headers!r} is not a mapping: say for example headers={{'tenant': 'acme'}}")
-    copied = dict(headers)
-    for name in copied:
+    return check_names(dict(headers))
+
+
+def check_names(headers: dict[str, Any]) -> dict[str, Any]:
+    """Itself, if all names are text (`TypeError`)."""
+    for name in headers:
         if not isinstance(name, str):
             raise TypeError(f"header names must be str, not {name!r}")
-    return copied
+    return headers

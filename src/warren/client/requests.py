@@ -21,10 +21,12 @@ class Own(NamedTuple):
     Attributes:
         headers: encoded header fields, without a table around them.
         message_id: that of the call's first attempt, if this is not the first.
+        root: those of the header fields that are not the application's.
     """
 
     headers: bytes = b""
     message_id: bytes | None = None
+    root: bytes = b""
 
 
 @dataclass(eq=False)
@@ -38,8 +40,8 @@ class Target:
         returns: the type of the result, of a call by name that says it.
         caller: whose handler makes them, of a client that has no name of its own.
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
-        own: what belongs to one request, of a target made for it; it shares the templates.
-        templates: of the requests with and without a bounce; targets of one request share those of the usual one.
+        own: what belongs to one request, or to those of one view: `headers` are in there, as they are written.
+        templates: of the requests with and without a bounce, shared by all that differ in what is their own.
     """
 
     kind: Literal["call", "cast", "bare"]
@@ -59,9 +61,17 @@ class Target:
     routing_key: bytes = b""
 
     def __post_init__(self) -> None:
-        check_name(self.queue)
-        check_name(self.method)
-        self.routing_key = self.queue.encode()
+        if not self.routing_key:  # else it was made from one that was checked
+            check_name(self.queue)
+            check_name(self.method)
+            self.routing_key = self.queue.encode()
+
+    def having(self, headers: Mapping[str, Any] | None, own: Own) -> Target:
+        """The same for requests that have something of their own; all that was prepared is shared."""
+        return Target(
+            self.kind, self.method, self.queue, self.name, self.content_type, self.fail_fast, self.resend, self.wait,
+            headers, self.declared, self.returns, own, self.caller, self.templates, self.routing_key,
+        )  # fmt: skip
 
 
 class Requests:
@@ -107,7 +117,6 @@ class Requests:
             durable=not is_call or self._durable,
             app_id=self._app_id or target.caller,
             user_id=self._user_id,
-            headers=target.headers,
         )
         template.made_for = self.reply_to
         return template

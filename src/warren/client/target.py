@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from warren import checks
 from warren.amqp.frames import Properties
-from warren.amqp.tables import encode_table
-from warren.client.options import CONTENT_TYPES, Options, checked_headers
+from warren.client.options import CONTENT_TYPES, Options, check_names
 from warren.client.requests import Own, Reply, Target
 from warren.errors import CallError
 from warren.protocol import codecs, evidence, topology
@@ -18,12 +17,12 @@ from warren.protocol import signature as methods
 from warren.protocol.codecs import CodecError, Decode
 from warren.protocol.problems import rebuild
 from warren.protocol.reply import read_reply, undecodable_reply
-from warren.protocol.request import root_field
+from warren.protocol.request import encode_headers, root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
 
-#: The targets that a client knows already, by what makes them differ; views share them, if headers and `wait` are the
-#: same.
+#: The targets that a client knows already, without headers, which may be others for each call: clients and views whose
+#: options have the same `shape` share them.
 Targets = dict[tuple[Any, ...], Target]
 _MOST_TARGETS = 10_000
 
@@ -38,35 +37,30 @@ def find_target(
         ValueError: a name that cannot be one.
     """
     running = get_running()
-    if running is None:
-        return _known_target(known, options, kind, function, None)
-    target = _known_target(known, options, kind, function, None if options.named else running.service)
-    return target if running.root_id is None else _rooted(target, running.root_id)
-
-
-def _rooted(target: Target, root_id: str) -> Target:
-    """The target of a call that is made while another one is served."""
-    return replace(target, own=Own(root_field(root_id)))
-
-
-def _known_target(
-    known: Targets,
-    options: Options,
-    kind: Literal["call", "cast"],
-    function: Callable[..., Any] | str,
-    caller: str | None,
-) -> Target:
-    key: tuple[Any, ...] = (function, kind, options.encoding, options.fail_fast, options.resend)
-    if caller is not None:
-        key = (*key, caller)
+    caller = None if running is None or options.named else running.service
+    key: tuple[Any, ...] = (function, kind) if caller is None else (function, kind, caller)
     try:
         target = known.get(key)
     except TypeError:  # a callable that cannot be a key: no method, in all likelihood
-        return _make_target(options, kind, function, caller)
+        target, known, key = None, {}, ()
     if target is None:
-        if len(known) >= _MOST_TARGETS:
-            known.clear()
-        target = known[key] = _make_target(options, kind, function, caller)
+        target = _remember(known, key, _make_target(options, kind, function, caller))
+    own = options.own
+    if running is not None and running.root_id is not None:
+        own = _rooted(own, running.root_id)
+    return target if own is None else target.having(options.headers, own)
+
+
+def _rooted(own: Own | None, root_id: str) -> Own:
+    """What a request has of its own that is made while another one is served."""
+    root = root_field(root_id)
+    return Own(root if own is None else own.headers + root, None, root)
+
+
+def _remember(known: Targets, key: tuple[Any, ...], target: Target) -> Target:
+    if len(known) >= _MOST_TARGETS:
+        known.clear()
+    known[key] = target
     return target
 
 
@@ -85,7 +79,6 @@ def _make_target(
         fail_fast=options.fail_fast and kind == "call",
         resend=_resends(options, method),
         wait=options.wait,
-        headers=options.headers,
         declared=method,
         caller=caller,
     )
@@ -104,21 +97,24 @@ def returning(target: Target, kwargs: dict[str, Any]) -> Target:
     return replace(target, returns=hint)
 
 
-def with_own(target: Target, headers: Mapping[str, Any], message_id: bytes | None) -> Target:
+def with_own(target: Target, headers: dict[str, Any], message_id: bytes | None) -> Target:
     """The target of one request with headers or a ``message_id`` of its own.
 
     Raises:
         ValueError, TypeError: headers that cannot be sent.
     """
-    usual = target.headers or {}
-    root = b"" if target.own is None else target.own.headers  # nobody has given it other headers before
+    usual, own = target.headers or {}, target.own or _NOTHING_OWN
     if headers == usual:
-        return target if message_id is None else replace(target, own=Own(root, message_id))
-    checked_headers(headers)
+        return target if message_id is None else target.having(usual, Own(own.headers, message_id, own.root))
+    check_names(headers)
     if any(name not in headers or headers[name] != value for name, value in usual.items()):
-        return replace(target, headers=dict(headers), own=Own(root, message_id), templates={})
-    added = {name: value for name, value in headers.items() if name not in usual}
-    return replace(target, own=Own(root + encode_table(added), message_id))
+        return target.having(headers, Own(encode_headers(headers) + own.root, message_id, own.root))
+    added = {name: value for name, value in headers.items() if name not in usual} if usual else headers
+    written = own.headers + encode_headers(added, len(own.headers) - len(own.root))
+    return target.having(headers, Own(written, message_id, own.root))
+
+
+_NOTHING_OWN = Own()
 
 
 @lru_cache(maxsize=1024)

@@ -135,20 +135,22 @@ class RequestTemplate:
             table, times, reply, expires = _CAST_TABLE, b"", b"", b""
         else:
             table, times = _TABLE_START, _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms)
-            reply, expires = self._reply_to, shortstr(expiration)
+            reply, expires = self._reply_to, bytes((len(expiration),)) + expiration
+        sized_id = bytes((len(message_id),)) + message_id
+        tail = self._table_tail
         return b"".join(
             (
                 self._flags_and_type,
                 _U32.pack(len(table) + len(times) + self._table_size + len(headers)),
                 table,
                 times,
-                self._table_tail[:-1],
+                tail[:-1],
                 headers,
-                self._table_tail[-1:],
-                shortstr(correlation_id),
+                tail[-1:],
+                sized_id if correlation_id is message_id else shortstr(correlation_id),
                 reply,
                 expires,
-                shortstr(message_id),
+                sized_id,
                 self._after_ids,
             )
         )
@@ -165,8 +167,8 @@ def bare_properties(call_id: bytes, reply_to: bytes, expiration: bytes) -> bytes
     return encode_properties(Properties(correlation_id=call_id, reply_to=reply_to, expiration=expiration))
 
 
-def check_headers(headers: Mapping[str, Any]) -> None:
-    """Refuse application headers that could not be sent.
+def encode_headers(headers: Mapping[str, Any], taken: int = 0) -> bytes:
+    """An application's headers as fields of a table, beside others that take so many bytes.
 
     Raises:
         ValueError: a name that is reserved, or a value that AMQP cannot carry.
@@ -176,8 +178,10 @@ def check_headers(headers: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"header {name!r}: names that start with {', '.join(_RESERVED)} are reserved; take another"
             )
-    if len(encode_table(dict(headers))) > _MAX_HEADERS:
+    fields = encode_table(headers)
+    if taken + len(fields) > _MAX_HEADERS:
         raise ValueError(f"the headers take more than {_MAX_HEADERS} bytes: send data as arguments")
+    return fields
 
 
 def root_field(root_id: str) -> bytes:

@@ -27,7 +27,7 @@ from warren.client.chain import ClientCall
 from warren.errors import CallError, Code
 from warren.middleware import Proceed
 from warren.protocol import evidence
-from warren.protocol.request import check_headers
+from warren.protocol.request import encode_headers
 from warren.server.context import CurrentCall
 from warren.telemetry import conventions as names
 from warren.version import __version__
@@ -69,7 +69,7 @@ _HEADERS = _Headers()
 @lru_cache
 def _may_be_sent(name: str) -> bool:
     try:
-        check_headers({name: ""})
+        encode_headers({name: ""})
     except ValueError:
         return False
     return True
@@ -264,7 +264,7 @@ def _fitting(headers: Mapping[str, Any], told: dict[str, Any]) -> dict[str, Any]
     """As much as there is room for: all, without the baggage, or nothing."""
     for some in (told, {name: value for name, value in told.items() if name != "baggage"}):
         try:
-            check_headers({**headers, **some})
+            encode_headers({**headers, **some})
         except ValueError:
             continue
         return some

@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika import spec
+from tests.support.messages import properties_of
 
 from warren import AsyncClient, Client, Service
 from warren.checks import CALL_OPTIONS
+from warren.client.calls import PendingCall
 from warren.client.options import LEAST_RESERVED, MOST_RESERVED, Options, nested_deadline
-from warren.client.target import bare_target, encode_bare, encode_call, find_target
+from warren.client.requests import Requests, Target
+from warren.client.target import Targets, bare_target, encode_bare, encode_call, find_target, with_own
 from warren.protocol.problems import registry
 from warren.protocol.running import reset_running, set_running
 
@@ -149,7 +153,7 @@ def wait(timeout: float) -> float:
 
 
 def test_the_options_that_are_told_apart_are_those_that_there_are() -> None:
-    assert {option.name for option in fields(Options)} - {"named"} == set(CALL_OPTIONS)
+    assert {option.name for option in fields(Options) if option.init} - {"named"} == set(CALL_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -227,3 +231,59 @@ def test_a_detached_call_has_its_own_time_also_when_its_callers_is_over() -> Non
 def test_a_cast_inherits_no_deadline() -> None:
     with inside(Serving(deadline=time.monotonic() - 1)):
         assert Options(timeout=30).own_deadline() > time.monotonic() + 20
+
+
+# --- what views share ---------------------------------------------------------------------------------------------
+
+
+def test_requests_that_differ_in_their_headers_share_what_is_prepared() -> None:
+    known: Targets = {}
+    usual = find_target(known, Options(), "call", fib)
+    tagged, other = (find_target(known, Options(headers={"tag": tag}), "call", fib) for tag in ("a", "b"))
+    assert usual.templates is tagged.templates is other.templates
+    assert (usual.headers, tagged.headers, other.headers) == (None, {"tag": "a"}, {"tag": "b"})
+    assert len(known) == 1
+
+
+def test_views_share_what_is_prepared_unless_their_options_change_it() -> None:
+    client = AsyncClient("amqp://nobody")
+    assert client.options(timeout=1, headers={"a": 1})._targets is client._targets
+    assert client.options(fail_fast=True)._targets is not client._targets
+    assert client.options(fail_fast=True)._targets is client.options(fail_fast=True)._targets
+
+
+@pytest.mark.parametrize("kind", ["call", "cast"])
+def test_headers_of_a_client_come_before_those_of_one_request(kind: Literal["call", "cast"]) -> None:
+    usual = find_target({}, Options(headers={"of": "view"}), kind, fib)
+    own = with_own(usual, {"of": "view", "own": 1}, b"first")
+    assert [*written(usual).headers] == [*_COMMON[kind], "of"]
+    assert [*written(own).headers] == [*_COMMON[kind], "of", "own"]
+    assert written(own).message_id == "first"
+
+
+def test_a_header_that_a_request_has_otherwise_than_its_client_is_written_once() -> None:
+    usual = find_target({}, Options(headers={"a": 1, "b": 2}), "call", fib)
+    headers = written(with_own(usual, {"a": 3}, None)).headers
+    assert headers["a"] == 3
+    assert [*headers] == [*_COMMON["call"], "a"]
+
+
+def test_the_headers_of_a_client_and_of_one_request_have_one_limit() -> None:
+    usual = find_target({}, Options(headers={"a": "x" * 2000}), "call", fib)
+    with pytest.raises(ValueError, match="more than 3000 bytes"):
+        with_own(usual, {"a": "x" * 2000, "b": "x" * 1000}, None)
+
+
+_COMMON = {"call": ("rpc-v", "rpc-timeout-ms", "rpc-deadline", "CC"), "cast": ("rpc-v",)}
+
+
+def written(target: Target) -> spec.BasicProperties:
+    """A request's properties, as another library reads them."""
+    requests = Requests(app_id=None, user_id=None, durable=False)
+    requests.reply_to = b"q"
+    call = PendingCall(b"id", 30.0, _Nobody(), target, target.kind == "call")
+    return properties_of(requests.properties(call, 2, 30.0, 1e9))
+
+
+class _Nobody:
+    def finish(self, outcome: object) -> None: ...
