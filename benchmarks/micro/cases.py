@@ -170,7 +170,7 @@ def _deliveries(properties: bytes, body: bytes) -> bytes:
 @case()
 def prepare() -> Step:
     """`find_target` and `encode_call`: whom to call, and the arguments as JSON."""
-    known: Targets = {}
+    known = Targets()
     options = Options()
     return lambda: encode_call(find_target(known, options, "call", echo), (12345,), {})
 
@@ -335,7 +335,7 @@ def acknowledge_out_of_order() -> Step:
 @case()
 def read_reply() -> Step:
     """`read_result`: from a reply's properties and body to the value."""
-    target = find_target({}, Options(), "call", echo)
+    target = find_target(Targets(), Options(), "call", echo)
     errors: dict[str, type[Exception]] = {}
     outcome = decode_properties(result_properties(_request(), codecs.JSON)), b"12345"
     return lambda: read_result(outcome, target, errors)

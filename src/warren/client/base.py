@@ -74,8 +74,8 @@ class BaseClient:
         self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
         self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)
-        self._known: dict[tuple[Any, ...], Targets] = {}
-        self._targets = self._known.setdefault(self._options.shape, {})
+        self._usual: dict[tuple[Any, ...], Targets] = {}
+        self._targets = self._known_targets()
         self._is_view = False
         limits = Limits(max_in_flight, max_message_size, max_waiting_bytes, send_user, reply)
         self._share(make_settings(url, **connection), limits.checked())
@@ -130,8 +130,14 @@ class BaseClient:
             detached=detached,
             wait=wait,
         )
-        view._targets = self._known.setdefault(view._options.shape, {})
+        view._targets = view._known_targets()
         return view
+
+    def _known_targets(self) -> Targets:
+        usual = self._usual.get(self._options.shape)
+        if usual is None:
+            usual = self._usual.setdefault(self._options.shape, Targets())
+        return usual if self._options.own is None else Targets(usual)
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
         """A call through the client's middleware."""

@@ -93,6 +93,9 @@ class Chained:
         self._errors = errors
         self.deadline = deadline
         self._attempts = evidence.Attempts()
+        self._core: Callable[[], ClientCore]
+        self._task: asyncio.Task[Any] | None = None
+        self._is_late = False
         self.call = ClientCall(target, args, kwargs, deadline)
 
     async def run(self, core: Callable[[], ClientCore]) -> Any:
@@ -101,17 +104,31 @@ class Chained:
         Raises:
             DeadlineExceeded: the middleware has not ended a second after the call's time.
         """
-        call = self.call
+        self._core, timers = core, core().late.timers
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
+        limit = timers.add(self.deadline + _GRACE, self)
         try:
-            async with asyncio.timeout(call.remaining + _GRACE) as limit:
-                return await chain(self._middleware, call, lambda: self._proceed(core()))()
+            return await chain(self._middleware, self.call, self._proceed)()
         except CallError as error:
             self._attempts.weigh(error)
             raise
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise self._ended_by(evidence.TIMER, _TOO_SLOW) from error
+        except asyncio.CancelledError as error:
+            if self._is_late and task.cancelling() <= cancelled + 1:  # by us alone: as `asyncio.timeout` does
+                raise self._ended_by(evidence.TIMER, _TOO_SLOW) from error
+            raise
+        finally:
+            timers.remove(limit, self)
+            self._task = None
+            if self._is_late:
+                task.uncancel()
+
+    def cut_off(self) -> None:
+        """Its time is over, and more (Late)."""
+        if self._task is not None:
+            self._is_late = True
+            self._task.cancel()
 
     async def run_alone(self, core: ClientCore) -> Any:
         """The same in a task of its own, cancelled when the client is closed or nobody waits any more.
@@ -134,35 +151,39 @@ class Chained:
             ending, message = evidence.GIVEN_UP_OUTSIDE, "the client's middleware has cancelled the call"
         raise self._ended_by(ending, message)
 
-    async def _proceed(self, core: ClientCore) -> Any:
+    async def _proceed(self) -> Any:
+        attempts, future = self._attempts, None
         try:
-            return await self._attempt(core)
-        except CallError as error:
-            self._attempts.weigh(error)
-            raise
-
-    async def _attempt(self, core: ClientCore) -> Any:
-        future = self._send(core)
-        self.call.call_id = self.call.call_id or future.call_id
-        ended: BaseException | None = None
-        self._attempts.begin()
-        try:
-            return self._read(await future)
+            future = self._send(self._core())
+            attempts.begin()
+            result = self._read(await future)
         except BaseException as error:
-            ended = error
-            if isinstance(error, CallError):
-                error.call_id = self.call.call_id
+            self._note(error, begun=future is not None)
             raise
         finally:
-            self._attempts.end(ended, is_cast=self._target.kind == "cast")
-            del future, ended  # what they hold may be the exception that is raised: no cycle with this frame
+            del future  # what it holds may be the exception that is raised: no cycle with this frame
+        attempts.end(None, is_cast=self._target.kind == "cast")
+        return result
+
+    def _note(self, error: BaseException, *, begun: bool) -> None:
+        """An attempt has ended so; one that could not begin is none."""
+        if begun:
+            self._attempts.end(error, is_cast=self._target.kind == "cast")
+        if isinstance(error, CallError):
+            error.call_id = self.call.call_id if begun else error.call_id
+            self._attempts.weigh(error)
 
     def _send(self, core: ClientCore) -> AwaitedCall:
         call, target = self.call, self._target
         if target.kind == "bare":
-            return AwaitedCall(core, target, encode_bare(*call.args), self.deadline)
-        target = with_own(target, call.headers, None if call.call_id is None else call.call_id.encode())
-        return AwaitedCall(core, target, encode_call(target, call.args, call.kwargs), self.deadline)
+            body = encode_bare(*call.args)
+        else:
+            target = with_own(target, call.headers, None if call.call_id is None else call.call_id.encode())
+            body = encode_call(target, call.args, call.kwargs)
+        future = AwaitedCall(core, target, body, self.deadline)
+        if call.call_id is None:
+            call.call_id = future.call_id
+        return future
 
     def _read(self, outcome: Any) -> Any:
         if self._target.kind == "bare":

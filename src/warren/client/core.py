@@ -13,6 +13,7 @@ import asyncio
 import os
 import time
 from contextvars import Context
+from typing import Protocol
 
 from warren.client import outcomes
 from warren.client.calls import Calls, PendingCall, Waiter, unguessable
@@ -23,6 +24,7 @@ from warren.client.options import Limits
 from warren.client.replies import ReplyRoute
 from warren.client.requests import Requests, Target
 from warren.client.statistics import ClientStatistics, statistics_of
+from warren.connection.alarms import Alarms
 from warren.connection.declare import declare_exchanges
 from warren.connection.link import Link
 from warren.connection.settings import Settings
@@ -39,11 +41,19 @@ _TASK_PATIENCE = 2.0
 _EXCHANGE = topology.EXCHANGE.encode()
 
 
+class Late(Protocol):
+    """What has to end at its time."""
+
+    def cut_off(self) -> None:
+        """Its time is over."""
+
+
 class ClientCore:
     """Calls over one supervised connection.
 
     Attributes:
         tasks: what ends with it.
+        late: what is cut off when its time is over, of calls through middleware; it may outlive the connection.
     """
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
@@ -53,6 +63,7 @@ class ClientCore:
         self._closed = False
         self._link: Link | None = None
         self.tasks = Tasks(self.loop)
+        self.late: Alarms[Late] = Alarms(lambda late: late.cut_off())
         durable = limits.reply == "durable"
         user_id = settings.username if limits.send_user else None
         self._requests = Requests(app_id=settings.name, user_id=user_id, durable=durable)
@@ -143,6 +154,8 @@ class ClientCore:
         self._leave()
         self.tasks.cancel()
         await self.tasks.ended(_TASK_PATIENCE)
+        if not len(self.late.timers):
+            self.late.clear()
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -21,10 +21,20 @@ from warren.protocol.request import encode_headers, root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
 
-#: The targets that a client knows already, without headers, which may be others for each call: clients and views whose
-#: options have the same `shape` share them.
-Targets = dict[tuple[Any, ...], Target]
 _MOST_TARGETS = 10_000
+
+
+class Targets(dict[tuple[Any, ...], Target]):
+    """The targets that a client or view knows already.
+
+    Attributes:
+        usual: of a view with headers, which may be made for one call: those without, which its own are made from. All
+            views share them whose options have the same `shape`.
+    """
+
+    def __init__(self, usual: Targets | None = None) -> None:
+        super().__init__()
+        self.usual = usual
 
 
 def find_target(
@@ -42,19 +52,33 @@ def find_target(
     try:
         target = known.get(key)
     except TypeError:  # a callable that cannot be a key: no method, in all likelihood
-        target, known, key = None, {}, ()
+        target, known, key = None, Targets(), ()
     if target is None:
-        target = _remember(known, key, _make_target(options, kind, function, caller))
-    own = options.own
-    if running is not None and running.root_id is not None:
-        own = _rooted(own, running.root_id)
-    return target if own is None else target.having(options.headers, own)
+        target = _learn(known, key, options, kind, function, caller)
+    return target if running is None or running.root_id is None else _rooted(target, running.root_id)
 
 
-def _rooted(own: Own | None, root_id: str) -> Own:
-    """What a request has of its own that is made while another one is served."""
+def _rooted(target: Target, root_id: str) -> Target:
+    """The target of a call that is made while another one is served."""
     root = root_field(root_id)
-    return Own(root if own is None else own.headers + root, None, root)
+    headers = root if target.own is None else target.own.headers + root
+    return target.having(target.headers, Own(headers, None, root))
+
+
+def _learn(
+    known: Targets,
+    key: tuple[Any, ...],
+    options: Options,
+    kind: Literal["call", "cast"],
+    function: Callable[..., Any] | str,
+    caller: str | None,
+) -> Target:
+    """A target that is asked for the first time."""
+    usual = known if known.usual is None else known.usual
+    target = usual.get(key)
+    if target is None:
+        target = _remember(usual, key, _make_target(options, kind, function, caller))
+    return target if options.own is None else _remember(known, key, target.having(options.headers, options.own))
 
 
 def _remember(known: Targets, key: tuple[Any, ...], target: Target) -> Target:

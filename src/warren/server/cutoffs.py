@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
+from warren.connection.alarms import Alarms
 from warren.protocol import evidence
-from warren.protocol.deadline import Timers
 from warren.protocol.evidence import Ending
 from warren.server.attempt import Attempt
 
@@ -20,10 +19,8 @@ class CutOffs:
 
     def __init__(self, cut_off: Callable[[Attempt], None]) -> None:
         """`cut_off` ends one whose time is over; it must not raise."""
-        self._loop = asyncio.get_running_loop()
-        self._end = cut_off
-        self._timers: Timers[Attempt] = Timers(self._wake_at)
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarms: Alarms[Attempt] = Alarms(cut_off)
+        self._timers = self._alarms.timers
 
     def __len__(self) -> int:
         """Attempts that are watched."""
@@ -39,27 +36,10 @@ class CutOffs:
         if attempt.slice is not None:
             self._timers.remove(attempt.slice, attempt)
 
-    def _wake_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._cut_off)
-
-    def _cut_off(self) -> None:
-        self._timer = None
-        for attempt in self._timers.due(time.monotonic()):
-            self._end(attempt)
-        due = self._timers.next_due()
-        if due is not None and self._timer is None:
-            self._wake_at(due)
-
     def clear(self) -> None:
         """Forget all of them."""
-        self._timers = Timers(self._wake_at)
-
-    def close(self) -> None:
-        """End nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarms.clear()
+        self._timers = self._alarms.timers
 
 
 def limit_time(attempt: Attempt, seconds: float) -> float:

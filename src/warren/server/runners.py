@@ -59,7 +59,7 @@ class Runner:
 
     def close(self) -> None:
         """Cut off nothing more, and let the threads end once their jobs are done."""
-        self._cutoffs.close()
+        self._cutoffs.clear()
         self.threads.close()
 
     # --- on the loop --------------------------------------------------------------------------------------------

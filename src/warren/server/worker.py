@@ -276,6 +276,6 @@ class Worker(_Unconfirmed):
     def close(self) -> None:
         """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
         self._runner.close()
-        self._patience.close()
+        self._patience.clear()
         self._settler.close()
         self._endings.close()

@@ -170,7 +170,7 @@ def test_the_options_that_are_told_apart_are_those_that_there_are() -> None:
 def test_an_option_among_the_arguments_is_told_where_it_belongs(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str, meant: str
 ) -> None:
-    target = find_target({}, Options(), "cast" if verb == "cast" else "call", function)
+    target = find_target(Targets(), Options(), "cast" if verb == "cast" else "call", function)
     with pytest.raises(TypeError) as caught:
         encode_call(target, args, kwargs, verb)
     assert str(caught.value).endswith(f"; options go elsewhere: {meant}")
@@ -179,7 +179,7 @@ def test_an_option_among_the_arguments_is_told_where_it_belongs(
 @pytest.mark.parametrize(("function", "kwargs"), [(fib, {"m": 3}), (wait, {"timeout": 1, "n": 2}), (wait, {})])
 def test_other_wrong_arguments_are_no_options(function: Any, kwargs: dict[str, Any]) -> None:
     with pytest.raises(TypeError) as caught:
-        encode_call(find_target({}, Options(), "call", function), (), kwargs)
+        encode_call(find_target(Targets(), Options(), "call", function), (), kwargs)
     assert "options" not in str(caught.value)
 
 
@@ -237,9 +237,9 @@ def test_a_cast_inherits_no_deadline() -> None:
 
 
 def test_requests_that_differ_in_their_headers_share_what_is_prepared() -> None:
-    known: Targets = {}
+    known = Targets()
     usual = find_target(known, Options(), "call", fib)
-    tagged, other = (find_target(known, Options(headers={"tag": tag}), "call", fib) for tag in ("a", "b"))
+    tagged, other = (find_target(Targets(known), Options(headers={"tag": tag}), "call", fib) for tag in ("a", "b"))
     assert usual.templates is tagged.templates is other.templates
     assert (usual.headers, tagged.headers, other.headers) == (None, {"tag": "a"}, {"tag": "b"})
     assert len(known) == 1
@@ -247,14 +247,15 @@ def test_requests_that_differ_in_their_headers_share_what_is_prepared() -> None:
 
 def test_views_share_what_is_prepared_unless_their_options_change_it() -> None:
     client = AsyncClient("amqp://nobody")
-    assert client.options(timeout=1, headers={"a": 1})._targets is client._targets
+    assert client.options(timeout=1)._targets is client._targets
+    assert client.options(headers={"a": 1})._targets.usual is client._targets
     assert client.options(fail_fast=True)._targets is not client._targets
     assert client.options(fail_fast=True)._targets is client.options(fail_fast=True)._targets
 
 
 @pytest.mark.parametrize("kind", ["call", "cast"])
 def test_headers_of_a_client_come_before_those_of_one_request(kind: Literal["call", "cast"]) -> None:
-    usual = find_target({}, Options(headers={"of": "view"}), kind, fib)
+    usual = find_target(Targets(), Options(headers={"of": "view"}), kind, fib)
     own = with_own(usual, {"of": "view", "own": 1}, b"first")
     assert [*written(usual).headers] == [*_COMMON[kind], "of"]
     assert [*written(own).headers] == [*_COMMON[kind], "of", "own"]
@@ -262,14 +263,14 @@ def test_headers_of_a_client_come_before_those_of_one_request(kind: Literal["cal
 
 
 def test_a_header_that_a_request_has_otherwise_than_its_client_is_written_once() -> None:
-    usual = find_target({}, Options(headers={"a": 1, "b": 2}), "call", fib)
+    usual = find_target(Targets(), Options(headers={"a": 1, "b": 2}), "call", fib)
     headers = written(with_own(usual, {"a": 3}, None)).headers
     assert headers["a"] == 3
     assert [*headers] == [*_COMMON["call"], "a"]
 
 
 def test_the_headers_of_a_client_and_of_one_request_have_one_limit() -> None:
-    usual = find_target({}, Options(headers={"a": "x" * 2000}), "call", fib)
+    usual = find_target(Targets(), Options(headers={"a": "x" * 2000}), "call", fib)
     with pytest.raises(ValueError, match="more than 3000 bytes"):
         with_own(usual, {"a": "x" * 2000, "b": "x" * 1000}, None)
 
