@@ -79,6 +79,10 @@ class Chained:
         deadline: when it has to have ended, in seconds of `time.monotonic`.
     """
 
+    __slots__ = (
+        "_attempts", "_core", "_errors", "_is_late", "_middleware", "_target", "_task", "call", "deadline",
+    )  # fmt: skip
+
     def __init__(
         self,
         middleware: tuple[ClientMiddleware, ...],

@@ -32,8 +32,9 @@ class Targets(dict[tuple[Any, ...], Target]):
             views share them whose options have the same `shape`.
     """
 
+    __slots__ = ("usual",)
+
     def __init__(self, usual: Targets | None = None) -> None:
-        super().__init__()
         self.usual = usual
 
 

@@ -186,8 +186,14 @@ def weigh(execution: Execution, *, earlier: bool, sent: bool = False) -> Executi
 _MORE = (Execution.NOT_SENT, Execution.NOT_EXECUTED, Execution.UNKNOWN, Execution.EXECUTED)
 
 
+def _most(one: Execution, another: Execution) -> Execution:
+    return one if _MORE.index(one) >= _MORE.index(another) else another
+
+
 class Attempts:
     """What is certain of a call of which several attempts may be made, some of them at a time."""
+
+    __slots__ = ("_ended", "_under_way")
 
     def __init__(self) -> None:
         self._under_way = 0
@@ -206,16 +212,16 @@ class Attempts:
             certain = Execution.UNKNOWN
         else:
             certain = Execution.EXECUTED
-        self._ended = max(self._ended, certain, key=_MORE.index)
+        self._ended = _most(self._ended, certain)
 
     @property
     def execution(self) -> Execution:
         """Of all of them so far."""
-        return max(self._ended, Execution.UNKNOWN, key=_MORE.index) if self._under_way else self._ended
+        return _most(self._ended, Execution.UNKNOWN) if self._under_way else self._ended
 
     def weigh(self, error: CallError) -> None:
         """Make an error say what is certain of all of them."""
-        error.execution = max(self.execution, error.execution, key=_MORE.index)
+        error.execution = _most(self.execution, error.execution)
 
 
 def conclude(

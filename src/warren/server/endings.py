@@ -96,7 +96,7 @@ class Endings:
                 attempt.ended = attempt.call.ended = True
                 self._settler.reply(attempt, reply)
                 work = self._statistics.ended(attempt, reply)
-                if access.log.isEnabledFor(logging.INFO):
+                if access.log.level <= logging.INFO and access.log.isEnabledFor(logging.INFO):  # it has a level
                     access.ended(attempt, reply, work)
             except BaseException as error:
                 self.fail(attempt, error)

@@ -149,11 +149,12 @@ class Worker(_Unconfirmed):
 
     def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run
-        attempt.deadline = None if left is None else time.monotonic() + left
+        now = time.monotonic()
+        attempt.deadline = None if left is None else now + left
         if request.attempt > 1 and not self._settler.releases.clean:
             self._settler.releases.wait(attempt)
         elif self._places.take(attempt, attempt.method):
-            self._start(attempt)
+            self._start(attempt, now)
         else:
             self._patience.watch(attempt, attempt.deadline)
 
@@ -172,19 +173,20 @@ class Worker(_Unconfirmed):
                 self._endings.refuse(attempt, too_late())
 
     def _start_late(self, attempt: Attempt) -> None:
-        if attempt.deadline is not None and attempt.deadline <= time.monotonic():
+        now = time.monotonic()
+        if attempt.deadline is not None and attempt.deadline <= now:
             self._places.leave(attempt)  # first: what the refusal sets in motion may let another begin
             self._endings.refuse(attempt, too_late())
         else:  # which often happens in the context of the call that has just ended
-            self._context.copy().run(self._start, attempt)
+            self._context.copy().run(self._start, attempt, now)
 
-    def _start(self, attempt: Attempt) -> None:
+    def _start(self, attempt: Attempt, now: float) -> None:
         method, request = attempt.method, attempt.request
         assert request is not None
         ends, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
-        began = attempt.began = time.monotonic()
+        attempt.began = now
         deadline = ends if method.time_limit is None else limit_time(attempt, method.time_limit)
-        attempt.call = CurrentCall(self._names[method], deadline, request, self.scope, attempt.arguments, began, ends)
+        attempt.call = CurrentCall(self._names[method], deadline, request, self.scope, attempt.arguments, now, ends)
         if method.delivery == "at-most-once":
             self._settler.take_off(attempt)
         self._runner.start(attempt)
