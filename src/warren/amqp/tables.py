@@ -148,14 +148,16 @@ def _encode_decimal(value: Decimal) -> bytes:
     return b"D" + _DECIMAL.pack(max(-exponent - surplus, 0), -unscaled if sign else unscaled)
 
 
-def decode_table(table: bytes, depth: int = 0) -> dict[str, Any]:
-    """A table without its length; keys that are not UTF-8 are left out.
+def decode_table(table: bytes, depth: int = 0, without: tuple[bytes, ...] = ()) -> dict[str, Any]:
+    """A table without its length; keys that are not UTF-8 are left out, as are those that begin like one of `without`.
 
     Raises:
         FrameError: it does not add up.
     """
     decoded: dict[str, Any] = {}
     for key, value in split_table(table).items():
+        if key.startswith(without):
+            continue
         found = decode_value(value, depth)
         try:
             decoded[key.decode()] = found

@@ -103,9 +103,6 @@ class ClientCore:
         """How it stands."""
         return statistics_of(self._calls, self._link, self._supervisor.links)
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     def start(self, target: Target, body: bytes, deadline: float, waiter: Waiter) -> PendingCall:
         """Begin a call that ends at `deadline` (`time.monotonic` seconds) at the latest.
 
@@ -154,8 +151,7 @@ class ClientCore:
         self._leave()
         self.tasks.cancel()
         await self.tasks.ended(_TASK_PATIENCE)
-        if not len(self.late.timers):
-            self.late.clear()
+        self.late.rest()
 
     # --- writing ------------------------------------------------------------------------------------------------
 

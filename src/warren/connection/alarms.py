@@ -40,6 +40,11 @@ class Alarms(Generic[T]):
         if due is not None and self._timer is None:
             self._wake_at(due)
 
+    def rest(self) -> None:
+        """Keep no timer of the loop where there is nothing to ring for; items may be added all the same."""
+        if not len(self.timers):
+            self.clear()
+
     def clear(self) -> None:
         """Forget all of them; others may be added."""
         if self._timer is not None:

@@ -32,6 +32,7 @@ PERSISTENT = 2  # delivery mode
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
 _MAX_HEADERS = 3000
 _RESERVED = ("rpc-", "x-", "CC", "BCC")
+_RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
 _ROOT = "rpc-root"
 _ROOT_BYTES = _ROOT.encode()
 #: Bytes of the longest root id that is taken.
@@ -333,8 +334,7 @@ class Request:
 
     def headers(self) -> Mapping[str, Any]:
         """The application's own headers."""
-        table = decode_table(self.properties.table or b"")
-        return {name: value for name, value in table.items() if not name.startswith(_RESERVED)}
+        return decode_table(self.properties.table or b"", without=_RESERVED_BYTES)
 
     def next_attempt(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.

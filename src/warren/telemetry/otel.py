@@ -102,9 +102,9 @@ class Tracing:
         return await self._serve(call, proceed)
 
     async def _make(self, call: ClientCall, proceed: Proceed) -> Any:
-        common = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: call.name, names.SERVER_ADDRESS: call.service}
+        common = _of_client(call.service, call.method, call.kind)
         span = self._tracer.start_span(
-            call.name, kind=SpanKind.CLIENT, attributes={**common, names.KIND: call.kind}, record_exception=False
+            common.name, kind=SpanKind.CLIENT, attributes=common.span, record_exception=False
         )
         around = trace.set_span_in_context(span)
         if call.kind != "bare":
@@ -112,21 +112,23 @@ class Tracing:
         try:
             return await _measured(span, around, self._made, common, proceed, is_failure=_any)
         finally:
-            if call.call_id is not None:
+            if call.call_id is not None and span.is_recording():
                 span.set_attribute(names.CALL_ID, call.call_id)
             span.end()
 
     async def _serve(self, call: CurrentCall, proceed: Proceed) -> Any:
-        common = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: call.method}
+        common = _of_server(call.method)
         parent, links = self._origin(call)
         span = self._tracer.start_span(
             call.method,
             parent,
             SpanKind.SERVER,
-            {**common, names.CALL_ID: call.call_id or "", names.ATTEMPT: call.attempt},
+            common.span,
             links,
             record_exception=False,
         )
+        if span.is_recording():
+            span.set_attributes({names.CALL_ID: call.call_id or "", names.ATTEMPT: call.attempt})
         try:
             around = trace.set_span_in_context(span, parent)
             return await _measured(span, around, self._served, common, proceed, is_failure=_OF_SERVERS.__contains__)
@@ -191,11 +193,45 @@ def tracing(
     return Tracing(tracer_provider, meter_provider, propagator)
 
 
+class _Common:
+    """What all calls of one method are told with, made once.
+
+    Attributes:
+        name: of their spans.
+        span: their spans' first attributes.
+    """
+
+    def __init__(self, name: str, said: dict[str, Any], **more: Any) -> None:
+        """`said` goes with durations, too, `more` with spans only."""
+        self.name = name
+        self.span = said | more
+        self._said = said
+        self._succeeded = said | {names.STATUS_CODE: Code.OK.value}
+
+    def ended(self, code: Code, failure: str | None) -> dict[str, Any]:
+        """What a duration is told with; a `failure` has a type."""
+        if failure is not None:
+            return self._said | _failed(code, failure)
+        return self._succeeded if code is Code.OK else self._said | {names.STATUS_CODE: code.value}
+
+
+@lru_cache(maxsize=1024)
+def _of_client(service: str, method: str, kind: str) -> _Common:
+    name = f"{service}.{method}" if method else service
+    said = {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: name, names.SERVER_ADDRESS: service}
+    return _Common(name, said, **{names.KIND: kind})
+
+
+@lru_cache(maxsize=1024)
+def _of_server(method: str) -> _Common:
+    return _Common(method, {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: method})
+
+
 async def _measured(
     span: Span,
     around: context.Context,
     durations: Histogram,
-    common: dict[str, Any],
+    common: _Common,
     proceed: Proceed,
     is_failure: Any,
 ) -> Any:
@@ -213,9 +249,9 @@ async def _measured(
         raise
     finally:
         context.detach(token)
-        ended = {names.STATUS_CODE: code.value} if failure is None else _failed(code, failure)
-        span.set_attributes(ended)
-        durations.record(time.perf_counter() - began, {**common, **ended}, around)
+        if span.is_recording():
+            span.set_attributes({names.STATUS_CODE: code.value} if failure is None else _failed(code, failure))
+        durations.record(time.perf_counter() - began, common.ended(code, failure), around)
 
 
 def _failed(code: Code, failure: str) -> dict[str, str]:
