@@ -171,7 +171,7 @@ async def test_calls_that_time_out_leave_nothing_behind(rabbit: Node, service_na
                 reasons[got.reason] += 1
             used.append(resident())
         await works_again(client, served.echo)
-        assert len(client._shared.core()) == 0
+        assert client.statistics.in_flight == 0
         assert reply_queues(rabbit) == 1
         await until(lambda: messages(rabbit, queue) == 0)
     assert set(reasons) <= {"CLIENT_TIMER", "QUEUE_TTL", "NOT_CONNECTED"}

@@ -482,7 +482,7 @@ def check_places(client: ClientCore, records: list[Record]) -> None:
     calls = client._calls
     alive = [record.call for record in records if record.alive and record.call is not None]
     outside = [call for call in alive if call.state is OUTSIDE]
-    assert len(client) == len(alive) - len(outside) <= LIMITS["max_in_flight"]
+    assert len(calls) == len(alive) - len(outside) <= LIMITS["max_in_flight"]
     assert calls.held <= LIMITS["max_waiting_bytes"]
     assert outside == list(calls.outside), "they wait in another order than they have come in"
     if outside:
