@@ -238,7 +238,7 @@ async def test_a_call_that_is_cancelled_by_command_ends_at_its_worker_and_its_ca
         assert full.stopped.is_set()
         done = await warren("cancel", call["call_id"], "--wait", "1")
         assert done.exit_code in (1, 5), done  # 5, where others are on this broker, too, and do not let tools act
-        assert f"nobody who lets tools act has {call['call_id']}" in done.stderr
+        assert f"no process that has answered, and lets tools act, has {call['call_id']}" in done.stderr
 
 
 async def test_a_process_that_is_drained_by_command_takes_nothing_until_it_is_resumed(
