@@ -42,6 +42,7 @@ from warren.protocol.deadline import TICK
 CLOCKS: tuple[ModuleType, ...] = (core, endings, explainer, lane, replies)
 LIMITS = {"max_in_flight": 8, "max_message_size": 1000, "max_waiting_bytes": 300}
 ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
+LEAN_REPLY = {"rpc-lean": True}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
 BOUNCES = ["expired", "maxlen", "delivery_limit", "rejected", "news"]
 choices = st.integers(0, 1000)
@@ -274,13 +275,15 @@ class ClientMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.broker.messages)
-    @rule(choice=choices, too_large=st.booleans(), headers=st.booleans())
-    def reply(self, choice: int, too_large: bool, headers: bool) -> None:
-        """A result; sent twice, at times, or for a call that has ended."""
+    @rule(
+        choice=choices, too_large=st.booleans(), headers=st.sampled_from([{}, {"server": "7"}, LEAN_REPLY, LEAN_REPLY])
+    )
+    def reply(self, choice: int, too_large: bool, headers: dict[str, Any]) -> None:
+        """A result; sent twice, at times, or for a call that has ended; often from a queue that takes everything."""
         message = self.message(choice)
         if message is not None:
             message.ran = True
-            table = encode_table({"server": "7"}) if headers else None
+            table = encode_table(headers) if headers else None
             self.deliver(message, Properties(table=table), None if too_large else b"1")
 
     @precondition(lambda self: self.broker.messages)
@@ -488,7 +491,7 @@ def check_places(client: ClientCore, records: list[Record]) -> None:
     if outside:
         assert calls.lacking(len(calls.outside[outside[0]])), "the first waits though there is room"
     assert set(calls) == set(alive)
-    publishers = [p for way in (client._confirming, client._bare) for p in (way.current, way._retired) if p]
+    publishers = [p for way in (client._confirming, client._plain) for p in (way.current, way._retired) if p]
     numbered = [call for publisher in publishers for call in publisher.confirms._open.values()]
     questions = client._endings._explainer
     asked = [call for question in questions._open.values() for call in question]

@@ -91,16 +91,16 @@ class ModelChannel:
         self.receiver: Any = None
         self.confirming = False
         self.consumes = False
-        self._published = 0
+        self.published = 0
 
     def attach(self, receiver: Any, *, body_limit: int) -> None:
         self.receiver = receiver
 
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         self.broker.seams.use("publish")
-        self._published += 1
-        self.broker.messages.append(Message(self, self._published, properties))
-        return self._published
+        self.published += 1
+        self.broker.messages.append(Message(self, self.published, properties))
+        return self.published
 
     def publish_unrouted(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """What workers are told of calls that are given up."""
@@ -124,6 +124,13 @@ class ModelChannel:
     async def delete_queue(self, name: str) -> None: ...
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None: ...
     async def qos(self, prefetch: int) -> None: ...
+
+    async def settled(self) -> None:
+        """The broker has taken what was sent before; a silent one answers nothing."""
+        if self.closed is not None:
+            raise self.closed
+        if self.broker.queue == "silent":
+            await asyncio.Event().wait()
 
     async def confirm(self) -> None:
         self.broker.seams.use("confirm")

@@ -11,35 +11,49 @@ somebody asks.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Final
 
-METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8  # frame types [4.2.3]
-END = 0xCE
-END_BYTE = b"\xce"
-OVERHEAD = 8  # type, channel, size, end
-CONTENT_HEAD = 12  # of a header frame, before the properties [4.2.6.1]
-HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+from warren.amqp.numbers import read_u32, read_u64
+
+METHOD: Final = 1  # frame types [4.2.3]
+HEADER: Final = 2
+BODY: Final = 3
+HEARTBEAT: Final = 8
+END: Final = 0xCE
+END_BYTE: Final = b"\xce"
+OVERHEAD: Final = 8  # type, channel, size, end
+CONTENT_HEAD: Final = 12  # of a header frame, before the properties [4.2.6.1]
+HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
-_GET = 60 << 16 | 70
-_ACK = 60 << 16 | 80
-_REJECT = 60 << 16 | 90
+_GET: Final = 60 << 16 | 70
+_ACK: Final = 60 << 16 | 80
+_REJECT: Final = 60 << 16 | 90
 #: Content properties present in a header frame, highest bit first [4.2.6.1]
-_CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x800
-_CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = 0x400, 0x200, 0x100, 0x80, 0x40
-_TYPE, _USER_ID, _APP_ID, _CLUSTER_ID = 0x20, 0x10, 0x8, 0x4
-_AFTER_CORRELATION_ID = 0x3FC
+_CONTENT_TYPE: Final = 0x8000
+_CONTENT_ENCODING: Final = 0x4000
+_HEADERS: Final = 0x2000
+_DELIVERY_MODE: Final = 0x1000
+_PRIORITY: Final = 0x800
+_CORRELATION_ID: Final = 0x400
+_REPLY_TO: Final = 0x200
+_EXPIRATION: Final = 0x100
+_MESSAGE_ID: Final = 0x80
+_TIMESTAMP: Final = 0x40
+_TYPE: Final = 0x20
+_USER_ID: Final = 0x10
+_APP_ID: Final = 0x8
+_CLUSTER_ID: Final = 0x4
+_AFTER_CORRELATION_ID: Final = 0x3FC
 
-_frame_head = struct.Struct(">BHI")
-_publish_head = struct.Struct(">BHIIH")
-_content_head = struct.Struct(">BHIHHQ")
-_get_head = struct.Struct(">BHIIH")
-_ack_frame = struct.Struct(">BHIIQBB")
-_u16 = struct.Struct(">H")
-_u32 = struct.Struct(">I")
-_u64 = struct.Struct(">Q")
-_read_u32 = _u32.unpack_from
-_read_u64 = _u64.unpack_from
+_frame_head: Final = struct.Struct(">BHI")
+_publish_head: Final = struct.Struct(">BHIIH")
+_content_head: Final = struct.Struct(">BHIHHQ")
+_get_head: Final = struct.Struct(">BHIIH")
+_ack_frame: Final = struct.Struct(">BHIIQBB")
+_u16: Final = struct.Struct(">H")
+_u32: Final = struct.Struct(">I")
+_u64: Final = struct.Struct(">Q")
 
 
 class FrameError(Exception):
@@ -246,7 +260,7 @@ def _read_properties(data: bytes) -> tuple[Properties, int]:  # noqa: C901 - one
         i, start = i + 1 + data[i], i + 1
         p.content_encoding = data[start:i]
     if flags & _HEADERS:
-        i, start = i + 4 + _read_u32(data, i)[0], i + 4
+        i, start = i + 4 + read_u32(data, i)[0], i + 4
         p.table = data[start:i]
     if flags & _DELIVERY_MODE:
         p.delivery_mode = data[i]
@@ -269,7 +283,7 @@ def _read_properties(data: bytes) -> tuple[Properties, int]:  # noqa: C901 - one
         i, start = i + 1 + data[i], i + 1
         p.message_id = data[start:i]
     if flags & _TIMESTAMP:
-        p.timestamp = _read_u64(data, i)[0]
+        p.timestamp = read_u64(data, i)[0]
         i += 8
     if flags & _TYPE:
         i, start = i + 1 + data[i], i + 1

@@ -6,25 +6,20 @@ AMQP 0-9-1 specification.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from warren.amqp.frames import BODY, END, HEADER, METHOD, OVERHEAD, Delivery, FrameError
+from warren.amqp.numbers import read_frame_head, read_tag_and_flag, read_u32, read_u64
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
-_DELIVER = 60 << 16 | 60
-_GET_OK = 60 << 16 | 71
-_ACK = 60 << 16 | 80
-_NACK = 60 << 16 | 120
+_DELIVER: Final = 60 << 16 | 60
+_GET_OK: Final = 60 << 16 | 71
+_ACK: Final = 60 << 16 | 80
+_NACK: Final = 60 << 16 | 120
 
-_read_frame_head = struct.Struct(">BHI").unpack_from
-_read_u32 = struct.Struct(">I").unpack_from
-_read_u64 = struct.Struct(">Q").unpack_from
-_read_tag_and_flag = struct.Struct(">QB").unpack_from
-
-_SHORT = "a frame is shorter than what it should hold"
-_NO_END = "a frame does not end with its end mark"
+_SHORT: Final = "a frame is shorter than what it should hold"
+_NO_END: Final = "a frame does not end with its end mark"
 
 
 class Tap(Protocol):
@@ -68,34 +63,34 @@ class _Content:
     def _take_method(self, data: bytes, start: int, stop: int) -> bool:
         if stop - start < 4:
             raise FrameError(_SHORT)
-        method = _read_u32(data, start)[0]
+        method = read_u32(data, start)[0]
         if method == _DELIVER:
             i = start + 5 + data[start + 4]  # past the consumer tag
             if i + 11 > stop:
                 raise FrameError(_SHORT)
-            tag, redelivered = _read_tag_and_flag(data, i)
+            tag, redelivered = read_tag_and_flag(data, i)
             self._delivery = Delivery(tag, bool(redelivered), data[i + 9 : stop])
         elif method == _GET_OK:
             if start + 15 > stop - 4:
                 raise FrameError(_SHORT)
-            tag, redelivered = _read_tag_and_flag(data, start + 4)
+            tag, redelivered = read_tag_and_flag(data, start + 4)
             self._delivery = Delivery(tag, bool(redelivered), data[start + 13 : stop - 4])  # a count comes last
         elif method not in (_ACK, _NACK):
             return False
         elif stop - start < 13:
             raise FrameError(_SHORT)
         elif method == _ACK:
-            tag, multiple = _read_tag_and_flag(data, start + 4)
+            tag, multiple = read_tag_and_flag(data, start + 4)
             self.tap.confirmed(tag, bool(multiple))
         else:
-            tag, flags = _read_tag_and_flag(data, start + 4)
+            tag, flags = read_tag_and_flag(data, start + 4)
             self.tap.refused(tag, bool(flags & 1))
         return True
 
     def _take_header(self, delivery: Delivery, data: bytes, start: int, stop: int) -> None:
         if stop - start < 14:
             raise FrameError(_SHORT)
-        size = _read_u64(data, start + 4)[0]
+        size = read_u64(data, start + 4)[0]
         delivery.properties = data[start + 12 : stop]
         delivery.body_size = self._missing = size
         if size > self._limit:
@@ -186,7 +181,7 @@ class Splitter:
         contents = self._contents
         self._wanted = OVERHEAD
         while end - pos >= OVERHEAD:
-            kind, channel, size = _read_frame_head(data, pos)
+            kind, channel, size = read_frame_head(data, pos)
             if size > self._size_max and (kind != HEADER or size > self._header_max):
                 raise FrameError(f"a frame of {size} bytes exceeds the limit of {self._size_max}")
             stop = pos + size + OVERHEAD

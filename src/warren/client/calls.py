@@ -11,15 +11,15 @@ from __future__ import annotations
 from binascii import hexlify
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from warren.amqp.confirms import Confirms
 from warren.protocol.deadline import Slice, Timers
 from warren.protocol.evidence import CLIENT_LIMIT, conclude
 
 #: Random bytes of a correlation id: nobody can guess one within a call's life [docs/wire.md, Request].
-_ID_BYTES = 12
-_IDS_AT_ONCE = 256
+_ID_BYTES: Final = 12
+_IDS_AT_ONCE: Final = 256
 
 
 class Waiter(Protocol):
@@ -42,10 +42,17 @@ class State(StrEnum):
     ENDED = "ended"  # nowhere
 
 
-BEGUN, OUTSIDE, WAITING, WRITTEN, CONFIRMED, ASKED, PARKED, ENDED = State
+BEGUN: Final = State.BEGUN
+OUTSIDE: Final = State.OUTSIDE
+WAITING: Final = State.WAITING
+WRITTEN: Final = State.WRITTEN
+CONFIRMED: Final = State.CONFIRMED
+ASKED: Final = State.ASKED
+PARKED: Final = State.PARKED
+ENDED: Final = State.ENDED
 
 #: The ways of a call; it may end in any state but the last.
-_NEXT: dict[State, frozenset[State]] = {
+_NEXT: Final[dict[State, frozenset[State]]] = {
     BEGUN: frozenset({OUTSIDE, WAITING, WRITTEN}),
     OUTSIDE: frozenset({WAITING}),
     WAITING: frozenset({WRITTEN, ASKED}),

@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 from contextvars import Context
-from typing import Protocol
+from typing import Final, Protocol
 
 from warren.client import outcomes
 from warren.client.calls import Calls, PendingCall, Waiter, unguessable
@@ -31,14 +31,13 @@ from warren.connection.settings import Settings
 from warren.connection.supervisor import State, Supervisor, copy_of
 from warren.connection.tasks import Tasks
 from warren.errors import CallError
-from warren.protocol import evidence, topology
+from warren.protocol import evidence
 from warren.protocol.evidence import conclude
 
 #: Seconds that a silent broker gets to answer a client's good-bye: nothing is lost with it, as all calls have ended.
-_CLOSE_PATIENCE = 0.8
+_CLOSE_PATIENCE: Final = 0.8
 #: Seconds that tasks get to end: more than calls through middleware that does not end need (`client/chain.py`).
-_TASK_PATIENCE = 2.0
-_EXCHANGE = topology.EXCHANGE.encode()
+_TASK_PATIENCE: Final = 2.0
 
 
 class Late(Protocol):
@@ -81,7 +80,7 @@ class ClientCore:
         self._replies = ReplyRoute(
             calls, endings, durable=durable, max_size=limits.max_message_size, on_gone=self._renew
         )
-        self._confirming, self._bare = (
+        self._confirming, self._plain = (  # with and without confirms
             Lane(calls, endings, self.tasks.spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
             for confirm in (True, False)
         )
@@ -179,17 +178,17 @@ class ClientCore:
             raise copy_of(failure).locate(method=target.name, queue=target.queue, call_id=None)
 
     def _writable(self) -> bool:
-        channels = self._confirming.current is not None and self._bare.current is not None
+        channels = self._confirming.current is not None and self._plain.current is not None
         return channels and self._link is not None and self._link.writable
 
     def _write(self, call: PendingCall, body: bytes) -> None:
         """Publish a call with the time that it has left."""
         target: Target = call.target
-        properties = self._requests.properties(call, len(body), call.deadline - time.monotonic(), time.time())
-        if target.kind == "bare":
-            self._bare.publish(call, b"", target.routing_key, properties, body)
-        else:
-            self._confirming.publish(call, _EXCHANGE, target.routing_key, properties, body)
+        now = time.monotonic()
+        lean = target.trusting and self._endings.lean.knows(target.queue, now)
+        properties = self._requests.properties(call, len(body), call.deadline - now, time.time(), lean)
+        lane = self._plain if lean or target.kind == "bare" else self._confirming
+        lane.publish(call, target.exchange, target.routing_key, properties, body)
 
     def _write_waiting(self) -> None:
         """Write the calls that wait, in order, as far as the link takes them."""
@@ -216,7 +215,7 @@ class ClientCore:
         try:
             await self._replies.open(link)
             await self._confirming.open(link)
-            await self._bare.open(link)
+            await self._plain.open(link)
         finally:
             if self._closed:  # meanwhile: `close` could not know of this link
                 await self._replies.delete(link)
@@ -232,7 +231,7 @@ class ClientCore:
     def _leave(self) -> None:
         self._link = None
         self._confirming.leave()
-        self._bare.leave()
+        self._plain.leave()
 
     def _on_ready(self) -> None:
         self._endings.retry_refused()

@@ -16,13 +16,14 @@ from warren.client import outcomes
 from warren.client.calls import ASKED, CONFIRMED, OUTSIDE, PARKED, WAITING, WRITTEN, Calls, PendingCall
 from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.client.lane import Spawn
+from warren.client.lean import LeanQueues
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
 from warren.connection.supervisor import copy_of
 from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.bounce import Bounce, read_bounce
-from warren.protocol.reply import doubted, reply_too_large
+from warren.protocol.reply import doubted, reply_too_large, says_lean
 
 
 class Endings:
@@ -46,6 +47,7 @@ class Endings:
         self._max_size = max_size
         self._durable = durable
         self._explainer = Explainer(link, self._answered, spawn)
+        self.lean = LeanQueues()
         self.on_retry: Callable[[], None] = lambda: None  # calls are parked that may be sent again
 
     # --- one call -----------------------------------------------------------------------------------------------
@@ -83,6 +85,7 @@ class Endings:
 
     def on_refused(self, calls: list[PendingCall]) -> None:
         for call in calls:
+            self.lean.refused(call.target.queue, time.monotonic())
             self._ask(call, self._judge_refused)
 
     def _judge_refused(self, call: PendingCall, standing: Standing) -> CallError | None:
@@ -117,6 +120,8 @@ class Endings:
         elif delivery.body is None:
             self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
         elif self.calls.end(call):
+            if call.target.trusting and not self._durable and says_lean(p):
+                self.lean.heard(call.target.queue, time.monotonic())
             p.correlation_id = call.first_id  # what the call is known by, whichever of its attempts is answered
             self._finish(call, (doubted(p) if call.earlier else p, delivery.body))
 
@@ -124,6 +129,7 @@ class Endings:
         if bounce.ending is evidence.QUEUE_TTL:
             self._ask(call, lambda call, standing: outcomes.bounced(call, bounce, standing.text))
         else:
+            self.lean.refused(call.target.queue, time.monotonic())
             self.end(call, outcomes.bounced(call, bounce, ""))
 
     def on_replies_lost(self, reason: ChannelClosed) -> None:
@@ -163,11 +169,12 @@ class Endings:
 
     def link_lost(self, reason: CallError) -> None:
         """End what was written to it, except what carries on, and line up what is to be sent again."""
+        self.lean.forget()
         again = []
         for call in self.calls:
             if call.state not in (WRITTEN, CONFIRMED):
                 continue
-            if call.state is CONFIRMED and self._durable:
+            if call.state is CONFIRMED and self._durable and call.target.kind != "bare":
                 continue  # its reply will be in the queue when we are back
             if call.target.resend:
                 call.earlier = True

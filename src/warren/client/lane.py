@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from contextvars import Context
+from typing import Any, Final, Protocol
 
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery
@@ -14,11 +16,14 @@ from warren.client.calls import Calls, PendingCall
 from warren.connection.backoff import Backoff
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_exchanges
-from warren.connection.errors import ChannelClosed
+from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
 
-log = get_logger("warren.client")
+log: Final = get_logger("warren.client")
+
+#: Seconds after which a channel without confirms asks whether what was published on it is routed.
+_PROOF_AFTER: Final = 0.05
 
 #: Starts a task that its owner keeps and, at last, waits for.
 Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
@@ -56,6 +61,13 @@ class _Publisher:
         if self.retired:
             self.lane.close_retired()
 
+    async def prove(self) -> None:
+        """Wait for the answer to a later method: by then all that is published now is routed [AMQP 0-9-1, 4.7]."""
+        tag = self.channel.published
+        with contextlib.suppress(ChannelClosed, LinkLost):
+            await self.channel.settled()
+            self.confirmed(tag, multiple=True)
+
     def refused(self, tag: int, multiple: bool) -> None:
         self.lane.owner.on_refused(self.confirms.take(tag, multiple))
         if self.retired:
@@ -84,6 +96,9 @@ class Lane:
     Publish numbers belong to a channel, so each channel has its own `Confirms`; one that was replaced stays open until
     the broker has settled what was published on it.
 
+    Without confirms a call in doubt is asked about from time to time: so that a channel's end puts only the last ones
+    into doubt, not all that wait for their replies.
+
     Attributes:
         current: what is published on; None while there is no channel: calls have to wait.
     """
@@ -111,6 +126,7 @@ class Lane:
         self._retired: _Publisher | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._pause: asyncio.TimerHandle | None = None
+        self._proof: asyncio.TimerHandle | None = None
         self._refusal_backoff = Backoff(random.Random())
 
     @property
@@ -129,6 +145,9 @@ class Lane:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+        if self._proof is not None:
+            self._proof.cancel()
+            self._proof = None
 
     def publish(self, call: PendingCall, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> None:
         """Write a call; there is a channel."""
@@ -136,6 +155,15 @@ class Lane:
         assert current is not None
         tag = current.channel.publish(exchange, routing_key, properties, body)
         self.calls.written(call, current.confirms, tag)
+        if self._proof is None and not self._confirm:
+            # In a context of its own: the present one may be a caller's.
+            self._proof = self._loop.call_later(_PROOF_AFTER, self._prove, context=Context())
+
+    def _prove(self) -> None:
+        self._proof = None
+        current = self.current
+        if current is not None and current.confirms:
+            self._spawn(current.prove())
 
     async def _open_channel(self, link: Link) -> _Publisher:
         channel = await link.hot_channel()

@@ -7,7 +7,7 @@ import secrets
 import time
 from asyncio import timeout
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
 from warren.client.calls import Calls, PendingCall
@@ -19,12 +19,12 @@ from warren.logs import get_logger
 from warren.protocol import topology
 from warren.protocol.bounce import is_bounce
 
-log = get_logger("warren.client")
+log: Final = get_logger("warren.client")
 
 #: Replies from a durable queue that may be under way to us unacknowledged; acks are coalesced, so few would do.
-_PREFETCH = 1000
+_PREFETCH: Final = 1000
 #: Seconds between two lines about replies that nobody waited for.
-_QUIET = 10.0
+_QUIET: Final = 10.0
 
 
 class ReplyOwner(Protocol):

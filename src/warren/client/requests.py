@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
 from warren.protocol.request import BOUNCE_LIMIT, RequestTemplate, bare_properties, check_name
 from warren.protocol.signature import Method
+from warren.protocol.topology import EXCHANGE
 
 #: What a call ends in, if it does not end in an error.
 Reply = tuple[Properties, bytes]
+
+_EXCHANGE: Final = EXCHANGE.encode()
+# What a request asks for, as bits: that it comes back where its queue does not keep it, and for the worker's word that
+# its queue keeps everything.
+_BOUNCE: Final = 1
+_WORD: Final = 2
 
 
 class Own(NamedTuple):
@@ -41,7 +48,8 @@ class Target:
         caller: whose handler makes them, of a client that has no name of its own.
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, or to those of one view: `headers` are in there, as they are written.
-        templates: of the requests with and without a bounce, shared by all that differ in what is their own.
+        trusting: whether its calls may do without confirm and bounce where the queue takes everything.
+        templates: of its requests, by what they ask for; shared by all that differ in what is their own.
     """
 
     kind: Literal["call", "cast", "bare"]
@@ -57,14 +65,18 @@ class Target:
     returns: Any = Any
     own: Own | None = None
     caller: str | None = None
-    templates: dict[bool, RequestTemplate] = field(default_factory=dict)
+    templates: dict[int, RequestTemplate] = field(default_factory=dict)
     routing_key: bytes = b""
+    exchange: bytes = b""
+    trusting: bool = False
 
     def __post_init__(self) -> None:
         if not self.routing_key:  # else it was made from one that was checked
             check_name(self.queue)
             check_name(self.method)
             self.routing_key = self.queue.encode()
+        self.exchange = b"" if self.kind == "bare" else _EXCHANGE
+        self.trusting = self.kind == "call" and not self.resend
 
     def having(self, headers: Mapping[str, Any] | None, own: Own) -> Target:
         """The same for requests that have something of their own; all that was prepared is shared."""
@@ -87,18 +99,23 @@ class Requests:
         self._durable = durable
         self.reply_to = b""
 
-    def properties(self, call: PendingCall, size: int, left: float, wall: float) -> bytes:
-        """The property bytes of a call's present attempt: a body of `size` bytes, `left` seconds, sent at `wall`."""
+    def properties(self, call: PendingCall, size: int, left: float, wall: float, lean: bool) -> bytes:
+        """The property bytes of a call's present attempt: a body of `size` bytes, `left` seconds, sent at `wall`.
+
+        `lean`: its queue is known to take everything.
+        """
         target: Target = call.target
         left_ms = max(0, int(left * 1000))
         expiration = b"0" if target.fail_fast else b"%d" % left_ms
         if target.kind == "bare":
             return bare_properties(call.id, self.reply_to, expiration)
         # A fail-fast call asks for its bounce whatever its size: without it, it would end at its timeout only.
-        bounce = size <= BOUNCE_LIMIT or target.fail_fast
-        template = target.templates.get(bounce)
+        asked = _BOUNCE if target.fail_fast or (size <= BOUNCE_LIMIT and not lean) else 0
+        if target.trusting and not lean:
+            asked |= _WORD
+        template = target.templates.get(asked)
         if template is None or template.made_for is not self.reply_to:
-            template = self._make_template(target, bounce)
+            template = self._make_template(target, asked)
         own = target.own
         if own is not None:
             first = own.message_id or call.first_id
@@ -107,14 +124,15 @@ class Requests:
             return template.encode_cast(call.id, call.first_id)
         return template.encode(call.id, call.first_id, left_ms, int(wall * 1000) + left_ms, expiration)
 
-    def _make_template(self, target: Target, bounce: bool) -> RequestTemplate:
+    def _make_template(self, target: Target, asked: int) -> RequestTemplate:
         is_call = target.kind == "call"
-        template = target.templates[bounce] = RequestTemplate(
+        template = target.templates[asked] = RequestTemplate(
             target.method,
             content_type=target.content_type,
             reply_to=self.reply_to if is_call else None,
-            bounce=is_call and bounce,
+            bounce=is_call and bool(asked & _BOUNCE),
             durable=not is_call or self._durable,
+            asks=bool(asked & _WORD) and not self._durable,
             app_id=self._app_id or target.caller,
             user_id=self._user_id,
         )

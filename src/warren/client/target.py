@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from warren import checks
 from warren.amqp.frames import Properties
@@ -21,7 +21,7 @@ from warren.protocol.request import encode_headers, root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
 
-_MOST_TARGETS = 10_000
+_MOST_TARGETS: Final = 10_000
 
 
 class Targets(dict[tuple[Any, ...], Target]):
@@ -243,7 +243,7 @@ def encode_bare(body: bytes | str) -> bytes:
 
 
 #: In place of an outcome that has been raised. Not `del`: mypyc makes code of it that crashes.
-_NOTHING: Reply = (Properties(), b"")
+_NOTHING: Final[Reply] = (Properties(), b"")
 
 
 def read_result(outcome: Reply | Exception, target: Target, errors: dict[str, type[Exception]]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from pika import spec
 from pika.channel import Channel as PikaChannel
@@ -110,7 +110,7 @@ class Channel:
 
 
 #: Bytes that the properties of a message may take whatever frame size is negotiated [AMQP 0-9-1, 4.2.6].
-LEAST_ROOM = 4096 - frames.OVERHEAD - frames.CONTENT_HEAD
+LEAST_ROOM: Final = 4096 - frames.OVERHEAD - frames.CONTENT_HEAD
 
 
 class Returned(NamedTuple):
@@ -198,7 +198,7 @@ class HotChannel(Channel):
     def __init__(self, raw: PikaChannel, stream: Stream) -> None:
         super().__init__(raw, stream)
         self._frame_max: int = raw.connection.params.frame_max
-        self._published = 0
+        self.published = 0  # so many messages, of those that are mandatory
         self._receiver: Receiver | None = None
         self._consumers: list[str] = []  # their tags
         self._queue = ""  # that it consumes
@@ -271,8 +271,8 @@ class HotChannel(Channel):
     def publish(self, exchange: bytes, routing_key: bytes, properties: bytes, body: bytes) -> int:
         """Publish, mandatory; returns the number that a confirm will refer to. A closed channel drops it."""
         self._send(exchange, routing_key, properties, body, True)
-        self._published += 1
-        return self._published
+        self.published += 1
+        return self.published
 
     def get(self, queue: str) -> None:
         """Ask for one message of a queue: it comes as a delivery, or `on_empty` is told that there is none."""

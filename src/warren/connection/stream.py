@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from pika.adapters.utils import nbio_interface as nbio
 
@@ -34,16 +34,16 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-log = get_logger("warren.amqp")
+log: Final = get_logger("warren.amqp")
 
 #: Seconds between two looks at whether Pika saw any traffic lately, and at whether the loop turns.
-TICK = 1.0
+TICK: Final = 1.0
 #: Bytes that are read at a time at the most, into a buffer of our own: for a plain Protocol asyncio allocates 256 KiB
 #: for each read, however little comes, which costs 30 us a time here (the kernel maps and unmaps the pages).
-READ_SIZE = 256 * 1024
+READ_SIZE: Final = 256 * 1024
 #: Bytes of output that may wait in the transport before publishers should wait.
-HIGH_WATER = 1024 * 1024
-_LARGE = 64 * 1024
+HIGH_WATER: Final = 1024 * 1024
+_LARGE: Final = 64 * 1024
 
 
 class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: ignore[misc]

@@ -11,7 +11,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import inspect
@@ -21,11 +21,11 @@ from warren.protocol.bases import as_base, deep_base
 from warren.protocol.collisions import SMALL, Screen
 from warren.protocol.complaints import Root
 
-JSON = "application/json"
-MSGPACK = "application/msgpack"
-TEXT = "text/plain"
-OCTETS = "application/octet-stream"
-PROBLEM = "application/problem+json"  # RFC 9457: the body of an error reply
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+TEXT: Final = "text/plain"
+OCTETS: Final = "application/octet-stream"
+PROBLEM: Final = "application/problem+json"  # RFC 9457: the body of an error reply
 
 Decode = Callable[[bytes], Any]
 
@@ -146,7 +146,7 @@ def _convert_bases(value: Any, hint: Any, refused: Exception) -> Any:
 
 
 #: What a decoder makes by itself.
-_NATIVE = (dict, list, str, int, float, bytes)
+_NATIVE: Final = (dict, list, str, int, float, bytes)
 
 
 def check_hint(hint: Any, *, result: bool = False) -> None:
@@ -259,8 +259,8 @@ def _write_custom(value: Any) -> Any:
     return dump(mode="json", by_alias=True)  # by alias, as that is what it is validated by
 
 
-_N = ord("n")
-_HAVE_NO_NAN = frozenset({JSON, PROBLEM, TEXT})
+_N: Final = ord("n")
+_HAVE_NO_NAN: Final = frozenset({JSON, PROBLEM, TEXT})
 
 
 def _refuse_nan(value: Any) -> None:
@@ -281,16 +281,16 @@ def _refuse_nan(value: Any) -> None:
         level = [*maps, *chain.from_iterable(one for one in level if type(one) in (list, tuple, set, frozenset))]
 
 
-_json_encode = msgspec.json.Encoder(enc_hook=_write_custom).encode
+_json_encode: Final = msgspec.json.Encoder(enc_hook=_write_custom).encode
 
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+_ENCODERS: Final[dict[str, Callable[[Any], bytes]]] = {
     JSON: _json_encode,
     PROBLEM: _json_encode,
     MSGPACK: msgspec.msgpack.Encoder(enc_hook=_write_custom).encode,
     TEXT: _encode_text,
     OCTETS: _encode_octets,
 }
-_DECODERS: dict[str, Callable[[Any, bool], Decode]] = {
+_DECODERS: Final[dict[str, Callable[[Any, bool], Decode]]] = {
     JSON: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,
     PROBLEM: lambda hint, strict: msgspec.json.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,
     MSGPACK: lambda hint, strict: msgspec.msgpack.Decoder(hint, strict=strict, dec_hook=_read_custom).decode,

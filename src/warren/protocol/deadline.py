@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -23,15 +23,15 @@ class Slice(dict[T, None]):
 
 
 #: Timers are rounded up to this many seconds: one wake-up serves all calls that end in the same slice.
-TICK = 0.01
+TICK: Final = 0.01
 
-_NEVER = 1 << 62
+_NEVER: Final = 1 << 62
 #: Keys of slices that are gone which the heap may hold, besides as many as there are slices.
-_SPARE = 64
+_SPARE: Final = 64
 
 #: Seconds after its deadline beyond which a request is not late: the clocks disagree. The queue's own TTL
 #: bounces what waited too long, so a request can only be late by the time it spent in a worker's buffers.
-MAX_LATENESS = 5.0
+MAX_LATENESS: Final = 5.0
 
 
 def remaining_budget(timeout_ms: int | None, deadline_epoch_ms: int | None, wall_now: float) -> float | None:

@@ -6,7 +6,7 @@ docs/wire.md is the prose of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from warren.amqp.frames import FrameError, Properties, encode_properties, shortstr
 from warren.amqp.tables import encode_table, pick
@@ -15,18 +15,20 @@ from warren.protocol import codecs, evidence, problems
 from warren.protocol.content import CONTENT_TYPES, as_text, usual_content_type, with_encoding
 from warren.protocol.evidence import conclude
 from warren.protocol.problems import Problem
-from warren.protocol.request import PERSISTENT, Request
+from warren.protocol.request import LEAN, PERSISTENT, Request
 from warren.protocol.topology import DEATH_REASON
 
-_ERROR_TYPE = b"error"
+_ERROR_TYPE: Final = b"error"
 #: What a caller wants to know of the header table of what came; all else in it is the application's.
-_READ = (b"rpc-status", b"rpc-reason", b"rpc-executed", DEATH_REASON.encode())
+_READ: Final = (b"rpc-status", b"rpc-reason", b"rpc-executed", DEATH_REASON.encode())
 # Property flags, see AMQP 0-9-1 section 4.2.6.1.
-_REPLY_FLAGS = b"\x84\x00"  # content type, correlation id
-_BARE_REPLY_FLAGS = b"\x04\x00"  # correlation id
+_REPLY_FLAGS: Final = b"\x84\x00"  # content type, correlation id
+_BARE_REPLY_FLAGS: Final = b"\x04\x00"  # correlation id
 
-_decode_problem = codecs.decoder(codecs.PROBLEM, Problem)
-_REPLY_STARTS = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in CONTENT_TYPES.items() if raw is not None}
+_LEAN_TABLE: Final = encode_table({LEAN: True})
+
+_decode_problem: Final = codecs.decoder(codecs.PROBLEM, Problem)
+_REPLY_STARTS: Final = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in CONTENT_TYPES.items() if raw is not None}
 
 
 def result_properties(request: Request, content_type: str) -> bytes:
@@ -42,6 +44,18 @@ def result_properties(request: Request, content_type: str) -> bytes:
         return encode_properties(p)
     start = _REPLY_STARTS.get(content_type) or _REPLY_FLAGS + shortstr(content_type.encode())
     return start + correlation_id
+
+
+def lean_result_properties(request: Request, content_type: str) -> bytes:
+    """The same, and it says that the service's queue takes everything."""
+    p = Properties(content_type=content_type.encode(), table=_LEAN_TABLE)
+    p.correlation_id = request.properties.correlation_id or b""
+    return encode_properties(p)
+
+
+def says_lean(p: Properties) -> bool:
+    """Whether a reply says so."""
+    return p.table == _LEAN_TABLE
 
 
 def error_reply(request: Request, error: CallError, problem: Problem | None = None) -> tuple[bytes, bytes]:
@@ -80,7 +94,7 @@ def read_reply(p: Properties, body: bytes, registered: ErrorFactory) -> str:
     return name if p.content_encoding is None else with_encoding(name, p)
 
 
-_ONE_CONTRACT = "; give caller and worker one version of the service"
+_ONE_CONTRACT: Final = "; give caller and worker one version of the service"
 
 
 def read_headers(table: bytes) -> dict[str, Any]:

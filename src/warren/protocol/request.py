@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from warren.amqp.frames import (
     Delivery,
@@ -24,36 +24,41 @@ from warren.printable import printable
 from warren.protocol import codecs
 from warren.protocol.content import as_text, usual_content_type, with_encoding
 
-VERSION = 1
+VERSION: Final = 1
 #: Above this a request does not ask for its bounce: the body would travel back with it (bytes).
-BOUNCE_LIMIT = 64 * 1024
-PERSISTENT = 2  # delivery mode
+BOUNCE_LIMIT: Final = 64 * 1024
+PERSISTENT: Final = 2  # delivery mode
 
 #: A content header must fit into one frame, and frame_max may be negotiated down to 4,096 bytes.
-_MAX_HEADERS = 3000
-_RESERVED = ("rpc-", "x-", "CC", "BCC")
-_RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
-_ROOT = "rpc-root"
-_ROOT_BYTES = _ROOT.encode()
+_MAX_HEADERS: Final = 3000
+_RESERVED: Final = ("rpc-", "x-", "CC", "BCC")
+_RESERVED_BYTES: Final = tuple(start.encode() for start in _RESERVED)
+#: In a request: its caller would do without confirm and bounce if it may; in a reply: the service's queue takes all.
+LEAN: Final = "rpc-lean"
+_LEAN_BYTES: Final = LEAN.encode()
+_ROOT: Final = "rpc-root"
+_ROOT_BYTES: Final = _ROOT.encode()
 #: Bytes of the longest root id that is taken.
-_MAX_ID = 255
+_MAX_ID: Final = 255
 #: What a server wants to know of a peer's header table; all else in it is the application's.
-_READ = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
+_READ: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
 
 # The start of every Warren request's header table, with the two numbers that change left out.
-_TABLE_START = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
+_TABLE_START: Final = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
 #: The same of a cast, which has no time.
-_CAST_TABLE = b"\x05rpc-vI\x00\x00\x00\x01"
-_TIMES = struct.Struct(">i14sq")
-_DEADLINE_KEY = b"\x0crpc-deadlinel"
-_TABLE_FIXED = len(_TABLE_START) + _TIMES.size
-_U32 = struct.Struct(">I")
+_CAST_TABLE: Final = b"\x05rpc-vI\x00\x00\x00\x01"
+_TIMES: Final = struct.Struct(">i14sq")
+_DEADLINE_KEY: Final = b"\x0crpc-deadlinel"
+_TABLE_FIXED: Final = len(_TABLE_START) + _TIMES.size
+_U32: Final = struct.Struct(">I")
 
 # Property flags of the two templates below, see AMQP 0-9-1 section 4.2.6.1.
-_CALL_FLAGS = 0xB7A0  # content type, headers, delivery mode, correlation id, reply to, expiration, message id, type
-_CAST_FLAGS = 0xB4A0  # the same without reply to and expiration
-_APP_ID_FLAG = 0x0008
-_USER_ID_FLAG = 0x0010
+_CALL_FLAGS: Final = (
+    0xB7A0  # content type, headers, delivery mode, correlation id, reply to, expiration, message id, type
+)
+_CAST_FLAGS: Final = 0xB4A0  # without reply to and expiration
+_APP_ID_FLAG: Final = 0x0008
+_USER_ID_FLAG: Final = 0x0010
 
 
 class RequestTemplate:
@@ -81,13 +86,17 @@ class RequestTemplate:
         reply_to: bytes | None,
         bounce: bool,
         durable: bool,
+        asks: bool = False,
         app_id: str | None = None,
         user_id: str | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> None:
-        """Prepare a call, or (without `reply_to`) a cast; names and headers have passed the checks below."""
+        """Prepare a call, or (without `reply_to`) a cast; names and headers have passed the checks below.
+
+        `asks`: whether the worker shall say if its queue takes everything.
+        """
         flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
-        tail = encode_table(_extra_headers(headers, reply_to if bounce else None))
+        tail = encode_table(_extra_headers(headers, reply_to if bounce else None, asks))
         after = shortstr(method.encode())
         if user_id is not None:
             flags |= _USER_ID_FLAG
@@ -195,8 +204,10 @@ def check_name(name: str) -> None:
     shortstr(name.encode())
 
 
-def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None) -> dict[str, Any]:
+def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None, asks: bool) -> dict[str, Any]:
     extra: dict[str, Any] = {} if bounce_to is None else {"CC": [bounce_to.decode()]}
+    if asks:
+        extra[LEAN] = True
     return extra | dict(headers or {})
 
 
@@ -270,6 +281,12 @@ class Request:
     def had_earlier_attempts(self) -> bool:
         """Whether an earlier attempt at it, or a queue that it was dead-lettered from, may have led to a handler."""
         return self.attempt > 1 or b"x-death" in (self.properties.table or b"")
+
+    @property
+    def asks_lean(self) -> bool:
+        """Whether its caller wants to know if the queue takes everything."""
+        table = self.properties.table
+        return table is not None and _LEAN_BYTES in table
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal, Never, NoReturn, cast, get_args, get_type_hints
+from typing import Any, Final, Literal, Never, NoReturn, cast, get_args, get_type_hints
 
 import msgspec
 
@@ -23,12 +23,12 @@ from warren.protocol.spelling import returns_of, signature_of
 DeliveryMode = Literal["report", "at-least-once", "at-most-once"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-_ATTRIBUTE = "__warren_method__"
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
-_LONGEST_NAME = 200
+_ATTRIBUTE: Final = "__warren_method__"
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_LONGEST_NAME: Final = 200
 #: What passes its check as it is, where it is of the declared type itself.
-_PLAIN = frozenset({str, int, float, bool, bytes})
-_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_PLAIN: Final = frozenset({str, int, float, bool, bytes})
+_KINDS: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, eq=False)

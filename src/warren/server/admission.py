@@ -8,7 +8,7 @@ time, and only then its arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from warren import checks
 from warren.protocol import evidence
@@ -66,11 +66,11 @@ class Hold(NamedTuple):
 
 Decision = Run | Refuse | SetAside | HandBack | Hold
 
-_LOST = (
+_LOST: Final = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
     " ran is not known, and it is not run again: look whether its work is done"
 )
-_LATE = "the request's time was over before this attempt could begin: add workers, or allow more time"
+_LATE: Final = "the request's time was over before this attempt could begin: add workers, or allow more time"
 
 
 class Admission:
@@ -144,4 +144,4 @@ def _next_attempt(request: Request, method: Method, left: float | None) -> Decis
     return HandBack(attempt, left)
 
 
-_ENDINGS = {"ENCODING": evidence.ENCODING, "DECODE": evidence.DECODE, "VALIDATION": evidence.VALIDATION}
+_ENDINGS: Final = {"ENCODING": evidence.ENCODING, "DECODE": evidence.DECODE, "VALIDATION": evidence.VALIDATION}

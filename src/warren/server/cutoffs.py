@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from warren.connection.alarms import Alarms
 from warren.protocol import evidence
 from warren.protocol.evidence import Ending
 from warren.server.attempt import Attempt
 
-_CUT_OFF = "the handler was cut off at the caller's deadline: allow more time, or make it faster"
-_OVER_LIMIT = "the handler was cut off at its method's time_limit of {:g} s: allow more, or make it faster"
+_CUT_OFF: Final = "the handler was cut off at the caller's deadline: allow more time, or make it faster"
+_OVER_LIMIT: Final = "the handler was cut off at its method's time_limit of {:g} s: allow more, or make it faster"
 
 
 class CutOffs:
@@ -54,8 +55,10 @@ def limit_time(attempt: Attempt, seconds: float) -> float:
 def stop_late(attempt: Attempt) -> None:
     """Cancel a handler whose time is over."""
     limit = attempt.limit
-    words = _CUT_OFF if limit is evidence.HANDLER_DEADLINE else _OVER_LIMIT.format(attempt.method.time_limit)
-    stop(attempt, limit, words)
+    if limit is evidence.HANDLER_DEADLINE:
+        stop(attempt, limit, _CUT_OFF)
+    else:
+        stop(attempt, limit, _OVER_LIMIT.format(attempt.method.time_limit or 0))
 
 
 async def stop_all(attempts: Iterable[Attempt], ending: Ending, message: str, patience: float) -> None:

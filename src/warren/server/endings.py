@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from warren.amqp.frames import FrameError
 from warren.flood import Flood
@@ -26,11 +26,11 @@ from warren.server.replies import Replies, Reply
 from warren.server.settler import Settler
 from warren.server.statistics import Statistics
 
-log = get_logger("warren.server")
+log: Final = get_logger("warren.server")
 
-_UNREADABLE = "%s: a request with unreadable properties is dead-lettered: %s; look at its sender"
-_GIVEN_UP = "the caller has given the call up"
-_STOPPED = "an operator has cancelled the call: ask why before you repeat it"
+_UNREADABLE: Final = "%s: a request with unreadable properties is dead-lettered: %s; look at its sender"
+_GIVEN_UP: Final = "the caller has given the call up"
+_STOPPED: Final = "an operator has cancelled the call: ask why before you repeat it"
 
 
 class Endings:

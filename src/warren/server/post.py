@@ -117,7 +117,9 @@ class Post:
         allowed = await declare(link, self.worker.service)
         # What is there already may be of another kind than ours; a declaration that is accepted proves the kind.
         self._may_declare = allowed
-        self._intake.surely_classic = allowed and self.worker.service.declare and self.worker.service.queue == "classic"
+        service = self.worker.service
+        self._intake.surely_classic = classic = allowed and service.declare and service.queue == "classic"
+        self.worker.replies.lean = classic and service.max_length is None
         return allowed
 
     def lost(self) -> None:

@@ -4,7 +4,7 @@ raised, there is a reply to send, if only one that says that the true one could 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from warren.errors import CallError
 from warren.logs import get_logger
@@ -12,10 +12,10 @@ from warren.protocol import evidence
 from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
 from warren.protocol.problems import Problem, class_name, describe
-from warren.protocol.reply import error_reply, result_properties
+from warren.protocol.reply import error_reply, lean_result_properties, result_properties
 from warren.server.attempt import Attempt
 
-log = get_logger("warren.server")
+log: Final = get_logger("warren.server")
 
 
 class Reply:
@@ -40,10 +40,15 @@ class Reply:
 
 
 class Replies:
-    """Makes the replies of one service."""
+    """Makes the replies of one service.
+
+    Attributes:
+        lean: whether its queue certainly takes whatever is published to it.
+    """
 
     def __init__(self, max_size: int, *, tracebacks: bool) -> None:
         """`max_size`: bytes of the largest body sent. `tracebacks`: whether callers get them."""
+        self.lean = False
         self._max_size = max_size
         self._tracebacks = tracebacks
 
@@ -64,6 +69,8 @@ class Replies:
                 " return less, or raise it"
             )
             return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
+        if self.lean and request.asks_lean:
+            return Reply(lean_result_properties(request, request.content_type), body)
         return Reply(result_properties(request, request.content_type), body)
 
     def _useless(self, attempt: Attempt, ending: Ending, message: str) -> Reply:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from warren.flood import Flood
 from warren.logs import About, get_logger
@@ -27,20 +27,20 @@ from warren.server.copies import Copies, Copy, Way
 from warren.server.releases import Releases
 from warren.server.replies import Replies, Reply
 
-log = get_logger("warren.server")
+log: Final = get_logger("warren.server")
 
 #: Seconds for which a hand-back that the broker refuses is tried again, before its caller is told; less than a worker
 #: that stops waits for it (`finish_running`): else its caller would only hear that its worker was lost.
-_HAND_BACK_PATIENCE = 3.0
+_HAND_BACK_PATIENCE: Final = 3.0
 #: Seconds for which setting aside is tried again, before the broker is asked to dead-letter the request itself.
-_ASIDE_PATIENCE = 30.0
+_ASIDE_PATIENCE: Final = 30.0
 
-_CAST_FAILED = "%s: %s failed and is set aside in %s: %s"
-_LOST = "%s: %s is lost: it was taken off its queue before it ran; send it again if it is needed"
-_COPY_LOST = "%s: a request could not be set aside and is lost (call %s): send it again if it is needed"
-_NOT_HANDED_BACK = "the request could not be handed to another worker: call again"
-_IN_DOUBT = evidence.WORKER_LOST
-_MAYBE_HANDED_BACK = (
+_CAST_FAILED: Final = "%s: %s failed and is set aside in %s: %s"
+_LOST: Final = "%s: %s is lost: it was taken off its queue before it ran; send it again if it is needed"
+_COPY_LOST: Final = "%s: a request could not be set aside and is lost (call %s): send it again if it is needed"
+_NOT_HANDED_BACK: Final = "the request could not be handed to another worker: call again"
+_IN_DOUBT: Final = evidence.WORKER_LOST
+_MAYBE_HANDED_BACK: Final = (
     "the request was being handed to another worker, which may have it or not: look before you repeat it"
 )
 

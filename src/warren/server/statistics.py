@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container
-from typing import Any
+from typing import Any, Final
 
 from warren.errors import CallError
 from warren.histogram import Histogram
@@ -15,10 +15,10 @@ from warren.server.attempt import Attempt
 from warren.server.replies import Reply
 
 #: Callers of one method that are counted by name; all others together.
-MOST_CALLERS = 200
-OTHERS = b"others"
+MOST_CALLERS: Final = 200
+OTHERS: Final = b"others"
 #: Calls of one method that are added up together.
-_AT_ONCE = 1024
+_AT_ONCE: Final = 1024
 
 
 class CallerStats:

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from warren.logs import get_logger
 
-log = get_logger("warren.server")
+log: Final = get_logger("warren.server")
 
 Job = Callable[[], Any]
 OnDone = Callable[[Any], None]

@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from warren.amqp.frames import Delivery, FrameError
 from warren.connection.channel import HotChannel, Returned
@@ -35,14 +35,14 @@ from warren.server.statistics import Statistics
 from warren.server.threads import WorkerThreads
 from warren.server.withdrawals import Withdrawals
 
-log = get_logger("warren.server")
+log: Final = get_logger("warren.server")
 
 #: Seconds that the broker gets to confirm what a worker hands back when it stops.
-_SETTLE_TIME = 5.0
+_SETTLE_TIME: Final = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
-_CANCEL_TIME = 1.0
+_CANCEL_TIME: Final = 1.0
 
-_DRAINED = (
+_DRAINED: Final = (
     "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s: look before"
     " you repeat it"
 )
@@ -93,7 +93,7 @@ class Worker(_Unconfirmed):
         self._names = {method: method.full_name for method in service.methods.values()}
         self._places: Places[Attempt] = Places(concurrency, {m: m.concurrency for m in self._names if m.concurrency})
         self._patience = CutOffs(self._waited_too_long)
-        replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
+        self.replies = replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open

@@ -275,7 +275,7 @@ def test_the_headers_of_a_client_and_of_one_request_have_one_limit() -> None:
         with_own(usual, {"a": "x" * 2000, "b": "x" * 1000}, None)
 
 
-_COMMON = {"call": ("rpc-v", "rpc-timeout-ms", "rpc-deadline", "CC"), "cast": ("rpc-v",)}
+_COMMON = {"call": ("rpc-v", "rpc-timeout-ms", "rpc-deadline", "CC", "rpc-lean"), "cast": ("rpc-v",)}
 
 
 def written(target: Target) -> spec.BasicProperties:
@@ -283,7 +283,7 @@ def written(target: Target) -> spec.BasicProperties:
     requests = Requests(app_id=None, user_id=None, durable=False)
     requests.reply_to = b"q"
     call = PendingCall(b"id", 30.0, _Nobody(), target, target.kind == "call")
-    return properties_of(requests.properties(call, 2, 30.0, 1e9))
+    return properties_of(requests.properties(call, 2, 30.0, 1e9, lean=False))
 
 
 class _Nobody:
