@@ -84,6 +84,7 @@ map: venv  ## which room of the source imports which, and how long its parts are
 
 bench: venv rabbit .venv/bench-stamp  ## speed beside other libraries and C; quicker: make bench ARGS=--quick
 	@$(call need,$(CC) -E -include amqp.h -x c /dev/null,gcc libc6-dev librabbitmq-dev)
+	@$(call need,PATH=$$PATH:/usr/sbin command -v nats-server,nats-server)
 	@$(PY) -m benchmarks $(ARGS)
 
 bench-micro: venv .venv/bench-stamp  ## time of each step of the hot path; counted: make bench-micro ARGS=--instructions

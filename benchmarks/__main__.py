@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plan, report
+from benchmarks.brokers import Broker
+from benchmarks.builds import Builds
 from benchmarks.procs import ROOT
 from benchmarks.runner import Found, Runner
 
@@ -34,7 +36,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     volume.add_argument("--smoke", action="store_true", help="seconds: 50 calls each, only to see that it all works")
     parser.add_argument("--only", default="", help="subjects, with commas: warren,c takes warren-def, c-safe, … too")
     parser.add_argument("--scenarios", default="", help=f"of {','.join(plan.SCENARIOS)}; anatomy only when asked for")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5)")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 7)")
     parser.add_argument("--url", help="a running RabbitMQ instead of a private one")
     parser.add_argument("--broker-pid", type=int, help="its process, to read its CPU time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file and the plots")
@@ -93,18 +95,21 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     if unknown := set(scenarios) - set(plan.SCENARIOS):
         raise ValueError(f"no scenario {min(unknown)!r}; there are {', '.join(plan.SCENARIOS)}")
     began, machine, rabbitmq = time.monotonic(), report.machine(), None
+    builds = Builds(compiling=not chosen.smoke)
     if chosen.url:
-        found = run_on(volume, chosen.url, chosen.broker_pid, scenarios, subjects)
+        broker = Broker(chosen.url, () if chosen.broker_pid is None else (chosen.broker_pid,))
+        found = run_on(volume, broker, builds, scenarios, subjects)
     else:
         with Node(name="warren-bench") as node:
             rabbitmq = node.ctl("version").strip()
-            found = run_on(volume, node.url, node.pid, scenarios, subjects)
+            found = run_on(volume, Broker(node.url, (node.pid,)), builds, scenarios, subjects)
     summary = report.Summary(found.measurements, found.footprint)
     return {
         "date": report.today(),
         "seconds": round(time.monotonic() - began, 1),
         "machine": machine,
-        "versions": report.versions(rabbitmq),
+        "versions": report.versions(rabbitmq, nats="nats" in subjects),
+        "warren": builds.shipped,
         "method": {"rounds": volume.rounds, "seconds": volume.seconds, "warmup": volume.warmup},
         "noise": report.noise(found.measurements),
         "targets": report.targets(summary),
@@ -116,9 +121,9 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_on(volume: plan.Volume, url: str, broker_pid: int | None, scenarios: list[str], subjects: list[str]) -> Found:
+def run_on(volume: plan.Volume, rabbitmq: Broker, builds: Builds, scenarios: list[str], subjects: list[str]) -> Found:
     """Measure on a running broker."""
-    with Runner(volume, url, broker_pid, say) as runner:
+    with Runner(volume, rabbitmq, builds, say) as runner:
         return runner.run(scenarios, subjects)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+from benchmarks.brokers import nats_command
+from benchmarks.builds import LANDED
 from benchmarks.procs import ROOT
 
 ECHO = ROOT / "build" / "bench" / "echo"
 WINDOWS = (1, 10, 100, 1000)
-#: All that Warren adds to a request, in the letters of the C program.
-LIKE_WARREN = "cmthb2"
+#: All that Warren adds to a request, in the letters of the C program; and what it adds where a worker of the queue has
+#: said that nothing is refused.
+LIKE_WARREN, LEAN = "cmthb2", "th2"
 LARGE = 1024 * 1024  # bytes
 
 
@@ -21,7 +24,7 @@ LARGE = 1024 * 1024  # bytes
 class Volume:
     """How much of everything."""
 
-    rounds: int = 5
+    rounds: int = 7
     seconds: float = 1.2
     warmup: float = 0.3
     calls: int = 1_000_000
@@ -37,6 +40,16 @@ SMOKE = Volume(rounds=1, seconds=0.5, warmup=0.05, calls=50, windows=(10,), in_f
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A server: what its processes run and how many they are, with which Warren (see `builds`), on which broker."""
+
+    command: tuple[str, ...]
+    processes: int = 1
+    build: str = ""
+    broker: str = "rabbitmq"
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A client and the server it calls."""
 
@@ -45,6 +58,7 @@ class Subject:
     client: tuple[str, ...]
     windows: tuple[int, ...] = ()  # of the scenario echo: the run's, unless given
     size: int = 0
+    build: str = ""  # with which Warren its client runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,46 +79,88 @@ def _c(features: str = "") -> tuple[str, ...]:
     return (str(ECHO), *(("-x", features) if features else ()))
 
 
-#: Server commands, and how many processes of each. All of them serve a queue of the key's name.
-SERVERS: dict[str, tuple[tuple[str, ...], int]] = {
-    "c": (_c(), 1),
-    "c-safe": (_c(LIKE_WARREN), 1),
-    "warren": (_python("warren", "async"), 1),
-    "warren-def": (_python("warren", "def"), 1),
-    "warren-4": (_python("warren", "async"), 4),
-    "warren-text": (_python("warren", "text"), 1),
-    "warren-bytes": (_python("warren", "bytes"), 1),
-    "tutorial": (_python("tutorial"), 1),
-    "aio-pika": (_python("aio_pika_rpc"), 1),
-    "faststream": (_python("faststream_rpc"), 1),
-    "grpc": (_python("grpc_aio"), 1),
+_SHIPPED = "shipped"  # the build that users get: compiled, where there is a compiler
+
+#: All of them serve a queue, or a subject, of the key's name.
+SERVERS: dict[str, Served] = {
+    "c": Served(_c()),
+    "c-safe": Served(_c(LIKE_WARREN)),
+    "c-lean": Served(_c(LEAN)),
+    "warren": Served(_python("warren", "async"), build=_SHIPPED),
+    "warren-def": Served(_python("warren", "def"), build=_SHIPPED),
+    "warren-uvloop": Served(_python("warren", "uvloop"), build=_SHIPPED),
+    "warren-4": Served(_python("warren", "async"), processes=4, build=_SHIPPED),
+    "warren-text": Served(_python("warren", "text"), build=_SHIPPED),
+    "warren-bytes": Served(_python("warren", "bytes"), build=_SHIPPED),
+    "tutorial": Served(_python("tutorial")),
+    "nats": Served(_python("nats_py"), broker="nats"),
+    "aio-pika": Served(_python("aio_pika_rpc")),
+    "faststream": Served(_python("faststream_rpc")),
+    "grpc": Served(_python("grpc_aio")),
 }
 
 _ASYNC = _python("warren", "async")
 _THREADS = _python("warren", "threads")
+_SUBMIT = _python("warren", "submit")
 
-SUBJECTS: dict[str, Subject] = {
+#: Those of the scenario echo.
+_ECHOES: dict[str, Subject] = {
     "c": Subject("C, librabbitmq", "c", _c()),
-    "c-safe": Subject("C, with Warren's messages", "c-safe", _c(LIKE_WARREN)),
-    "warren": Subject("Warren AsyncClient", "warren", _ASYNC),
-    "warren-def": Subject("Warren AsyncClient, def handler", "warren-def", _ASYNC),
-    "warren-client": Subject("Warren Client", "warren", _THREADS, (1,)),
-    "warren-threads": Subject("Warren Client, 16 threads", "warren", _THREADS, (16,)),
-    "warren-submit": Subject("Warren Client.submit", "warren", _python("warren", "submit"), (100,)),
+    "c-safe": Subject("C, with all of Warren's messages", "c-safe", _c(LIKE_WARREN)),
+    "c-lean": Subject("C, with Warren's lean messages", "c-lean", _c(LEAN)),
+    "warren": Subject("Warren AsyncClient", "warren", _ASYNC, build=_SHIPPED),
+    "warren-uvloop": Subject(
+        "Warren AsyncClient, uvloop", "warren-uvloop", _python("warren", "uvloop"), build=_SHIPPED
+    ),
+    "warren-def": Subject("Warren AsyncClient, def handler", "warren-def", _ASYNC, build=_SHIPPED),
+    "warren-client": Subject("Warren Client", "warren", _THREADS, (1,), build=_SHIPPED),
+    "warren-threads": Subject("Warren Client, 16 threads", "warren", _THREADS, (16,), build=_SHIPPED),
+    "warren-submit": Subject("Warren Client.submit", "warren", _SUBMIT, (100,), build=_SHIPPED),
     "tutorial": Subject("Pika, tutorial six", "tutorial", _python("tutorial"), (1,)),
+    "nats": Subject("nats-py, on a NATS server", "nats", _python("nats_py")),
     "aio-pika": Subject("aio-pika RPC", "aio-pika", _python("aio_pika_rpc")),
     "faststream": Subject("FastStream request", "faststream", _python("faststream_rpc")),
     "grpc": Subject("gRPC asyncio, no broker", "grpc", _python("grpc_aio")),
-    # for the other scenarios
-    "warren-4": Subject("Warren, 4 worker processes", "warren-4", _ASYNC),
-    "c-large": Subject("C, librabbitmq", "c", _c(), size=LARGE),
-    "warren-text": Subject("Warren, JSON text", "warren-text", _python("warren", "text"), size=LARGE),
-    "warren-bytes": Subject("Warren, msgpack bytes", "warren-bytes", _python("warren", "bytes"), size=LARGE),
-    "c-to-warren": Subject("C client, Warren server", "warren", _c(LIKE_WARREN)),
-    "warren-to-c": Subject("Warren client, C server", "c-safe", _ASYNC),
 }
 
-ECHOES = tuple(list(SUBJECTS)[: list(SUBJECTS).index("warren-4")])
+_LARGE: dict[str, Subject] = {
+    "c-large": Subject("C, librabbitmq", "c", _c(), size=LARGE),
+    "warren-text": Subject("Warren, JSON text", "warren-text", _python("warren", "text"), size=LARGE, build=_SHIPPED),
+    "warren-bytes": Subject(
+        "Warren, msgpack bytes", "warren-bytes", _python("warren", "bytes"), size=LARGE, build=_SHIPPED
+    ),
+}
+_OTHER: dict[str, Subject] = {
+    "warren-4": Subject("Warren, 4 worker processes", "warren-4", _ASYNC, build=_SHIPPED),
+    "c-to-warren": Subject("C client, Warren server", "warren", _c(LIKE_WARREN)),
+    "warren-to-c": Subject("Warren client, C server", "c-safe", _ASYNC, build=_SHIPPED),
+}
+
+
+def _with_build(build: str, words: str, subject: Subject, windows: tuple[int, ...] = ()) -> Subject:
+    """The same with another build on both sides."""
+    server = f"{build}:{subject.server}"
+    SERVERS[server] = replace(SERVERS[subject.server], build=build)
+    title = f"{subject.title}, {words}"
+    return replace(subject, title=title, server=server, build=build, windows=windows or subject.windows)
+
+
+def _pure(subjects: dict[str, Subject]) -> dict[str, Subject]:
+    """The same with the tree as it is."""
+    ours = {name: subject for name, subject in subjects.items() if subject.build}
+    return {name.replace("warren", "warren-pure"): _with_build("pure", "pure", ours[name]) for name in ours}
+
+
+_ECHOES["warren-pure"] = _with_build("pure", "pure", _ECHOES["warren"], (1, 100))
+_ECHOES["warren-pure-def"] = _with_build("pure", "pure", _ECHOES["warren-def"], (100,))
+_ECHOES |= _pure({name: _ECHOES[name] for name in ("warren-client", "warren-threads", "warren-submit")})
+_ECHOES["warren-landed"] = _with_build("landed", f"commit {LANDED}", _ECHOES["warren"], (1, 100))
+
+_LARGE |= _pure(_LARGE)
+_OTHER |= _pure({"warren-4": _OTHER["warren-4"]})
+
+SUBJECTS: dict[str, Subject] = {**_ECHOES, **_OTHER, **_LARGE}
+ECHOES = tuple(_ECHOES)
 
 #: The features of Warren's messages, each by itself, in the letters of the C program.
 _ANATOMY = {
@@ -116,14 +172,14 @@ _ANATOMY = {
     "c-channel": ("C with a channel for publishing", "2"),
 }
 for _name, (_title, _features) in _ANATOMY.items():
-    SERVERS[_name] = (_c(_features), 1)
+    SERVERS[_name] = Served(_c(_features))
     SUBJECTS[_name] = Subject(_title, _name, _c(_features))
 
 #: Subjects and windows of the other closed loops.
 _OTHERS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
-    "large": (("c-large", (8,)), ("warren-text", (8,)), ("warren-bytes", (8,))),
-    "workers": (("warren", (100,)), ("warren-4", (100,))),
-    "flight": (("warren", (100, 10_000)),),
+    "large": tuple((name, (8,)) for name in _LARGE),
+    "workers": tuple((name, (100,)) for name in ("warren", "warren-4", "warren-pure", "warren-pure-4")),
+    "flight": (("warren", (100, 10_000)), ("warren-pure", (100, 10_000))),
     "cross": (("c-to-warren", (1, 100)), ("warren-to-c", (1, 100))),
     "anatomy": tuple((name, (1, 100)) for name in ("c", *_ANATOMY, "c-safe")),
 }
@@ -131,7 +187,7 @@ _OTHERS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
 SCENARIOS = ("echo", "large", "workers", "flight", "cross", "open", "footprint", "anatomy")
 DEFAULT_SCENARIOS = tuple(name for name in SCENARIOS if name != "anatomy")
 
-_NEEDS = {"aio-pika": "aio_pika", "faststream": "faststream", "grpc": "grpc"}
+_NEEDS = {"aio-pika": "aio_pika", "faststream": "faststream", "grpc": "grpc", "nats": "nats", "warren-uvloop": "uvloop"}
 
 
 def chosen(only: Sequence[str]) -> list[str]:
@@ -150,13 +206,23 @@ def _is_of(subject: str, name: str) -> bool:
     return subject == name or subject.startswith(f"{name}-")
 
 
-def missing(subject: str, *, have_c: bool) -> str | None:
-    """What is not installed and needed for a subject."""
-    commands = (SUBJECTS[subject].client[0], SERVERS[SUBJECTS[subject].server][0][0])
+def builds(subjects: Sequence[str]) -> set[str]:
+    """The builds of Warren that subjects run, client or server."""
+    chosen = [SUBJECTS[name] for name in subjects]
+    return {build for subject in chosen for build in (subject.build, SERVERS[subject.server].build)} - {""}
+
+
+def missing(subject: str, *, have_c: bool, builds_missing: Mapping[str, str]) -> str | None:
+    """What is not there and needed for a subject."""
+    commands = (SUBJECTS[subject].client[0], SERVERS[SUBJECTS[subject].server].command[0])
     if not have_c and str(ECHO) in commands:
         return "librabbitmq-dev"
+    if SERVERS[SUBJECTS[subject].server].broker == "nats" and nats_command() is None:
+        return "nats-server"
     package = _NEEDS.get(subject)
-    return package if package and importlib.util.find_spec(package) is None else None
+    if package and importlib.util.find_spec(package) is None:
+        return package
+    return next((builds_missing[build] for build in builds([subject]) if build in builds_missing), None)
 
 
 def cases(volume: Volume, scenarios: Sequence[str], subjects: Sequence[str]) -> list[Case]:
@@ -192,7 +258,12 @@ def client_command(case: Case, volume: Volume, url: str, address: str) -> tuple[
 
 def server_command(key: str, url: str) -> tuple[str, ...]:
     """The command of one process of a server; it prefetches as much as the largest window asks for."""
-    return _with_options(SERVERS[key][0], "serve", url, f"bench.{key}", {"window": max(WINDOWS)})
+    return _with_options(SERVERS[key].command, "serve", url, address_of(key), {"window": max(WINDOWS)})
+
+
+def address_of(key: str) -> str:
+    """The queue, or the subject, that a server serves."""
+    return f"bench.{key.replace(':', '-')}"
 
 
 _C_OPTIONS = {"window": "-w", "seconds": "-s", "calls": "-n", "size": "-b", "rate": "-r", "warmup": "-u"}

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ class PeerFailed(RuntimeError):
 class Peer:
     """A server or client in a process of its own, which talks by lines."""
 
-    def __init__(self, command: Sequence[str], limit: float) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], limit: float) -> None:
         """Start it; it is killed should it take longer than `limit` seconds for all it does."""
         self._command = command
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT, env=env
         )
         self._limit = threading.Timer(limit, self._process.kill)
         self._limit.daemon = True
@@ -85,9 +85,9 @@ class Peer:
 
 
 @contextmanager
-def peer(command: Sequence[str], limit: float = 60.0) -> Iterator[Peer]:
+def peer(command: Sequence[str], env: Mapping[str, str], limit: float = 60.0) -> Iterator[Peer]:
     """A process for the length of a ``with`` block."""
-    process = Peer(command, limit)
+    process = Peer(command, env, limit)
     try:
         yield process
     finally:

@@ -7,19 +7,20 @@ meanwhile slows all subjects alike, and ratios are formed within one round.
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import plan
+from benchmarks.brokers import Broker, nats
+from benchmarks.builds import Builds
 from benchmarks.plan import Case, Volume
-from benchmarks.procs import PeerFailed, cpu_seconds, machine_seconds, peer
+from benchmarks.procs import Peer, PeerFailed, cpu_seconds, machine_seconds, peer
 
 Say = Callable[[str], None]
 Measurement = dict[str, Any]
@@ -29,7 +30,7 @@ _CLIENT_LIMIT = 90.0
 #: Share of the machine's CPU that other programs may take before a measurement is repeated.
 _DISTURBED = 0.1
 #: Seconds that a whole run may take at most; servers end with it.
-_RUN_LIMIT = 1800.0
+_RUN_LIMIT = 3600.0
 
 
 @dataclass
@@ -42,17 +43,25 @@ class Found:
     failures: list[str] = field(default_factory=list)
 
 
-class Runner:
-    """One run against one broker; `broker_pid` None where the broker's CPU cannot be read."""
+class Serving(NamedTuple):
+    """A server that runs: where it is called, its processes, and the broker between."""
 
-    def __init__(self, volume: Volume, url: str, broker_pid: int | None, say: Say) -> None:
+    address: str
+    pids: list[int]
+    broker: Broker
+
+
+class Runner:
+    """One run against one RabbitMQ, and against a NATS server that it starts where a subject needs it."""
+
+    def __init__(self, volume: Volume, rabbitmq: Broker, builds: Builds, say: Say) -> None:
         self._volume = volume
-        self._url = url
         self._patience = volume.patience
-        self._broker = [] if broker_pid is None else [broker_pid]
+        self._brokers = {"rabbitmq": rabbitmq}
+        self._builds = builds
         self._say = say
         self._stack = contextlib.ExitStack()
-        self._servers: dict[str, tuple[str, list[int]]] = {}  # address and process ids
+        self._servers: dict[str, Serving] = {}
         self.found = Found()
 
     def __enter__(self) -> Runner:
@@ -63,6 +72,8 @@ class Runner:
 
     def run(self, scenarios: Sequence[str], subjects: Sequence[str]) -> Found:
         """Measure; a case that fails is reported and left out, the others go on."""
+        self._say("building what is measured")
+        self._builds.prepare(plan.builds(subjects))
         subjects = self._available(subjects)
         cases = plan.cases(self._volume, scenarios, subjects)
         for server in dict.fromkeys(plan.SUBJECTS[case.subject].server for case in cases):
@@ -80,7 +91,7 @@ class Runner:
 
     def _available(self, subjects: Sequence[str]) -> list[str]:
         have_c = plan.ECHO.exists()
-        absent = {name: plan.missing(name, have_c=have_c) for name in subjects}
+        absent = {name: plan.missing(name, have_c=have_c, builds_missing=self._builds.missing) for name in subjects}
         self.found.missing = {name: package for name, package in absent.items() if package}
         for name, package in self.found.missing.items():
             self._say(f"left out: {name}, needs {package}")
@@ -88,14 +99,23 @@ class Runner:
 
     def _start(self, server: str) -> None:
         """Start a server's processes; without them its cases are left out."""
-        command = plan.server_command(server, self._url)
-        processes = [self._stack.enter_context(peer(command, _RUN_LIMIT)) for _ in range(plan.SERVERS[server][1])]
+        served = plan.SERVERS[server]
         try:
+            broker = self._broker(served.broker)
+            command, env = plan.server_command(server, broker.url), self._builds.environment(served.build)
+            processes = [self._stack.enter_context(peer(command, env, _RUN_LIMIT)) for _ in range(served.processes)]
             addresses = [process.ready() for process in processes]
         except PeerFailed as failure:
             self._failed(f"server {server}: {failure}")
             return
-        self._servers[server] = addresses[0] or f"bench.{server}", [process.pid for process in processes]
+        address = addresses[0] or plan.address_of(server)
+        self._servers[server] = Serving(address, [process.pid for process in processes], broker)
+
+    def _broker(self, name: str) -> Broker:
+        """A broker, started when the first server asks for it."""
+        if name not in self._brokers:
+            self._brokers[name] = self._stack.enter_context(nats())
+        return self._brokers[name]
 
     def _rounds(self, cases: Sequence[Case]) -> None:
         for number in range(self._volume.rounds if cases else 0):
@@ -136,21 +156,22 @@ class Runner:
         self._say(f"FAILED {what}")
 
     def _run_case(self, case: Case) -> Measurement:
-        address, servers = self._servers[plan.SUBJECTS[case.subject].server]
-        command = plan.client_command(case, self._volume, self._url, address)
-        with peer(command, _CLIENT_LIMIT) as client:
+        subject = plan.SUBJECTS[case.subject]
+        serving = self._servers[subject.server]
+        command = plan.client_command(case, self._volume, serving.broker.url, serving.address)
+        with peer(command, self._builds.environment(subject.build), _CLIENT_LIMIT) as client:
             client.ready()
-            before = self._clocks(servers)
+            before = self._clocks(serving)
             answer: Measurement = client.go()
-            after = self._clocks(servers)
+            after = self._clocks(serving)
         spent = {name: after[name] - before[name] for name in before}
-        return answer | _per_call(answer, spent, broker_known=bool(self._broker)) | {"rate_asked": case.rate}
+        return answer | _per_call(answer, spent, broker_known=bool(serving.broker.pids)) | {"rate_asked": case.rate}
 
-    def _clocks(self, servers: list[int]) -> dict[str, float]:
+    def _clocks(self, serving: Serving) -> dict[str, float]:
         busy, stolen, total = machine_seconds()
         return {
-            "server": cpu_seconds(servers),
-            "broker": cpu_seconds(self._broker),
+            "server": cpu_seconds(serving.pids),
+            "broker": cpu_seconds(serving.broker.pids),
             "runner": time.process_time(),
             "busy": busy,
             "stolen": stolen,
@@ -180,23 +201,26 @@ class Runner:
     # --- footprint ----------------------------------------------------------------------------------------------
 
     def _footprint(self) -> dict[str, Any]:
-        serve = self._footprint_command("serve")
-        with peer(serve) as server:
+        with self._footprint_peer("serve") as server:
             server.ready()
             found = {what: self._repeat(what) for what in ("idle-async", "idle-blocking", "tasks", "futures")}
         found |= {what: self._repeat(what) for what in ("bare-tasks", "bare-futures")}
-        return found | {"calls_in_flight": self._volume.in_flight} | import_time(self._volume.repeats)
+        return (
+            found
+            | {"calls_in_flight": self._volume.in_flight}
+            | import_time(self._volume.repeats, self._builds.environment("shipped"))
+        )
 
     def _repeat(self, what: str) -> float:
         values = []
         for _ in range(self._volume.repeats):
-            with peer(self._footprint_command(what)) as process:
+            with self._footprint_peer(what) as process:
                 values.append(float(next(iter(process.answer().values()))))
         return statistics.median(values)
 
-    def _footprint_command(self, what: str) -> tuple[str, ...]:
-        count = str(self._volume.in_flight)
-        return (sys.executable, "-m", "benchmarks.peers.footprint", what, self._url, "bench.hold", count)
+    def _footprint_peer(self, what: str) -> contextlib.AbstractContextManager[Peer]:
+        command = (sys.executable, "-m", "benchmarks.peers.footprint", what, self._brokers["rabbitmq"].url)
+        return peer((*command, "bench.hold", str(self._volume.in_flight)), self._builds.environment("shipped"))
 
 
 def _per_call(answer: Measurement, spent: dict[str, float], *, broker_known: bool) -> Measurement:
@@ -212,11 +236,12 @@ def _per_call(answer: Measurement, spent: dict[str, float], *, broker_known: boo
     }
 
 
-def import_time(repeats: int) -> dict[str, Any]:
+def import_time(repeats: int, env: Mapping[str, str]) -> dict[str, Any]:
     """User time of ``import warren`` beyond that of starting Python, and what of the command line it imports."""
-    warren, nothing = ([_user_time(program) for _ in range(repeats * 5 + 1)][1:] for program in ("import warren", ""))
+    programs = ("import warren", "")
+    warren, nothing = ([_user_time(program, env) for _ in range(repeats * 5 + 1)][1:] for program in programs)
     program = "import sys, warren; print(*sorted({'argparse', 'warren.cli'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
     return {
         "import_ms": (statistics.median(warren) - statistics.median(nothing)) * 1e3,
         "python_ms": statistics.median(nothing) * 1e3,
@@ -224,7 +249,7 @@ def import_time(repeats: int) -> dict[str, Any]:
     }
 
 
-def _user_time(program: str) -> float:
+def _user_time(program: str, env: Mapping[str, str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
+    subprocess.run([sys.executable, "-c", program], check=True, env=env)
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before

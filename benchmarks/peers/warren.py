@@ -1,13 +1,14 @@
 """Warren, with its defaults: everything safe is on, and nothing is tuned.
 
-Modes of the server: ``async`` and ``def`` handlers, ``blob`` for large arguments. Modes of the client: ``async``
-(`AsyncClient`), ``threads`` and ``submit`` (`Client`), ``text`` and ``bytes`` for large arguments.
+Modes of the server: ``async`` and ``def`` handlers, ``text`` and ``bytes`` for large arguments. Modes of the client:
+``async`` (`AsyncClient`), ``threads`` and ``submit`` (`Client`), ``text`` and ``bytes``. ``uvloop``, of both, is
+``async`` on that event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from benchmarks.load import Job, expect, measure, measure_futures, measure_threads, read_job, serve_forever
@@ -17,7 +18,7 @@ from warren import AsyncClient, Client, Server, Service
 def make_service(name: str, mode: str) -> tuple[Service, Callable[..., Any]]:
     """The service, and the method that is called."""
     service = Service(name)
-    if mode == "async":
+    if mode in ("async", "uvloop"):
 
         @service.method(name="echo")
         async def echo(n: int) -> int:
@@ -92,18 +93,29 @@ def submit(job: Job) -> None:
         measure_futures(job, lambda number: client.submit(echo, number))
 
 
+def run(mode: str, work: Coroutine[Any, Any, None]) -> None:
+    """Run on asyncio's own event loop, unless the mode names another."""
+    if mode == "uvloop":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+    else:
+        asyncio.run(work)
+
+
 def main() -> None:
     job = read_job()
     if job.verb == "serve":
-        asyncio.run(serve(job))
+        run(job.mode, serve(job))
     elif job.mode == "threads":
         call_from_threads(job)
     elif job.mode == "submit":
         submit(job)
     elif job.mode in ("text", "bytes"):
-        asyncio.run(call_large(job))
+        run(job.mode, call_large(job))
     else:
-        asyncio.run(call(job))
+        run(job.mode, call(job))
 
 
 if __name__ == "__main__":
