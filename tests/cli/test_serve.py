@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Run, Start
 from tests.cli.running import SERVICE, Running, environment, eventually
 
@@ -40,6 +42,50 @@ def test_each_worker_says_one_line_when_it_serves(start: Start, service_name: st
         serving = [line for line in serve.lines if f"{worker} warren.server: serving {service_name}" in line]
         assert len(serving) == 1
         assert serving[0].endswith("7 at a time\n")
+
+
+WHICH_LOOP = """
+
+import asyncio
+
+
+@service.method
+async def loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+"""
+
+
+def without(module: str, folder: Path) -> str:
+    """A PYTHONPATH on which a module that is installed cannot be imported."""
+    (folder / f"{module}.py").write_text("raise ImportError('not here')")
+    return os.pathsep.join((str(folder), environment()["PYTHONPATH"]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"), [((), "uvloop"), (("--loop", "asyncio"), "asyncio"), (("--loop=uvloop",), "uvloop")]
+)
+def test_workers_run_on_uvloop_unless_told_otherwise(
+    asked: tuple[str, ...], got: str, start: Start, run: Run, folder: Path, service_name: str
+) -> None:
+    with open(folder / "calc.py", "a") as module:
+        module.write(WHICH_LOOP)
+    start("serve", "calc:service", *asked)
+    assert run("call", f"{service_name}.loop").stdout == f"{got}\n"
+
+
+def test_without_uvloop_workers_run_on_asyncios_own_loop(
+    start: Start, run: Run, folder: Path, service_name: str
+) -> None:
+    with open(folder / "calc.py", "a") as module:
+        module.write(WHICH_LOOP)
+    start("serve", "calc:service", PYTHONPATH=without("uvloop", folder))
+    assert run("call", f"{service_name}.loop").stdout == "asyncio\n"
+
+
+def test_a_loop_that_is_not_installed_cannot_be_asked_for(run: Run, folder: Path) -> None:
+    done = run("serve", "calc:service", "--loop", "uvloop", PYTHONPATH=without("uvloop", folder))
+    assert done.returncode == 2
+    assert done.stderr == "error: --loop uvloop needs uvloop: pip install 'warren-rpc[uvloop]'\n"
 
 
 def test_sigterm_lets_a_running_call_finish_and_exits_0(start: Start, folder: Path, service_name: str) -> None:
@@ -125,9 +171,7 @@ def test_reload_outlives_a_mistake_in_the_file_and_says_it_once(
 
 
 def test_reload_without_watchfiles_says_how_to_get_it(run: Run, folder: Path) -> None:
-    (folder / "watchfiles.py").write_text("raise ImportError('not here')")
-    path = os.pathsep.join((str(folder), environment()["PYTHONPATH"]))
-    done = run("serve", "calc:service", "--reload", PYTHONPATH=path)
+    done = run("serve", "calc:service", "--reload", PYTHONPATH=without("watchfiles", folder))
     assert done.returncode == 2
     assert done.stderr == "error: --reload needs watchfiles: pip install 'warren-rpc[reload]'\n"
 

@@ -53,6 +53,10 @@ def killed_once(path: str) -> int:
 """
 
 
+#: Each has a way of its own with signals, children and descriptors.
+on_both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
 @pytest.fixture
 def family(folder: Path) -> None:
     """Adds those to the service."""
@@ -127,8 +131,9 @@ def test_a_signal_that_is_passed_on_by_a_wrapper_too_is_one_stop(start: Start, f
     assert serve.wait() == 0
 
 
-def test_systemd_may_send_sighup_with_the_stop(start: Start, folder: Path, service_name: str) -> None:
-    serve = start("serve", "calc:service")
+@on_both_loops
+def test_systemd_may_send_sighup_with_the_stop(start: Start, folder: Path, loop: str, service_name: str) -> None:
+    serve = start("serve", "calc:service", "--loop", loop)
     processes = [serve.pid, serve.wait_worker(1)]
     call = hold(start, service_name, folder / "held")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -140,8 +145,9 @@ def test_systemd_may_send_sighup_with_the_stop(start: Start, folder: Path, servi
     assert serve.wait() == 0
 
 
-def test_the_same_signal_later_ends_all_at_once(start: Start, folder: Path, service_name: str) -> None:
-    serve = start("serve", "calc:service")
+@on_both_loops
+def test_the_same_signal_later_ends_all_at_once(start: Start, folder: Path, loop: str, service_name: str) -> None:
+    serve = start("serve", "calc:service", "--loop", loop)
     serve.wait_worker(1)
     call = hold(start, service_name, folder / "held")
     serve.signal(signal.SIGTERM)
@@ -153,12 +159,13 @@ def test_the_same_signal_later_ends_all_at_once(start: Start, folder: Path, serv
     call.signal(signal.SIGKILL)
 
 
+@on_both_loops
 def test_a_worker_whose_loop_is_blocked_is_ended_by_a_second_signal(
-    start: Start, folder: Path, service_name: str
+    start: Start, folder: Path, loop: str, service_name: str
 ) -> None:
     with open(folder / "calc.py", "a") as module:
         module.write("\n\n@service.method\nasync def block() -> None:\n    time.sleep(60)\n")
-    serve = start("serve", "calc:service")
+    serve = start("serve", "calc:service", "--loop", loop)
     worker = serve.wait_worker(1)
     call = start("call", f"{service_name}.block", "--timeout", "20")
     eventually(lambda: b"nanosleep" in Path(f"/proc/{worker}/wchan").read_bytes(), "the handler blocks the loop")
@@ -172,21 +179,23 @@ def test_a_worker_whose_loop_is_blocked_is_ended_by_a_second_signal(
 # --- children ---------------------------------------------------------------------------------------------------------
 
 
+@on_both_loops
 @pytest.mark.usefixtures("family")
 def test_a_forked_child_that_is_terminated_ends_and_its_worker_does_not(
-    start: Start, client: Client, service_name: str
+    start: Start, client: Client, loop: str, service_name: str
 ) -> None:
-    serve = start("serve", "calc:service")
+    serve = start("serve", "calc:service", "--loop", loop)
     worker = serve.wait_worker(1)
     assert [client.call(f"{service_name}.terminated_child") for _ in range(5)] == [-signal.SIGTERM] * 5
     assert client.call(f"{service_name}.pid") == worker
 
 
+@on_both_loops
 @pytest.mark.usefixtures("family")
 def test_a_forked_child_that_outlives_its_worker_does_not_hold_the_workers_requests(
-    start: Start, client: Client, service_name: str, folder: Path
+    start: Start, client: Client, loop: str, service_name: str, folder: Path
 ) -> None:
-    serve = start("serve", "calc:service")
+    serve = start("serve", "calc:service", "--loop", loop)
     worker = serve.wait_worker(1)
     child = client.call(f"{service_name}.lasting_child")
     try:
@@ -225,10 +234,11 @@ if not os.path.exists("helpers"):
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
+@on_both_loops
 def test_sighup_replaces_all_workers_and_no_call_notices(
-    start: Start, run: Run, folder: Path, client: Client, service_name: str
+    start: Start, run: Run, folder: Path, client: Client, loop: str, service_name: str
 ) -> None:
-    serve = start("serve", "calc:service", "--workers", "2")
+    serve = start("serve", "calc:service", "--loop", loop, "--workers", "2")
     before = {serve.wait_worker(1), serve.wait_worker(2)}
     held, over = hold(start, service_name, folder / "held"), threading.Event()
 

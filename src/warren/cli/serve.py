@@ -26,7 +26,7 @@ from warren.processes.http import CannotListen
 from warren.processes.loading import ImportFailed, LoadError, load_services
 from warren.processes.manager import Manager, has_terminal
 from warren.processes.process import Command
-from warren.processes.worker import take_lifeline, work
+from warren.processes.worker import Loop, loop_factory, take_lifeline, work
 from warren.server.control import checked_mode
 from warren.server.server import DEFAULT_DRAIN_TIMEOUT
 from warren.server.signals import STOP_SIGNALS
@@ -98,6 +98,13 @@ def _add_options_of_workers(parser: Parser) -> None:
         help="How long running calls may take to finish at the end (default: %(default)g).",
     )
     parser.add_argument(
+        "--loop",
+        choices=get_args(Loop),
+        default="auto",
+        help="The event loop of the workers: auto is uvloop where it is installed, else asyncio's own"
+        " (default: %(default)s).",
+    )
+    parser.add_argument(
         "--control",
         choices=("look", "full", "none"),
         default="look",
@@ -130,6 +137,7 @@ def serve(
     workers: int,
     concurrency: int | None,
     drain_timeout: float,
+    loop: Loop,
     control: str,
     http: tuple[str, int] | None,
     reload: bool,
@@ -147,9 +155,11 @@ def serve(
     _check_url(url)
     if offer := offer_broker(url):  # the workers go on trying
         get_logger("warren.cli").warning(offer)
+    _check_loop(loop)
     changes = _changes() if reload else None
     options = {
         "drain-timeout": drain_timeout,
+        "loop": loop,
         "control": control,
         "log-level": log_level,
         "log-config": log_config,
@@ -244,6 +254,7 @@ def worker(
     url: str,
     concurrency: int | None,
     drain_timeout: float,
+    loop: Loop,
     control: str,
     log_level: str | None,
     log_config: Path | None,
@@ -267,10 +278,18 @@ def worker(
     except ImportFailed as error:
         fail(str(error), CANNOT_SERVE)
     try:
-        asyncio.run(work(server, drain_timeout, parent))
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            runner.run(work(server, drain_timeout, parent))
     except CallError as error:
         fail(printable(error.message), CANNOT_SERVE)
     return 1 if server.abandoned else 0
+
+
+def _check_loop(loop: Loop) -> None:
+    try:
+        loop_factory(loop)
+    except ImportError:
+        fail("--loop uvloop needs uvloop: pip install 'warren-rpc[uvloop]'", USAGE)
 
 
 def _check_url(url: str) -> None:

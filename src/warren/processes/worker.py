@@ -7,6 +7,8 @@ import contextlib
 import math
 import signal
 import socket
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +23,27 @@ log = get_logger("warren.processes")
 #: Seconds beyond its own drain timeout after which a worker that shall end is killed.
 GRACE = 10.0
 
+#: Which event loop a worker runs on; ``auto`` is uvloop where it is installed.
+Loop = Literal["auto", "asyncio", "uvloop"]
+
 _NOTHING = b"nothing yet"
+
+
+def loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of that name; None for asyncio's own.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if loop != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if loop == "uvloop":
+                raise
+        else:
+            return uvloop.new_event_loop
+    return None
 
 
 def take_lifeline(descriptor: int) -> socket.socket:
