@@ -5,6 +5,7 @@ What is built is kept in build/bench, and built again when the sources have chan
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -98,19 +99,26 @@ def compiled(*, build: bool = True) -> Path:
     Raises:
         CannotBuild: it does not compile; there may be no compiler.
     """
-    folder, state = _FOLDER / "compiled", _state()
+    folder = _FOLDER / "compiled"
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(_FOLDER / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be building
+        _compile(folder, _state(), build=build)
+    return folder
+
+
+def _compile(folder: Path, state: str, *, build: bool) -> None:
     stamp = folder / "stamp"
     if stamp.exists() and stamp.read_text() == state:
-        return folder
+        return
     if not build:
         raise CannotBuild("a build from these sources")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     made = hot.build(folder, "compile", opt_level="3")
     if made.returncode:
         raise CannotBuild(f"a compiler: {(made.stdout + made.stderr).strip().splitlines()[-1:]}")
     stamp.write_text(state)
-    return folder
 
 
 def _state() -> str:
