@@ -267,11 +267,11 @@ def test_whatever_is_written_of_a_request_it_stays_as_it_is(parts: dict[str, Any
     if died:
         p.table = join_table(split_table(p.table or b"") | {b"x-death": encode_value([{"count": 1}])})
     request = Request(delivered(encode_properties(p)))
-    before, earlier = encode_properties(request.properties), request.had_earlier_attempts
+    before, earlier = encode_properties(request.properties), request.has_other_attempts
     request.next_attempt(budget=0.5, attempt=attempt, server_user="server")
     dead_properties(request, Death(reason="X"), server_user="server", room=4000)
     retry_properties(request, user="server")
-    assert (encode_properties(request.properties), request.had_earlier_attempts) == (before, earlier)
+    assert (encode_properties(request.properties), request.has_other_attempts) == (before, earlier)
     assert earlier is died
 
 

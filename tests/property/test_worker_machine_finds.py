@@ -392,7 +392,12 @@ def a_refusal_means_not_executed(patch: Patch) -> None:
 
 @fault
 def an_earlier_attempt_does_not_count(patch: Patch) -> None:
-    patch.setattr(Request, "had_earlier_attempts", False)
+    patch.setattr(Request, "has_other_attempts", False)
+
+
+@fault
+def a_copy_says_nothing_of_its_original(patch: Patch) -> None:
+    patch.setattr(Attempt, "number", None)
 
 
 @fault

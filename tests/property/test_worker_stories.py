@@ -187,3 +187,15 @@ def test_a_call_that_fails_between_its_start_and_its_handler_is_not_said_to_be_u
     asked = machine.requests[0]
     assert machine.sabotage.done
     assert (asked.told, asked.entries) in ((["NOT_EXECUTED"], 0), (["UNKNOWN"], 1))
+
+
+def test_a_copy_whose_original_may_run_as_well_proves_nothing_of_it(machine: WorkerMachine) -> None:
+    machine.begin(1, middleware=True, tracebacks=False, broken=None, wishes=[wish()])
+    machine.drain()
+    machine.deliver([wish("again", kind="call", around="raise")])  # which is refused at its first attempt only
+    machine.finish()
+    machine.broker_reads(outlet=True, count=1, fate="take")
+    machine.something_goes("channel")  # before the ack behind the copy
+    machine._come_to_rest()
+    asked = machine.requests[1]
+    assert (asked.entries, sorted(asked.told)) == (1, ["UNKNOWN", "result"])

@@ -278,9 +278,10 @@ class Request:
             self.content_type = codecs.TEXT  # several client libraries call everything so if they are not told
 
     @property
-    def had_earlier_attempts(self) -> bool:
-        """Whether an earlier attempt at it, or a queue that it was dead-lettered from, may have led to a handler."""
-        return self.attempt > 1 or b"x-death" in (self.properties.table or b"")
+    def has_other_attempts(self) -> bool:
+        """Whether a handler may be begun, or may have been, for what it is a copy of, or was in another queue."""
+        table = self.properties.table or b""
+        return b"rpc-attempt" in table or b"x-death" in table
 
     @property
     def asks_lean(self) -> bool:
@@ -353,13 +354,15 @@ class Request:
         """The application's own headers."""
         return decode_table(self.properties.table or b"", without=_RESERVED_BYTES)
 
-    def next_attempt(self, *, budget: float | None, attempt: int, server_user: str, bounce: bool = True) -> bytes:
+    def next_attempt(
+        self, *, budget: float | None, attempt: int | None, server_user: str, bounce: bool = True
+    ) -> bytes:
         """The property bytes to publish this request once more: the same, with the time that is left.
 
         Args:
             budget: seconds left, None for no limit.
-            attempt: which attempt the receiver makes of it; a second at least, where the broker's headers, which are
-                left out, told of an earlier one.
+            attempt: which attempt the receiver makes of it; None where this one is not run as well, should it come
+                back. What it says of others stays said, as do the broker's own headers, which are left out.
             server_user: the AMQP user that publishes it.
             bounce: whether its bounce may come back to the caller, who has asked for it.
         """
@@ -372,8 +375,8 @@ class Request:
         if p.user_id is not None:
             table[b"rpc-user"] = encode_value(self.verified_user(server_user))
             p.user_id = server_user.encode()
-        if attempt > 1 or self.had_earlier_attempts:
-            table[b"rpc-attempt"] = encode_value(max(2, attempt))
+        if attempt is not None or self.has_other_attempts:
+            table[b"rpc-attempt"] = encode_value(attempt or self.attempt)
         if budget is not None:
             left = max(0, int(budget * 1000))
             table[b"rpc-timeout-ms"] = encode_value(left)

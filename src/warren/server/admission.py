@@ -59,8 +59,9 @@ class HandBack(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Keep it: the worker is draining and will hand it back, with these seconds left."""
+    """Keep it, a request of this method: the worker is draining and will hand it back, with these seconds left."""
 
+    method: Method
     left: float | None
 
 
@@ -97,7 +98,7 @@ class Admission:
         if delivery.redelivered:
             return _next_attempt(request, method, left)
         if draining:
-            return Hold(left)
+            return Hold(method, left)
         if left is not None and left <= 0:
             return too_late()
         try:

@@ -102,8 +102,13 @@ class Attempt:
 
     @property
     def earlier(self) -> bool:
-        """Whether a worker may have begun this request before."""
-        return self.delivery.redelivered or (self.request is not None and self.request.had_earlier_attempts)
+        """Whether a worker may have begun this request before, or may begin it beside this attempt."""
+        return self.delivery.redelivered or (self.request is not None and self.request.has_other_attempts)
+
+    @property
+    def number(self) -> int | None:
+        """Which attempt a copy of it is that is handed back; None where it is not run itself, should it come back."""
+        return self.request.attempt if self.request and self.method.delivery == "at-least-once" else None
 
     @property
     def is_cast(self) -> bool:

@@ -183,17 +183,18 @@ class Settler:
 
     # --- handing back -------------------------------------------------------------------------------------------
 
-    def hand_back(self, attempt: Attempt, left: float | None, number: int | None = None) -> None:
+    def hand_back(self, attempt: Attempt, left: float | None, number: int | None) -> None:
         """Publish a request again with the seconds that it has left, as attempt `number`, then let the original go.
 
-        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it.
+        Not a requeue: that would mark it redelivered, which must keep meaning that a worker may have started it. The
+        original comes back if its ack is lost; without a `number`, the copy says that it is not run then.
         """
         request = attempt.request
         assert request is not None
         if attempt.settled or attempt.channel.closed is not None:
             return
         try:
-            ways = _ways_back(request, self._service, self._user, left, number or request.attempt, self.copies.room)
+            ways = _ways_back(request, self._service, self._user, left, number, self.copies.room)
         except ValueError as error:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)
@@ -257,7 +258,9 @@ def _death(request: Request, reply: Reply, instance: str) -> Death:
     return Death.of(reply.failure, type=raised, at=time.time(), instance=instance, attempt=request.attempt)
 
 
-def _ways_back(request: Request, service: str, user: str, left: float | None, number: int, room: int) -> list[Way]:
+def _ways_back(
+    request: Request, service: str, user: str, left: float | None, number: int | None, room: int
+) -> list[Way]:
     """By the exchange of all requests, or straight into the queue: without its bounce, which would be at once.
 
     Raises:

@@ -142,7 +142,8 @@ class Worker(_Unconfirmed):
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
         if isinstance(decision, Hold):
-            attempt.deadline = None if decision.left is None else time.monotonic() + decision.left
+            attempt.method, left = decision
+            attempt.deadline = None if left is None else time.monotonic() + left
             self.holding.kept.append(attempt)
         else:
             self._endings.decline(attempt, decision)
@@ -261,7 +262,7 @@ class Worker(_Unconfirmed):
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
             with self._surely(attempt):
-                self._settler.hand_back(attempt, attempt.left)
+                self._settler.hand_back(attempt, attempt.left, attempt.number)
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""

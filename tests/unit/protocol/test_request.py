@@ -164,32 +164,41 @@ def test_a_request_published_again_has_the_time_that_is_left_and_its_attempt() -
 
 
 def test_a_request_published_again_too_late_has_no_time_left() -> None:
-    p = properties_of(warren_request().next_attempt(budget=-0.5, attempt=1, server_user="server"))
+    p = properties_of(warren_request().next_attempt(budget=-0.5, attempt=None, server_user="server"))
     assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
 
 
-def test_a_request_published_again_loses_the_brokers_history_except_that_there_was_an_earlier_attempt() -> None:
+def test_a_request_published_again_loses_the_brokers_history_except_that_there_may_be_other_attempts() -> None:
     request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
-    headers = properties_of(request.next_attempt(budget=None, attempt=1, server_user="server")).headers
-    assert headers == {"tenant": "a", "rpc-attempt": 2}
+    headers = properties_of(request.next_attempt(budget=None, attempt=None, server_user="server")).headers
+    assert headers == {"tenant": "a", "rpc-attempt": 1}
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_request_published_again_says_whether_the_one_it_is_a_copy_of_may_run_as_well(attempt: int) -> None:
+    alone = read_request(warren_request().next_attempt(budget=None, attempt=None, server_user="server"))
+    beside = read_request(warren_request().next_attempt(budget=None, attempt=attempt, server_user="server"))
+    again = read_request(beside.next_attempt(budget=None, attempt=None, server_user="server"))
+    assert (alone.attempt, alone.has_other_attempts) == (1, False)
+    assert {(copy.attempt, copy.has_other_attempts) for copy in (beside, again)} == {(attempt, True)}
 
 
 def test_a_bare_request_published_again_stays_as_it_was() -> None:
     request = request_with(correlation_id="1", reply_to="q")
-    assert request.next_attempt(budget=None, attempt=1, server_user="server") == encode_properties(
+    assert request.next_attempt(budget=None, attempt=None, server_user="server") == encode_properties(
         Properties(correlation_id=b"1", reply_to=b"q")
     )
 
 
 def test_a_request_published_again_names_its_publisher_and_remembers_its_caller() -> None:
-    p = properties_of(warren_request(user_id="bob").next_attempt(budget=None, attempt=1, server_user="server"))
+    p = properties_of(warren_request(user_id="bob").next_attempt(budget=None, attempt=None, server_user="server"))
     assert (p.user_id, p.headers["rpc-user"]) == ("server", "bob")
 
 
 def test_a_request_published_again_by_several_workers_remembers_its_first_caller() -> None:
     request = warren_request(user_id="bob")
     for _ in range(3):
-        request = read_request(request.next_attempt(budget=None, attempt=1, server_user="server"))
+        request = read_request(request.next_attempt(budget=None, attempt=None, server_user="server"))
     assert request.verified_user("server") == "bob"
 
 
@@ -213,7 +222,7 @@ def test_a_header_that_only_mentions_rpc_user_does_not_hide_the_user() -> None:
 
 
 def test_a_request_without_a_user_is_published_again_without_one() -> None:
-    p = properties_of(warren_request().next_attempt(budget=None, attempt=1, server_user="server"))
+    p = properties_of(warren_request().next_attempt(budget=None, attempt=None, server_user="server"))
     assert (p.user_id, "rpc-user" in p.headers) == (None, False)
 
 
