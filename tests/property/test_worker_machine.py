@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -100,6 +101,19 @@ LOST = st.lists(
     ),
     min_size=1,
     max_size=3,
+)
+USUAL = Wish(
+    method="report",
+    kind="call",
+    timeout=None,
+    now="wait",
+    around="",
+    around_again="",
+    on_cancel="give in",
+    odd="ValueError",
+    flaw="",
+    before="",
+    cut="",
 )
 FATES = st.sampled_from(["take", "take", "refuse", "return", "close"])
 Broken = tuple[str, str, int, type[BaseException]]
@@ -235,6 +249,7 @@ class WorkerMachine(RuleBasedStateMachine):
         w.copies.on_broken = self._outlet_broke
         w._start = partial(self._starting, w._start)
         w._settler.reject = partial(self._rejected, w._settler.reject)
+        w._settler.fail = partial(self._failed, w._settler.fail)
         w.copies.on_retired = lambda channel: channel.lose(LinkLost("closed by us"))
         self.outlets: list[ModelChannel] = []
         self._open_link()
@@ -295,7 +310,13 @@ class WorkerMachine(RuleBasedStateMachine):
             self.excused.add(self._of(attempt))
         reject(attempt)
 
-    def _starting(self, start: Callable[[Attempt], None], attempt: Attempt) -> None:
+    def _failed(self, fail: Callable[..., None], attempt: Attempt, error: BaseException, *ending: Any) -> None:
+        """The worker survives its own mistakes, and those of this machine: neither may hide here."""
+        ours = type(error) in (TypeError, AttributeError, NameError)
+        self.broker.hold(self.sabotage.done or not ours, f"{self._of(attempt)} failed: {error!r}")
+        fail(attempt, error, *ending)
+
+    def _starting(self, start: Callable[[Attempt, float], None], attempt: Attempt, now: float) -> None:
         asked, request = self._of(attempt), attempt.request
         assert request is not None
         if (
@@ -307,7 +328,7 @@ class WorkerMachine(RuleBasedStateMachine):
                 doubled = handed.copied and handed.settled
                 other = handed.message.request
                 self.broker.hold(not doubled, f"{asked} begins, and {other} may come back though its copy is there")
-        start(attempt)
+        start(attempt, now)
 
     @property
     def outlet(self) -> ModelChannel:
@@ -387,8 +408,10 @@ class WorkerMachine(RuleBasedStateMachine):
             case "raise after":
                 await proceed()
                 raise asked.odd()
-            case "leave":
+            case "leave" | "leave begun":
                 self._task(proceed())
+                for _ in range(2 if asked.wish.around == "leave begun" else 0):
+                    await asyncio.sleep(0)
                 asked.cut_short = True
                 return -1
             case "give up":
@@ -470,6 +493,20 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule(wishes=WISHES)
     def deliver_still_more(self, wishes: list[Wish]) -> None:
         self.deliver(wishes)
+
+    @rule(now=st.sampled_from(["wait", "wait", "return"]), method=st.sampled_from(["report", "once", "again"]))
+    def middleware_leaves_its_handlers(self, now: str, method: str) -> None:
+        """It answers before they end; those behind them have to wait for their places all the same."""
+        left = replace(USUAL, method=method, now=now, around="leave begun")
+        self.deliver([left] * (self.worker.concurrency + 1))
+        self.loop.settle()
+
+    @rule(method=st.sampled_from(["single", "once_single"]), timeout=st.sampled_from([0.3, 30.0]))
+    def a_request_waits_for_its_place(self, method: str, timeout: float) -> None:
+        """Longer than it has time, or not."""
+        self.deliver([replace(USUAL, method=method), replace(USUAL, method=method, timeout=timeout)])
+        self.loop.settle()
+        self.pass_time(0.6)
 
     def _ask(self, wish: Wish) -> None:
         asked = Asked(len(self.requests), wish)
@@ -607,8 +644,9 @@ class WorkerMachine(RuleBasedStateMachine):
         asked.given_up = True
         if not owned:
             asked.remembered = (self.life, self.clock.now + left / 1000)
+        elsewhere = [self._of(_owner(copy)) for copy in self._copies()]  # of what is handed back its caller may hear
         for attempt in owned:
-            asked.hushed = self.life
+            asked.hushed = 0 if asked in elsewhere else self.life
             over = attempt.settled if not attempt.busy else attempt.call.cancelled
             self.broker.hold(
                 over or attempt.channel.closed or self.sabotage.done, f"{asked} goes on though it is given up"

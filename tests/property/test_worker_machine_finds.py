@@ -22,6 +22,7 @@ from warren.protocol import evidence, problems
 from warren.protocol.codecs import CodecError
 from warren.protocol.request import Request
 from warren.server import endings, runners, withdrawals
+from warren.server.admission import too_late
 from warren.server.attempt import Attempt
 from warren.server.copies import Copies, Copy, _Outlet
 from warren.server.endings import Endings
@@ -165,6 +166,27 @@ def a_thread_that_was_given_up_reports_to_nobody(patch: Patch) -> None:
         return result
 
     patch.setattr(Runner, "_in_thread", in_thread)
+
+
+@fault
+def a_handler_that_middleware_left_alone_has_no_place(patch: Patch) -> None:
+    ended = Runner._ended
+
+    def end_at_once(self: Runner, attempt: Attempt) -> None:
+        attempt.busy = 1
+        ended(self, attempt)
+
+    patch.setattr(WorkerMachine, "surely_wrapped", True)
+    patch.setattr(Runner, "_ended", end_at_once)
+
+
+@fault
+def what_waited_too_long_waits_on(patch: Patch) -> None:
+    def waited_too_long(self: Worker, attempt: Attempt) -> None:
+        if attempt in self._places.waiting():
+            self._endings.refuse(attempt, too_late())
+
+    patch.setattr(Worker, "_waited_too_long", waited_too_long)
 
 
 @fault

@@ -199,3 +199,14 @@ def test_a_copy_whose_original_may_run_as_well_proves_nothing_of_it(machine: Wor
     machine._come_to_rest()
     asked = machine.requests[1]
     assert (asked.entries, sorted(asked.told)) == (1, ["UNKNOWN", "result"])
+
+
+def test_who_has_given_up_a_copy_may_hear_of_the_original_that_was_handed_back(machine: WorkerMachine) -> None:
+    begin(machine)
+    machine.drain()
+    machine.deliver([wish(kind="call"), wish(kind="call")])
+    machine.hand_back()
+    machine.broker_reads(outlet=True, count=1, fate="take")
+    machine.deliver_from_queue("give up")  # the copy of the first, while the broker has not confirmed it
+    machine.broker_reads(outlet=True, count=1, fate="close")
+    assert [asked.told for asked in machine.requests] == [["UNKNOWN"], ["UNKNOWN"]]

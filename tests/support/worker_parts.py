@@ -41,7 +41,7 @@ class Asked:
         self.call = wish.kind != "cast"
         self.on_cancel = wish.on_cancel
         self.odd = ODD[wish.odd]
-        if wish.around in ("leave", "give up") and issubclass(self.odd, SystemExit | KeyboardInterrupt):
+        if wish.around in ("leave", "leave begun", "give up") and issubclass(self.odd, SystemExit | KeyboardInterrupt):
             self.odd = Bare  # raised in a task that its middleware made it ends the loop: nobody can prevent that
         told = ("redelivered", "last attempt") if wish.flaw == "bad table" else BEFORE
         self.elsewhere = wish.before in told  # another worker may have begun it
