@@ -188,6 +188,34 @@ class ClientMachine(RuleBasedStateMachine):
         for number in range(count):
             self.start(kind, number % 2 == 1, False, timeout, 1 if number % 2 else 110, False, True)
 
+    @rule(leaves=st.booleans(), timeout=st.sampled_from([0.5, 5.0]))
+    def the_first_that_waits_for_room_goes(self, leaves: bool, timeout: float) -> None:
+        """It needs more room than the one behind it, which may be let in then."""
+        self.connect()
+        if self.supervisor.link is None:
+            return
+        self.block("low on memory")
+        for size in (110, 110, 110, 1):
+            self.start("call", False, False, timeout if size > 1 else 20.0, size, False, True)
+        outside = [r for r in self.alive() if r.call is not None and r.call.state is OUTSIDE]
+        if leaves and outside:
+            self.give_up(outside[0])
+            self.settle()
+        elif not leaves:
+            self.time_passes(1.0)
+        check_places(self.core, self.records)
+        self.block(None)
+
+    @rule(
+        kinds=st.lists(st.sampled_from(["call", "cast", "bare"]), min_size=1, max_size=3),
+        then=st.sampled_from(["", "", "lose", "close"]),
+        control=controls,
+    )
+    def start_and_give_up(self, kinds: list[str], then: str, control: str) -> None:
+        for kind in kinds:
+            self.start(kind, False, False, 5.0, 1)
+        self.cancel_all(then, control)
+
     def alive(self) -> list[Record]:
         return [record for record in self.records if record.alive]
 

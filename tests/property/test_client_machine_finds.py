@@ -150,6 +150,16 @@ def workers_do_not_hear_what_is_given_up(patch: Patch) -> None:
     patch.setattr(Cancels, "add", lambda _self, _call: None)
 
 
+def casts_are_given_up(patch: Patch) -> None:
+    def add(self: Cancels, call: PendingCall) -> None:
+        awaited, call.awaits_reply = call.awaits_reply, True
+        original(self, call)
+        call.awaits_reply = awaited
+
+    original = Cancels.add
+    patch.setattr(Cancels, "add", add)
+
+
 def what_could_not_be_told_is_kept(patch: Patch) -> None:
     async def keep(self: Cancels, link: Any) -> None:
         given_up = self._given_up
@@ -199,6 +209,7 @@ FAULTS = [
     what_waits_for_room_outlives_its_client,
     what_waits_for_room_has_no_time,
     workers_do_not_hear_what_is_given_up,
+    casts_are_given_up,
     what_could_not_be_told_is_kept,
     others_are_given_up_with_a_call,
 ]
