@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -64,8 +63,14 @@ class _Publisher:
     async def prove(self) -> None:
         """Wait for the answer to a later method: by then all that is published now is routed [AMQP 0-9-1, 4.7]."""
         tag = self.channel.published
-        with contextlib.suppress(ChannelClosed, LinkLost):
+        try:
             await self.channel.settled()
+        except (ChannelClosed, LinkLost):
+            return  # whoever tells of that ends them
+        except Exception:  # which proves nothing
+            log.exception("whether requests have arrived cannot be asked; asking again")
+            self.lane.prove_soon()
+        else:
             self.confirmed(tag, multiple=True)
 
     def refused(self, tag: int, multiple: bool) -> None:
@@ -156,7 +161,11 @@ class Lane:
         tag = current.channel.publish(exchange, routing_key, properties, body)
         self.calls.written(call, current.confirms, tag)
         if self._proof is None and not self._confirm:
-            # In a context of its own: the present one may be a caller's.
+            self.prove_soon()
+
+    def prove_soon(self) -> None:
+        """Ask, after a while, whether what is published without confirms by then has arrived."""
+        if self._proof is None:  # in a context of its own: the present one may be a caller's
             self._proof = self._loop.call_later(_PROOF_AFTER, self._prove, context=Context())
 
     def _prove(self) -> None:
