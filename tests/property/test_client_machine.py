@@ -32,6 +32,7 @@ from warren.amqp.tables import encode_table
 from warren.client import core, endings, explainer, lane, replies
 from warren.client.calls import ASKED, CONFIRMED, ENDED, OUTSIDE, PARKED, WAITING, WRITTEN, PendingCall
 from warren.client.core import ClientCore
+from warren.client.lean import DISTRUST, TRUST
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.connection.channel import Returned
@@ -45,6 +46,8 @@ ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
 LEAN_REPLY = {"rpc-lean": True}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
 BOUNCES = ["expired", "maxlen", "delivery_limit", "rejected", "news"]
+FAREWELLS = st.sampled_from(["", "", "channel", "link"])
+SEAMS = ["finish", "publish", "ack", "channel", "confirm", "inspect", "settled"]
 choices = st.integers(0, 1000)
 controls = st.sampled_from(["there", "there", "there", "denied", "slow"])
 
@@ -62,6 +65,7 @@ class Record:
         self.messages: list[Message] = []
         self.outcomes: list[Any] = []
         self.confirmed = False  # the broker has said so of its latest message
+        self.written_at = 0.0
 
     @property
     def alive(self) -> bool:
@@ -86,6 +90,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.by_id: dict[bytes, Record] = {}
         self.lies: list[str] = []
         self.seen = 0
+        self.trusted_until = self.barred_until = 0.0  # what workers, and the broker, have said of the queue
         clock = VirtualClock(self.loop)
         self.patches: list[Any] = [patch.object(module, "time", clock) for module in CLOCKS]
         self.patches.append(patch.object(core, "Supervisor", self.make_supervisor))
@@ -119,8 +124,21 @@ class ClientMachine(RuleBasedStateMachine):
             record = self.by_id.get(message.first_id) or self.by_call_id(message.id)
             self.by_id[message.first_id] = record
             record.messages.append(message)
-            record.confirmed = False
+            record.confirmed, record.written_at = False, self.loop.now
+            self.hold_to_its_lane(record, message)
         self.seen = len(self.broker.messages)
+
+    def hold_to_its_lane(self, record: Record, message: Message) -> None:
+        """Without confirm and bounce go only calls to a queue of which a worker has said lately that it takes all."""
+        target, lean = record.target, not message.channel.confirming
+        if target.kind != "call":
+            if lean != (target.kind == "bare"):
+                self.lies.append(f"a {target.kind} goes {'without' if lean else 'with'} confirms")
+            return
+        if lean and (target.resend or self.loop.now >= self.trusted_until):
+            self.lies.append("a call goes without confirms, and its queue may refuse it")
+        if message.bounces != (target.fail_fast or not lean):
+            self.lies.append(f"a call {'with' if lean else 'without'} confirms asks for {message.bounces} bounce")
 
     def by_call_id(self, id: bytes) -> Record:
         return next(r for r in self.records if r.call is not None and id in (r.call.id, r.call.first_id))
@@ -290,10 +308,13 @@ class ClientMachine(RuleBasedStateMachine):
         if message is not None:
             message.ran = True
 
+    def consuming(self) -> list[ModelChannel]:
+        link = self.supervisor.link
+        return [channel for channel in link.channels if channel.consumes] if link is not None else []
+
     def deliver(self, message: Message, p: Properties, body: bytes | None) -> None:
         """To the reply queue of the present link."""
-        link = self.supervisor.link
-        channels = [channel for channel in link.channels if channel.consumes] if link is not None else []
+        channels = self.consuming()
         if not channels:
             return
         p.correlation_id = message.id
@@ -310,9 +331,43 @@ class ClientMachine(RuleBasedStateMachine):
         """A result; sent twice, at times, or for a call that has ended; often from a queue that takes everything."""
         message = self.message(choice)
         if message is not None:
-            message.ran = True
-            table = encode_table(headers) if headers else None
-            self.deliver(message, Properties(table=table), None if too_large else b"1")
+            self.answer(message, headers, too_large)
+
+    def answer(self, message: Message, headers: dict[str, Any], too_large: bool = False) -> None:
+        message.ran = True
+        call = self.by_id[message.first_id].call
+        waited_for = call is not None and call.state is not ENDED and call.id == message.id and not too_large
+        if headers == LEAN_REPLY and waited_for and self.consuming() and self.barred_until <= self.loop.now:
+            self.trusted_until = self.loop.now + TRUST
+        table = encode_table(headers) if headers else None
+        self.deliver(message, Properties(table=table), None if too_large else b"1")
+
+    @rule(
+        count=st.integers(1, 3),
+        timeout=st.floats(0.5, 20),
+        fail_fast=st.booleans(),
+        prompt=st.booleans(),
+        cut=FAREWELLS,
+    )
+    def a_queue_takes_everything(self, count: int, timeout: float, fail_fast: bool, prompt: bool, cut: str) -> None:
+        """A worker says so, and calls follow; then they are proven, or their channel or link goes before they are."""
+        self.proofs_come(prompt)
+        self.start("call", False, False, timeout, 1)
+        first, link = self.records[-1], self.supervisor.link
+        if first.alive and first.messages:
+            self.answer(first.messages[-1], LEAN_REPLY)
+        ready = not self.durable and self.loop.now < self.trusted_until and link is not None and link.writable
+        before = len(self.broker.messages)
+        for _ in range(count):
+            self.start("call", False, fail_fast, timeout, 1)
+        ready = ready and not self.core._calls.waiting and not self.broker.seams.failing
+        confirming = [message.channel.confirming for message in self.broker.messages[before:]]
+        assert not (ready and any(confirming)), "calls go with confirms though their queue takes everything"
+        self.time_passes(0.3)
+        if cut == "link" and self.supervisor.link is not None:
+            self.lose_link()
+        elif cut == "channel":
+            self.close_publishing([channel for channel in self.publishing() if not channel.confirming], 0, 404)
 
     @precondition(lambda self: self.broker.messages)
     @rule(choice=choices, too_large=st.booleans(), damaged=st.booleans())
@@ -336,8 +391,18 @@ class ClientMachine(RuleBasedStateMachine):
         if message is not None:
             message.ran = message.ran or held
             message.dead = True
+            if not message.bounces and not message.channel.confirming:
+                return  # it is dropped, and nobody hears of it
+            call = self.by_id[message.first_id].call
+            waited_for = call is not None and call.state is not ENDED and call.id == message.id
+            self.refuse(why != "expired" and waited_for and bool(self.consuming()))
             table = encode_table({"x-first-death-reason": why})
             self.deliver(message, Properties(table=table, type=b"m"), b"x")
+
+    def refuse(self, surely: bool) -> None:
+        """A policy limits the queue, of which its workers do not know."""
+        if surely:
+            self.trusted_until, self.barred_until = 0.0, self.loop.now + DISTRUST
 
     def unsettled(self) -> list[ModelChannel]:
         link = self.supervisor.link
@@ -381,6 +446,8 @@ class ClientMachine(RuleBasedStateMachine):
         else:
             for message in taken[2]:
                 message.dead = True
+        open = {r.messages[-1] for r in self.alive() if r.messages and r.call is not None and r.call.state is WRITTEN}
+        self.refuse(bool(open & set(taken[2])))
         taken[0].receiver.refused(taken[1], multiple)
         self.settle()
 
@@ -389,7 +456,7 @@ class ClientMachine(RuleBasedStateMachine):
     def give_back(self, choice: int) -> None:
         """There is no queue: the return precedes the confirm."""
         message = self.message(choice)
-        if message is None or message.ran or message.settled or message.channel.closed:
+        if message is None or message.ran or message.settled or message.routed or message.channel.closed:
             return
         message.dead = True
         message.channel.receiver.returned(Returned((b"warren", b"q"), message.id, "NO_ROUTE"))
@@ -403,11 +470,29 @@ class ClientMachine(RuleBasedStateMachine):
 
     @rule(choice=choices, code=st.sampled_from([403, 404, 406]))
     def close_channel(self, choice: int, code: int) -> None:
+        self.close_publishing(self.publishing(), choice, code)
+
+    def publishing(self) -> list[ModelChannel]:
         link = self.supervisor.link
-        publishing = [c for c in link.channels if c.receiver is not None and not c.consumes] if link is not None else []
-        if publishing:
-            publishing[choice % len(publishing)].close_by_broker(code)
-            self.settle()
+        return [c for c in link.channels if c.receiver is not None and not c.consumes] if link is not None else []
+
+    def close_publishing(self, channels: list[ModelChannel], choice: int, code: int) -> None:
+        if not channels:
+            return
+        closed, link = channels[choice % len(channels)], self.supervisor.link
+        sure = [r for r in self.alive() if r.messages and r.messages[-1].channel is closed and r.messages[-1].routed]
+        closed.close_by_broker(code)
+        self.settle()
+        if link is self.supervisor.link:
+            assert all(record.alive for record in sure), "a call that is proven to be routed ended with its channel"
+
+    @rule(prompt=st.booleans())
+    def proofs_come(self, prompt: bool) -> None:
+        """At once, or only when this is called again."""
+        self.broker.prompt = prompt
+        for channel in self.publishing():
+            channel.answer()
+        self.settle()
 
     @rule()
     def delete_reply_queue(self) -> None:
@@ -422,6 +507,7 @@ class ClientMachine(RuleBasedStateMachine):
     @rule()
     def connect(self) -> None:
         if self.supervisor.link is None:
+            self.trusted_until = 0.0
             self.loop.run_until_complete(self.supervisor.connect())
             self.settle()
 
@@ -456,8 +542,13 @@ class ClientMachine(RuleBasedStateMachine):
         while self.loop.now < end:
             self.loop.now = min(end, self.loop.now + max(0.01, seconds / 40))
             self.settle()
+        if self.broker.prompt and not self.broker.seams.failing:
+            early = self.loop.now - 0.2
+            open = [r for r in self.alive() if r.call is not None and r.call.state is WRITTEN and r.written_at < early]
+            unproven = [r for r in open if not r.messages[-1].channel.confirming]
+            assert not unproven, "whether calls without confirms are routed is not asked"
 
-    @rule(seam=st.sampled_from(["finish", "publish", "ack", "channel", "confirm", "inspect"]), after=st.integers(0, 3))
+    @rule(seam=st.sampled_from(SEAMS), after=st.integers(0, 3))
     def sabotage(self, seam: str, after: int) -> None:
         self.broker.seams.fail(seam, after)
 
@@ -466,6 +557,11 @@ class ClientMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_is_told_what_is_not_true(self) -> None:
         assert not self.lies, self.lies
+
+    @invariant()
+    def the_broker_has_what_counts_as_confirmed(self) -> None:
+        sure = [r for r in self.alive() if r.call is not None and r.call.state is CONFIRMED]
+        assert all(r.confirmed or r.messages[-1].routed for r in sure), "a call counts as confirmed, and may be lost"
 
     @invariant()
     def no_call_outlives_its_time(self) -> None:

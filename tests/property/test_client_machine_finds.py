@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from warren.client.calls import OUTSIDE, WAITING, Calls, PendingCall
 from warren.client.cancels import Cancels
 from warren.client.core import ClientCore
 from warren.client.endings import Endings
+from warren.client.lane import Lane, _Publisher
+from warren.client.lean import LeanQueues
+from warren.client.requests import Target
+from warren.connection.errors import ChannelClosed, LinkLost
 from warren.errors import CallError, Execution
 from warren.protocol import bounce, evidence, reply
 from warren.protocol.bounce import Bounce
@@ -187,6 +192,62 @@ def others_are_given_up_with_a_call(patch: Patch) -> None:
     patch.setattr(ClientCore, "cancel", cancel)
 
 
+def a_proof_counts_for_what_comes_after_it(patch: Patch) -> None:
+    async def prove(self: _Publisher) -> None:
+        try:
+            await self.channel.settled()
+        except (ChannelClosed, LinkLost):
+            return
+        self.confirmed(self.channel.published, True)
+
+    patch.setattr(_Publisher, "prove", prove)
+
+
+def a_proof_that_did_not_come_counts(patch: Patch) -> None:
+    async def prove(self: _Publisher) -> None:
+        tag = self.channel.published
+        with contextlib.suppress(ChannelClosed, LinkLost):
+            await self.channel.settled()
+        self.confirmed(tag, True)
+
+    patch.setattr(_Publisher, "prove", prove)
+
+
+def proofs_are_not_asked_for(patch: Patch) -> None:
+    patch.setattr(Lane, "prove_soon", lambda _self: None)
+
+
+def a_proof_that_fails_is_not_asked_for_again(patch: Patch) -> None:
+    async def prove(self: _Publisher) -> None:
+        tag = self.channel.published
+        with contextlib.suppress(Exception):
+            await self.channel.settled()
+            self.confirmed(tag, True)
+
+    patch.setattr(_Publisher, "prove", prove)
+
+
+def a_word_about_a_queue_outlives_its_link(patch: Patch) -> None:
+    patch.setattr(LeanQueues, "forget", lambda _self: None)
+
+
+def a_word_about_a_queue_counts_for_ever(patch: Patch) -> None:
+    patch.setattr(LeanQueues, "knows", lambda self, queue, _now: queue in self._until)
+
+
+def a_refusal_does_not_outweigh_the_word_about_a_queue(patch: Patch) -> None:
+    patch.setattr(LeanQueues, "refused", lambda _self, _queue, _now: None)
+
+
+def calls_that_may_be_sent_again_go_without_confirms(patch: Patch) -> None:
+    def trusting(self: Target) -> None:
+        init(self)
+        self.trusting = self.kind == "call"
+
+    init = Target.__post_init__
+    patch.setattr(Target, "__post_init__", trusting)
+
+
 def not_executed(ending: evidence.Ending) -> evidence.Ending:
     return replace(ending, proves=Execution.NOT_EXECUTED)
 
@@ -212,6 +273,14 @@ FAULTS = [
     casts_are_given_up,
     what_could_not_be_told_is_kept,
     others_are_given_up_with_a_call,
+    a_proof_counts_for_what_comes_after_it,
+    a_proof_that_did_not_come_counts,
+    proofs_are_not_asked_for,
+    a_proof_that_fails_is_not_asked_for_again,
+    a_word_about_a_queue_outlives_its_link,
+    a_word_about_a_queue_counts_for_ever,
+    a_refusal_does_not_outweigh_the_word_about_a_queue,
+    calls_that_may_be_sent_again_go_without_confirms,
 ]
 
 

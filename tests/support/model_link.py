@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from warren.amqp.frames import Delivery, decode_properties, shortstr
+from warren.amqp.tables import decode_table
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.supervisor import State
 from warren.errors import CallError, Code, Execution, make_error
@@ -22,8 +23,10 @@ class Message:
     Attributes:
         channel, number: where it was published, and as which publish.
         settled: whether the broker has confirmed or refused it.
+        routed: whether an answer to a later method has proven that the broker has taken it.
         ran: whether a handler has begun it.
         dead: whether no handler can begin it any more.
+        bounces: whether it asked to come back from a queue that does not keep it.
     """
 
     def __init__(self, channel: ModelChannel, number: int, properties: bytes) -> None:
@@ -33,7 +36,8 @@ class Message:
         assert p.correlation_id is not None
         self.id = p.correlation_id
         self.first_id = p.message_id or self.id
-        self.settled = self.ran = self.dead = False
+        self.bounces = "CC" in decode_table(p.table or b"")
+        self.settled = self.routed = self.ran = self.dead = False
 
 
 class SeamFails(RuntimeError):
@@ -74,6 +78,7 @@ class ModelBroker:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.queue = "answers"
+        self.prompt = True  # whether it answers at once when a channel is asked for a proof
         self.control = "there"  # the exchange for control messages: or `denied`, or `slow` to be declared
         self.cancelled: list[tuple[str, str]] = []  # calls that workers were told are given up: ids and addresses
         self.seams = Seams()
@@ -92,6 +97,7 @@ class ModelChannel:
         self.confirming = False
         self.consumes = False
         self.published = 0
+        self._asked: list[tuple[int, asyncio.Future[None]]] = []  # proofs, of so many publishes
 
     def attach(self, receiver: Any, *, body_limit: int) -> None:
         self.receiver = receiver
@@ -126,11 +132,24 @@ class ModelChannel:
     async def qos(self, prefetch: int) -> None: ...
 
     async def settled(self) -> None:
-        """The broker has taken what was sent before; a silent one answers nothing."""
+        """The broker has taken what was sent before; it answers at once, or when it is told to."""
+        self.broker.seams.use("settled")
         if self.closed is not None:
             raise self.closed
-        if self.broker.queue == "silent":
-            await asyncio.Event().wait()
+        answer = asyncio.get_running_loop().create_future()
+        self._asked.append((self.published, answer))
+        if self.broker.prompt:
+            self.answer()
+        await answer
+
+    def answer(self) -> None:
+        """The broker answers what it was asked for a proof of."""
+        for published, answer in self._asked:
+            for message in self.broker.messages:
+                message.routed |= message.channel is self and message.number <= published
+            if not answer.done():
+                answer.set_result(None)
+        self._asked.clear()
 
     async def confirm(self) -> None:
         self.broker.seams.use("confirm")
@@ -161,6 +180,10 @@ class ModelChannel:
         self.closed = reason
         if self in self.link.channels:
             self.link.channels.remove(self)
+        for _, answer in self._asked:
+            if not answer.done():
+                answer.set_exception(reason)
+        self._asked.clear()
         self.on_closed(reason)
 
     def deliver(self, delivery: Delivery) -> None:
