@@ -55,10 +55,14 @@ class Peer:
 
     def go(self) -> dict[str, Any]:
         """Let it measure; returns what it found."""
+        self.begin()
+        return self.answer()
+
+    def begin(self) -> None:
+        """Let it measure, without waiting for what it finds."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The line of JSON that it prints."""
