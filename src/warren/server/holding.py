@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 from warren.server.attempt import Attempt
 from warren.server.cutoffs import CutOffs
 from warren.server.places import Places
 from warren.server.releases import Releases
+
+#: Handlers that had to wait and may begin in one turn of the event loop: some 2 ms of our own work.
+_STARTS = 100
 
 
 class Holding:
@@ -17,11 +21,19 @@ class Holding:
         kept: what is not begun while it drains; it is handed back in the end.
     """
 
-    def __init__(self, places: Places[Attempt], releases: Releases[Attempt], patience: CutOffs) -> None:
-        """`patience` watches over the time of those that wait for a place."""
+    def __init__(
+        self,
+        places: Places[Attempt],
+        releases: Releases[Attempt],
+        patience: CutOffs,
+        take_turn: Callable[[Attempt], None],
+    ) -> None:
+        """`patience` watches over the time of those that wait for a place; `take_turn` starts one, and never raises."""
         self._places = places
         self._releases = releases
         self._patience = patience
+        self._take_turn = take_turn
+        self._starting = False
         self.kept: list[Attempt] = []
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -40,6 +52,28 @@ class Holding:
     def waiting(self) -> int:
         """How many wait, for whatever reason."""
         return self._places.waits + len(self._releases.waiting) + len(self.kept)
+
+    def start_waiting(self) -> None:
+        """Start those that can begin, some in each turn of the loop: each may end at once and make room for another."""
+        if self._starting:  # one that was started below has ended at once: its place is given away there
+            return
+        self._starting = True
+        try:
+            for _ in range(_STARTS):
+                if (waiting := self._places.next()) is None:
+                    return
+                self._start(waiting)
+        finally:
+            self._starting = False
+        asyncio.get_running_loop().call_soon(self.start_waiting)
+
+    def _start(self, waiting: Attempt) -> None:
+        self._patience.forget(waiting)
+        if waiting.earlier and not self._releases.clean:  # it was when it began to wait
+            self._places.leave(waiting)
+            self._releases.wait(waiting)
+        else:
+            self._take_turn(waiting)
 
     def withdraw(self, attempt: Attempt) -> None:
         """It waits for nothing more, if it does."""

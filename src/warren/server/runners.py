@@ -3,12 +3,17 @@
 The usual ways report from within, in the turn of the loop in which the handler ends. What they cannot report, a task
 that is cancelled before its first step, for example, or an exception of any class in our own lines, is reported by the
 task's done callback, the net, which asyncio calls in every case; a task that has reported takes it away.
+
+From Python 3.12 on tasks are eager: a handler's lines before its first wait run in the turn in which its request has
+come, and one that waits for nothing needs no other. What one turn can hold is bounded as before, by the requests that
+one read brings, which are no more than may be unacknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -36,7 +41,10 @@ class Runner:
         stopped: Callable[[Attempt], None],
     ) -> None:
         """`stopped` is called when no code of an attempt runs any more."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._make_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = loop.create_task
+        if sys.version_info >= (3, 12) and loop.get_task_factory() is None:  # else the application has other plans
+            self._make_task = partial(asyncio.Task, loop=loop, eager_start=True)
         self._endings = endings
         self.threads = threads
         self._middleware = tuple(middleware)
@@ -68,7 +76,7 @@ class Runner:
         token = set_running(attempt.call)
         attempt.busy += 1
         try:
-            task = self._loop.create_task(work)  # an eager one begins in here, and may end
+            task = self._make_task(work)  # an eager one begins in here, and may end
         except BaseException:
             attempt.busy -= 1
             work.close()

@@ -103,7 +103,7 @@ class Worker(_Unconfirmed):
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)
         self._context = contextvars.copy_context()  # no call's
         self._idle: asyncio.Event | None = None  # made when somebody waits for the last handler to end
-        self.holding = Holding(self._places, self._settler.releases, self._patience)
+        self.holding = Holding(self._places, self._settler.releases, self._patience, self._take_turn)
         self.withdrawals = Withdrawals(self.holding, self._withdraw, self._endings.stop)
         self.draining = False
         self.on_queue_deleted: Callable[[Worker], None] = lambda _worker: None
@@ -198,18 +198,9 @@ class Worker(_Unconfirmed):
         """No code of the attempt runs any more: its place is free."""
         self._places.leave(attempt)
         if self._places.waits:
-            self._start_waiting()
+            self.holding.start_waiting()
         if self._idle is not None and not self._places.taken:
             self._idle.set()
-
-    def _start_waiting(self) -> None:
-        while (waiting := self._places.next()) is not None:
-            self._patience.forget(waiting)
-            if waiting.earlier and not self._settler.releases.clean:  # it was when it began to wait
-                self._places.leave(waiting)
-                self._settler.releases.wait(waiting)
-            else:
-                self._take_turn(waiting)
 
     def _withdraw(self, attempt: Attempt) -> None:
         """Its caller has given up. It waits no more, as the broker sends another for it. Never raises."""
@@ -231,14 +222,14 @@ class Worker(_Unconfirmed):
         self._endings.fail(attempt, error)
         if not attempt.busy and attempt in self._places.taken:
             self._places.leave(attempt)
-            asyncio.get_running_loop().call_soon(self._start_waiting)
+            asyncio.get_running_loop().call_soon(self.holding.start_waiting)
 
     def set_concurrency(self, concurrency: int) -> None:
         """From now on so many calls at a time; what runs beyond that goes on to its end."""
         self.concurrency = concurrency
         self._places.set_limit(concurrency)
         self._runner.threads.limit = concurrency
-        self._start_waiting()
+        self.holding.start_waiting()
 
     # --- the channel goes, and the drain ------------------------------------------------------------------------
 

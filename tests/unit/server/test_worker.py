@@ -1,6 +1,8 @@
 """A worker's promises about one request, over a channel that writes down what it is told."""
 
 import asyncio
+import contextvars
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -8,11 +10,13 @@ import pytest
 from tests.support.fake_channel import FakeChannel
 from tests.support.odd_errors import ODD, Unwritable
 
-from warren import Service
+from warren import Service, current_call
 from warren.amqp.frames import Delivery, Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
 from warren.server.worker import Worker
+
+_VARIABLE = contextvars.ContextVar("_VARIABLE", default="nobody's")
 
 
 class Desk:
@@ -50,12 +54,15 @@ def service() -> Service:
 async def test_a_task_that_is_cancelled_before_its_first_step_is_answered_and_gives_its_place_back(
     service: Service,
 ) -> None:
+    """No task has a step when it is made where the application makes the loop's tasks: it has to be cancelled first."""
     entered: list[int] = []
 
     @service.method
     async def work() -> None:
         entered.append(1)
 
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
     desk = Desk(service, concurrency=1)
     for _ in range(3):
         before = asyncio.all_tasks()
@@ -67,6 +74,90 @@ async def test_a_task_that_is_cancelled_before_its_first_step_is_answered_and_gi
     assert [reply["rpc-executed"] for reply in await desk.rest()] == ["NOT_EXECUTED"] * 3
     assert desk.channel.settlements == {1: 1, 2: 1, 3: 1}
     assert entered == []
+
+
+eager_only = pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has no eager tasks before 3.12")
+
+
+@eager_only
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_handler_that_waits_for_nothing_is_answered_in_the_turn_in_which_its_request_came(
+    service: Service, fails: bool
+) -> None:
+    entered: list[int] = []
+
+    @service.method
+    async def work() -> None:
+        entered.append(1)
+        if fails:
+            raise asyncio.CancelledError
+
+    desk = Desk(service, concurrency=1)
+    for number in range(1, 4):
+        desk.deliver("work")
+        assert len(desk.channel.published) == len(entered) == number
+    assert [reply.get("rpc-executed") for reply in await desk.rest()] == ["EXECUTED" if fails else None] * 3
+
+
+@eager_only
+async def test_the_first_step_runs_in_its_own_task_and_context_and_leaves_none_of_it_behind(service: Service) -> None:
+    seen: list[asyncio.Task[Any] | None] = []
+    gate = asyncio.Event()
+
+    @service.method
+    async def work() -> None:
+        _VARIABLE.set("the handler's")
+        assert current_call().method == "any.work"
+        seen.append(asyncio.current_task())
+        async with asyncio.timeout(30):
+            await gate.wait()
+        seen.append(asyncio.current_task())
+
+    ours = asyncio.current_task()
+    desk = Desk(service)
+    desk.deliver("work")
+    assert asyncio.current_task() is ours
+    assert _VARIABLE.get() == "nobody's"
+    with pytest.raises(LookupError):
+        current_call()
+    gate.set()
+    assert [reply.get("rpc-executed") for reply in await desk.rest()] == [None]
+    first, later = seen
+    assert first is later is not ours
+
+
+@eager_only
+async def test_a_handler_that_is_cut_off_after_its_first_step_is_answered(service: Service) -> None:
+    @service.method
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    desk = Desk(service, concurrency=1)
+    desk.deliver("work", headers={"rpc-timeout-ms": 50})
+    desk.worker.stop_taking()
+    (reply,) = await asyncio.wait_for(desk.rest(), 20)
+    assert (reply["rpc-reason"], reply["rpc-executed"]) == ("HANDLER", "EXECUTED")
+
+
+async def test_thousands_that_wait_for_one_place_and_end_at_once_do_not_pile_up_on_the_stack(service: Service) -> None:
+    gate = asyncio.Event()
+
+    @service.method(concurrency=1)
+    async def work(first: bool) -> None:
+        if first:
+            await gate.wait()
+
+    desk = Desk(service)
+    desk.deliver("work", b"[true]")
+    for _ in range(3_000):
+        desk.deliver("work", b"[false]")
+    gate.set()
+    async with asyncio.timeout(60):
+        while len(desk.channel.published) < 3_001:
+            before = len(desk.channel.published)
+            await asyncio.sleep(0)
+            assert len(desk.channel.published) - before <= 300  # the loop turns meanwhile, for others
+    assert [reply.get("rpc-executed") for reply in await desk.rest()] == [None] * 3_001
 
 
 @pytest.mark.parametrize("odd", ODD)
