@@ -161,6 +161,7 @@ async def test_confirms_out_of_order_reach_their_own_casts(broker: Broker) -> No
 @pytest.mark.usefixtures("unhurried")
 async def test_confirms_out_of_order_reach_their_own_calls(broker: Broker) -> None:
     async with alive(broker, "svc", "call") as life:
+        life.client._shared.core()._endings.lean.forget()  # else they ask for no confirms
         broker.reorder_confirms(8)
         broker.nack_publishes(1)
         calls = [life.client.options(timeout=_TIMEOUT).call(life.counting.echo, text) for text in "abcdefgh"]

@@ -39,7 +39,7 @@ def of_clients() -> dict[str, int]:
     """What all clients of this process keep of calls, by what it is."""
     cores = _alive(ClientCore)
     tables = [core._calls for core in cores]
-    lanes = [lane for core in cores for lane in (core._confirming, core._bare)]
+    lanes = [lane for core in cores for lane in (core._confirming, core._plain)]
     publishers = [publisher for lane in lanes for publisher in (lane.current, lane._retired) if publisher]
     explainers = [core._endings._explainer for core in cores]
     return {
