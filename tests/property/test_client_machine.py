@@ -222,7 +222,8 @@ class ClientMachine(RuleBasedStateMachine):
         elif not leaves:
             self.time_passes(1.0)
         check_places(self.core, self.records)
-        self.block(None)
+        if self.supervisor.link is not None:
+            self.block(None)
 
     @rule(
         kinds=st.lists(st.sampled_from(["call", "cast", "bare"]), min_size=1, max_size=3),
@@ -719,3 +720,18 @@ def test_a_queue_that_no_service_can_have_is_told_nothing_and_the_others_are() -
         assert [id for id, _ in machine.broker.cancelled] == [second.id.decode()]
     finally:
         machine.teardown()
+
+
+def test_a_failure_in_telling_workers_of_calls_that_are_given_up_is_logged_and_the_next_are_told() -> None:
+    machine = ClientMachine()
+    try:
+        machine.make(durable=False)
+        machine.sabotage("channel", 0)
+        machine.start_and_give_up(["call"], "", "there")
+        machine.nothing_raised_where_nothing_may()
+        assert machine.broker.cancelled == []
+        machine.start_and_give_up(["call"], "", "there")
+        assert len(machine.broker.cancelled) == 1
+    finally:
+        machine.teardown()
+        machine.nothing_raised_where_nothing_may()

@@ -98,6 +98,8 @@ class Cancels:
             self._write(channel)
         except (ChannelClosed, LinkLost) as error:
             log.debug("workers are not told which calls are given up: %s", error)
+        except Exception:  # nobody waits for this task, who could be told
+            log.exception("workers could not be told which calls are given up, and their handlers run on")
         finally:
             self._given_up.clear()  # what cannot be told now is not told: nothing is kept for it
 
