@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
+from warren.protocol.signature import Method
 from warren.server.attempt import Attempt
 from warren.server.cutoffs import CutOffs
 from warren.server.places import Places
@@ -85,6 +86,12 @@ class Holding:
         """Take out those that wait for a place or a proof."""
         self._patience.clear()
         return [*self._places.give_up_waiting(), *self._releases.give_up_waiting()]
+
+    def keep(self, attempt: Attempt, method: Method, left: float | None, now: float) -> None:
+        """Keep a request of this method, with these seconds left, until it is handed back."""
+        attempt.method = method
+        attempt.deadline = None if left is None else now + left
+        self.kept.append(attempt)
 
     def take_kept(self) -> list[Attempt]:
         """Take out what is kept."""

@@ -142,9 +142,7 @@ class Worker(_Unconfirmed):
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is not run."""
         if isinstance(decision, Hold):
-            attempt.method, left = decision
-            attempt.deadline = None if left is None else time.monotonic() + left
-            self.holding.kept.append(attempt)
+            self.holding.keep(attempt, *decision, now=time.monotonic())
         else:
             self._endings.decline(attempt, decision)
 
