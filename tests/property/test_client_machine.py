@@ -46,7 +46,7 @@ ERROR = {"rpc-status": "ABORTED", "rpc-reason": "X"}
 LEAN_REPLY = {"rpc-lean": True}
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
 BOUNCES = ["expired", "maxlen", "delivery_limit", "rejected", "news"]
-FAREWELLS = st.sampled_from(["", "", "channel", "link"])
+FAREWELLS = st.sampled_from(["", "", "channel", "link", "one more", "no proof"])
 SEAMS = ["finish", "publish", "ack", "channel", "confirm", "inspect", "settled"]
 choices = st.integers(0, 1000)
 controls = st.sampled_from(["there", "there", "there", "denied", "slow"])
@@ -364,8 +364,13 @@ class ClientMachine(RuleBasedStateMachine):
         ready = ready and not self.core._calls.waiting and not self.broker.seams.failing
         confirming = [message.channel.confirming for message in self.broker.messages[before:]]
         assert not (ready and any(confirming)), "calls go with confirms though their queue takes everything"
+        if cut == "no proof":
+            self.sabotage("settled", 0)
         self.time_passes(0.3)
-        if cut == "link" and self.supervisor.link is not None:
+        if cut == "one more":  # behind the question, and before its answer
+            self.start("call", False, fail_fast, timeout, 1)
+            self.proofs_come(prompt)
+        elif cut == "link" and self.supervisor.link is not None:
             self.lose_link()
         elif cut == "channel":
             self.close_publishing([channel for channel in self.publishing() if not channel.confirming], 0, 404)

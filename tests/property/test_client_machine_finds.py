@@ -203,16 +203,6 @@ def a_proof_counts_for_what_comes_after_it(patch: Patch) -> None:
     patch.setattr(_Publisher, "prove", prove)
 
 
-def a_proof_that_did_not_come_counts(patch: Patch) -> None:
-    async def prove(self: _Publisher) -> None:
-        tag = self.channel.published
-        with contextlib.suppress(ChannelClosed, LinkLost):
-            await self.channel.settled()
-        self.confirmed(tag, True)
-
-    patch.setattr(_Publisher, "prove", prove)
-
-
 def proofs_are_not_asked_for(patch: Patch) -> None:
     patch.setattr(Lane, "prove_soon", lambda _self: None)
 
@@ -274,7 +264,6 @@ FAULTS = [
     what_could_not_be_told_is_kept,
     others_are_given_up_with_a_call,
     a_proof_counts_for_what_comes_after_it,
-    a_proof_that_did_not_come_counts,
     proofs_are_not_asked_for,
     a_proof_that_fails_is_not_asked_for_again,
     a_word_about_a_queue_outlives_its_link,
