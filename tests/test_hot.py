@@ -1,10 +1,14 @@
 """The list of the hot path's modules is true, and a compiler can take them. `make compiled` does compile them."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from hot import HOT, INTERPRETED, ROOT, build
+import pytest
+
+from hot import HIDDEN, HOT, INTERPRETED, ROOT, build
 
 
 def test_the_list_names_what_runs_for_every_message_and_nothing_else() -> None:
@@ -16,3 +20,19 @@ def test_the_list_names_what_runs_for_every_message_and_nothing_else() -> None:
 def test_mypyc_takes_every_hot_module(tmp_path: Path) -> None:
     built = build(tmp_path, "check")
     assert built.returncode == 0, built.stdout + built.stderr
+
+
+def handling(tree: ast.AST) -> Iterator[ast.stmt]:
+    """The statements that run while an exception may be handled."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            yield from node.finalbody
+            yield from (statement for handler in node.handlers for statement in handler.body)
+
+
+@pytest.mark.parametrize("name", [*HOT, *HIDDEN])
+def test_nothing_compiled_awaits_while_it_handles_an_exception(name: str) -> None:
+    """Compiled coroutines share what is being handled with whoever runs meanwhile, and raise it as their own."""
+    tree = ast.parse((ROOT / "src" / "warren" / f"{name}.py").read_text())
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert [node.lineno for part in handling(tree) for node in ast.walk(part) if isinstance(node, waits)] == []

@@ -212,17 +212,27 @@ class ClientCore:
     async def _set_up(self, link: Link) -> None:
         """Everything a link needs before calls may use it."""
         await declare_exchanges(link)
-        try:
-            await self._replies.open(link)
-            await self._confirming.open(link)
-            await self._plain.open(link)
-        finally:
-            if self._closed:  # meanwhile: `close` could not know of this link
-                await self._replies.delete(link)
+        failure = await self._open_channels(link)
+        if self._closed:  # meanwhile: `close` could not know of this link
+            await self._replies.delete(link)
+        if failure is not None:
+            raise failure
         self._requests.reply_to = self._replies.address
         self._link = link
         link.on_writable(self._write_waiting)
         self._write_soon()
+
+    async def _open_channels(self, link: Link) -> BaseException | None:
+        """Returns what went wrong, for `_set_up` to raise: with ``finally`` it would have to await in there, and then
+        compiled code raises what others are handling [mypyc 2.4, transform_try_finally_stmt_async].
+        """
+        try:
+            await self._replies.open(link)
+            await self._confirming.open(link)
+            await self._plain.open(link)
+        except BaseException as error:
+            return error
+        return None
 
     def _on_lost(self, reason: CallError) -> None:
         self._leave()
