@@ -26,8 +26,11 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
         raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
-def seconds(name: str, value: object, *, zero: bool = False, most: float = MAX_SECONDS) -> None:
+def seconds(name: str, value: object, *, zero: bool = False, most: float = MAX_SECONDS) -> float:
     """Refuse what is not a number of seconds.
+
+    Returns:
+        The number; a float in place of a fraction, or of a number of NumPy's, which compiled code does not take.
 
     Raises:
         TypeError: it is not a number.
@@ -41,6 +44,7 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = MAX_S
     if not ((value == 0 and zero) or 0 < float(value) <= most):
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name}={value!r} must be {least} and at most {most:,} seconds ({most // 86_400} days)")
+    return value if isinstance(value, int | float) else float(value)
 
 
 def flag(name: str, value: object) -> None:

@@ -15,7 +15,7 @@ from warren.amqp import frames
 from warren.amqp.frames import FrameError, Properties
 from warren.amqp.tables import decode_table, encode_table
 
-PROPERTY_NAMES = Properties.__slots__
+PROPERTY_NAMES = [name for name in dir(Properties) if name[0] != "_"]  # a compiled class has no `__slots__`
 
 
 def as_warren_has_it(given_set: dict[str, Any]) -> Properties:

@@ -75,7 +75,7 @@ class Options:
     own: Own | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        checks.seconds("timeout", self.timeout)
+        object.__setattr__(self, "timeout", checks.seconds("timeout", self.timeout))
         for name in ("fail_fast", "resend", "detached", "wait"):
             if not (name == "resend" and self.resend is None):
                 checks.flag(name, getattr(self, name))

@@ -219,7 +219,7 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, (bool, int, float)) else "…"
 
 
-def bare_target(options: Options, queue: str) -> Target:
+def bare_target(options: Options, queue: Any) -> Target:
     """The queue of a tutorial-six server.
 
     Raises:
@@ -231,7 +231,7 @@ def bare_target(options: Options, queue: str) -> Target:
     return Target("bare", "", queue, queue, codecs.TEXT, options.fail_fast, resend, options.wait)
 
 
-def encode_bare(body: bytes | str) -> bytes:
+def encode_bare(body: object) -> bytes:
     """A bare body goes as it is.
 
     Raises:

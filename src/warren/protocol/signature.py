@@ -230,18 +230,20 @@ def make_method(
     service: str,
     function: Callable[..., Any],
     *,
-    name: str | None,
-    delivery: DeliveryMode,
-    max_attempts: int,
+    name: Any,
+    delivery: Any,
+    max_attempts: Any,
     default: bool,
-    time_limit: float | None = None,
-    concurrency: int | None = None,
+    time_limit: Any = None,
+    concurrency: Any = None,
     errors: dict[str, type[Exception]],
     declared: Callable[..., Any] | None = None,
 ) -> Method:
     """Read a function's signature.
 
     Args:
+        name, delivery, max_attempts, time_limit, concurrency: as a user gave them. What is wrong is said here: if they
+            had other types than Any, compiled code would refuse it before, in words of its own.
         declared: the function that it was made of, which callers name, if that is another one.
 
     Raises:
@@ -249,7 +251,8 @@ def make_method(
         ValueError: an option out of range, or a name that cannot be called.
     """
     name = name_of(service, function) if name is None else name
-    _check_options(name, delivery, max_attempts, time_limit, concurrency)
+    time_limit = None if time_limit is None else checks.seconds("time_limit", time_limit)
+    _check_options(name, delivery, max_attempts, concurrency)
     where = f"{service}.{name}"
     function = plain_function(where, function)
     parameters = _parameters(where, function)
@@ -360,9 +363,7 @@ def _check_hint(where: str, parameter: str, hint: Any) -> None:
         raise TypeError(f"{where}: {what}: {error}") from error
 
 
-def _check_options(
-    name: str, delivery: str, max_attempts: int, time_limit: float | None, concurrency: int | None
-) -> None:
+def _check_options(name: object, delivery: object, max_attempts: object, concurrency: object) -> None:
     if not (isinstance(name, str) and _IDENTIFIER.match(name) and len(name) <= _LONGEST_NAME):
         raise ValueError(
             f"method name {name!r}: it must be made of letters, digits, '_' and '-', at most {_LONGEST_NAME}, and begin"
@@ -371,8 +372,6 @@ def _check_options(
     if delivery not in get_args(DeliveryMode):
         raise ValueError(f"delivery={delivery!r} is not one of {', '.join(get_args(DeliveryMode))}")
     checks.whole("max_attempts", max_attempts)
-    if time_limit is not None:
-        checks.seconds("time_limit", time_limit)
     if concurrency is not None:
         checks.whole("concurrency", concurrency)
 
