@@ -1,21 +1,20 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test nightly faults scenarios soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
-.PHONY: interop-js browser clean compiled
+.PHONY: interop-js browser clean compiled compiler wheels
 .NOTPARALLEL:
 
 PY := .venv/bin/python
 JS := tests/interop/js
-CODE := $(wildcard src tests tools examples benchmarks docs/migrate/code)
+CODE := $(wildcard src tests tools examples benchmarks docs/migrate/code hatch_build.py)
 # Parallel workers with a broker each, see tests/support/lanes.py; another number: make test LANES="-n 2"
 LANES := -n auto
 # One for each core, as the tests of the quick lane hardly wait.
 QUICK_LANES := -n logical
 QUICK := tests/test_architecture.py tests/test_docs.py tests/test_sizes.py tests/unit tests/property
-# With what the compiled hot path is tried: no object of a test's own stands in for one of ours in there.
-COMPILED := tests/unit/amqp tests/unit/client/test_calls.py tests/unit/protocol/test_request.py \
-	tests/unit/protocol/test_reply.py tests/contract/test_calls.py tests/contract/test_delivery.py \
-	tests/contract/test_endings.py tests/contract/test_deadlines.py
+# What is run on the compiled hot path every night; tests/test_wheel.py runs some of it with `make test`, and
+# tests/support/both_ways.py has what is left out, and why.
+COMPILED := tests/unit tests/property tests/contract
 export DEBIAN_FRONTEND := noninteractive
 # Hundreds of processes that the tests start import Warren; with compiled files each takes a second less.
 unexport PYTHONDONTWRITEBYTECODE
@@ -43,7 +42,7 @@ demo: .venv/$(if $(findstring --operate,$(ARGS)),,core-)stamp  ## every feature 
 quick: venv  ## tests of pure modules, architecture and docs, in less than a minute and without RabbitMQ
 	@$(PY) -m pytest $(QUICK_LANES) -m "not slow" --hypothesis-profile=quick $(QUICK) $(ARGS)
 
-test: venv rabbit browser interop-js  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
+test: venv rabbit browser interop-js compiler  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
 	@$(PY) -m pytest $(LANES) $(ARGS)
 
 nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), hot path compiled, benchmarks
@@ -67,9 +66,14 @@ fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fu
 differential: venv rabbit  ## made-up AMQP operations on RabbitMQ and the embedded broker, for some minutes
 	@$(PY) -m pytest $(LANES) tests/differential --hypothesis-profile=thorough --timeout 3600 $(ARGS)
 
-compiled: venv rabbit  ## compile the hot path with mypyc, outside the tree, and test that; others: ARGS=tests/faults
+compiled: venv rabbit compiler  ## compile the hot path with mypyc, outside the tree, and test that; others: ARGS=tests/faults
+	@$(PY) tools/hot.py $(LANES) $(or $(ARGS),$(COMPILED))
+
+compiler: venv  ## make sure that there is a C compiler, for the compiled hot path
 	@$(call need,$(CC) -E -include Python.h -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') -x c /dev/null,gcc python3-dev)
-	@$(PY) tools/hot.py $(or $(ARGS),$(COMPILED))
+
+wheels: venv compiler  ## dist/: a compiled wheel for each Python of this machine, and one of plain Python
+	@$(PY) tools/wheels.py $(ARGS)
 
 lint: venv  ## ruff: rules and formatting
 	@.venv/bin/ruff check $(CODE)
@@ -109,15 +113,15 @@ clean:  ## remove everything that make and the tools made
 	@[ -n "$(PYTHON)" ] || { echo "missing: Python >= 3.11 (none on PATH; or: make PYTHON=/path/to/python)"; exit 1; }
 	@$(call need,$(PYTHON) -c 'import ensurepip; import venv',python3-venv)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install -q --disable-pip-version-check -e .
+	@WARREN_PURE=1 $(PY) -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 .venv/stamp: .venv/core-stamp
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@WARREN_PURE=1 $(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 .venv/bench-stamp: .venv/stamp
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@WARREN_PURE=1 $(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 $(JS)/node_modules/.stamp: $(JS)/package.json $(JS)/package-lock.json

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "pytester",
+    "tests.support.both_ways",
     "tests.support.broker",
     "tests.support.lanes",
     "tests.support.reports",

@@ -21,7 +21,8 @@ SOURCE = Path(warren.__file__).parent
 #: imports rooms of lower floors only, so those of one floor do not know each other. `make map` draws the same from the
 #: imports. A feature room (control/, streaming/, …) goes between protocol and client | server, edges go to the top.
 FLOORS = (
-    ("version", "printable", "checks", "flood", "middleware", "histogram"),  # public ground, and what keeps it safe
+    # public ground, and what keeps it safe
+    ("version", "purity", "printable", "checks", "flood", "middleware", "histogram"),
     ("errors", "logs", "keywords"),
     ("amqp",),  # AMQP as bytes, pure
     ("protocol", "broker"),  # what is said on the wire, pure; the embedded broker stands alone on amqp/
@@ -196,7 +197,7 @@ def test_what_is_not_at_the_front_door_is_an_attribute_error() -> None:
 def test_the_front_door_loads_nothing_before_it_is_asked_for() -> None:
     program = "import sys, warren; print(sorted({n.split('.')[1] for n in sys.modules if n.startswith('warren.')}))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert run.stdout.strip() == "['errors', 'printable', 'version']"
+    assert run.stdout.strip() == "['errors', 'printable', 'purity', 'version']"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_the_public_surface_stays_small() -> None:
 
 def test_every_import_of_the_package_is_a_re_export() -> None:
     nodes = [n for n in ast.walk(TREES["warren"]) if isinstance(n, ast.ImportFrom)]
-    own = [alias for n in nodes if n.module not in ("importlib", "typing") for alias in n.names]
+    own = [alias for n in nodes if n.module not in ("importlib", "typing", "warren") for alias in n.names]
     assert all(alias.name == alias.asname for alias in own)
 
 

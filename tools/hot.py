@@ -1,16 +1,18 @@
-"""The hot path: the modules that run for every message, and whether mypyc can compile them.
+"""The hot path: the modules that run for every message, which mypyc compiles for wheels (hatch_build.py asks for it).
 
     python tools/hot.py                          mypyc takes them: it writes C, which is not compiled
     python tools/hot.py tests/unit/amqp …        compile a copy of the package, and run these tests against it
 
-What is compiled stays outside the tree and is thrown away: the package ships as plain Python. `tests/test_hot.py`
-holds the list against what runs during calls.
+Nothing is compiled inside the tree: a checkout runs as plain Python. `tests/test_hot.py` holds the list against what
+runs during calls. This file is in source distributions, and needs the standard library only.
 """
 
+import importlib.machinery
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -59,28 +61,59 @@ INTERPRETED = {
     "client/options": "it says what is wrong with what users give; compiled code refuses other types in its own words",
 }
 
+#: What compiling needs beside what Warren runs on, as requirements. Older mypyc was not tried.
+COMPILERS = ("mypy>=2.4", "setuptools>=65")
+
 _BUILD = """
 import sys
 from mypyc.build import mypycify
-extensions = mypycify(["--config-file", sys.argv[1], *sys.argv[4:]], opt_level=sys.argv[3], debug_level="0")
+extensions = mypycify(
+    ["--config-file", sys.argv[1], *sys.argv[4:]], opt_level=sys.argv[3], debug_level="0", group_name="warren"
+)
 if sys.argv[2] == "compile":
     from setuptools import setup
     sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
-    setup(name="warren-hot", ext_modules=extensions)
+    setup(name="warren-hot", packages=[], py_modules=[], ext_modules=extensions)
 """
+#: Not strict: what a later mypy complains of must not decide whether a wheel is fast. `make types` is strict.
+_CONFIG = "[mypy]\n[mypy-pika.*]\nignore_missing_imports = True\n"
 
 
-def build(folder: Path, goal: str, *, opt_level: str = "1") -> subprocess.CompletedProcess[str]:
+def why_not() -> str | None:
+    """What is missing here to compile; None if nothing seems to be."""
+    if sys.implementation.name != "cpython":
+        return f"mypyc compiles for CPython only, and this is {sys.implementation.name}"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "this Python is a free-threaded one, for which compiled modules were not tried"
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not shutil.which(compiler):
+        return f"there is no C compiler ({compiler})"
+    if not (header := Path(sysconfig.get_path("include"), "Python.h")).exists():
+        return f"Python's headers are missing ({header})"
+    return None
+
+
+def build(folder: Path, goal: str, *, opt_level: str = "") -> subprocess.CompletedProcess[str]:
     """Give a copy of the package in `folder` to mypyc: to ``check`` it, or to ``compile`` it in place.
 
-    Level 1 compiles soonest, for tests; what is to be fast has 3.
+    Without a level for the C compiler, ``MYPYC_OPT_LEVEL`` says it, else 3: 0 takes two thirds of the time, for tests.
     """
     shutil.copytree(ROOT / "src" / "warren", folder / "warren", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-pika.*]\nignore_missing_imports = True\n")
+    (folder / "mypy.ini").write_text(_CONFIG)
+    level = opt_level or os.environ.get("MYPYC_OPT_LEVEL", "3")
     modules = [f"warren/{name}.py" for name in (*HOT, *HIDDEN)]
-    command = [sys.executable, "-c", _BUILD, "mypy.ini", goal, opt_level, *modules]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", _BUILD, "mypy.ini", goal, level, *modules]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def compiled(folder: Path) -> dict[Path, str]:
+    """What `build` compiled in `folder`, and where each file belongs, relative to the package's parent.
+
+    That is a small file for each module, beside its source, and one that has the code of all.
+    """
+    files = [*folder.glob("*__mypyc.*"), *(folder / "warren").rglob("*")]
+    endings = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    return {path: path.relative_to(folder).as_posix() for path in files if path.name.endswith(endings)}
 
 
 def main(tests: list[str]) -> int:

@@ -7,6 +7,7 @@ would wait for it at each start. Errors are there at once.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from warren import purity  # before all others, as it says how they are found
 from warren.errors import CallError as CallError
 from warren.errors import Cancelled as Cancelled
 from warren.errors import Code as Code
@@ -24,6 +25,9 @@ from warren.errors import WorkerLost as WorkerLost
 from warren.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    #: Whether the modules run that mypyc compiled, or plain Python.
+    compiled: bool
+
     from warren.client.async_client import AsyncClient as AsyncClient
     from warren.client.batches import Outcome as Outcome
     from warren.client.batches import star as star
@@ -62,10 +66,12 @@ else:
     __all__ += [name for name, value in globals().items() if getattr(value, "__module__", "") == CallError.__module__]
 
     def __getattr__(name: str) -> Any:
+        if name == "compiled":
+            return purity.compiled()
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOMES})
+        return sorted({*globals(), *_HOMES, "compiled"})

@@ -22,7 +22,8 @@ def output(*args: str) -> str:
 
 
 def test_version() -> None:
-    assert output("--version") == f"warren {warren.__version__}\n"
+    runs = "compiled by mypyc" if warren.compiled else "pure Python"
+    assert output("--version") == f"warren {warren.__version__} ({runs})\n"
 
 
 def test_help_names_the_commands_and_hides_their_helpers() -> None:

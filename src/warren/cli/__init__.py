@@ -13,6 +13,7 @@ from importlib import import_module
 from warren.cli.commands import COMMANDS, below
 from warren.cli.output import CANNOT_PRINT, INTERRUPTED, USAGE, complain, say
 from warren.cli.parser import Parser
+from warren.purity import compiled
 from warren.version import __version__
 
 
@@ -51,7 +52,7 @@ def run(words: Sequence[str]) -> int:
 def _be_a_group(parser: Parser) -> None:
     def help_(version: bool = False) -> int:
         if version:
-            say(f"warren {__version__}")
+            say(f"warren {__version__} ({'compiled by mypyc' if compiled() else 'pure Python'})")
             return 0
         parser.print_help()
         return USAGE
