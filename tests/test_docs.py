@@ -62,6 +62,7 @@ _OTHER_WORDS = {
     "TIME",
     "URL",
     "WARREN_BROKER_USER",
+    "WARREN_PURE",
     "WARREN_URL",
     *Code,
     *Execution,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hot import HIDDEN, HOT, INTERPRETED, ROOT, build
+from tests.support.both_ways import PURE_ONLY
 
 
 def test_the_list_names_what_runs_for_every_message_and_nothing_else() -> None:
@@ -36,3 +37,9 @@ def test_nothing_compiled_awaits_while_it_handles_an_exception(name: str) -> Non
     tree = ast.parse((ROOT / "src" / "warren" / f"{name}.py").read_text())
     waits = (ast.Await, ast.AsyncFor, ast.AsyncWith)
     assert [node.lineno for part in handling(tree) for node in ast.walk(part) if isinstance(node, waits)] == []
+
+
+@pytest.mark.parametrize("node", PURE_ONLY)
+def test_what_needs_plain_python_is_there(node: str) -> None:
+    file, _, name = node.partition("::")
+    assert name in (ROOT / file).read_text()
