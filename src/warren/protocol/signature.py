@@ -233,7 +233,7 @@ def make_method(
     name: Any,
     delivery: Any,
     max_attempts: Any,
-    default: bool,
+    default: Any,
     time_limit: Any = None,
     concurrency: Any = None,
     errors: dict[str, type[Exception]],
@@ -242,8 +242,8 @@ def make_method(
     """Read a function's signature.
 
     Args:
-        name, delivery, max_attempts, time_limit, concurrency: as a user gave them. What is wrong is said here: if they
-            had other types than Any, compiled code would refuse it before, in words of its own.
+        name, delivery, max_attempts, default, time_limit, concurrency: as a user gave them. What is wrong is said here:
+            if they had other types than Any, compiled code would refuse it before, in words of its own.
         declared: the function that it was made of, which callers name, if that is another one.
 
     Raises:
@@ -251,6 +251,7 @@ def make_method(
         ValueError: an option out of range, or a name that cannot be called.
     """
     name = name_of(service, function) if name is None else name
+    checks.flag("default", default)
     time_limit = None if time_limit is None else checks.seconds("time_limit", time_limit)
     _check_options(name, delivery, max_attempts, concurrency)
     where = f"{service}.{name}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal
 
 import pytest
@@ -126,6 +127,11 @@ def test_headers_are_copied_so_that_what_was_checked_is_what_is_sent() -> None:
     assert options.headers == {"tenant": "a"}
 
 
+def test_a_timeout_of_another_kind_of_number_becomes_a_float() -> None:
+    timeout: Any = Fraction(5, 2)
+    assert repr(Options(timeout=timeout).timeout) == "2.5"
+
+
 @pytest.mark.parametrize("body", [5, None, [1], {}])
 def test_a_bare_body_is_bytes_or_text_and_nothing_else(body: Any) -> None:
     with pytest.raises(TypeError, match="a bare body must be bytes or str"):
@@ -134,7 +140,7 @@ def test_a_bare_body_is_bytes_or_text_and_nothing_else(body: Any) -> None:
 
 def test_a_bare_call_names_its_queue() -> None:
     with pytest.raises(TypeError, match="5 is not the name of a queue"):
-        bare_target(Options(), 5)  # type: ignore[arg-type]
+        bare_target(Options(), 5)
 
 
 # --- options among the arguments ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, NoReturn
 
 import pydantic
@@ -706,6 +707,17 @@ def test_a_concurrency_that_makes_no_sense_is_refused(concurrency: int) -> None:
 def test_a_concurrency_is_a_whole_number() -> None:
     with pytest.raises(TypeError, match=r"concurrency=2\.5 is not a whole number"):
         declare(nothing, concurrency=2.5)  # type: ignore[arg-type]
+
+
+def test_a_time_limit_of_another_kind_of_number_becomes_a_float() -> None:
+    limit: Any = Fraction(5, 2)
+    assert repr(declare(nothing, time_limit=limit).time_limit) == "2.5"
+
+
+def test_a_method_is_the_default_one_or_not() -> None:
+    yes: Any = "yes"
+    with pytest.raises(TypeError, match="default='yes' must be True or False"):
+        declare(nothing, default=yes)
 
 
 @pytest.mark.parametrize("limit", ["3", True, b"3", []])
