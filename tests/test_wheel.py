@@ -135,8 +135,8 @@ def test_what_mypyc_refuses_ends_in_a_wheel_of_plain_python(tmp_path: Path) -> N
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(ROOT / name, tree / name) if (ROOT / name).is_dir() else shutil.copy(ROOT / name, tree / name)
     with (tree / "src/warren/amqp/acks.py").open("a") as module:
-        module.write("wrong: int = 'not one'\n")
+        module.write("this is no Python\n")
     built = build_wheel(tmp_path / "dist", tree)
     assert "Warren's wheel will be plain Python" in built.stdout + built.stderr
-    assert "Incompatible types in assignment" in built.stdout + built.stderr
+    assert "acks.py:" in built.stdout + built.stderr
     assert [path.name.partition("-py3")[2] for path in (tmp_path / "dist").iterdir()] == ["-none-any.whl"]
