@@ -212,7 +212,7 @@ class ClientCore:
     async def _set_up(self, link: Link) -> None:
         """Everything a link needs before calls may use it."""
         await declare_exchanges(link)
-        failure = await self._open_channels(link)
+        failure = await _open(link, self._replies, self._confirming, self._plain)
         if self._closed:  # meanwhile: `close` could not know of this link
             await self._replies.delete(link)
         if failure is not None:
@@ -221,18 +221,6 @@ class ClientCore:
         self._link = link
         link.on_writable(self._write_waiting)
         self._write_soon()
-
-    async def _open_channels(self, link: Link) -> BaseException | None:
-        """Returns what went wrong, for `_set_up` to raise: with ``finally`` it would have to await in there, and then
-        compiled code raises what others are handling [mypyc 2.4, transform_try_finally_stmt_async].
-        """
-        try:
-            await self._replies.open(link)
-            await self._confirming.open(link)
-            await self._plain.open(link)
-        except BaseException as error:
-            return error
-        return None
 
     def _on_lost(self, reason: CallError) -> None:
         self._leave()
@@ -268,3 +256,16 @@ def _why_unwritten(link: Link | None, failure: CallError | None, connecting: str
     if not link.writable:
         return "the broker does not read fast enough: slow down"
     return "the broker has closed the publishing channel, and another is not open yet: look at its log"
+
+
+async def _open(link: Link, replies: ReplyRoute, *lanes: Lane) -> BaseException | None:
+    """Returns what went wrong, for `_set_up` to raise: with ``finally`` it would have to await in there, and then
+    compiled code raises what others are handling [mypyc 2.4, transform_try_finally_stmt_async].
+    """
+    try:
+        await replies.open(link)
+        for lane in lanes:
+            await lane.open(link)
+    except BaseException as error:
+        return error
+    return None
