@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 
 class Disownable(Protocol):
@@ -19,6 +20,20 @@ class Disownable(Protocol):
         """Let go of it; called in the child."""
 
 
+class Belonging:
+    """Stands for an object of a compiled class, and is kept by it: those cannot be referred to weakly.
+
+    Attributes:
+        disown: lets go of it; called in the child.
+    """
+
+    def __init__(self, disown: Callable[[], None]) -> None:
+        self.disown = disown
+
+
+_Thing = TypeVar("_Thing", bound=Disownable)
+
+
 class _Belongings:
     """What belongs to this process."""
 
@@ -26,10 +41,11 @@ class _Belongings:
         self._things: weakref.WeakSet[Disownable] = weakref.WeakSet()
         self._process = os.getpid()
 
-    def add(self, thing: Disownable) -> None:
+    def add(self, thing: _Thing) -> _Thing:
         if self._process != os.getpid():
             self.disown()
         self._things.add(thing)
+        return thing
 
     def disown(self) -> None:
         self._process = os.getpid()
@@ -39,7 +55,7 @@ class _Belongings:
 
 _belongings = _Belongings()
 
-#: ``disown_in_children(thing)``: from now on, until it is collected, forked children let go of this.
+#: ``disown_in_children(thing)``: from now on, until it is collected, forked children let go of this. Returns it.
 disown_in_children = _belongings.add
 
 if sys.platform != "win32":  # where nothing forks

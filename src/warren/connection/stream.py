@@ -26,7 +26,7 @@ from pika.adapters.utils import nbio_interface as nbio
 
 from warren.amqp.frames import HEARTBEAT_FRAME, FrameError
 from warren.amqp.splitter import Splitter
-from warren.connection.fork import disown_in_children
+from warren.connection.fork import Belonging, disown_in_children
 from warren.connection.greeting import Greeting, NotAmqp
 from warren.logs import get_logger
 
@@ -81,7 +81,7 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
             transport.abort()
             return
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        disown_in_children(self)
+        self._belonging = disown_in_children(Belonging(self.disown))
         self._tick()
         self._pika.connection_made(self)
 
