@@ -40,7 +40,7 @@ HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 BROKER_NEEDS = {"amqp", "logs", "printable"}
 
 #: The only files that may name headers of requests and replies.
-NAME_HEADERS = {f"warren.protocol.{name}" for name in ("request", "reply", "dead_message", "control")}
+NAME_HEADERS = {f"warren.protocol.{name}" for name in ("request", "reply", "streaming", "dead_message", "control")}
 #: Type variables have defaults from Python 3.13 on; before, they come from a library that only type checkers need.
 TYPE_VARIABLES_WITH_DEFAULTS = {"warren.server.context"}
 #: Nothing imports these.

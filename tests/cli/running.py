@@ -25,6 +25,7 @@ T = TypeVar("T")
 SERVICE = '''
 import os
 import time
+from collections.abc import Iterator
 from typing import Annotated
 
 from msgspec import Meta
@@ -77,6 +78,23 @@ def hold(path: str) -> str:
     while not os.path.exists(path + ".go") and time.monotonic() < end:
         time.sleep(0.01)
     return "held"
+
+
+@service.method
+def count(to: int, left: str = "") -> Iterator[dict[str, int]]:
+    """Numbers; `left` is created when nobody wants more."""
+    try:
+        for number in range(to):
+            yield {{"n": number}}
+    finally:
+        if left:
+            open(left, "w").close()
+
+
+@service.method
+def words() -> Iterator[str]:
+    yield "one"
+    yield "two"
 
 
 @service.method

@@ -151,6 +151,29 @@ def test_ctrl_c_exits_130(served: Path, url: str, tmp_path: Path) -> None:
     assert call.output == "error: interrupted; the handler may still run\n"
 
 
+def test_what_a_method_yields_is_printed_line_by_line(call: Call) -> None:
+    assert call("count", "3") == Result('{"n":0}\n{"n":1}\n{"n":2}\n', "", 0)
+    assert call("count", "0") == Result("", "", 0)
+    assert call("words").stdout == "one\ntwo\n"
+    assert call("words", "--json").stdout == '"one"\n"two"\n'
+
+
+def test_arguments_that_do_not_fit_a_stream_are_told_as_of_a_call(call: Call) -> None:
+    done = call("count", "many")
+    assert done.exit_code == 2
+    assert "to must be an int" in done.stderr
+
+
+def test_ctrl_c_ends_a_stream_at_its_worker(served: Path, url: str, tmp_path: Path) -> None:
+    args = (f"{NAME}.count", "1000000000", str(tmp_path / "left"), "--timeout", "1000")
+    call = Running("call", *args, cwd=tmp_path, env=environment(WARREN_URL=url))
+    call.wait_for(r'{"n":9}')
+    call.signal(signal.SIGINT)
+    assert call.wait() == 130
+    call.close()
+    eventually((tmp_path / "left").exists, "the generator is closed")
+
+
 def error(code: Code) -> CallError:
     return make_error(code, "REASON", "")
 

@@ -47,6 +47,7 @@ CASES = {
         service="fib",
     ),
     "pipeline": Case(tuple(f"{way}: 7540113804746346428" for way in ("asyncio", "futures", "threads")), service="fib"),
+    "log_tail": Case((r"got: started", r"got: last line", r"nobody follows any more")),
     "tutorial_six": Case(
         (r"fib\(20\) = 6765", r"fib\(abc\): n must be an int, not a str; the signature is fib\(n: int\)"),
         errors=r"rpc_queue: refused the default method \(.*\): n must be an int, not a str; the signature is .*\n",

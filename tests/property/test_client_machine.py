@@ -264,7 +264,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.broker.control = control
         self.broker.cancelled.clear()
         link, failing = self.supervisor.link, self.broker.seams.failing
-        refused = link is not None and cast(Any, self.core._cancels._refused_on) is link
+        refused = link is not None and cast(Any, self.core.cancels._refused_on) is link
         self.give_up(*(given_up := self.alive()))
         if link is not None and then.startswith("lose"):
             self.lose_link()
@@ -281,7 +281,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     def close_control(self) -> None:
         for channel in list(self.supervisor.link.channels if self.supervisor.link is not None else []):
-            if channel.receiver is self.core._cancels:
+            if channel.receiver is self.core.cancels:
                 channel.close_by_broker(404)
 
     @precondition(lambda self: self.supervisor.link is not None and self.supervisor.link.slow is not None)
@@ -585,7 +585,7 @@ class ClientMachine(RuleBasedStateMachine):
         alive = {r.call.id.decode() for r in self.alive() if r.call is not None}
         assert not told & alive, "a worker was told that a call is given up, and it is not"
         if self.records and (self.supervisor.link is None or self.supervisor.link.slow is None):
-            assert not self.core._cancels._given_up, "what cannot be told is kept"
+            assert not self.core.cancels._given_up, "what cannot be told is kept"
 
     @invariant()
     def nothing_raised_where_nothing_may(self) -> None:

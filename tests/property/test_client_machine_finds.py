@@ -185,7 +185,7 @@ class Kept(defaultdict[str, dict[str, int]]):
 
 def others_are_given_up_with_a_call(patch: Patch) -> None:
     def cancel(self: ClientCore, call: PendingCall) -> bool:
-        self._cancels.add_all(self._calls)
+        self.cancels.add_all(self._calls)
         return original(self, call)
 
     original = ClientCore.cancel

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from warren import Server, Service
@@ -51,6 +52,16 @@ def at_most_once(log: str) -> str:
 @service.method(delivery="at-least-once", max_attempts=2)
 def poison(log: str) -> None:
     begin(log)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@service.method
+async def die_after(log: str, count: int) -> AsyncIterator[int]:
+    """Yield so many items, and die when they have been sent."""
+    begin(log)
+    for number in range(count):
+        yield number
+    await asyncio.sleep(0.2)  # not long enough for anything but the event loop
     os.kill(os.getpid(), signal.SIGKILL)
 
 

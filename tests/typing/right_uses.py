@@ -360,3 +360,31 @@ async def async_batches(client: AsyncClient, rows: list[tuple[int, str]]) -> Non
     assert_type([n async for n in client.map("calc.half", [1], returns=float)], list[float])
     await client.map(half, [1]).aclose()
     await client.options(wait=True).cast(half, 1)
+
+
+@service.method
+async def rows(n: int) -> AsyncIterator[Point]:
+    yield Point(n, n)
+
+
+@service.method
+def plain_rows(n: int) -> Iterator[Point]:
+    yield Point(n, n)
+
+
+def streams(client: Client) -> None:
+    for point in client.stream(rows, 3):
+        assert_type(point, Point)
+    assert_type([*client.stream(plain_rows, n=3)], list[Point])
+    with client.options(idle_timeout=3).stream("calc.rows", 1, returns=Point) as stream:
+        assert_type(next(stream), Point)
+
+
+async def async_streams(client: AsyncClient) -> None:
+    async for point in client.stream(rows, 3):
+        assert_type(point, Point)
+    assert_type([p async for p in client.stream(plain_rows, n=3)], list[Point])
+    async with client.stream("calc.rows", 1) as stream:
+        async for _anything in stream:
+            break
+    await client.stream("calc.rows", 1, returns=Point).aclose()

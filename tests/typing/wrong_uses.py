@@ -279,3 +279,10 @@ def batches(client: Client) -> None:
 async def async_batches(client: AsyncClient) -> None:
     for number in client.map(fib, [1]):  # E: [attr-defined]
         print(number)
+
+
+def streams(client: Client) -> None:
+    client.stream(numbers, 3)  # E: [call-overload]
+    client.stream(fib, 3)  # E: [call-overload]
+    for number in client.stream(numbers):
+        number.upper()  # E: [attr-defined]

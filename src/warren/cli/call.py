@@ -18,13 +18,17 @@ from warren.cli.terminal import add_url, fail_call
 from warren.client.options import Encoding, Options
 from warren.client.target import split_name
 from warren.connection.settings import make_settings
-from warren.errors import CallError
+from warren.errors import CallError, MethodNotFound
 from warren.printable import printable, printable_json
+from warren.protocol import evidence
 
 _EPILOG = """\
 Arguments are JSON values; what is not JSON is taken as text. Give them all
 by position or all by name (name=value). Quote text that would be taken for
 something else twice: '"30"' is text and 30 a number, '"a=b"' has no name.
+
+What a method yields is printed as it comes, each item on a line of its own;
+Ctrl-C ends it at the worker.
 
 Examples:
   warren call calc.fib 30
@@ -82,7 +86,7 @@ def call(
     logging.basicConfig(handlers=[logging.NullHandler()])  # what ends the call is said once, by its error
     try:
         options = Options(timeout, fail_fast, encoding, _headers(header or []))
-        run = (_bare_call if bare else _typed_call)(target, arguments or [], cast)
+        run = _bare_call(target, arguments, cast) if bare else _typed_call(target, arguments, cast, as_json)
         result = _connect_and_run(url, options, run)
     except CallError as error:
         fail_call(error, as_json, url)
@@ -90,19 +94,28 @@ def call(
         fail(str(error), USAGE)
     except KeyboardInterrupt:
         fail("interrupted; the handler may still run", INTERRUPTED)
-    if not cast:
+    if not cast and result is not _PRINTED:
         _print_result(result, as_json)
 
 
 Run = Callable[[Client], Any]
+#: In place of a result, of a stream.
+_PRINTED = object()
 
 
-def _typed_call(target: str, arguments: Sequence[str], cast: bool) -> Run:
+def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool) -> Run:
     split_name(target)
     args, kwargs = parse_arguments(arguments)
 
     def run(client: Client) -> Any:
-        return (client.cast if cast else client.call)(target, *args, **kwargs)
+        try:
+            return (client.cast if cast else client.call)(target, *args, **kwargs)
+        except MethodNotFound as error:  # which proves that nothing has run
+            if cast or error.reason != evidence.STREAM.reason:
+                raise
+        for item in client.stream(target, *args, **kwargs):
+            _print_item(item, as_json)
+        return _PRINTED
 
     return run
 
@@ -151,6 +164,15 @@ def _print_result(result: Any, as_json: bool) -> None:
     if to_person and not as_json:
         encoded = msgspec.json.format(encoded, indent=2)
     say(printable_json(encoded.decode()))
+
+
+def _print_item(item: Any, as_json: bool) -> None:
+    """Print an item of a stream on one line, now."""
+    if isinstance(item, str | bytes) and not as_json:
+        _print_text(item, sys.stdout.isatty())
+    else:
+        say(printable_json(msgspec.json.encode(item, enc_hook=str).decode()))
+    sys.stdout.flush()
 
 
 def _print_text(text: str | bytes, to_person: bool) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -21,6 +21,7 @@ from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.options import Limits
 from warren.client.statistics import ClientStatistics
+from warren.client.streams import AsyncStream
 from warren.client.target import (
     bare_target,
     encode_bare,
@@ -231,6 +232,31 @@ class AsyncClient(AsyncMap):
             result: bytes = await self._chained(to, (body,), {}, deadline).run(self._shared.core)
             return result
         return read_bare(await AwaitedCall(self._shared.core(), to, encode_bare(body), deadline), to)
+
+    @overload
+    def stream(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> AsyncStream[R]: ...
+    @overload
+    def stream(self, target: str, /, *args: Any, **kwargs: Any) -> AsyncStream[Any]: ...
+    @overload
+    def stream(self, target: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[R]: ...
+    @overload
+    def stream(self, target: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[R]: ...
+    def stream(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> AsyncStream[Any]:
+        """Call a method that yields, and have its items as they come: ``async for item in client.stream(…)``.
+
+        The worker waits while this side is a window behind (256 items, or 1 MiB), so no side keeps more than that. The
+        `timeout` is for the whole stream, ``idle_timeout`` for the wait for one item. Nothing is sent before the first
+        item is asked for. No item is lost, or comes twice, without the stream ending in an error.
+
+        Args:
+            target: a function declared with ``@service.method``, or ``"service.method"``.
+            *args, **kwargs: as for `call`; ``returns`` is the type of an item.
+
+        Raises:
+            CallError: here, what cannot be sent; while iterating, what `call` raises. A note says how many items came.
+            TypeError: a method that yields nothing; arguments that do not fit; a client with middleware.
+        """
+        return AsyncStream(self._prepared(target, args, kwargs), self._shared.core)
 
     @property
     def ignored_replies(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from warren import keywords
@@ -17,6 +17,7 @@ from warren.client.options import (
     ReplyQueue,
 )
 from warren.client.requests import Target
+from warren.client.streams import Prepared
 from warren.client.target import Targets
 from warren.connection.settings import ConnectionOptions, Settings, make_settings
 from warren.middleware import checked_middleware
@@ -94,6 +95,7 @@ class BaseClient:
         headers: Mapping[str, Any] | None = None,
         detached: bool | None = None,
         wait: bool | None = None,
+        idle_timeout: float | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it: a view, which shares the connection.
 
@@ -114,6 +116,8 @@ class BaseClient:
             wait: where there is no room for one more call (`max_in_flight`, `max_waiting_bytes`), wait for it, in order
                 of arrival and within the timeout, instead of ending at once with `Overloaded`. Time that is up
                 meanwhile ends it with that: nothing was sent.
+            idle_timeout: seconds that a stream may take to bring the next item once that is waited for. Default: only
+                `timeout`, which is for the whole stream.
 
         Raises:
             ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
@@ -129,6 +133,7 @@ class BaseClient:
             headers=headers,
             detached=detached,
             wait=wait,
+            idle_timeout=idle_timeout,
         )
         view._targets = view._known_targets()
         return view
@@ -138,6 +143,12 @@ class BaseClient:
         if usual is None:
             usual = self._usual.setdefault(self._options.shape, Targets())
         return usual if self._options.own is None else Targets(usual)
+
+    def _prepared(self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
+        """A stream that is to be begun."""
+        if self._middleware:
+            raise TypeError("streams do not pass through a client's middleware yet: make another client without it")
+        return Prepared(self._options, self._errors, target, args, kwargs)
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
         """A call through the client's middleware."""

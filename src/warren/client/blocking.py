@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -18,6 +18,7 @@ from warren.client.blocking_map import BlockingMap
 from warren.client.io_thread import IOThread
 from warren.client.options import Limits
 from warren.client.statistics import ClientStatistics
+from warren.client.streams import BlockingStream
 from warren.client.target import (
     bare_target,
     encode_bare,
@@ -194,6 +195,25 @@ class Client(BlockingMap):
             result: bytes = self._shared.io().run_chained(self._chained(to, (body,), {}, deadline))
             return result
         return read_bare(self._shared.io().run(to, encode_bare(body), deadline, self._options.bound_to()), to)
+
+    @overload
+    def stream(self, target: str, /, *args: Any, returns: type[R], **kwargs: Any) -> BlockingStream[R]: ...
+    @overload
+    def stream(self, target: str, /, *args: Any, **kwargs: Any) -> BlockingStream[Any]: ...
+    @overload
+    def stream(
+        self, target: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingStream[R]: ...
+    @overload
+    def stream(self, target: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> BlockingStream[R]: ...
+    def stream(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> BlockingStream[Any]:
+        """Call a method that yields, and have its items as they come; see `AsyncClient.stream`.
+
+        Raises:
+            CallError: here, what cannot be sent; while iterating, what `call` raises.
+            TypeError: as for `AsyncClient.stream`.
+        """
+        return BlockingStream(self._prepared(target, args, kwargs), self._shared.io, owner=self._shared)
 
     @property
     def ignored_replies(self) -> int:

@@ -1,4 +1,6 @@
-"""Telling workers that nobody waits any more: the calls that were given up, together, once a turn of the loop.
+"""Telling workers what becomes of their calls: which were given up, and how far streams were consumed.
+
+What there is to tell goes out together, once a turn of the loop.
 
 On a channel of its own, opened when it is first needed: the broker may refuse it, and that must not touch the calls.
 """
@@ -23,6 +25,7 @@ from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
 from warren.protocol.control import CANCEL, LONGEST, MOST_CANCELLED, Cancel, Question, question_properties, to_service
+from warren.protocol.streaming import CREDIT, Credit
 
 log = get_logger("warren.client")
 
@@ -34,12 +37,21 @@ _PATIENCE = 10.0
 class Cancels:
     """What one client has to tell (Receiver of its channel)."""
 
-    def __init__(self, link: Callable[[], Link | None], reply_to: Callable[[], bytes], spawn: Spawn) -> None:
+    def __init__(
+        self,
+        link: Callable[[], Link | None],
+        reply_to: Callable[[], bytes],
+        spawn: Spawn,
+        on_mute: Callable[[ChannelClosed], None],
+    ) -> None:
+        """`on_mute`: nothing can be told on this link, as the broker refuses it."""
         self._link = link
         self._reply_to = reply_to
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._given_up: dict[str, dict[str, int]] = defaultdict(dict)  # by queue: ids and the milliseconds left
+        self._credits: dict[bytes, dict[str, int]] = defaultdict(dict)  # by route: ids and items consumed
+        self._on_mute = on_mute
         self._channel: HotChannel | None = None
         self._opened_on: Link | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -49,10 +61,18 @@ class Cancels:
         """A call is given up; nothing happens where no worker can have it."""
         if call.state not in (WRITTEN, CONFIRMED, ASKED) or not call.awaits_reply:
             return
-        if not self._given_up:
-            self._loop.call_soon(self._send)
+        self._send_soon()
         left = max(0, int((call.deadline - time.monotonic()) * 1000))
         self._given_up[call.target.queue][call.id.decode()] = left
+
+    def credit(self, source: bytes, call: PendingCall, count: int) -> None:
+        """So many items of a stream were consumed in all; `source` is the process that sends them."""
+        self._send_soon()
+        self._credits[source][call.id.decode()] = count
+
+    def _send_soon(self) -> None:
+        if not self._given_up and not self._credits:
+            self._loop.call_soon(self._send)
 
     def add_all(self, calls: Iterable[PendingCall]) -> None:
         """All calls are given up; also on a loop that is closed, where there is no way to tell anybody."""
@@ -70,7 +90,7 @@ class Cancels:
     def _send(self) -> None:
         link = self._link()
         if link is None or link is self._refused_on:
-            self._given_up.clear()
+            self._forget()
         elif self._channel is not None and self._channel.closed is None and self._opened_on is link:
             self._write(self._channel)
         elif self._opening is None or self._opening.done():
@@ -79,6 +99,7 @@ class Cancels:
     def _write(self, channel: HotChannel) -> None:
         given_up, reply_to = dict(self._given_up), self._reply_to().decode()
         self._given_up.clear()
+        self._write_credits(channel, reply_to)
         for queue, calls in given_up.items():
             route = to_service(queue).encode()
             if len(route) > LONGEST:  # a stranger's queue: no service has such a name
@@ -87,6 +108,19 @@ class Cancels:
                 body = msgspec.json.encode(Cancel(some, reply_to))
                 properties = question_properties(Question(CANCEL, {}), patience=_PATIENCE)
                 channel.publish_unrouted(_EXCHANGE, route, properties, body)
+
+    def _write_credits(self, channel: HotChannel, reply_to: str) -> None:
+        credits, self._credits = self._credits, defaultdict(dict)
+        for route, streams in credits.items():
+            for some in _chunks(streams):
+                body = msgspec.json.encode(Credit(some, reply_to))
+                properties = question_properties(Question(CREDIT, {}), patience=_PATIENCE)
+                channel.publish_unrouted(_EXCHANGE, route, properties, body)
+
+    def _forget(self) -> None:
+        """What cannot be told now is not told: nothing is kept for it."""
+        self._given_up.clear()
+        self._credits.clear()
 
     async def _open(self, link: Link) -> None:
         try:
@@ -101,13 +135,14 @@ class Cancels:
         except Exception:  # nobody waits for this task, who could be told
             log.exception("workers could not be told which calls are given up, and their handlers run on")
         finally:
-            self._given_up.clear()  # what cannot be told now is not told: nothing is kept for it
+            self._forget()
 
     def _on_closed(self, channel: HotChannel, link: Link, reason: Exception) -> None:
         if channel is self._channel:
             self._channel = None
         if isinstance(reason, ChannelClosed):
             self._refused_on = link
+            self._on_mute(reason)
             log.info("workers cannot be told that calls are given up: the broker refuses it: %s", reason.text)
 
     # --- from the channel (Receiver): nothing comes -------------------------------------------------------------

@@ -84,7 +84,7 @@ class ClientCore:
             Lane(calls, endings, self.tasks.spawn, confirm=confirm, on_ready=self._on_ready, on_broken=self._renew)
             for confirm in (True, False)
         )
-        self._cancels = Cancels(lambda: self._link, lambda: self._requests.reply_to, self.tasks.spawn)
+        self.cancels = Cancels(lambda: self._link, lambda: self._requests.reply_to, self.tasks.spawn, endings.on_mute)
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=endings.no_link)
 
     # --- for the clients ----------------------------------------------------------------------------------------
@@ -136,15 +136,15 @@ class ClientCore:
 
     def cancel(self, call: PendingCall) -> bool:
         """The caller waits no longer; False when the call has ended already. A late reply will be ignored."""
-        self._cancels.add(call)
+        self.cancels.add(call)
         return self._calls.end(call)
 
     async def close(self) -> None:
         """End every call with `Cancelled`, then the connection."""
         self._closed = True
-        self._cancels.add_all(self._calls)
+        self.cancels.add_all(self._calls)
         self._endings.close()
-        await self._cancels.sent(_CLOSE_PATIENCE)
+        await self.cancels.sent(_CLOSE_PATIENCE)
         await self._replies.delete(self._link)
         await self._supervisor.close(_CLOSE_PATIENCE)
         self._leave()

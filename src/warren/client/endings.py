@@ -15,6 +15,7 @@ from warren.amqp.frames import Delivery, Properties
 from warren.client import outcomes
 from warren.client.calls import ASKED, CONFIRMED, OUTSIDE, PARKED, WAITING, WRITTEN, Calls, PendingCall
 from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
+from warren.client.inlet import Inlet
 from warren.client.lane import Spawn
 from warren.client.lean import LeanQueues
 from warren.connection.errors import ChannelClosed
@@ -24,6 +25,7 @@ from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.bounce import Bounce, read_bounce
 from warren.protocol.reply import doubted, reply_too_large, says_lean
+from warren.protocol.streaming import ITEM
 
 
 class Endings:
@@ -119,6 +121,9 @@ class Endings:
             self._on_bounce(call, bounce)
         elif delivery.body is None:
             self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
+        elif p.type == ITEM:
+            if isinstance(call.waiter, Inlet):  # else somebody's mistake: a call has one reply
+                call.waiter.came(p, delivery.body)
         elif self.calls.end(call):
             if call.target.trusting and not self._durable and says_lean(p):
                 self.lean.heard(call.target.queue, time.monotonic())
@@ -136,6 +141,12 @@ class Endings:
         for call in self.calls:
             if call.state is CONFIRMED:
                 self.end(call, outcomes.connection_lost(f"the reply queue is lost: {reason}"))
+
+    def on_mute(self, reason: ChannelClosed) -> None:
+        """Workers cannot be told anything: no stream can go on."""
+        for call in self.calls:
+            if isinstance(call.waiter, Inlet):
+                self.end(call, outcomes.stream_mute(reason))
 
     # --- time ---------------------------------------------------------------------------------------------------
 

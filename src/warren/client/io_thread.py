@@ -82,13 +82,26 @@ class IOThread:
         self.start(waiting)
         if running is None or running.ended:
             self._wait(waiting, deadline + _GRACE)
-            return waiting.outcome
-        forget = running.on_cancelled(lambda: self._calls.put(Withdrawal(waiting)))
+        else:
+            self._wait_within(running, waiting, Withdrawal(waiting), deadline + _GRACE)
+        return waiting.outcome
+
+    def take(self, taking: Waiting, withdrawal: Withdrawal, deadline: float, running: Running | None) -> Any:
+        """Wait in this thread for what a stream brings next; it is withdrawn as a call is."""
+        self.forbid_own_thread()
+        self.start(taking)
+        if running is None or running.ended:
+            self._wait(taking, deadline + _GRACE)
+        else:
+            self._wait_within(running, taking, withdrawal, deadline + _GRACE)
+        return taking.outcome
+
+    def _wait_within(self, running: Running, waiting: Waiting, withdrawal: Withdrawal, until: float) -> None:
+        forget = running.on_cancelled(lambda: self._calls.put(withdrawal))
         try:
-            self._wait(waiting, deadline + _GRACE)
+            self._wait(waiting, until)
         finally:
             forget()
-        return waiting.outcome
 
     def run_chained(self, chained: Chained) -> Any:
         """Make a call through middleware, and wait in this thread for its result."""

@@ -71,6 +71,7 @@ class Options:
     resend: bool | None = None
     detached: bool = False
     wait: bool = False
+    idle_timeout: float | None = None
     named: bool = True
     own: Own | None = field(default=None, init=False)
 
@@ -79,6 +80,8 @@ class Options:
         for name in ("fail_fast", "resend", "detached", "wait"):
             if not (name == "resend" and self.resend is None):
                 checks.flag(name, getattr(self, name))
+        if self.idle_timeout is not None:
+            checks.seconds("idle_timeout", self.idle_timeout)
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
         if self.headers is not None:

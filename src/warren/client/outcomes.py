@@ -110,6 +110,35 @@ def never_written(call: PendingCall, why: str) -> CallError:
     )
 
 
+def withdrawn() -> CallError:
+    """Nobody waits for the call that this one is made for."""
+    return conclude(evidence.GIVEN_UP_OUTSIDE, "the caller of the handler that makes this call has given up")
+
+
+def stream_broken(why: str) -> CallError:
+    """Items are missing, or came twice: none of those that follow is handed out."""
+    message = f"the stream is broken: {why}; what has come is not all, and what the handler has done is done"
+    return conclude(evidence.STREAM_BROKEN, f"{message}: look before you repeat it")
+
+
+def stream_idle(seconds: float) -> CallError:
+    """No item came in time."""
+    return conclude(evidence.IDLE, f"no item came for {seconds:g} s (idle_timeout); allow more, or look at the worker")
+
+
+def stream_mute(reason: ChannelClosed) -> CallError:
+    """Workers cannot be told how far their streams were consumed."""
+    message = f"the broker refuses what a stream needs to go on: {reason.text}; give this user the permission to write"
+    return conclude(evidence.PUBLISH_DENIED, f"{message} to the exchange warren.control")
+
+
+def after_items(error: Exception, count: int) -> None:
+    """Make an error that ended a stream say that so many items had come."""
+    if isinstance(error, CallError) and count:
+        evidence.begun(error)
+    error.add_note(f"{count} items of the stream had come")
+
+
 def bounced(call: PendingCall, bounce: Bounce, state: str) -> CallError:
     """The broker gave the request back."""
     if bounce.ending is evidence.QUEUE_TTL and call.target.fail_fast:

@@ -93,6 +93,8 @@ def _make_target(
     options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str, caller: str | None
 ) -> Target:
     method = None if isinstance(function, str) else method_of(function)
+    if method is not None and method.streams:
+        raise TypeError(f"{method.full_name} yields items and has no one result: take them with client.stream")
     full_name = str(function) if method is None else method.full_name
     service, name = split_name(full_name)
     return Target(

@@ -8,18 +8,16 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, Protocol
 
 from warren.client.calls import PendingCall
 from warren.client.chain import Chained
 from warren.client.core import ClientCore
 from warren.client.core_loop import Request
-from warren.client.outcomes import locate
+from warren.client.outcomes import locate, withdrawn
 from warren.client.requests import Target
 from warren.client.target import read_result
 from warren.connection.supervisor import closed_error
-from warren.protocol import evidence
-from warren.protocol.evidence import conclude
 
 #: What a task is to do.
 Work = Callable[[ClientCore], Coroutine[Any, Any, Any]]
@@ -82,12 +80,18 @@ class WaitingCall(Waiting):
         """In the I/O thread: the call that it is made for is given up, so nobody waits for this one either."""
         call = self._call
         if call is not None and core.cancel(call):
-            message = "the caller of the handler that makes this call has given up"
-            self.finish(locate(conclude(evidence.GIVEN_UP_OUTSIDE, message), call))
+            self.finish(locate(withdrawn(), call))
 
     def finish(self, outcome: Any) -> None:
         self._call = None
         super().finish(outcome)
+
+
+class Withdrawable(Protocol):
+    """What is made for a call that is being served here."""
+
+    def withdraw(self, core: ClientCore) -> None:
+        """In the I/O thread: nobody waits for that call any more."""
 
 
 class Withdrawal:
@@ -95,7 +99,7 @@ class Withdrawal:
 
     given_up = False
 
-    def __init__(self, waiting: WaitingCall) -> None:
+    def __init__(self, waiting: Withdrawable) -> None:
         self.begin = waiting.withdraw
 
     def give_up(self, core: ClientCore) -> None:

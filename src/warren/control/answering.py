@@ -74,6 +74,12 @@ class Answering:
         self._queue = ""
         self._forbidden = self._said = False
 
+    @property
+    def hears(self) -> bool:
+        """Whether questions come."""
+        channel = self._channel
+        return channel is not None and channel.closed is None and channel.consumes
+
     async def open(self, link: Link) -> None:
         """Begin to answer on a new link; where the broker refuses that, it is logged once.
 

@@ -16,8 +16,7 @@ _FORMAT = "application/schema+json;version=draft-07"
 def document(service: ServiceInfo, host: str, vhost: str, *, tls: bool) -> dict[str, Any]:
     """The document; `host` is the broker's, without user and password."""
     definitions = Definitions(plain_name)
-    names = {method.name: plain_name(method.name) for method in service.methods}
-    methods = {names[method.name]: method for method in service.methods}
+    methods = {plain_name(method.name): method for method in service.methods if not method.streams}
     messages = {name: _messages(method, definitions) for name, method in methods.items()}
     channels = {name: _channels(name, service.name, vhost) for name in methods}
     return {

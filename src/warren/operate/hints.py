@@ -26,8 +26,9 @@ _ANY = "Any"
 #: What stands for a definition until all are known.
 _KNOWN = "x-class"
 #: Names that a module of stubs uses itself.
-TAKEN = frozenset({"Any", "Literal", "Service", "UNSET", "UnsetType", "dataclass", "datetime", "decimal", "field"}) | {
+TAKEN = frozenset({"Any", "AsyncIterator", "Literal", "Service", "UNSET", "UnsetType"}) | {
     "service", "uuid", "list", "dict", "set", "tuple", "int", "str", "float", "bool", "bytes", "None",
+    "dataclass", "datetime", "decimal", "field",
 }  # fmt: skip
 
 

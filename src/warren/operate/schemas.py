@@ -86,4 +86,5 @@ def _method(method: MethodInfo) -> dict[str, Any]:
         "delivery": method.delivery,
         "arguments": method.arguments,
         "result": method.result,
+        "streams": method.streams,
     }

@@ -35,6 +35,8 @@ def module(service: ServiceInfo) -> str:
 def _imports(body: str) -> str:
     lines = ["from __future__ import annotations", ""]
     modules = [f"import {name}" for name in ("datetime", "decimal", "uuid") if f"{name}." in body]
+    if "AsyncIterator[" in body:
+        modules.append("from collections.abc import AsyncIterator")
     parts = [name for name in ("dataclass", "field") if re.search(rf"@{name}\b|\b{name}\(", body)]
     if parts:
         modules.append(f"from dataclasses import {', '.join(parts)}")
@@ -65,11 +67,16 @@ def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
     return "\n".join(
         [
             f"@service.stub({', '.join(options)})" if options else "@service.stub",
-            f"def {name}({', '.join(_parameters(method, types))}) -> {types.hint(method.result)}:",
+            f"def {name}({', '.join(_parameters(method, types))}) -> {_result(method, types)}:",
             *_doc(method.doc),
             "    raise NotImplementedError",
         ]
     )
+
+
+def _result(method: MethodInfo, types: Types) -> str:
+    hint = types.hint(method.result)
+    return f"AsyncIterator[{hint}]" if method.streams else hint
 
 
 def _doc(doc: str | None) -> list[str]:

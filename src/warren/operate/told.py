@@ -37,7 +37,7 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class MethodInfo(msgspec.Struct, frozen=True):
-    """A method, as it is declared; schemas are JSON Schema."""
+    """A method, as it is declared; schemas are JSON Schema. `result` is that of an item where it `streams`."""
 
     name: str
     doc: str | None = None
@@ -48,6 +48,7 @@ class MethodInfo(msgspec.Struct, frozen=True):
     concurrency: Count | None = None
     default: bool = False
     is_async: bool = False
+    streams: bool = False
     arguments: Any = None
     result: Any = None
 

@@ -124,6 +124,7 @@ BOUNCED = _unknown(Code.INTERNAL, "BOUNCED", Origin.BROKER, _HELD_BEFORE)
 
 VERSION = _refused(Code.UNIMPLEMENTED, "VERSION")
 METHOD = _refused(Code.UNIMPLEMENTED, "METHOD")
+STREAM = _refused(Code.UNIMPLEMENTED, "STREAM")
 ENCODING = _refused(Code.UNIMPLEMENTED, "ENCODING")
 DECODE = _refused(Code.INVALID_ARGUMENT, "DECODE")
 VALIDATION = _refused(Code.INVALID_ARGUMENT, "VALIDATION")
@@ -156,6 +157,9 @@ REPLY_TOO_LARGE = Ending(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", Origin.CLIENT, Ex
 ERROR_TOO_LARGE = _unknown(
     Code.RESOURCE_EXHAUSTED, "TOO_LARGE", Origin.CLIENT, "an error's headers say what is known, where they can be read"
 )
+_ITEMS = "only a handler that was begun yields items"
+IDLE = _unknown(Code.DEADLINE_EXCEEDED, "IDLE", Origin.CLIENT, _GONE)
+STREAM_BROKEN = Ending(Code.DATA_LOSS, "STREAM_BROKEN", Origin.CLIENT, Execution.EXECUTED, _ITEMS)
 DECODE_REPLY = Ending(Code.INTERNAL, "DECODE_REPLY", Origin.CLIENT, Execution.EXECUTED, _RAN)
 DECODE_ERROR = _unknown(
     Code.INTERNAL, "DECODE_REPLY", Origin.CLIENT, "an error's headers say what is known, where they can be read"
@@ -188,6 +192,11 @@ _MORE = (Execution.NOT_SENT, Execution.NOT_EXECUTED, Execution.UNKNOWN, Executio
 
 def _most(one: Execution, another: Execution) -> Execution:
     return one if _MORE.index(one) >= _MORE.index(another) else another
+
+
+def begun(error: CallError) -> None:
+    """Make an error say that the handler was begun: items of its stream have come."""
+    error.execution = _most(error.execution, Execution.EXECUTED)
 
 
 class Attempts:

@@ -27,9 +27,10 @@ def arguments_schema(method: Method) -> Schema | None:
 
 
 def result_schema(method: Method) -> Schema | None:
-    """What it returns; None where its type cannot be described."""
+    """What it returns, or each item that it yields; None where its type cannot be described."""
+    hint = method.item_hint if method.streams else method.result_hint
     try:
-        properties, definitions = _described({"result": method.result_hint}, _as_it_is_written)
+        properties, definitions = _described({"result": hint}, _as_it_is_written)
     except Exception:  # see above
         return None
     return _bounded(properties["result"], definitions)

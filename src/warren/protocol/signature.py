@@ -27,7 +27,7 @@ _ATTRIBUTE: Final = "__warren_method__"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _LONGEST_NAME: Final = 200
 #: What passes its check as it is, where it is of the declared type itself.
-_PLAIN: Final = frozenset({str, int, float, bool, bytes})
+PLAIN: Final = frozenset({str, int, float, bool, bytes})
 _KINDS: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -48,6 +48,8 @@ class Method:
         errors: exception classes that travel as themselves, by name.
         signature: for people: how it is called, ``place(item: str, qty: int = 1)``.
         returns: for people: the type of its result; empty where nothing is said of it.
+        streams: whether it yields items; its result is then how many there were.
+        item_hint: their type.
     """
 
     service: str
@@ -75,6 +77,8 @@ class Method:
     _by_name: type[msgspec.Struct]
     _decoders: dict[str, tuple[Decode, Decode]] = field(default_factory=dict)
     _result_decoders: dict[str, Decode] = field(default_factory=dict)
+    streams: bool = False
+    item_hint: Any = Any
 
     @property
     def full_name(self) -> str:
@@ -151,7 +155,7 @@ class Method:
             CodecError: the result is not what the method declares, or cannot be encoded.
         """
         hint = self.result_hint
-        if hint is not Any and not (type(value) is hint and hint in _PLAIN):
+        if hint is not Any and not (type(value) is hint and hint in PLAIN):
             value = codecs.convert(value, hint)
         return codecs.encode(content_type, value)
 

@@ -17,6 +17,7 @@ from warren.protocol.deadline import remaining_budget
 from warren.protocol.evidence import Ending
 from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
+from warren.protocol.streaming import MARK
 
 
 class Offered(Protocol):
@@ -71,6 +72,8 @@ _LOST: Final = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
     " ran is not known, and it is not run again: look whether its work is done"
 )
+_IS_STREAM: Final = "the method yields items, and one result was asked for: call it with client.stream"
+_IS_NONE: Final = "the method has one result, and a stream was asked for: call it with client.call"
 _LATE: Final = "the request's time was over before this attempt could begin: add workers, or allow more time"
 
 
@@ -79,7 +82,8 @@ class Admission:
 
     def __init__(self, service: Offered) -> None:
         self._service = service
-        self._methods: dict[bytes | None, Method | None] = {n.encode(): m for n, m in service.methods.items()}
+        methods = service.methods
+        self._methods: dict[bytes | None, Method | None] = {_wire_name(m, n).encode(): m for n, m in methods.items()}
         self._methods[None] = self._methods[b""] = service.default
 
     def decide(self, request: Request, wall: float, draining: bool) -> Decision:
@@ -114,7 +118,9 @@ class Admission:
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
-        name = request.method
+        name = None if request.method is None else request.method.removesuffix(MARK)
+        if name is not None and (method := self._service.methods.get(name)) is not None:
+            return Refuse(evidence.STREAM, _IS_STREAM if method.streams else _IS_NONE)
         wanted = "default method for bare requests" if name is None else f"method {name!r}"
         known = checks.known_names(name or "", sorted(self._service.methods))
         return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}: {known}")
@@ -125,6 +131,11 @@ class Admission:
             evidence.REQUEST_REFUSED,
             f"the request has {size} bytes, the service's max_message_size is {limit}: send less, or raise it",
         )
+
+
+def _wire_name(method: Method, name: str) -> str:
+    """What a request calls it: who asks for a stream gets one, and who does not gets none."""
+    return name + MARK if method.streams else name
 
 
 def too_late() -> Refuse:

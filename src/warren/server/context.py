@@ -6,7 +6,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from warren.errors import CallError
 from warren.logs import get_logger
@@ -27,6 +27,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Streams(Protocol):
+    """The streams that a worker serves."""
+
+    def open(self, call: CurrentCall[Any]) -> Any:
+        """The way to a call's caller."""
+
+    def returned(self, id: bytes | None) -> None:
+        """A message to the caller with this correlation id came back."""
+
+
+class _NoStreams:
+    """Of a worker that nobody has given any."""
+
+    def open(self, call: CurrentCall[Any]) -> Any:
+        raise LookupError("this worker serves no streams: serve it with a Server")
+
+    def returned(self, id: bytes | None) -> None:
+        """It is no stream's."""
+
+
 class Scope:
     """What all calls that a worker serves have in common, from its lifespan's beginning to its end.
 
@@ -34,10 +54,14 @@ class Scope:
         user: the AMQP user that the worker is connected as.
         state: what the service's lifespan has yielded; None where it has none.
         supplies: what is found by type, by the type that is asked for.
+        streams: those of methods that yield.
     """
+
+    streams: Streams
 
     def __init__(self, user: str) -> None:
         self.user = user
+        self.streams = _NoStreams()
         self.state: Any = None
         self.supplies: dict[Any, Any] = {}
 
@@ -271,6 +295,11 @@ def current_call() -> CurrentCall[Any]:
 def scope_of(call: CurrentCall[Any]) -> Scope:
     """What the call has in common with all others of its worker."""
     return call._scope
+
+
+def streams_of(call: CurrentCall[Any]) -> Streams:
+    """The streams of the call's worker."""
+    return call._scope.streams
 
 
 _cancelled_lock = threading.Lock()

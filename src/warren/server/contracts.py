@@ -37,6 +37,10 @@ def _differences(stub: Method, own: Method) -> Iterator[str]:
         yield "the order differs"
     if stub.result_hint != own.result_hint:
         yield f"the result is {_hint(own.result_hint)}, not {_hint(stub.result_hint)}"
+    if stub.streams != own.streams:
+        yield "only one of the two is a stream"
+    elif stub.item_hint != own.item_hint:
+        yield f"the items are {_hint(own.item_hint)}, not {_hint(stub.item_hint)}"
 
 
 def _of_parameter(name: str, wanted: Parameter, given: Parameter) -> Iterator[str]:

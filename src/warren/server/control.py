@@ -24,6 +24,7 @@ from warren.protocol.control import (
     to_instance,
     to_service,
 )
+from warren.protocol.streaming import CREDIT, read_credit
 from warren.server.looking import Looking
 from warren.server.post import Post
 
@@ -54,6 +55,7 @@ class Controlled:
         }
         self.verbs: Mapping[str, Verb] = {
             CANCEL: self._cancel,
+            CREDIT: self._credit,
             "ping": lambda _question: looking.ping(),
             "info": lambda _question: {**looking.info(), "control": mode},
             "stats": lambda _question: looking.stats(),
@@ -67,6 +69,13 @@ class Controlled:
         found = Found()
         self._given_up.append((read_cancel(question.body), found))
         return found
+
+    def _credit(self, question: Question) -> Any:
+        credit = read_credit(question.body)
+        for post in self._posts:
+            for id, count in credit.streams.items():
+                post.streams.credit(id.encode(), credit.reply_to.encode(), count)
+        return PutOff()  # so that others are heard in the same turn
 
     def settle(self) -> None:
         """Give up all calls that were named since: together, so that a worker looks through what it has once."""
@@ -142,7 +151,10 @@ def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
     instance = secrets.token_hex(6)
     keys = [TO_ALL, *(to_service(post.name) for post in looking.posts), to_instance(instance)]
     controlled = Controlled(looking, mode)
-    return Answering(instance, keys, controlled.verbs, controlled.settle)
+    answering = Answering(instance, keys, controlled.verbs, controlled.settle)
+    for post in looking.posts:
+        post.streams.source = lambda: to_instance(instance) if answering.hears else None
+    return answering
 
 
 def checked_mode(mode: object) -> ControlMode | None:

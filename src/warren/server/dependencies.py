@@ -236,6 +236,8 @@ class Handler:
             TypeError: a ``def`` that needs what only an event loop can provide.
         """
         self.function = function
+        # A stream has begun when its way to the caller is open, and notes that itself.
+        self._enter = _leave_it if hasattr(function, "enters_itself") else enter
         self._needs = needs
         self._overrides = overrides
         self._walked: tuple[Mapping[Any, Any], dict[Any, Provider]] = ({}, walk(needs, {}))
@@ -290,7 +292,7 @@ class Handler:
         prepare(call)
         if not providers:
             arguments, values = self._given(call, args, made)
-            enter(call)
+            self._enter(call)
             return self.function(*arguments, **kwargs, **values)
         failure: BaseException
         with ExitStack() as stack:
@@ -299,7 +301,7 @@ class Handler:
                     value = provider.open(stack, self._values(call, provider.needs, made))
                     made[asked] = provider.checked(value, "and a `def` runs in a thread: make both `async def`")
                 arguments, values = self._given(call, args, made)
-                enter(call)
+                self._enter(call)
                 return _finished(self.function(*arguments, **kwargs, **values))
             except BaseException as error:
                 failure = error
@@ -312,7 +314,7 @@ class Handler:
         prepare(call)
         if not providers:
             arguments, values = self._given(call, args, made)
-            enter(call)
+            self._enter(call)
             return await self.function(*arguments, **kwargs, **values)
         failure: BaseException
         async with AsyncExitStack() as stack:
@@ -323,12 +325,16 @@ class Handler:
                         value = await value
                     made[asked] = provider.checked(value, "which nobody awaits: await it in there")
                 arguments, values = self._given(call, args, made)
-                enter(call)
+                self._enter(call)
                 return await self.function(*arguments, **kwargs, **values)
             except BaseException as error:
                 failure = error
                 raise
         raise failure
+
+
+def _leave_it(_call: CurrentCall[Any]) -> None:
+    """The function notes itself that it begins."""
 
 
 def _finished(value: Any) -> Any:

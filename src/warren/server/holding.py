@@ -45,6 +45,11 @@ class Holding:
         return attempt in self._places.taken
 
     @property
+    def taken(self) -> list[Attempt]:
+        """Those of which code runs; from any thread."""
+        return [*self._places.taken]
+
+    @property
     def running(self) -> int:
         """How many run."""
         return len(self._places.taken)
@@ -92,6 +97,11 @@ class Holding:
         attempt.method = method
         attempt.deadline = None if left is None else now + left
         self.kept.append(attempt)
+
+    def lose(self) -> None:
+        """Forget what does not run: it will be delivered again."""
+        self.give_up_waiting()
+        self.kept.clear()
 
     def take_kept(self) -> list[Attempt]:
         """Take out what is kept."""

@@ -133,6 +133,7 @@ def _method(method: Method) -> dict[str, Any]:
         "concurrency": method.concurrency,
         "default": method.default,
         "is_async": method.is_async,
+        "streams": method.streams,
     }
 
 

@@ -20,6 +20,7 @@ from warren.protocol.signature import (
 from warren.server.contracts import check_fit
 from warren.server.dependencies import Need
 from warren.server.provisions import Provisions
+from warren.server.streaming import streamed
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -114,8 +115,8 @@ class Methods(dict[str, Method]):
         Raises:
             TypeError, ValueError: as for `Service.method`; or it needs more than its arguments.
         """
-        method, _needs = self._make(function, options, None)
-        if method.function is not method.declared:
+        method, needs = self._make(function, options, None)
+        if needs:
             raise TypeError(
                 f"{method.full_name}: what an implementation needs is no part of a stub; leave it out there"
             )
@@ -163,10 +164,13 @@ class Methods(dict[str, Method]):
         name = name_of(self._service, function) if options.name is None else options.name
         where = f"{self._service}.{name}"
         plain = plain_function(where, function)
-        needs = self.provisions.needs(where, plain, owner)
-        handler = self.provisions.handler(where, plain, needs)
+        stream = streamed(where, plain)
+        runs = plain if stream is None else stream.function
+        needs = self.provisions.needs(where, runs, owner)
+        handler = self.provisions.handler(where, runs, needs)
         given = asdict(options) | {"name": name}
-        return make_method(self._service, handler, errors=self._errors, declared=plain, **given), needs
+        method = make_method(self._service, handler, errors=self._errors, declared=plain, **given)
+        return method if stream is None else stream.describe(method), needs
 
     def _add(self, function: Any, options: Options, owner: type | None, stub: Method | None = None) -> None:
         method, needs = self._make(function, options, owner)

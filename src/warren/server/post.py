@@ -17,6 +17,7 @@ from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.server.declarations import declare, refusal
 from warren.server.intake import Intake
+from warren.server.streaming import Outlets
 from warren.server.worker import Worker
 
 log = get_logger("warren.server")
@@ -74,6 +75,8 @@ class Post:
     def __init__(self, worker: Worker, spawn: Spawn) -> None:
         """`spawn` runs what has to be done in the background, for as long as the server is served."""
         self.worker = worker
+        self.streams = Outlets(lambda: worker.holding.taken, worker.service.max_message_size)
+        worker.scope.streams = self.streams
         self._spawn = spawn
         self._link: Link | None = None
         self._intake = Intake(worker)
@@ -126,6 +129,7 @@ class Post:
         """The link is gone."""
         self._link = self._intake.channel = None
         self.worker.link_lost()
+        self.streams.lost()
 
     async def drain(self, timeout: float) -> list[str]:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
@@ -202,6 +206,7 @@ class Post:
         if channel is self._intake.channel:
             self._intake.channel = None
         self.worker.channel_lost()
+        self.streams.lost()
         if isinstance(reason, ChannelClosed):  # else the link is going, and the supervisor opens another
             log.warning("%s: the broker closed the channel: %s; opening another", self.name, reason)
             self._resume()

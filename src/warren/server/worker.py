@@ -132,6 +132,7 @@ class Worker(_Unconfirmed):
                 raise
 
     def returned(self, message: Returned) -> None:
+        self.scope.streams.returned(message.correlation_id)
         self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
@@ -233,8 +234,7 @@ class Worker(_Unconfirmed):
 
     def channel_lost(self) -> None:
         """The channel is gone: what had not started will be delivered again."""
-        self.holding.give_up_waiting()
-        self.holding.kept.clear()
+        self.holding.lose()
         self.copies.originals_lost()
 
     def link_lost(self) -> None:

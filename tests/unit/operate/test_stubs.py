@@ -172,3 +172,12 @@ def test_stubs_are_what_calls_are_made_with() -> None:
     assert method_of(made.fib).encode_arguments("application/json", (30,), {}) == b"[30]"
     with pytest.raises(TypeError):
         method_of(made.fib).encode_arguments("application/json", (), {"m": 1})
+
+
+def test_a_method_that_yields_is_a_stub_of_a_stream() -> None:
+    rows = MethodInfo("rows", signature="rows(n: int)", arguments={"properties": {}}, result={"type": "integer"})
+    written = module(ServiceInfo("calc", methods=[msgspec.structs.replace(rows, streams=True)]))
+    assert "-> AsyncIterator[int]:" in written
+    made = method_of(load(written).rows)
+    assert made.streams
+    assert made.item_hint is int

@@ -1,0 +1,177 @@
+"""One stream at its caller, on the event loop: messages come, are taken in turn, and the worker hears how far."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextvars import Context
+from typing import Any, NamedTuple, Protocol
+
+from warren.amqp.frames import Properties
+from warren.client.calls import PendingCall, Waiter
+from warren.client.cancels import Cancels
+from warren.client.outcomes import locate, stream_broken, stream_idle, withdrawn
+from warren.client.requests import Target
+from warren.errors import CallError
+from warren.protocol.streaming import DEFAULT_WINDOW, Behind, read_items
+
+#: Seconds after which the credit is told again while nothing comes, as that may have been lost; then twice as many.
+_TELL_AGAIN = 1.0
+_MOST_PATIENT = 30.0
+
+
+class Message(NamedTuple):
+    """Items that have come together."""
+
+    number: int
+    body: bytes
+    content_type: bytes
+
+
+class End(NamedTuple):
+    """What a stream has ended in, after so many items; None where its caller has given it up."""
+
+    outcome: Any
+    came: int
+
+
+class Taker(Protocol):
+    """Who waits for what comes next."""
+
+    def finish(self, outcome: Message | End) -> None:
+        """Take it."""
+
+
+class Line(Protocol):
+    """The client's core, as far as a stream needs it."""
+
+    def start(self, target: Target, body: bytes, deadline: float, waiter: Waiter) -> PendingCall: ...
+    def cancel(self, call: PendingCall) -> bool: ...
+    @property
+    def cancels(self) -> Cancels: ...
+
+
+class Inlet:
+    """The waiter of a stream's call."""
+
+    def __init__(self, line: Line, target: Target, body: bytes, deadline: float, idle_timeout: float | None) -> None:
+        """Begin it.
+
+        Raises:
+            CallError: it cannot even begin: nothing was sent.
+        """
+        self._line = line
+        self._idle_timeout = idle_timeout
+        self._behind = Behind(DEFAULT_WINDOW)
+        self._messages: deque[Message] = deque()
+        self._taken: Message | None = None  # it is consumed when the next one is asked for
+        self._taker: Taker | None = None
+        self._source = b""
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since = 0.0
+        self._end: End | None = None
+        self._call: PendingCall | None = None
+        self._call = line.start(target, body, deadline, self)
+
+    # --- from the client's core ---------------------------------------------------------------------------------
+
+    def came(self, p: Properties, body: bytes) -> None:
+        """A message with items, or with none, as a sign of life."""
+        items = read_items(p)
+        if items is None:
+            self._break("a message with items came that cannot be read")
+            return
+        trouble = self._behind.take(items.seq, items.number)
+        if trouble:
+            self._break(trouble)
+        elif items.number:
+            self._source = items.source.encode()
+            self._messages.append(Message(items.number, body, p.content_type or b""))
+            self._hand_out()
+
+    def finish(self, outcome: Any) -> None:
+        self._call = None
+        if self._end is None:
+            self._end = End(outcome, self._behind.came)
+            self._hand_out()
+
+    def _break(self, why: str) -> None:
+        self._fail(stream_broken(why))
+
+    def _fail(self, error: CallError) -> None:
+        """End it here; the worker is told that nobody waits any more."""
+        call = self._call
+        if call is not None:
+            self._line.cancel(call)
+            self.finish(locate(error, call))
+
+    # --- from whoever takes -------------------------------------------------------------------------------------
+
+    def take(self, taker: Taker) -> None:
+        """Let `taker` have the next message, once there is one; what it took before is consumed now.
+
+        Raises:
+            RuntimeError: another waits already.
+        """
+        if self._taker is not None:
+            raise RuntimeError("two take from one stream at a time: let one of them take, and hand on what it gets")
+        self._consume()
+        self._taker = taker
+        self._hand_out()
+        if self._taker is not None:
+            self._waits_since = time.monotonic()
+            self._wait(_TELL_AGAIN)
+
+    def give_up(self) -> None:
+        """Nobody takes any more."""
+        call, self._call = self._call, None
+        self._messages.clear()
+        self._end = End(None, self._behind.came)
+        if call is not None:
+            self._line.cancel(call)
+        self._hand_out()
+
+    def withdraw(self) -> None:
+        """The call that it is made for is given up, so nobody waits for this one either."""
+        self._fail(withdrawn())
+
+    def _hand_out(self) -> None:
+        taker = self._taker
+        if taker is None or not (self._messages or self._end):
+            return
+        self._taker = None
+        self._forget_timer()
+        if self._messages:
+            self._taken = message = self._messages.popleft()
+            taker.finish(message)
+        elif self._end is not None:
+            taker.finish(self._end)
+
+    # --- credit, and the time between items ---------------------------------------------------------------------
+
+    def _consume(self) -> None:
+        taken, self._taken = self._taken, None
+        if taken is not None and self._behind.consume(taken.number, len(taken.body)):
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._call is not None and self._source:
+            self._line.cancels.credit(self._source, self._call, self._behind.tell())
+
+    def _wait(self, pause: float) -> None:
+        left = pause if self._idle_timeout is None else self._waits_since + self._idle_timeout - time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, min(pause, left)), self._look, pause, context=Context())
+
+    def _look(self, pause: float) -> None:
+        if self._idle_timeout is not None and time.monotonic() >= self._waits_since + self._idle_timeout:
+            self._fail(stream_idle(self._idle_timeout))
+        else:
+            self._tell()
+            self._wait(min(2 * pause, _MOST_PATIENT))
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,234 @@
+"""Streams: what a method yields comes in several messages, before the one reply. Pure; docs/wire.md is its prose.
+
+The worker may be ahead of its caller by a window of items and bytes, and waits when that is used up. Items have
+numbers, which have no gap, and the reply says how many there were: what is lost, or comes twice, shows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from warren.amqp.frames import FrameError, Properties, encode_properties
+from warren.amqp.tables import encode_table, pick
+from warren.protocol.codecs import JSON, MSGPACK
+from warren.protocol.control import LONGEST, MOST_CANCELLED, read_body
+
+#: Behind the name of a method in ``type``: its items are asked for. No method has such a name, so that a server which
+#: does not know of streams refuses it.
+MARK = "[]"
+#: The ``type`` of a message with items.
+ITEM = b"item"
+#: The verb of the control message that tells how far a caller has come.
+CREDIT = "credit"
+#: Bytes of items that travel together, if there are several.
+MOST_TOGETHER = 64 * 1024
+
+_WINDOW = (b"rpc-window-items", b"rpc-window-bytes")
+_ITEM = (b"rpc-seq", b"rpc-items", b"rpc-instance")
+#: The largest window that a worker grants.
+_MOST_ITEMS, _MOST_BYTES = 100_000, 256 * 1024 * 1024
+
+
+class Window(NamedTuple):
+    """How far a worker may be ahead of its caller; by one item more, where that has more bytes than are left."""
+
+    items: int = 256
+    bytes: int = 1024 * 1024
+
+
+DEFAULT_WINDOW = Window()
+
+
+def window_fields(window: Window) -> bytes:
+    """The header fields that ask for a window; no table."""
+    return encode_table({"rpc-window-items": window.items, "rpc-window-bytes": window.bytes})
+
+
+def read_window(table: bytes | None) -> Window:
+    """The window that a request asks for; where it says nothing that can be had, the usual one."""
+    try:
+        given = pick(table or b"", *_WINDOW)
+    except FrameError:
+        return DEFAULT_WINDOW
+    return Window(
+        _within(given.get("rpc-window-items"), DEFAULT_WINDOW.items, _MOST_ITEMS),
+        _within(given.get("rpc-window-bytes"), DEFAULT_WINDOW.bytes, _MOST_BYTES),
+    )
+
+
+def _within(value: object, default: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return default
+    return min(value, most)
+
+
+class Ahead:
+    """How far a worker is ahead of its caller.
+
+    Attributes:
+        sent: how many items it has sent, or undertaken to send.
+        bytes: of those that its caller has not consumed.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._sizes: deque[int] = deque()
+        self.sent = 0
+        self.bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more item may be sent, whatever its size."""
+        return len(self._sizes) < self._window.items and self.bytes < self._window.bytes
+
+    def send(self, size: int) -> None:
+        """One more item, of so many bytes; there was room for it."""
+        self._sizes.append(size)
+        self.bytes += size
+        self.sent += 1
+
+    def consumed(self, count: int) -> None:
+        """The caller has consumed so many items in all; what is older than known, or never was, changes nothing."""
+        if count > self.sent:
+            return
+        while self.sent - len(self._sizes) < count:
+            self.bytes -= self._sizes.popleft()
+
+
+class Behind:
+    """How far a caller is behind.
+
+    Attributes:
+        came: how many items have come.
+        consumed: how many of them nobody needs any more.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._bytes = 0  # of what was consumed since the worker was told
+        self._told = 0
+        self.came = 0
+        self.consumed = 0
+
+    def take(self, seq: int, count: int) -> str:
+        """A message with so many items, the first of this number, has come; returns what is wrong with that."""
+        if seq != self.came:
+            return f"item {seq} came where item {self.came} was due"
+        if seq + count - self.consumed > self._window.items:
+            return f"item {seq} came, more than the {self._window.items} ahead that were asked for"
+        self.came += count
+        return ""
+
+    def consume(self, count: int, size: int) -> bool:
+        """So many items in a message of so many bytes were consumed; returns whether the worker has to hear of it.
+
+        A worker that waits has sent all of a window; once that is consumed, half of it was, so that it hears of it.
+        """
+        self.consumed += count
+        self._bytes += size
+        half = self._window.items // 2, self._window.bytes // 2
+        return self.consumed - self._told >= max(1, half[0]) or self._bytes >= half[1]
+
+    def tell(self) -> int:
+        """How many items were consumed: the worker is told now."""
+        self._told, self._bytes = self.consumed, 0
+        return self.consumed
+
+
+# --- messages with items ------------------------------------------------------------------------------------------
+
+
+class Items(NamedTuple):
+    """What a message with items says of itself.
+
+    Attributes:
+        seq: the number of the first one; the stream's first has 0.
+        number: how many there are.
+        source: the routing key, in the control exchange, of the process that sends them.
+    """
+
+    seq: int
+    number: int
+    source: str
+
+
+def content_type_of(content_type: str) -> str:
+    """The encoding of the items that a request in this one asks for."""
+    return MSGPACK if content_type == MSGPACK else JSON
+
+
+def item_properties(content_type: str, correlation_id: bytes, items: Items) -> bytes:
+    """The property bytes of a message with items."""
+    table = encode_table({"rpc-seq": items.seq, "rpc-items": items.number, "rpc-instance": items.source})
+    return encode_properties(
+        Properties(content_type=content_type.encode(), correlation_id=correlation_id, type=ITEM, table=table)
+    )
+
+
+def read_items(p: Properties) -> Items | None:
+    """What a message with items says of itself; None where it makes no sense."""
+    try:
+        table = pick(p.table or b"", *_ITEM)
+    except FrameError:
+        return None
+    seq, count, source = (table.get(name.decode()) for name in _ITEM)
+    if not (_is_number(seq) and _is_number(count) and isinstance(source, str) and len(source.encode()) <= LONGEST):
+        return None
+    return Items(seq, count, source)  # type: ignore[arg-type]  # they are numbers
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def joined(content_type: str, bodies: Sequence[bytes]) -> bytes:
+    """Encoded items as one array."""
+    if content_type == JSON:
+        return b"[" + b",".join(bodies) + b"]"
+    count = len(bodies)
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdd" + count.to_bytes(4, "big")
+    return head + b"".join(bodies)
+
+
+def together(bodies: Iterable[bytes], most: int = MOST_TOGETHER) -> Iterator[list[bytes]]:
+    """Encoded items in the groups that travel together: several, of at most so many bytes, or one."""
+    group: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if group and size + len(body) > most:
+            yield group
+            group, size = [], 0
+        group.append(body)
+        size += len(body)
+    if group:
+        yield group
+
+
+# --- credit -------------------------------------------------------------------------------------------------------
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """How many items of each of these streams were consumed, by correlation id.
+
+    Attributes:
+        reply_to: their reply address: with an id it proves who says so, as for `Cancel`.
+    """
+
+    streams: dict[Annotated[str, msgspec.Meta(max_length=LONGEST)], Annotated[int, msgspec.Meta(ge=0, le=2**53)]]
+    reply_to: Annotated[str, msgspec.Meta(max_length=LONGEST)]
+
+
+def read_credit(body: Mapping[str, Any]) -> Credit:
+    """What a question's body says.
+
+    Raises:
+        ValueError: it is none.
+    """
+    credit = read_body(body, Credit)
+    if len(credit.streams) > MOST_CANCELLED:
+        raise ValueError(f"it names {len(credit.streams)} streams; {MOST_CANCELLED} are allowed")
+    return credit

@@ -1,0 +1,336 @@
+"""Methods that yield: their items go to the caller as they come, and wait while it has not consumed enough of them.
+
+A generator function becomes a function that runs its generator to the end and returns how many items there were. So
+runners and workers know nothing of this, and what a handler needs, middleware and time limits are as they always are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from dataclasses import replace
+from typing import Any, NoReturn, get_args, get_origin
+
+from warren.protocol import codecs, evidence
+from warren.protocol.codecs import CodecError
+from warren.protocol.evidence import Ending, conclude
+from warren.protocol.signature import PLAIN, Method, hints_of, is_awaitable
+from warren.protocol.spelling import returns_of
+from warren.protocol.streaming import Ahead, Items, content_type_of, item_properties, joined, read_window, together
+from warren.protocol.topology import DIRECT_REPLY_TO
+from warren.server.attempt import Attempt
+from warren.server.context import CurrentCall, Streams, cancel, current_call, enter, prepare, streams_of
+from warren.server.cutoffs import stop
+
+_ASYNC, _PLAIN = (AsyncIterator, AsyncGenerator), (Iterator, Generator)
+#: Seconds without a message after which an empty one asks the broker whether the caller's queue is still there.
+SIGN_OF_LIFE = 5.0
+#: Seconds that the loop gets to send what a thread has left behind.
+_DRAIN = 10.0
+
+_GIVEN_UP = "nobody takes the stream's items any more"
+_CUT_OFF = "the stream was cut off at its deadline: allow more time, or yield less"
+
+
+# --- declaring ----------------------------------------------------------------------------------------------------
+
+
+class Streamed:
+    """A function that yields, as a method.
+
+    Attributes:
+        function: what a worker runs.
+    """
+
+    def __init__(self, where: str, function: Callable[..., Any], hint: Any, *, on_loop: bool) -> None:
+        """`hint` is what the function says that it returns."""
+        self._item = get_args(hint)[0] if get_args(hint) else Any
+        self._shown = "AsyncIterator" if on_loop else "Iterator"
+        try:
+            codecs.check_hint(self._item, result=True)
+        except TypeError as error:
+            raise TypeError(f"{where}: the items: {error}") from error
+        self.function = _as_handler(where, function, on_loop=on_loop)
+
+    def describe(self, method: Method) -> Method:
+        """The method that was made of `function`, as the stream that it is."""
+        if method.default:
+            raise TypeError(
+                f"{method.full_name}: the default method gives bare peers one plain reply, so it cannot be a stream:"
+                " leave default out"
+            )
+        returns = f"{self._shown}[{returns_of({'return': self._item})}]"
+        return replace(method, streams=True, item_hint=self._item, returns=returns)
+
+
+def streamed(where: str, function: Callable[..., Any]) -> Streamed | None:
+    """A function that yields, or says that it returns an iterator, as a method; None for any other.
+
+    Raises:
+        TypeError: its items cannot travel.
+    """
+    try:
+        hint = hints_of(where, function).get("return")
+    except TypeError:
+        hint = None  # which whoever declares it is told anyway
+    origin = get_origin(hint) or hint
+    if inspect.isasyncgenfunction(function) or origin in _ASYNC:
+        return Streamed(where, function, hint, on_loop=True)
+    if inspect.isgeneratorfunction(function) or origin in _PLAIN:
+        return Streamed(where, function, hint, on_loop=False)
+    return None
+
+
+def _as_handler(where: str, function: Callable[..., Any], *, on_loop: bool) -> Callable[..., Any]:
+    """A function with the same arguments that sends the items, and returns how many there were."""
+
+    async def run_async(*args: Any, **kwargs: Any) -> int:
+        with _opened() as outlet:
+            items = function(*args, **kwargs)
+            return await outlet.send_all(await items if is_awaitable(items) else items)
+
+    def run_plain(*args: Any, **kwargs: Any) -> int:
+        with _opened() as outlet:
+            return outlet.send_all_from_thread(function(*args, **kwargs))
+
+    run: Any = run_async if on_loop else run_plain
+    functools.update_wrapper(run, function)
+    del run.__wrapped__  # whose result is another one
+    run.__signature__ = inspect.signature(function)
+    run.__annotations__ = hints_of(where, function) | {"return": int}
+    run.enters_itself = True  # see `Handler`
+    handler: Callable[..., Any] = run
+    return handler
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[Outlet]:
+    """The way to the caller of the present call."""
+    call = current_call()
+    prepare(call)
+    outlet = streams_of(call).open(call)
+    enter(call)
+    try:
+        yield outlet
+    finally:
+        outlet.close()
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
+
+
+class Outlet:
+    """One stream at its worker: what was yielded and not sent, and how far it is ahead of its caller."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Attempt, source: str, max_size: int) -> None:
+        """`source` is where the caller's credit goes; `max_size`: bytes of the largest item."""
+        request = attempt.request
+        assert request is not None
+        p = request.properties
+        self.attempt = attempt
+        self.address, self.id = p.reply_to or b"", p.correlation_id or b""
+        self.on_closed: Callable[[Outlet], None] = lambda _outlet: None
+        self._loop = loop
+        self._source = source
+        self._max_size = max_size
+        self._item = attempt.method.item_hint
+        self._content_type = content_type_of(request.content_type)
+        self._ahead = Ahead(read_window(p.table))
+        self._changed = threading.Condition()  # of all that follows: a generator may run in a thread
+        self._buffer: list[bytes] = []
+        self._first = 0  # the number of the first in there
+        self._flushes = False  # whether the loop will look into it
+        self._stopped = False
+        self._room: asyncio.Future[None] | None = None
+        self._silent = True
+        self._timer: asyncio.TimerHandle | None = None
+        loop.call_soon_threadsafe(self._watch)
+
+    # --- the generator ------------------------------------------------------------------------------------------
+
+    async def send_all(self, items: Any) -> int:
+        """Send what it yields, on the loop; returns how many items there were. It is closed in every case."""
+        try:
+            async for item in items:
+                body = self._encode(item)
+                while not self._ahead.has_room:
+                    self._room = self._loop.create_future()
+                    await self._room
+                self._put(body)
+        finally:
+            self._flush()
+            if hasattr(items, "aclose"):
+                await items.aclose()
+        return self._ahead.sent
+
+    def send_all_from_thread(self, items: Any) -> int:
+        """The same in a thread."""
+        forget = self.attempt.call.on_cancelled(self.stop)
+        try:
+            for item in items:
+                self._offer(self._encode(item))
+        finally:
+            forget()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._buffer or self._stopped, _DRAIN)
+            if hasattr(items, "close"):
+                items.close()
+        return self._ahead.sent
+
+    def _offer(self, body: bytes) -> None:
+        with self._changed:
+            if not self._ahead.has_room and not self._stopped:
+                self._changed.wait_for(lambda: self._stopped or self._ahead.has_room, self.attempt.call.remaining)
+            if self._stopped:
+                self._cut_off(evidence.GIVEN_UP, _GIVEN_UP)
+            if self.attempt.call.cancelled:
+                self._cut_off(self.attempt.limit, _CUT_OFF)
+            self._put(body)
+
+    def _cut_off(self, ending: Ending, why: str) -> NoReturn:
+        """End a thread's generator as a task is ended."""
+        self.attempt.stopped_by = (ending, why)
+        raise asyncio.CancelledError(why)
+
+    def _encode(self, item: Any) -> bytes:
+        try:
+            hint = self._item
+            plain = hint is Any or (type(item) is hint and hint in PLAIN)
+            body = codecs.encode(self._content_type, item if plain else codecs.convert(item, hint))
+        except CodecError as error:
+            message = (
+                f"item {self._ahead.sent} does not fit its declared type or the encoding: {error}; mend the handler"
+            )
+            raise conclude(evidence.ENCODE_REPLY, message, entered=True) from error
+        if len(body) > self._max_size:
+            message = (
+                f"item {self._ahead.sent} has {len(body)} bytes, the service's max_message_size is {self._max_size}:"
+                " yield less at a time, or raise it"
+            )
+            raise conclude(evidence.RESULT_TOO_LARGE, message, entered=True)
+        return body
+
+    # --- to the caller ------------------------------------------------------------------------------------------
+
+    def _put(self, body: bytes) -> None:
+        self._ahead.send(len(body))
+        self._buffer.append(body)
+        if not self._flushes:  # what is yielded before the loop comes to it travels together
+            self._flushes = True
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        with self._changed:
+            bodies, self._buffer = self._buffer, []
+            first, self._first = self._first, self._first + len(bodies)
+            self._flushes = False
+            self._changed.notify_all()
+        for group in together(bodies):
+            self._send(first, group)
+            first += len(group)
+
+    def _send(self, first: int, bodies: list[bytes]) -> None:
+        attempt = self.attempt
+        if not (attempt.ended or attempt.answered or self._stopped):
+            self._silent = False
+            properties = item_properties(self._content_type, self.id, Items(first, len(bodies), self._source))
+            attempt.channel.publish(b"", self.address, properties, joined(self._content_type, bodies))
+
+    # --- from the caller ----------------------------------------------------------------------------------------
+
+    def credit(self, count: int) -> None:
+        """The caller has consumed so many items in all."""
+        with self._changed:
+            self._ahead.consumed(count)
+            self._changed.notify_all()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def stop(self) -> None:
+        """Nobody wants more: a thread hears of it at its next item, which a task does by being cancelled."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """The link is lost, or its caller is gone: end it, as nobody would ever be answered."""
+        self.attempt.answered = True
+        cancel(self.attempt.call)
+        self.stop()
+        stop(self.attempt, evidence.GIVEN_UP, _GIVEN_UP)
+
+    # --- signs of life ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if not self._stopped:
+            self._timer = self._loop.call_later(SIGN_OF_LIFE, self._look)
+
+    def _look(self) -> None:
+        """A caller that is gone says nothing, and a stream that waits for it sends nothing that could come back."""
+        if self._silent:
+            self._send(self._first, [])
+        self._silent = True
+        self._watch()
+
+    def close(self) -> None:
+        """The generator has ended."""
+        self._stopped = True
+        self.on_closed(self)
+        with contextlib.suppress(RuntimeError):  # the loop was closed under a thread
+            self._loop.call_soon_threadsafe(self._forget_timer)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Outlets(Streams):
+    """The streams of one worker."""
+
+    def __init__(self, attempts: Callable[[], list[Attempt]], max_size: int) -> None:
+        """`attempts` are those that run."""
+        self._loop = asyncio.get_running_loop()
+        self._attempts = attempts
+        self._max_size = max_size
+        self._open: dict[tuple[bytes, bytes], Outlet] = {}
+        self.source: Callable[[], str | None] = lambda: None
+
+    def open(self, call: CurrentCall[Any]) -> Outlet:
+        """The way to a call's caller.
+
+        Raises:
+            CallError: there is none, or none for its credit.
+        """
+        attempt = next(a for a in self._attempts() if getattr(a, "call", None) is call)
+        source = self.source()
+        if source is None:
+            raise conclude(evidence.STREAM, "this worker has no control queue, which streams need: allow it one")
+        outlet = Outlet(self._loop, attempt, source, self._max_size)
+        if not outlet.address or outlet.address.startswith(DIRECT_REPLY_TO):
+            outlet.close()
+            raise conclude(evidence.STREAM, "a stream needs a reply queue of the caller's own: call it as a stream")
+        outlet.on_closed = self._closed
+        self._open[outlet.id, outlet.address] = outlet
+        return outlet
+
+    def _closed(self, outlet: Outlet) -> None:
+        self._open.pop((outlet.id, outlet.address), None)
+
+    def credit(self, id: bytes, address: bytes, count: int) -> None:
+        """A caller has consumed so many items of its stream in all."""
+        outlet = self._open.get((id, address))
+        if outlet is not None:
+            outlet.credit(count)
+
+    def returned(self, id: bytes | None) -> None:
+        for outlet in [outlet for outlet in list(self._open.values()) if outlet.id == id]:
+            outlet.abandon()
+
+    def lost(self) -> None:
+        """The channel of all of them is gone."""
+        for outlet in list(self._open.values()):
+            outlet.abandon()

@@ -1,0 +1,341 @@
+"""Streams: what a handler yields comes as it is yielded, all of it, once, and no faster than it is consumed."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.serving import serving
+from tests.support.waiting import until
+from tests.support.yielding import Row, TooFar, Yielding, taken
+from warren import (
+    AsyncClient,
+    CallError,
+    Client,
+    CurrentCall,
+    DeadlineExceeded,
+    Execution,
+    MethodNotFound,
+    Service,
+    provided,
+)
+from warren.client.blocking import Client as BlockingClient
+
+KINDS = ("on_loop", "in_thread")
+MiB = 1024 * 1024
+
+
+@asynccontextmanager
+async def yielding_and_client(url: str, name: str, **options: Any) -> AsyncIterator[tuple[Yielding, AsyncClient]]:
+    yielding = Yielding(name, **options)
+    async with serving(yielding.service, url=url), AsyncClient(url, timeout=60) as client:
+        yield yielding, client
+
+
+@contextmanager
+def in_another_thread(url: str, name: str) -> Iterator[tuple[Yielding, BlockingClient]]:
+    """The service in a loop of another thread, and a client in this one."""
+    yielding, ready, stop = Yielding(name), threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with serving(yielding.service, url=url):
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(60)
+        with Client(url, timeout=60) as client:
+            yield yielding, client
+    finally:
+        stop.set()
+        thread.join()
+
+
+# --- items --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_all_items_come_in_their_order(url: str, service_name: str, kind: str, encoding: Any) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        how = client.options(encoding=encoding)
+        for count in (0, 1, 3000):
+            assert [row async for row in how.stream(getattr(yielding, kind), count)] == [Row(n) for n in range(count)]
+        assert client.ignored_replies == 0
+        assert client.statistics.in_flight == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thread_takes_them_too(url: str, service_name: str, kind: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        for count in (0, 1, 3000):
+            assert list(client.stream(getattr(yielding, kind), count)) == [Row(n) for n in range(count)]
+
+
+async def test_a_stream_by_name_says_of_which_type_its_items_are(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (_, client):
+        name = f"{service_name}.on_loop"
+        assert [item async for item in client.stream(name, 2)] == [{"number": n, "text": ""} for n in range(2)]
+        assert [item async for item in client.stream(name, 2, returns=Row)] == [Row(0), Row(1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_large_items_come_whole(url: str, service_name: str, kind: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        sizes = [len(row.text) async for row in client.stream(getattr(yielding, kind), 5, 2 * MiB)]
+        assert sizes == [2 * MiB] * 5
+
+
+async def test_an_item_comes_when_it_is_yielded_and_not_with_the_next(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.hang, 1)
+        assert await anext(stream) == 0
+        await stream.aclose()
+
+
+# --- credit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB // 4, 4)])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_worker_waits_for_a_caller_that_is_slow(
+    url: str, service_name: str, kind: str, size: int, most: int
+) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.stream(getattr(yielding, kind), 2000, size)
+        for number in range(3):
+            assert (await anext(stream)).number == number
+        before = -1
+        while before != yielding.yielded:  # until it stands still
+            before = yielding.yielded
+            await asyncio.sleep(0.2)
+        assert yielding.yielded <= 2 * most + 4  # what was consumed with the first message, and a window ahead
+        await stream.aclose()
+
+
+async def test_many_streams_go_on_side_by_side(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+
+        async def take() -> int:
+            return len([row async for row in client.stream(yielding.on_loop, 1000)])
+
+        assert await asyncio.gather(*(take() for _ in range(20))) == [1000] * 20
+
+
+# --- giving up ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_leaving_the_loop_closes_the_generator(url: str, service_name: str, kind: str) -> None:
+    async with yielding_and_client(url, service_name, concurrency=1) as (yielding, client):
+        async for row in client.stream(getattr(yielding, kind), 1_000_000):
+            if row.number == 3:
+                break
+        left = time.monotonic()
+        await until(lambda: yielding.closed)
+        assert yielding.closed[0] - left < 5  # at once; not when its time is over
+        assert await client.call(yielding.one) == 1  # its only place is free
+
+
+async def test_a_task_that_is_cancelled_closes_it(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.hang, 1)
+        await anext(stream)
+        waiting = asyncio.create_task(stream.__anext__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: yielding.closed)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+def test_leaving_the_loop_in_a_thread_closes_it(url: str, service_name: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        for number in client.stream(yielding.hang, 3):
+            if number == 2:
+                break
+        wait = threading.Event()
+        while not yielding.closed:
+            wait.wait(0.01)
+        with client.stream(yielding.hang, 3) as stream:
+            assert next(stream) == 0
+        assert list(stream) == []
+        while len(yielding.closed) < 2:
+            wait.wait(0.01)
+
+
+async def test_a_stream_has_a_time_for_all_of_it(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        items, error = await taken(client.options(timeout=0.5).stream(yielding.hang, 3))
+        assert items == [0, 1, 2]
+        assert isinstance(error, DeadlineExceeded)
+        assert error.execution is Execution.EXECUTED  # as items had come
+        assert error.__notes__ == ["3 items of the stream had come"]
+        await until(lambda: yielding.closed)
+
+
+async def test_a_generator_in_a_thread_is_cut_off_at_the_deadline(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.options(timeout=0.5).stream(yielding.in_thread, 1_000_000)
+        await anext(stream)  # and no more: so it waits for credit
+        await until(lambda: yielding.closed)
+
+
+async def test_a_stream_has_a_time_between_two_items(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.options(idle_timeout=0.3).stream(yielding.hang, 2)
+        assert [await anext(stream), await anext(stream)] == [0, 1]
+        with pytest.raises(DeadlineExceeded, match=r"no item came for 0\.3 s") as caught:
+            await anext(stream)
+        assert (caught.value.reason, caught.value.execution) == ("IDLE", Execution.EXECUTED)
+        await until(lambda: yielding.closed)
+
+
+def test_two_threads_do_not_take_from_one_stream(url: str, service_name: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.hang, 1)
+        next(stream)
+        ended: list[object] = []
+        other = threading.Thread(target=lambda: ended.extend(stream))
+        other.start()
+        while stream._held is None or stream._held._inlet is None or stream._held._inlet._taker is None:
+            time.sleep(0.01)
+        with pytest.raises(RuntimeError, match="two take"):
+            next(stream)
+        other.join(60)  # the stream was closed, which its other taker is told
+        assert ended == []
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fail", "fail_in_thread"])
+async def test_an_error_comes_behind_all_items_before_it(url: str, service_name: str, method: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        items, error = await taken(client.stream(getattr(yielding, method), 500, "own"))
+        assert items == [*range(500)]
+        assert isinstance(error, TooFar)
+        assert "500 items of the stream had come" in error.__notes__
+
+
+@pytest.mark.parametrize("method", ["fail", "fail_in_thread"])
+async def test_an_item_that_does_not_fit_ends_the_stream(url: str, service_name: str, method: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        items, error = await taken(client.stream(getattr(yielding, method), 3, "misfit"))
+        assert items == [0, 1, 2]
+        assert isinstance(error, CallError)
+        assert "item 3 does not fit" in error.message
+        assert (error.reason, error.execution) == ("ENCODE_REPLY", Execution.EXECUTED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_item_over_the_services_limit_ends_the_stream(url: str, service_name: str, kind: str) -> None:
+    async with yielding_and_client(url, service_name, max_message_size=1000) as (yielding, client):
+        with pytest.raises(CallError, match="item 0 has 1022 bytes") as caught:
+            await anext(client.stream(getattr(yielding, kind), 1, 1000))
+        assert caught.value.reason == "TOO_LARGE"
+
+
+async def test_a_call_of_a_stream_is_refused_before_it_runs(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        with pytest.raises(TypeError, match=r"client\.stream"):
+            await client.call(yielding.on_loop, 1)
+        with pytest.raises(MethodNotFound, match=r"client\.stream") as caught:
+            await client.call(f"{service_name}.on_loop", 1)
+        assert (caught.value.reason, caught.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
+        assert yielding.yielded == 0
+
+
+async def test_a_stream_of_a_call_is_refused_before_it_runs(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        with pytest.raises(TypeError, match=r"client\.call"):
+            client.stream(yielding.one)  # type: ignore[call-overload]
+        with pytest.raises(MethodNotFound, match=r"client\.call") as caught:
+            await anext(client.stream(f"{service_name}.one"))
+        assert (caught.value.reason, caught.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
+
+
+async def test_a_worker_without_a_control_queue_refuses_streams(url: str, service_name: str) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url, control=None), AsyncClient(url) as client:
+        with pytest.raises(MethodNotFound, match="no control queue") as caught:
+            await anext(client.stream(yielding.on_loop, 1))
+        assert (caught.value.reason, caught.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
+        assert yielding.yielded == 0
+
+
+async def test_a_client_with_middleware_says_that_it_cannot_stream(url: str, service_name: str) -> None:
+    async def through(_call: Any, proceed: Any) -> Any:
+        return await proceed()
+
+    async with AsyncClient(url, middleware=[through]) as client:
+        with pytest.raises(TypeError, match="middleware"):
+            client.stream(f"{service_name}.on_loop", 1)
+
+
+# --- with the rest ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_a_stream_needs_is_there_until_it_ends(url: str, service_name: str, kind: str) -> None:
+    service, told = Service(service_name), []
+
+    def get_prefix() -> Iterator[str]:
+        yield "item "
+        told.append("left")
+
+    @service.method
+    async def on_loop(count: int, prefix: str = provided(get_prefix), *, call: CurrentCall) -> AsyncIterator[str]:
+        for number in range(count):
+            assert not told
+            yield f"{prefix}{number} of {call.args[0]}"
+
+    @service.method
+    def in_thread(count: int, prefix: str = provided(get_prefix), *, call: CurrentCall) -> Iterator[str]:
+        for number in range(count):
+            assert not told
+            yield f"{prefix}{number} of {call.args[0]}"
+
+    async with serving(service, url=url), AsyncClient(url) as client:
+        assert [item async for item in client.stream(f"{service_name}.{kind}", 2)] == ["item 0 of 2", "item 1 of 2"]
+        assert told == ["left"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_middleware_of_the_service_is_around_the_whole_stream(url: str, service_name: str, kind: str) -> None:
+    seen: list[object] = []
+
+    async def around(call: CurrentCall, proceed: Any) -> object:
+        seen.append(call.method)
+        seen.append(await proceed())
+        return seen[-1]
+
+    async with yielding_and_client(url, service_name, middleware=[around]) as (yielding, client):
+        assert len([row async for row in client.stream(getattr(yielding, kind), 700)]) == 700
+        assert seen == [f"{service_name}.{kind}", 700]
+
+
+async def test_middleware_that_answers_in_place_of_a_stream_does_not_make_it_short(url: str, service_name: str) -> None:
+    async def instead(_call: CurrentCall, _proceed: Any) -> object:
+        return 5
+
+    async with yielding_and_client(url, service_name, middleware=[instead]) as (yielding, client):
+        with pytest.raises(CallError, match="0 items came of a stream that has 5") as caught:
+            await anext(client.stream(yielding.on_loop, 7))
+        assert caught.value.reason == "STREAM_BROKEN"
+
+
+async def test_a_drain_lets_a_stream_end(url: str, service_name: str) -> None:
+    yielding = Yielding(service_name)
+    async with AsyncClient(url) as client, serving(yielding.service, url=url) as server:
+        stream = client.stream(yielding.on_loop, 2000)
+        await anext(stream)
+        server.stop()
+        assert len([row async for row in stream]) == 1999

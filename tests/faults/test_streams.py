@@ -1,0 +1,209 @@
+"""Streams when something goes: they end in one error that says how far they came, and are never short, or run twice."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.raw import raw_channel
+from tests.support.serving import serving, victims
+from tests.support.waiting import until
+from tests.support.yielding import Yielding, taken
+from warren import AsyncClient, CallError, Execution, Service, WorkerLost
+from warren.server import streaming
+from warren.server.vitals import resident_memory
+
+KINDS = ("on_loop", "in_thread")
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    """A plain Pika channel."""
+    with raw_channel(url) as channel:
+        yield channel
+
+
+async def test_a_worker_that_dies_ends_the_stream_which_is_not_run_again(
+    url: str, service_name: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs"
+    with victims(2, service_name, url):
+        async with AsyncClient(url, timeout=60) as client:
+            items, error = await taken(client.stream(f"{service_name}.die_after", str(log), 300))
+        assert items == [*range(300)]
+        assert isinstance(error, WorkerLost)
+        assert error.execution is Execution.EXECUTED
+        assert error.__notes__ == ["300 items of the stream had come"]
+        assert len(log.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13])
+async def test_a_clients_link_that_is_cut_after_any_frame_never_makes_a_stream_short(
+    proxy: Proxy, url: str, service_name: str, nth: int
+) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url), AsyncClient(proxy.url, timeout=60) as client:
+        await client.connect()
+        proxy.cut_at("down", "Basic.Deliver", nth=nth)
+        items, error = await taken(client.stream(yielding.on_loop, 2000))
+        assert [row.number for row in items] == [*range(len(items))]
+        if error is None:
+            assert len(items) == 2000
+        else:
+            assert isinstance(error, CallError)
+            assert error.reason == "CONNECTION_LOST"
+            assert error.execution is (Execution.EXECUTED if items else Execution.UNKNOWN)
+        await until(lambda: yielding.closed)
+        assert len(yielding.closed) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_generator_that_waits_for_a_caller_which_is_gone_is_closed(
+    proxy: Proxy, url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SIGN_OF_LIFE", 0.1)
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url), AsyncClient(proxy.url, timeout=600) as client:
+        stream = client.stream(getattr(yielding, kind), 1_000_000)
+        await anext(stream)
+        proxy.refuse()
+        proxy.cut()
+        await until(lambda: yielding.closed)
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_worker_whose_link_is_lost_closes_the_generator_and_its_caller_is_told(
+    proxy: Proxy, url: str, service_name: str, kind: str
+) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=proxy.url), AsyncClient(url, timeout=60) as client:
+        stream = client.stream(getattr(yielding, kind), 1_000_000)
+        await anext(stream)
+        proxy.cut()
+        await until(lambda: yielding.closed)
+        items, error = await taken(stream)  # what had come, then what the worker says that is asked again
+        assert isinstance(error, WorkerLost)
+        assert [row.number for row in items] == [*range(1, len(items) + 1)]
+        assert len(yielding.closed) == 1
+
+
+async def test_credit_that_is_lost_is_told_again(url: str, service_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url) as server, AsyncClient(url, timeout=60) as client:
+        lost: list[int] = []
+        streams = server._posts[0].streams
+        monkeypatch.setattr(streams, "credit", lambda _id, _address, count: lost.append(count))
+        stream = client.stream(yielding.on_loop, 600)
+        for _ in range(256):
+            await anext(stream)
+        rest = asyncio.create_task(taken(stream))
+        await until(lambda: 256 in lost)
+        monkeypatch.undo()
+        items, error = await rest
+        assert error is None
+        assert len(items) == 344
+
+
+async def test_a_consumer_that_sleeps_bounds_the_memory_of_its_worker(url: str, service_name: str) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url), AsyncClient(url, timeout=60) as client:
+        before = resident_memory() or 0
+        stream = client.stream(yielding.on_loop, 4000, 256 * 1024)  # a gigabyte
+        await anext(stream)
+        seen = -1
+        while seen != yielding.yielded:
+            seen = yielding.yielded
+            await asyncio.sleep(0.2)
+        assert yielding.yielded < 20
+        assert (resident_memory() or 0) - before < 100 * 1024 * 1024
+        await stream.aclose()
+
+
+# --- peers that do not keep to it ---------------------------------------------------------------------------------
+
+
+def say(raw: Any, queue: str, *messages: tuple[int, int, list[int]], end: bytes | None = None) -> None:
+    """Take one request, and answer it with these messages: number, count and items; then with an end."""
+    for method, p, _body in raw.consume(queue, inactivity_timeout=0.1):
+        if method is None:
+            continue
+        raw.basic_ack(method.delivery_tag)
+        assert p.type == "rows[]"
+        for seq, count, items in messages:
+            headers = {"rpc-seq": seq, "rpc-items": count, "rpc-instance": "instance:none"}
+            answer(raw, p, json.dumps(items).encode(), type="item", headers=headers)
+        if end is not None:
+            answer(raw, p, end)
+        break
+    raw.cancel()
+
+
+def answer(raw: Any, p: Any, body: bytes, **properties: Any) -> None:
+    import pika
+
+    made = pika.BasicProperties("application/json", correlation_id=p.correlation_id, **properties)
+    raw.basic_publish("", p.reply_to, body, made)
+
+
+@pytest.mark.parametrize(
+    ("messages", "end", "got", "why"),
+    [
+        ([(1, 1, [1])], None, [], "item 1 came where item 0 was due"),
+        ([(0, 2, [0, 1]), (3, 1, [3])], None, [0, 1], "item 3 came where item 2 was due"),
+        ([(0, 2, [0, 1]), (0, 2, [0, 1])], None, [0, 1], "item 0 came where item 2 was due"),
+        ([(0, 2, [0, 1])], b"3", [0, 1], "2 items came of a stream that has 3"),
+        ([(0, 2, [0, 1])], b"1", [0, 1], "2 items came of a stream that has 1"),
+        ([(0, 3, [0, 1])], None, [], "2 items came in a message that says 3"),
+        ([(0, 257, [*range(257)])], None, [], "more than the 256"),
+        ([(0, -1, [])], None, [], "cannot be read"),
+    ],
+)
+async def test_a_stream_with_gaps_is_broken_and_says_so(
+    url: str, service_name: str, raw: Any, messages: Any, end: bytes | None, got: list[int], why: str
+) -> None:
+    service = Service(service_name)  # declares the queue, and leaves it to the peer
+
+    @service.method
+    async def rows() -> AsyncIterator[int]:
+        yield 0
+
+    async with serving(service, url=url):
+        pass
+    async with AsyncClient(url, timeout=60) as client:
+        taking = asyncio.create_task(taken(client.stream(rows)))
+        await asyncio.to_thread(say, raw, service_name, *messages, end=end)
+        items, error = await taking
+    assert items == got
+    assert isinstance(error, CallError)
+    assert why in error.message
+    assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
+
+
+async def test_items_for_a_call_that_is_no_stream_are_passed_over(url: str, service_name: str, raw: Any) -> None:
+    service = Service(service_name)
+
+    @service.method
+    async def one() -> int:
+        return 1
+
+    def tell(queue: str) -> None:
+        for method, p, _body in raw.consume(queue, inactivity_timeout=0.1):
+            if method is not None:
+                raw.basic_ack(method.delivery_tag)
+                headers = {"rpc-seq": 0, "rpc-items": 1, "rpc-instance": "instance:none"}
+                answer(raw, p, b"[1]", type="item", headers=headers)
+                answer(raw, p, b"7")
+                break
+        raw.cancel()
+
+    async with serving(service, url=url):
+        pass
+    async with AsyncClient(url, timeout=60) as client:
+        calling = asyncio.create_task(client.call(one))
+        await asyncio.to_thread(tell, service_name)
+        assert await calling == 7

@@ -1,0 +1,109 @@
+"""Streams on the wire: windows, numbers, and items that travel together."""
+
+import msgspec
+import pytest
+
+from warren.amqp.frames import Properties, decode_properties
+from warren.amqp.tables import encode_table
+from warren.protocol.codecs import JSON, MSGPACK
+from warren.protocol.streaming import (
+    DEFAULT_WINDOW,
+    Ahead,
+    Behind,
+    Items,
+    Window,
+    item_properties,
+    joined,
+    read_credit,
+    read_items,
+    read_window,
+    together,
+    window_fields,
+)
+
+
+def test_a_window_that_is_asked_for_is_read_again() -> None:
+    assert read_window(window_fields(Window(7, 900))) == Window(7, 900)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "many"])
+def test_a_window_that_makes_no_sense_is_the_usual_one(value: object) -> None:
+    assert read_window(encode_table({"rpc-window-items": value})) == DEFAULT_WINDOW
+    assert read_window(b"\xff\xff") == read_window(None) == DEFAULT_WINDOW
+
+
+def test_the_largest_window_is_bounded() -> None:
+    wide = read_window(window_fields(Window(2**31 - 1, 2**31 - 1)))
+    assert wide.items == 100_000
+    assert wide.bytes == 256 * 1024 * 1024
+
+
+def test_an_item_larger_than_the_window_goes_alone() -> None:
+    ahead = Ahead(Window(10, 100))
+    assert ahead.has_room
+    ahead.send(1000)
+    assert not ahead.has_room
+    ahead.consumed(1)
+    assert ahead.has_room
+    assert ahead.bytes == 0
+
+
+def test_credit_for_items_that_were_never_sent_changes_nothing() -> None:
+    ahead = Ahead(Window(2, 100))
+    ahead.send(1)
+    ahead.send(1)
+    ahead.consumed(3)
+    assert not ahead.has_room
+    ahead.consumed(1)
+    ahead.consumed(0)  # an older one, late
+    assert ahead.bytes == 1
+
+
+def test_a_caller_notices_what_is_missing_twice_or_too_much() -> None:
+    behind = Behind(Window(4, 100))
+    assert behind.take(0, 2) == ""
+    assert behind.take(0, 2) == "item 0 came where item 2 was due"
+    assert behind.take(3, 1) == "item 3 came where item 2 was due"
+    assert behind.take(2, 2) == ""
+    assert "more than the 4" in behind.take(4, 1)
+
+
+def test_a_message_with_items_is_read_again() -> None:
+    p = decode_properties(item_properties(JSON, b"id", Items(3, 2, "instance:abc")))
+    assert (p.type, p.correlation_id, p.content_type) == (b"item", b"id", JSON.encode())
+    assert read_items(p) == Items(3, 2, "instance:abc")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"\xff\xff",
+        b"",
+        encode_table({"rpc-seq": -1, "rpc-items": 1, "rpc-instance": "i"}),
+        encode_table({"rpc-seq": 0, "rpc-items": True, "rpc-instance": "i"}),
+        encode_table({"rpc-seq": 0, "rpc-items": 1, "rpc-instance": 7}),
+        encode_table({"rpc-seq": 0, "rpc-items": 1, "rpc-instance": "i" * 256}),
+    ],
+)
+def test_a_message_that_does_not_say_which_items_it_has_makes_no_sense(table: bytes) -> None:
+    assert read_items(Properties(table=table)) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
+def test_items_travel_together_as_one_array(count: int) -> None:
+    items = [*range(count)]
+    assert msgspec.json.decode(joined(JSON, [msgspec.json.encode(item) for item in items])) == items
+    assert msgspec.msgpack.decode(joined(MSGPACK, [msgspec.msgpack.encode(item) for item in items])) == items
+
+
+def test_small_items_travel_together_and_large_ones_alone() -> None:
+    assert [*together([b"a" * 4, b"b" * 4, b"c" * 20, b"d"], 10)] == [[b"aaaa", b"bbbb"], [b"c" * 20], [b"d"]]
+    assert [*together([])] == []
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"streams": {"a": -1}, "reply_to": "q"}, {"streams": {str(n): 1 for n in range(1001)}, "reply_to": ""}]
+)
+def test_credit_that_makes_no_sense_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"fit|1000 are allowed"):
+        read_credit(body)

@@ -1,0 +1,135 @@
+"""Methods that yield, as they are declared."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from warren import Service, provided
+from warren.protocol.signature import Method, method_of
+from warren.server.looking import _method
+
+
+def declared(function: Any) -> Method:
+    service = Service("s")
+    service.method(function)
+    return method_of(function)
+
+
+async def on_loop(table: str, first: int = 0) -> AsyncIterator[int]:
+    yield first
+
+
+def in_thread(table: str, first: int = 0) -> Iterator[int]:
+    yield first
+
+
+async def generator(table: str, first: int = 0) -> AsyncGenerator[int, None]:
+    yield first
+
+
+def plain_generator(table: str, first: int = 0) -> Generator[int, None, None]:
+    yield first
+
+
+def returns_one(table: str, first: int = 0) -> Iterator[int]:
+    return iter([first])
+
+
+@pytest.mark.parametrize("function", [on_loop, in_thread, generator, plain_generator, returns_one])
+def test_what_yields_is_a_stream_of_its_items(function: Any) -> None:
+    method = declared(function)
+    assert method.streams
+    assert method.item_hint is int
+    assert method.declared is function
+    assert method.signature == f"{function.__name__}(table: str, first: int = 0)"
+    assert method.returns in ("AsyncIterator[int]", "Iterator[int]")
+    assert method.is_async is (function in (on_loop, generator))
+    assert method.decode_arguments("application/json", b'["t"]') == (("t", 0), {})
+
+
+def test_it_tells_of_itself_that_it_streams() -> None:
+    async def rows(table: str) -> AsyncIterator[int]:
+        """Rows."""
+        yield 1
+
+    told = _method(declared(rows))
+    assert told["streams"] is True
+    assert told["doc"] == "Rows."
+    assert told["signature"] == "rows(table: str) -> AsyncIterator[int]"
+
+
+def test_items_without_a_type_may_be_anything() -> None:
+    def rows():  # type: ignore[no-untyped-def]
+        yield 1
+
+    assert declared(rows).item_hint is Any
+
+
+def test_items_that_cannot_travel_are_refused() -> None:
+    class Socket:
+        pass
+
+    def rows() -> Iterator[Socket]:
+        yield Socket()
+
+    with pytest.raises(TypeError, match=r"s\.rows: the items: values of type .*Socket cannot be sent"):
+        declared(rows)
+
+
+def test_a_default_method_is_no_stream() -> None:
+    service = Service("s")
+
+    def rows(text: str) -> Iterator[str]:
+        yield text
+
+    with pytest.raises(TypeError, match="one plain reply"):
+        service.method(default=True)(rows)
+
+
+def test_an_ordinary_method_is_none() -> None:
+    def rows() -> list[int]:
+        return []
+
+    assert not declared(rows).streams
+
+
+def test_a_stub_is_a_stream_by_what_it_returns_and_its_implementation_has_to_be_one() -> None:
+    service = Service("s")
+
+    def get_db() -> str:
+        return "db"
+
+    @service.stub
+    def rows(n: int) -> AsyncIterator[int]:
+        raise NotImplementedError
+
+    assert method_of(rows).streams
+    with pytest.raises(TypeError, match="only one of the two is a stream"):
+
+        @service.implement(rows)  # type: ignore[arg-type]
+        async def count(n: int) -> int:
+            return n
+
+    with pytest.raises(TypeError, match="the items are of type str, not of type int"):
+
+        @service.implement(rows)  # type: ignore[arg-type]
+        async def words(n: int) -> AsyncIterator[str]:
+            yield str(n)
+
+    @service.implement(rows)
+    async def own(n: int, db: str = provided(get_db)) -> AsyncIterator[int]:
+        yield n
+
+    service.check()
+
+
+def test_methods_of_a_class_may_yield() -> None:
+    service = Service("s")
+
+    @service.methods
+    class Rows:
+        async def all(self, n: int) -> AsyncIterator[int]:
+            yield n
+
+    assert method_of(Rows.all).streams
