@@ -69,7 +69,7 @@ def test_workers_run_on_uvloop_unless_told_otherwise(
 ) -> None:
     with open(folder / "calc.py", "a") as module:
         module.write(WHICH_LOOP)
-    start("serve", "calc:service", *asked)
+    start("serve", "calc:service", *asked).wait_worker(1)
     assert run("call", f"{service_name}.loop").stdout == f"{got}\n"
 
 
@@ -78,7 +78,7 @@ def test_without_uvloop_workers_run_on_asyncios_own_loop(
 ) -> None:
     with open(folder / "calc.py", "a") as module:
         module.write(WHICH_LOOP)
-    start("serve", "calc:service", PYTHONPATH=without("uvloop", folder))
+    start("serve", "calc:service", PYTHONPATH=without("uvloop", folder)).wait_worker(1)
     assert run("call", f"{service_name}.loop").stdout == "asyncio\n"
 
 

@@ -87,6 +87,7 @@ async def test_info_has_all_that_a_caller_without_the_code_needs(url: str, servi
             "concurrency": 1,
             "default": False,
             "is_async": True,
+            "streams": False,
             "arguments": {
                 "type": "object",
                 "properties": {
