@@ -101,6 +101,7 @@ async def test_a_cast_that_fails_after_its_connection_was_lost_is_delivered_agai
         await client.cast(fails)
         await began.wait()
         await asyncio.to_thread(broker.close_connections)
+        await until(lambda: caplog.text.count("lost the connection") >= 2)  # the client's and the server's
         release.set()
         await failed.wait()
         dead = await until(lambda: _dead(url, service_name))
