@@ -17,6 +17,8 @@ TIMEOUT = 8.0
 WAIT = 30.0
 #: Seconds after which a broken link has been noticed and what was on it delivered again.
 NOTICED = 6.0
+#: Seconds for which a worker tries to set a request aside; until it is done, a break brings the request back.
+ASIDE = 30.0
 
 #: All that any call may end in besides its result.
 REASONS = frozenset(
@@ -195,12 +197,12 @@ class Books:
         sent = 1 + breaks if entry.resend else 1
         if entry.mode == "at-least-once" and ran > sent * MAX_ATTEMPTS + breaks:
             yield f"ran more than {MAX_ATTEMPTS} times, with {breaks} breaks of links"
-        if dead > sent + breaks:
+        if dead > sent + self._breaks(entry, ASIDE):
             yield f"was set aside more than once, with {breaks} breaks of links"
 
-    def _breaks(self, entry: Entry) -> int:
-        """How many breaks of links may have brought it back."""
-        last = max(self._last.get(entry.key, 0.0), entry.begun + entry.seconds)
+    def _breaks(self, entry: Entry, settling: float = 0.0) -> int:
+        """How many breaks of links may have brought it back, up to so many seconds after its last run."""
+        last = max(self._last.get(entry.key, 0.0), entry.begun + entry.seconds) + settling
         return sum(broke.touches(entry, last) for broke in self.breaks)
 
     def _false_death(self, entry: Entry) -> Iterator[str]:
