@@ -10,12 +10,8 @@ _TAG = b"\x00\x00\x00\x00\x00\x00\x00\x01"
 
 
 def _request(reply_to: bytes | None = b"replies", **headers: object) -> bytes:
-    template = RequestTemplate(
-        "text", content_type=codecs.JSON, reply_to=reply_to, bounce=False, durable=False, headers=headers
-    )
-    if reply_to is None:
-        return template.encode_cast(b"p.1", b"m.1")
-    return template.encode(b"p.1", b"m.1", 30_000, 4_000_000_000_000, b"30000")
+    template = RequestTemplate("text", content_type=codecs.JSON, reply_to=reply_to, bounce=False, durable=False)
+    return template.encode_own(b"p.1", b"m.1", 30_000, 4_000_000_000_000, b"30000", encode_table(headers))
 
 
 def _frame(kind: int, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ from warren.errors import CallError, Code, Execution, Origin, make_error
 from warren.protocol import codecs
 from warren.protocol.dead_message import Death, dead_properties, retry_properties
 from warren.protocol.reply import error_reply, read_reply, result_properties
-from warren.protocol.request import Request, RequestTemplate, bare_properties
+from warren.protocol.request import Request, RequestTemplate, bare_properties, encode_headers
 
 milliseconds = st.integers(0, 2**31 - 1)
 epochs = st.integers(-(2**63), 2**63 - 1)
@@ -42,6 +42,7 @@ templates: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "reply_to": st.text(min_size=1, max_size=40).map(str.encode),
         "bounce": st.booleans(),
         "durable": st.booleans(),
+        "asks": st.booleans(),
         "app_id": st.none() | some.short,
         "user_id": st.none() | some.short,
         "headers": st.none() | some.application_headers,
@@ -50,7 +51,7 @@ templates: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def make_template(given_parts: dict[str, Any], *, reply_to: bytes | None) -> RequestTemplate:
-    parts = dict(given_parts)
+    parts = {name: value for name, value in given_parts.items() if name != "headers"}
     return RequestTemplate(parts.pop("method"), **(parts | {"reply_to": reply_to}))
 
 
@@ -61,6 +62,8 @@ def test_a_call_is_written_as_pika_writes_it(
     headers: dict[str, Any] = {"rpc-v": 1, "rpc-timeout-ms": timeout_ms, "rpc-deadline": pika_frames.int64(deadline_ms)}
     if parts["bounce"]:
         headers["CC"] = [parts["reply_to"].decode()]
+    if parts["asks"]:
+        headers["rpc-lean"] = True
     expected = spec.BasicProperties(
         content_type=parts["content_type"],
         headers=headers | (parts["headers"] or {}),
@@ -74,8 +77,11 @@ def test_a_call_is_written_as_pika_writes_it(
         app_id=parts["app_id"],
     )
     template = make_template(parts, reply_to=parts["reply_to"])
-    written = template.encode(call_id, call_id, timeout_ms, deadline_ms, expiration)
+    own = encode_headers(parts["headers"] or {})
+    written = template.encode_own(call_id, call_id, timeout_ms, deadline_ms, expiration, own)
     assert written == pika_frames.properties(expected)
+    if not own:
+        assert written == template.encode(call_id, call_id, timeout_ms, deadline_ms, expiration)
 
 
 @given(templates, some.ids)
@@ -90,8 +96,11 @@ def test_a_cast_is_written_as_pika_writes_it(parts: dict[str, Any], call_id: byt
         user_id=parts["user_id"],
         app_id=parts["app_id"],
     )
-    written = make_template(parts, reply_to=None).encode_cast(call_id, call_id)
+    template, own = make_template(parts | {"asks": False}, reply_to=None), encode_headers(parts["headers"] or {})
+    written = template.encode_own(call_id, call_id, 0, 0, b"", own)
     assert written == pika_frames.properties(expected)
+    if not own:
+        assert written == template.encode_cast(call_id, call_id)
 
 
 @given(some.ids, some.ids, expirations)
@@ -171,7 +180,8 @@ def test_a_request_reads_as_it_was_written(
     parts: dict[str, Any], call_id: str, timeout_ms: int, deadline_ms: int
 ) -> None:
     template = make_template(parts, reply_to=parts["reply_to"])
-    request = Request(delivered(template.encode(call_id.encode(), call_id.encode(), timeout_ms, deadline_ms, b"0")))
+    id, own = call_id.encode(), encode_headers(parts["headers"] or {})
+    request = Request(delivered(template.encode_own(id, id, timeout_ms, deadline_ms, b"0", own)))
     assert {
         "version": request.version,
         "timeout_ms": request.timeout_ms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pika import spec
@@ -9,7 +10,7 @@ from pika import spec
 from tests.support import pika_frames
 from warren.amqp.frames import Delivery
 from warren.protocol import codecs
-from warren.protocol.request import Request, RequestTemplate
+from warren.protocol.request import Request, RequestTemplate, encode_headers
 
 
 def request_with(body: bytes = b"", **properties: Any) -> Request:
@@ -30,11 +31,10 @@ def template(**given: Any) -> RequestTemplate:
     return RequestTemplate("fib", **(parts | given))
 
 
-def warren_request(**given: Any) -> Request:
+def warren_request(headers: Mapping[str, Any] | None = None, **given: Any) -> Request:
     """A request as Warren writes it: 30 s, until epoch second 2,000,000,000."""
-    delivery = Delivery(1, False, b"\x06warren\x04calc")
-    delivery.properties = template(**given).encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000")
-    return Request(delivery)
+    own = encode_headers(headers or {})
+    return read_request(template(**given).encode_own(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000", own))
 
 
 def properties_of(encoded: bytes) -> spec.BasicProperties:

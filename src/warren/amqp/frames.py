@@ -199,8 +199,16 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
 
     A body of one frame is copied together with the rest; of a larger one the pieces are views, so that whoever joins
     them makes the only copy.
+
+    Raises:
+        ValueError: the properties do not fit into one frame, for which the broker would close the connection.
     """
     size = len(body)
+    if len(properties) > frame_max - OVERHEAD - CONTENT_HEAD:
+        raise ValueError(
+            f"properties and headers take {len(properties)} bytes, and have to fit into one frame of {frame_max}:"
+            " send fewer headers, or let the broker have a larger frame_max"
+        )
     head = _content_head.pack(HEADER, channel, 12 + len(properties), 60, 0, size)
     if size <= frame_max - OVERHEAD:
         if not size:

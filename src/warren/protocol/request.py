@@ -89,14 +89,13 @@ class RequestTemplate:
         asks: bool = False,
         app_id: str | None = None,
         user_id: str | None = None,
-        headers: Mapping[str, Any] | None = None,
     ) -> None:
-        """Prepare a call, or (without `reply_to`) a cast; names and headers have passed the checks below.
+        """Prepare a call, or (without `reply_to`) a cast; names have passed the check below.
 
         `asks`: whether the worker shall say if its queue takes everything.
         """
         flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
-        tail = encode_table(_extra_headers(headers, reply_to if bounce else None, asks))
+        tail = encode_table(_asked(reply_to if bounce else None, asks))
         after = shortstr(method.encode())
         if user_id is not None:
             flags |= _USER_ID_FLAG
@@ -204,11 +203,10 @@ def check_name(name: str) -> None:
     shortstr(name.encode())
 
 
-def _extra_headers(headers: Mapping[str, Any] | None, bounce_to: bytes | None, asks: bool) -> dict[str, Any]:
-    extra: dict[str, Any] = {} if bounce_to is None else {"CC": [bounce_to.decode()]}
-    if asks:
-        extra[LEAN] = True
-    return extra | dict(headers or {})
+def _asked(bounce_to: bytes | None, asks: bool) -> dict[str, Any]:
+    """The header fields of a request that asks for its bounce, or for the worker's word about its queue."""
+    asked: dict[str, Any] = {} if bounce_to is None else {"CC": [bounce_to.decode()]}
+    return {**asked, LEAN: True} if asks else asked
 
 
 class UnreadableHeaders(FrameError):
@@ -285,9 +283,9 @@ class Request:
 
     @property
     def asks_lean(self) -> bool:
-        """Whether its caller wants to know if the queue takes everything."""
-        table = self.properties.table
-        return table is not None and _LEAN_BYTES in table
+        """Whether its caller wants to know if the queue takes everything, and may be told: bare ones may not."""
+        p = self.properties
+        return p.table is not None and _LEAN_BYTES in p.table and not self.bare and p.delivery_mode != PERSISTENT
 
     @property
     def name(self) -> str:

@@ -129,6 +129,12 @@ def test_a_delivery_is_put_together_from_its_frames() -> None:
     assert delivery.properties == pika_frames.properties(spec.BasicProperties(type="fib"))
 
 
+def test_properties_that_do_not_fit_into_a_frame_are_refused() -> None:
+    assert frames.content_frames(1, b"x" * (4096 - 20), b"", 4096)
+    with pytest.raises(ValueError, match="take 4077 bytes, and have to fit into one frame of 4096"):
+        frames.content_frames(1, b"x" * (4096 - 19), b"", 4096)
+
+
 def test_a_delivery_knows_where_it_was_published() -> None:
     [delivery] = Receiving().feed(deliver() + header(0)).log.deliveries
     assert delivery.route() == (b"warren", b"calc")

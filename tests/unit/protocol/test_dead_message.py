@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
 from tests.support import pika_frames
+from tests.support.messages import warren_request
 
 from warren.amqp.frames import Delivery, decode_properties, encode_properties
 from warren.amqp.tables import decode_table
 from warren.errors import Code, Execution, Origin, RemoteError, Unavailable, make_error
 from warren.protocol import codecs
 from warren.protocol.dead_message import Death, dead_properties, retry_properties
-from warren.protocol.request import Request, RequestTemplate
+from warren.protocol.request import Request
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, UTC)
 POISON = Death(reason="POISON")
@@ -26,12 +27,6 @@ FULL = Death("HANDLER_EXCEPTION", "UNKNOWN", "EXECUTED", "handler", "KeyError", 
 def request_with(**properties: Any) -> Request:
     """A request as another client, writing through Pika, would send it."""
     return read(pika_frames.properties(spec.BasicProperties(**properties)))
-
-
-def warren_request(**given: Any) -> Request:
-    """A call as Warren writes it."""
-    parts: dict[str, Any] = {"content_type": codecs.JSON, "reply_to": b"amq.gen-1", "bounce": True, "durable": False}
-    return read(RequestTemplate("fib", **(parts | given)).encode(b"p.1", b"p.1", 30_000, 2_000_000_000_000, b"30000"))
 
 
 def read(properties: bytes) -> Request:

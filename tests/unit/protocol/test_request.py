@@ -14,7 +14,7 @@ from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
 from warren.amqp.tables import encode_value, join_table, split_table
 from warren.protocol import codecs
-from warren.protocol.request import Request, UnreadableHeaders, check_name, encode_headers
+from warren.protocol.request import Request, UnreadableHeaders, check_name, encode_headers, root_field
 
 
 @pytest.mark.parametrize("name", ["rpc-v", "rpc-anything", "x-death", "CC", "BCC"])
@@ -45,10 +45,24 @@ def test_a_name_longer_than_a_short_string_is_refused() -> None:
 
 def test_the_largest_header_that_passes_the_checks_fits_into_the_smallest_frame() -> None:
     headers = {"a": "x" * (3000 - 7)}
-    encode_headers(headers)
-    longest = template(headers=headers, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
-    properties = longest.encode(b"x" * 40, b"x" * 40, 2**31 - 1, 2**62, b"2000000000")
+    longest = template(asks=True, app_id="a" * 255, reply_to=b"amq.gen-" + b"x" * 22)
+    own = encode_headers(headers) + root_field("x" * 40)
+    properties = longest.encode_own(b"x" * 40, b"x" * 40, 2**31 - 1, 2**62, b"2000000000", own)
     assert sum(map(len, frames.content_frames(1, properties, b"", 4096))) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("given", "asks"),
+    [
+        ({"headers": {"rpc-v": 1, "rpc-lean": True}}, True),
+        ({"headers": {"rpc-v": 1}}, False),
+        ({}, False),
+        ({"headers": {"rpc-lean": True}}, False),  # bare: it gets a plain reply, and nothing else
+        ({"headers": {"rpc-v": 1, "rpc-lean": True}, "delivery_mode": 2}, False),  # its reply is stored
+    ],
+)
+def test_who_may_be_told_how_the_queue_is(given: dict[str, Any], asks: bool) -> None:
+    assert request_with(**given).asks_lean is asks
 
 
 def test_a_call_says_when_it_ends_and_where_its_bounce_goes() -> None:
