@@ -17,8 +17,6 @@ TIMEOUT = 8.0
 WAIT = 30.0
 #: Seconds after which a broken link has been noticed and what was on it delivered again.
 NOTICED = 6.0
-#: Seconds for which a worker tries to set a request aside; until it is done, a break brings the request back.
-ASIDE = 30.0
 
 #: All that any call may end in besides its result.
 REASONS = frozenset(
@@ -118,6 +116,13 @@ class Run(NamedTuple):
         return cls(key, float(at))
 
 
+class SetAside(NamedTuple):
+    """A request was set aside; None for what is not said with it."""
+
+    cause: str | None
+    at: float | None = None
+
+
 class Verdict(NamedTuple):
     """What is wrong with the books, and how many casts went with a deleted queue."""
 
@@ -133,7 +138,7 @@ class Books:
         entries: how each call ended.
         begun: the keys of all calls that were begun.
         runs: each time a handler began.
-        dead: why each request was set aside, by its key: once for each time; None where it is not said.
+        dead: each time that a request was set aside, by its key.
         deletions: of the services' queues.
         breaks: of links, each of which may bring requests back.
     """
@@ -141,7 +146,7 @@ class Books:
     entries: Sequence[Entry]
     begun: set[str]
     runs: Sequence[Run] = ()
-    dead: Mapping[str, list[str | None]] = field(default_factory=dict)
+    dead: Mapping[str, list[SetAside]] = field(default_factory=dict)
     deletions: Sequence[Deletion] = ()
     breaks: Sequence[Break] = ()
 
@@ -197,17 +202,19 @@ class Books:
         sent = 1 + breaks if entry.resend else 1
         if entry.mode == "at-least-once" and ran > sent * MAX_ATTEMPTS + breaks:
             yield f"ran more than {MAX_ATTEMPTS} times, with {breaks} breaks of links"
-        if dead > sent + self._breaks(entry, ASIDE):
+        times = [aside.at for aside in self.dead.get(entry.key, []) if aside.at is not None]
+        breaks = self._breaks(entry, *times)  # setting aside may take its time, and a break meanwhile brings it back
+        if dead > sent + breaks:
             yield f"was set aside more than once, with {breaks} breaks of links"
 
-    def _breaks(self, entry: Entry, settling: float = 0.0) -> int:
-        """How many breaks of links may have brought it back, up to so many seconds after its last run."""
-        last = max(self._last.get(entry.key, 0.0), entry.begun + entry.seconds) + settling
+    def _breaks(self, entry: Entry, *later: float) -> int:
+        """How many breaks of links may have brought it back before its last run, its end, or what came later."""
+        last = max(self._last.get(entry.key, 0.0), entry.begun + entry.seconds, *later)
         return sum(broke.touches(entry, last) for broke in self.breaks)
 
     def _false_death(self, entry: Entry) -> Iterator[str]:
         """What was set aside without a cause, or with one that does not fit."""
-        for cause in self.dead.get(entry.key, []):
+        for cause, _at in self.dead.get(entry.key, []):
             if cause is None:
                 yield "was set aside without a cause"
             elif cause not in REASONS and cause not in {entry.outcome, *entry.refusals, BY_BROKER}:

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rabbit import Node
-from tests.faults.books import TIMEOUT, Books, Break, Deletion, Entry, parse_runs
+from tests.faults.books import TIMEOUT, Books, Break, Deletion, Entry, SetAside, parse_runs
 from tests.faults.load import Load
 from tests.support import tables
 from tests.support.evidence import LATE, messages, reply_queues, sockets, threads
@@ -165,7 +165,8 @@ class Workers:
             self.fallen.append(code)
 
     async def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        await asyncio.sleep(1.0)  # a process that has not set its signal handler yet would just end
+        ready = self._folder / "ready"  # before it has set its signal handler, a process would just end
+        await until(lambda: str(process.pid) in lines(ready) or process.poll() is not None, seconds=60)
         process.terminate()
         try:
             await until(lambda: process.poll() is not None, seconds=60)
@@ -377,7 +378,7 @@ class Soak:
         self._prefix = prefix
         self._memory: list[int] = []
         self._wrong: list[str] = []
-        self._dead: dict[str, list[str | None]] = {}
+        self._dead: dict[str, list[SetAside]] = {}
 
     async def run(self) -> Report:
         before = Belongings.now(self._node)
@@ -489,8 +490,8 @@ class Soak:
         with raw_channel(self._node.url) as raw:
             waiting = {service: depth(raw, service) for service in workers.services}
             for service in workers.services:
-                for key, cause in _deaths(raw, topology.dead_queue(service)):
-                    self._dead.setdefault(key, []).append(cause)
+                for key, aside in _deaths(raw, topology.dead_queue(service)):
+                    self._dead.setdefault(key, []).append(aside)
         self._wrong += [f"{count} messages are left in {queue}" for queue, count in waiting.items() if count]
         expected = before._replace(queues=before.queues + 2 * len(KINDS))
         with suppress(TimeoutError):
@@ -520,11 +521,13 @@ async def _who_answers(ask: Ask, service: str) -> set[object]:
     return set(await asyncio.gather(*(ask(f"{service}.ping") for _ in range(50)), return_exceptions=True))
 
 
-def _deaths(raw: Any, queue: str) -> Iterator[tuple[str, str | None]]:
-    """Take what was set aside out of the queue: the key of each, and its cause."""
+def _deaths(raw: Any, queue: str) -> Iterator[tuple[str, SetAside]]:
+    """Take what was set aside out of the queue: the key of each, why it is there, and since when."""
+    ago = time.time() - time.monotonic()
     while (message := take(raw, queue)) is not None:
         properties, body = message
-        yield json.loads(body)[0], Death.read(properties.headers or {}).reason
+        death = Death.read(properties.headers or {})
+        yield json.loads(body)[0], SetAside(death.reason, death.at.timestamp() - ago if death.at else None)
 
 
 async def _in_thread(work: Callable[..., None], *args: Any) -> None:

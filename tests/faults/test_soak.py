@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rabbit import Node
-from tests.faults.books import TIMEOUT, WAIT, Books, Break, Deletion, Entry, Run, Verdict
+from tests.faults.books import TIMEOUT, WAIT, Books, Break, Deletion, Entry, Run, SetAside, Verdict
 from tests.faults.soak import CARDS, KILL, RESTART, Soak, growth, schedule
 
 SECONDS = 60.0
@@ -54,7 +54,7 @@ def verdict(
     *entries: Entry, runs: int, begun: tuple[str, ...] = ("1",), dead: tuple[str | None, ...] = (), **more: Any
 ) -> Verdict:
     """The books of some entries of key 1, which ran so often and was set aside for these reasons."""
-    deaths = {"1": list(dead)} if dead else {}
+    deaths = {"1": [SetAside(cause) for cause in dead]} if dead else {}
     return Books(entries, set(begun), [Run("1", 100.0 + number) for number in range(runs)], deaths, **more).judge()
 
 
@@ -138,6 +138,21 @@ def test_the_break_of_a_link_may_bring_a_request_back(broke: Break, excused: boo
     assert (again == []) is excused
     twice = books(CAST, runs=1, dead=("WORKER_LOST", "WORKER_LOST"), breaks=[broke])
     assert (twice == []) is excused
+
+
+@pytest.mark.parametrize(
+    ("again", "excused"),
+    [
+        (121.0, True),  # setting it aside took until a link broke
+        (101.0, False),  # it was done before
+        (None, False),  # nobody knows
+    ],
+)
+def test_a_break_before_it_was_set_aside_again_explains_that(again: float | None, excused: bool) -> None:
+    twice = {"1": [SetAside("HANDLER_EXCEPTION", 100.5), SetAside("HANDLER_EXCEPTION", again)]}
+    broke = Break(120.0, 120.5)
+    wrong = Books([FAILED], {"1"}, [Run("1", 100.0)], twice, breaks=[broke]).judge().wrong
+    assert (wrong == []) is excused
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     loop.add_signal_handler(signal.SIGUSR1, tell, "kept")
+    note(Path(folder) / "ready", str(os.getpid()))
     await task
     tell("drained")
 
