@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -237,6 +237,31 @@ def every_tick() -> Iterator[Callable[[], Awaitable[None]]]:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
+
+
+async def measure_items(job: Job, items: Callable[[], AsyncIterator[Any]], check: Callable[[int, Any], None]) -> None:
+    """Warm up and measure a stream without end: each item counts as a call, from the one before to this one."""
+    await take_items(items(), check, job.warmup, job.calls)
+    with measured() as samples:
+        samples.append(await take_items(items(), check, job.seconds, job.calls))
+
+
+async def take_items(
+    items: AsyncIterator[Any], check: Callable[[int, Any], None], seconds: float, calls: int
+) -> Samples:
+    """Take items for so long, and look at each."""
+    now = time.perf_counter
+    samples = Samples(now(), now() + seconds)
+    since, number = now(), 0
+    async for item in items:
+        check(number, item)
+        number += 1
+        done = now()
+        samples.add(since, done)
+        since = done
+        if done >= samples.end or number == calls:
+            break
+    return samples
 
 
 # --- threads ------------------------------------------------------------------------------------------------------

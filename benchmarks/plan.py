@@ -92,6 +92,9 @@ SERVERS: dict[str, Served] = {
     "warren-4": Served(_python("warren", "async"), processes=4, build=_SHIPPED),
     "warren-text": Served(_python("warren", "text"), build=_SHIPPED),
     "warren-bytes": Served(_python("warren", "bytes"), build=_SHIPPED),
+    "warren-items": Served(_python("warren", "items"), build=_SHIPPED),
+    "warren-octets": Served(_python("warren", "octets"), build=_SHIPPED),
+    "c-octets": Served((*_c("l"), "-b", str(LARGE))),
     "tutorial": Served(_python("tutorial")),
     "nats": Served(_python("nats_py"), broker="nats"),
     "aio-pika": Served(_python("aio_pika_rpc")),
@@ -130,6 +133,15 @@ _LARGE: dict[str, Subject] = {
         "Warren, msgpack bytes", "warren-bytes", _python("warren", "bytes"), size=LARGE, build=_SHIPPED
     ),
 }
+#: Streams: each item counts as a call.
+_STREAMS: dict[str, Subject] = {
+    "warren-items": Subject("Warren, stream of numbers", "warren-items", _python("warren", "items"), build=_SHIPPED),
+    "grpc-items": Subject("gRPC asyncio, stream of numbers", "grpc", _python("grpc_aio", "items")),
+    "warren-octets": Subject(
+        "Warren, stream of 1 MiB", "warren-octets", _python("warren", "octets"), size=LARGE, build=_SHIPPED
+    ),
+    "c-octets": Subject("C, 1 MiB as reply", "c-octets", _c("l"), size=LARGE),
+}
 _OTHER: dict[str, Subject] = {
     "warren-4": Subject("Warren, 4 worker processes", "warren-4", _ASYNC, build=_SHIPPED),
     "c-to-warren": Subject("C client, Warren server", "warren", _c(LIKE_WARREN)),
@@ -159,7 +171,7 @@ _ECHOES["warren-landed"] = _with_build("landed", f"commit {LANDED}", _ECHOES["wa
 _LARGE |= _pure(_LARGE)
 _OTHER |= _pure({"warren-4": _OTHER["warren-4"]})
 
-SUBJECTS: dict[str, Subject] = {**_ECHOES, **_OTHER, **_LARGE}
+SUBJECTS: dict[str, Subject] = {**_ECHOES, **_OTHER, **_LARGE, **_STREAMS}
 ECHOES = tuple(_ECHOES)
 
 #: The features of Warren's messages, each by itself, in the letters of the C program.
@@ -178,16 +190,24 @@ for _name, (_title, _features) in _ANATOMY.items():
 #: Subjects and windows of the other closed loops.
 _OTHERS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
     "large": tuple((name, (8,)) for name in _LARGE),
+    "stream": (*((name, (1,)) for name in ("warren-items", "grpc-items", "warren-octets")), ("c-octets", (1, 8))),
     "workers": tuple((name, (100,)) for name in ("warren", "warren-4", "warren-pure", "warren-pure-4")),
     "flight": (("warren", (100, 10_000)), ("warren-pure", (100, 10_000))),
     "cross": (("c-to-warren", (1, 100)), ("warren-to-c", (1, 100))),
     "anatomy": tuple((name, (1, 100)) for name in ("c", *_ANATOMY, "c-safe")),
 }
 #: In the order of the report; anatomy only when asked for.
-SCENARIOS = ("echo", "large", "workers", "flight", "cross", "open", "footprint", "anatomy")
+SCENARIOS = ("echo", "large", "stream", "workers", "flight", "cross", "open", "footprint", "anatomy")
 DEFAULT_SCENARIOS = tuple(name for name in SCENARIOS if name != "anatomy")
 
-_NEEDS = {"aio-pika": "aio_pika", "faststream": "faststream", "grpc": "grpc", "nats": "nats", "warren-uvloop": "uvloop"}
+_NEEDS = {
+    "aio-pika": "aio_pika",
+    "faststream": "faststream",
+    "grpc": "grpc",
+    "grpc-items": "grpc",
+    "nats": "nats",
+    "warren-uvloop": "uvloop",
+}
 
 
 def chosen(only: Sequence[str]) -> list[str]:

@@ -152,6 +152,9 @@ _OURS = (
     Target("4 worker processes, to 1", "≥1.0", _rate(("workers", "warren-4", 100), ("workers", "warren", 100))),
     Target("1 MiB as bytes, C to Warren", "≤1.15", _large("warren-bytes")),
     Target("1 MiB as JSON text, C to Warren", "≤1.4", _large("warren-text")),
+    Target("a stream's small items, to single calls", "≥5", _rate(("stream", "warren-items", 1), _W100)),
+    Target("… to gRPC asyncio's", "≥1.0", _rate(("stream", "warren-items", 1), ("stream", "grpc-items", 1))),
+    Target("a stream's 1 MiB items, to C", "≥0.8", _rate(("stream", "warren-octets", 1), ("stream", "c-octets", 8))),
     Target(
         "CPU per call with 10,000 in flight, to that with 100",
         "≤1.1",
@@ -240,6 +243,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 _SCENARIO_TITLES = {
     "echo": "Echo of a small integer",
     "large": "Echo of 1 MiB",
+    "stream": "Streams: items as calls",
     "workers": "Four worker processes",
     "flight": "Many calls in flight",
     "cross": "Who takes the time: C on one side, Warren on the other",

@@ -12,6 +12,9 @@
    of them it writes the messages that Warren writes, serves Warren's clients and calls Warren's servers: that tells
    what the broker takes for these messages, and what Warren takes.
 
+   With the letter l a small request is answered with a large reply of -b bytes, which server and client are told: as a
+   stream of large items does that is at most -w items ahead.
+
    The client prints "ready" once it is warm, waits for a line on standard input, measures, and prints one line of
    JSON. -w calls are under way at a time; with -r so many calls a second begin instead, in batches of a millisecond,
    and a call's latency counts from when it was due. */
@@ -58,6 +61,7 @@ static struct {
 static amqp_connection_state_t conn;
 static amqp_channel_t publishing = CONSUMING;
 static amqp_bytes_t service, reply_to;
+static char *large; /* -b bytes */
 
 static void die(const char *format, ...) {
   va_list args;
@@ -197,6 +201,7 @@ static void declare_service(void) {
 
 /* `[5]` is answered with `5`, as a method that returns its one argument does; bytes with the same bytes. */
 static amqp_bytes_t echo(const struct message *m) {
+  if (has('l')) return (amqp_bytes_t){(size_t)options.bytes, large};
   bool list = m->size >= 2 && m->body[0] == '[' && m->body[m->size - 1] == ']';
   return list ? (amqp_bytes_t){m->size - 2, m->body + 1} : (amqp_bytes_t){m->size, m->body};
 }
@@ -234,7 +239,6 @@ struct slot {
 static struct slot *slots;
 static int first_free, in_flight;
 static long started;
-static char *large;
 
 static struct {
   double *latencies;
@@ -312,7 +316,7 @@ static void begin_call(double since) {
   }
   add_headers(&p);
   amqp_bytes_t body = {(size_t)options.bytes, large};
-  if (!options.bytes) {
+  if (!options.bytes || has('l')) {
     snprintf(small, sizeof small, "[%ld]", slot->number);
     body = amqp_cstring_bytes(small);
   }
@@ -425,11 +429,6 @@ static void report(double begin, double cpu) {
 static void call(void) {
   char line[64];
   declare_replies();
-  if (options.bytes) {
-    large = malloc((size_t)options.bytes);
-    if (large == NULL) die("out of memory");
-    memset(large, 'x', (size_t)options.bytes);
-  }
   free_slots(options.rate > 0 ? OPEN_SLOTS : options.window);
   closed_loop(options.warmup, options.calls);
   printf("ready\n");
@@ -462,6 +461,11 @@ int main(int argc, char **argv) {
       default: return 2;
     }
   const char *verb = optind < argc ? argv[optind] : "";
+  if (options.bytes) {
+    large = malloc((size_t)options.bytes);
+    if (large == NULL) die("out of memory");
+    memset(large, 'x', (size_t)options.bytes);
+  }
   open_connection();
   if (strcmp(verb, "serve") == 0)
     serve();

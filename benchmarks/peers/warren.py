@@ -2,16 +2,26 @@
 
 Modes of the server: ``async`` and ``def`` handlers, ``text`` and ``bytes`` for large arguments. Modes of the client:
 ``async`` (`AsyncClient`), ``threads`` and ``submit`` (`Client`), ``text`` and ``bytes``. ``uvloop``, of both, is
-``async`` on that event loop.
+``async`` on that event loop. ``items`` and ``octets`` of both are streams, of small numbers and of large bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from benchmarks.load import Job, expect, measure, measure_futures, measure_threads, read_job, serve_forever
+from benchmarks.load import (
+    Job,
+    expect,
+    measure,
+    measure_futures,
+    measure_items,
+    measure_threads,
+    read_job,
+    serve_forever,
+)
 from warren import AsyncClient, Client, Server, Service
 
 
@@ -32,6 +42,8 @@ def make_service(name: str, mode: str) -> tuple[Service, Callable[..., Any]]:
             return n
 
         return service, echo_in_thread
+    if mode in _STREAMS:
+        return service, _make_stream(service, mode)
     if mode == "text":
 
         @service.method(name="text")
@@ -45,6 +57,29 @@ def make_service(name: str, mode: str) -> tuple[Service, Callable[..., Any]]:
         return data
 
     return service, octets
+
+
+_STREAMS = ("items", "octets")
+
+
+def _make_stream(service: Service, mode: str) -> Callable[..., Any]:
+    """A method that yields without end."""
+    if mode == "items":
+
+        @service.method(name="items")
+        async def numbers() -> AsyncIterator[int]:
+            for number in itertools.count():
+                yield number
+
+        return numbers
+
+    @service.method(name="octets")
+    async def octets(size: int) -> AsyncIterator[bytes]:
+        data = b"x" * size
+        while True:
+            yield data
+
+    return octets
 
 
 async def serve(job: Job) -> None:
@@ -74,6 +109,23 @@ async def call_large(job: Job) -> None:
             expect(len(await client.call(echo, data)), job.size)
 
         await measure(job, one)
+
+
+async def take(job: Job) -> None:
+    """Small items travel as JSON, Warren's default; bytes as msgpack."""
+    _service, method = make_service(job.address, job.mode)
+    small = job.mode == "items"
+    async with AsyncClient(job.url, encoding="json" if small else "msgpack") as client:
+
+        async def items() -> AsyncIterator[Any]:
+            async with client.options(timeout=600).stream(method, *(() if small else (job.size,))) as stream:
+                async for item in stream:
+                    yield item
+
+        def check(number: int, item: Any) -> None:
+            expect(item if small else len(item), number if small else job.size)
+
+        await measure_items(job, items, check)
 
 
 def call_from_threads(job: Job) -> None:
@@ -112,6 +164,8 @@ def main() -> None:
         call_from_threads(job)
     elif job.mode == "submit":
         submit(job)
+    elif job.mode in _STREAMS:
+        run(job.mode, take(job))
     elif job.mode in ("text", "bytes"):
         run(job.mode, call_large(job))
     else:

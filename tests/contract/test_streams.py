@@ -102,7 +102,7 @@ async def test_an_item_comes_when_it_is_yielded_and_not_with_the_next(url: str, 
 # --- credit -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB // 4, 4)])
+@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB, 4)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_worker_waits_for_a_caller_that_is_slow(
     url: str, service_name: str, kind: str, size: int, most: int

@@ -68,7 +68,7 @@ def encode(content_type: str, value: Any) -> bytes:
     try:
         body = _ENCODERS[content_type](value)
         # An `n` first, as most small bodies have none: to look for more than a byte is ten times as much work.
-        if _N in body and body.find(b"null") >= 0 and value is not None and content_type in _HAVE_NO_NAN:
+        if content_type in _HAVE_NO_NAN and _N in body and body.find(b"null") >= 0 and value is not None:
             _refuse_nan(value)
     except KeyError:
         raise UnknownEncoding(content_type) from None

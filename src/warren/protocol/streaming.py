@@ -37,7 +37,7 @@ class Window(NamedTuple):
     """How far a worker may be ahead of its caller; by one item more, where that has more bytes than are left."""
 
     items: int = 256
-    bytes: int = 1024 * 1024
+    bytes: int = 4 * 1024 * 1024
 
 
 DEFAULT_WINDOW = Window()
@@ -185,17 +185,24 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def item_size(content_type: str, body: bytes) -> int:
+    """Bytes of the item in an array of one."""
+    return len(body) - (2 if content_type == JSON else 1)
+
+
 def joined(content_type: str, bodies: Sequence[bytes]) -> bytes:
-    """Encoded items as one array."""
-    if content_type == JSON:
-        return b"[" + b",".join(bodies) + b"]"
+    """Arrays of one item each as one array of all; the only one, which may be large, is not copied."""
     count = len(bodies)
+    if count == 1:
+        return bodies[0]
+    if content_type == JSON:
+        return b"[%b]" % b",".join([body[1:-1] for body in bodies])
     head = bytes((0x90 | count,)) if count < 16 else b"\xdd" + count.to_bytes(4, "big")
-    return head + b"".join(bodies)
+    return head + b"".join([body[1:] for body in bodies])
 
 
 def together(bodies: Iterable[bytes], most: int = MOST_TOGETHER) -> Iterator[list[bytes]]:
-    """Encoded items in the groups that travel together: several, of at most so many bytes, or one."""
+    """Arrays of one item in the groups that travel together: several, of at most so many bytes, or one."""
     group: list[bytes] = []
     size = 0
     for body in bodies:

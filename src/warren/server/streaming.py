@@ -20,7 +20,16 @@ from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
 from warren.protocol.signature import PLAIN, Method, hints_of, is_awaitable
 from warren.protocol.spelling import returns_of
-from warren.protocol.streaming import Ahead, Items, content_type_of, item_properties, joined, read_window, together
+from warren.protocol.streaming import (
+    Ahead,
+    Items,
+    content_type_of,
+    item_properties,
+    item_size,
+    joined,
+    read_window,
+    together,
+)
 from warren.protocol.topology import DIRECT_REPLY_TO
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Streams, cancel, current_call, enter, prepare, streams_of
@@ -197,18 +206,19 @@ class Outlet:
         raise asyncio.CancelledError(why)
 
     def _encode(self, item: Any) -> bytes:
+        """An array of this item only, so that one that travels alone is not copied."""
         try:
             hint = self._item
             plain = hint is Any or (type(item) is hint and hint in PLAIN)
-            body = codecs.encode(self._content_type, item if plain else codecs.convert(item, hint))
+            body = codecs.encode(self._content_type, [item if plain else codecs.convert(item, hint)])
         except CodecError as error:
             message = (
                 f"item {self._ahead.sent} does not fit its declared type or the encoding: {error}; mend the handler"
             )
             raise conclude(evidence.ENCODE_REPLY, message, entered=True) from error
-        if len(body) > self._max_size:
+        if (size := item_size(self._content_type, body)) > self._max_size:
             message = (
-                f"item {self._ahead.sent} has {len(body)} bytes, the service's max_message_size is {self._max_size}:"
+                f"item {self._ahead.sent} has {size} bytes, the service's max_message_size is {self._max_size}:"
                 " yield less at a time, or raise it"
             )
             raise conclude(evidence.RESULT_TOO_LARGE, message, entered=True)

@@ -92,8 +92,8 @@ def test_a_message_that_does_not_say_which_items_it_has_makes_no_sense(table: by
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
 def test_items_travel_together_as_one_array(count: int) -> None:
     items = [*range(count)]
-    assert msgspec.json.decode(joined(JSON, [msgspec.json.encode(item) for item in items])) == items
-    assert msgspec.msgpack.decode(joined(MSGPACK, [msgspec.msgpack.encode(item) for item in items])) == items
+    assert msgspec.json.decode(joined(JSON, [msgspec.json.encode([item]) for item in items])) == items
+    assert msgspec.msgpack.decode(joined(MSGPACK, [msgspec.msgpack.encode([item]) for item in items])) == items
 
 
 def test_small_items_travel_together_and_large_ones_alone() -> None:
