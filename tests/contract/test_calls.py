@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from tests.support.serving import serving
-from warren import AsyncClient, CallError, Client, Execution, Service, current_call
+from warren import AsyncClient, CallError, Client, Execution, MethodNotFound, Service, current_call
 
 
 class Point(msgspec.Struct):
@@ -83,6 +83,15 @@ async def client(url: str) -> AsyncIterator[AsyncClient]:
 async def test_a_function_is_called_remotely_and_stays_a_function(api: Api, client: AsyncClient) -> None:
     assert api.fib(30) == 832040
     assert await client.call(api.fib, 30) == 832040
+
+
+async def test_a_method_that_is_declared_when_the_worker_serves_already_is_told_to_be_too_late(
+    api: Api, client: AsyncClient
+) -> None:
+    api.service.method(name="late")(lambda: 1)
+    with pytest.raises(MethodNotFound, match=rf"'{api.service.name}' got 'late' too late: .* serve it again") as caught:
+        await client.call(f"{api.service.name}.late")
+    assert (caught.value.reason, caught.value.execution) == ("METHOD", Execution.NOT_EXECUTED)
 
 
 async def test_an_async_handler_answers(api: Api, client: AsyncClient) -> None:
@@ -368,7 +377,7 @@ async def test_a_result_of_another_type_is_told_when_the_handler_has_run(
 
 @pytest.mark.parametrize("returns", [3, object(), "Price", Service])
 async def test_what_is_no_type_of_results_is_refused_before_anything_is_sent(client: AsyncClient, returns: Any) -> None:
-    with pytest.raises(TypeError, match="returns="):
+    with pytest.raises(TypeError, match=r"returns=.*; give a type of what is returned, such as list\[int\]$"):
         await client.call("calc.fib", 3, returns=returns)
 
 

@@ -74,6 +74,7 @@ _LOST: Final = (
 )
 _IS_STREAM: Final = "the method yields items, and one result was asked for: call it with client.stream"
 _IS_NONE: Final = "the method has one result, and a stream was asked for: call it with client.call"
+_RESTART: Final = "this worker has the methods that were declared when it began to serve; stop it and serve it again"
 _LATE: Final = "the request's time was over before this attempt could begin: add workers, or allow more time"
 
 
@@ -120,6 +121,8 @@ class Admission:
     def _no_method(self, request: Request) -> Refuse:
         name = None if request.method is None else request.method.removesuffix(MARK)
         if name is not None and (method := self._service.methods.get(name)) is not None:
+            if _wire_name(method, name).encode() not in self._methods:
+                return Refuse(evidence.METHOD, f"service {self._service.name!r} got {name!r} too late: {_RESTART}")
             return Refuse(evidence.STREAM, _IS_STREAM if method.streams else _IS_NONE)
         wanted = "default method for bare requests" if name is None else f"method {name!r}"
         known = checks.known_names(name or "", sorted(self._service.methods))
