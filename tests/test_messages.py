@@ -203,7 +203,6 @@ EXCUSED: dict[str, set[str]] = {
         "its error description is damaged: …",
         "no reply in time, and the broker has not confirmed that it has the request…",
         "no reply in time…",
-        "returns=…: …",
         "….…: the result or argument …: …",
         "…: the items: …",
         "… items came of a stream that has …",

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from warren import checks
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: What other libraries take as options, and Warren as parts of its URL.
+_IN_THE_URL = ("broker", "brokers", "host", "hostname", "hosts", "port", "server", "uri")
 
 
 def naming(options: type[Any]) -> Callable[[F], F]:
@@ -42,6 +44,8 @@ def refuse_unknown(taker: str, function: Callable[..., Any], given: Iterable[str
     parameters = inspect.signature(function).parameters.values()
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self"]
     for name in given:
+        if name in _IN_THE_URL and "url" in known:
+            raise TypeError(f"{taker}() has no option {name!r}: say url='amqp://user:password@host:5672/vhost'")
         if name not in known:
             raise TypeError(f"{taker}() has no option {name!r}: {checks.known_names(name, known)}")
 

@@ -172,6 +172,7 @@ def test_ctrl_c_ends_a_stream_at_its_worker(served: Path, url: str, tmp_path: Pa
     assert call.wait() == 130
     call.close()
     eventually((tmp_path / "left").exists, "the generator is closed")
+    assert call.output.endswith("\nerror: interrupted; the worker is told to stop\n")
 
 
 def error(code: Code) -> CallError:

@@ -1,5 +1,6 @@
 """The names of services that people type, and what they are told when one is wrong."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_module_without_services_is_told_so(folder: Path) -> None:
 def test_a_module_with_several_services_asks_which(folder: Path) -> None:
     (folder / "ld_two.py").write_text("from warren import Service\na, b = Service('a'), Service('b')\n")
     assert refusal("ld_two") == "module 'ld_two' has several services: say ld_two:a or ld_two:b"
+
+
+@pytest.mark.parametrize("line", ["warren.Service('a b')", "warren.Service('a').method(lambda x: x)"])
+def test_a_declaration_that_is_refused_is_told_with_the_module_s_line_and_none_of_warren_s(
+    folder: Path, line: str
+) -> None:
+    (folder / "ld_refused.py").write_text(f"import warren\n{line}\n")
+    with pytest.raises(ImportFailed) as failed:
+        load_services(["ld_refused"])
+    text = str(failed.value)
+    assert f'File "{folder}/ld_refused.py", line 2' in text
+    assert text.count("File ") == 1
+    assert re.search(r"^(Value|Type)Error: .+", text.splitlines()[-1])
 
 
 @pytest.mark.parametrize("line", ["1 / 0", "import ld_missing", "raise SystemExit(3)", "def broken(:"])

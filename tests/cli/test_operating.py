@@ -259,6 +259,14 @@ async def test_info_of_a_method_that_is_not_there_names_those_that_are(warren: W
     assert "'calc' has no method 'fob'; use one of: fib" in done.stderr
 
 
+async def test_info_of_a_method_that_yields_shows_the_schema_of_each_item(broker: Broker, warren: Warren) -> None:
+    said = answers("calc")
+    said["info"]["services"][0]["methods"][0] |= {"streams": True, "result": {"type": "string"}}
+    async with fake_process(broker.url, ["calc"], said):
+        done = await warren("info", "calc.fib")
+    assert done.stdout.endswith('each item\n  {\n    "type": "string"\n  }\n')
+
+
 async def test_two_versions_at_once_are_told(broker: Broker, warren: Warren) -> None:
     old, new = answers("calc"), answers("calc", "newer")
     new["info"]["started"] = 10.0

@@ -128,6 +128,7 @@ async def test_ctrl_c_gives_the_terminal_back(url: str) -> None:
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.end() == 130
         assert END in terminal.output
+        assert b"error" not in terminal.output
         assert terminal.settings == terminal.before
 
     await run(url, steps, "stats", "calc", "--watch", "--interval", "30")

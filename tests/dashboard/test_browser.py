@@ -38,6 +38,11 @@ def calc() -> Service:
         return a + b
 
     @service.method
+    async def count(to: int) -> AsyncIterator[int]:
+        for n in range(to):
+            yield n
+
+    @service.method
     async def fail() -> None:
         raise RuntimeError(HOSTILE)
 
@@ -179,6 +184,17 @@ async def test_a_method_is_called_by_its_form(broker: Broker, dashboard: Dashboa
         await page.get_by_role("button", name="Call").click()
         await expect(page.locator(".answer")).to_contain_text(HOSTILE)
         assert await page.evaluate("window.harmed") is None
+
+
+async def test_a_method_that_yields_has_no_form_and_says_how_it_is_called(
+    broker: Broker, dashboard: Dashboard, open_page: Open
+) -> None:
+    async with serving(calc(), url=broker.url):
+        page = await open_page(await dashboard.start("--allow-acting"))
+        await go(page, "#/service/calc/count")
+        await expect(page.locator("main")).to_contain_text("warren call calc.count")
+        await expect(page.get_by_role("heading", name="Each item")).to_be_visible()
+        assert await page.locator("button.main").count() == 0
 
 
 async def test_who_may_not_act_sees_nothing_to_act_with(broker: Broker, dashboard: Dashboard, open_page: Open) -> None:

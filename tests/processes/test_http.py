@@ -74,6 +74,12 @@ async def test_what_is_wrong_is_refused(port: int, request_: bytes, status: byte
     assert (await ask(port, request_)).startswith(b"HTTP/1.1 " + status)
 
 
+async def test_who_asks_for_a_page_that_is_not_there_is_told_which_are(port: int) -> None:
+    assert (await ask(port, b"GET / HTTP/1.1\r\n\r\n")).endswith(
+        b"\r\n\r\n404 Not Found: there are /echo, /fail, /hang\n"
+    )
+
+
 async def test_a_page_that_fails_ends_its_connection_and_no_other(port: int, caplog: pytest.LogCaptureFixture) -> None:
     assert await ask(port, b"GET /fail HTTP/1.1\r\n\r\n") == b""
     assert "a page could not be served" in caplog.text

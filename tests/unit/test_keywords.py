@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import pytest
@@ -71,6 +72,13 @@ def test_every_option_of_the_connection_is_explained_where_it_is_written() -> No
 def test_a_client_refuses_an_unknown_option(client: Any, name: str, near: str) -> None:
     with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) has no option '{name}': did you mean '{near}'\?$"):
         client(**{name: 1})
+
+
+@pytest.mark.parametrize("name", ["host", "port", "uri"])
+@pytest.mark.parametrize("make", [Client, AsyncClient, partial(Server, Service("calc"))])
+def test_what_the_url_says_is_no_option_and_not_taken_for_another(make: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"has no option '{name}': say url='amqp://user:password@host:5672/vhost'$"):
+        make(**{name: "localhost"})
 
 
 @pytest.mark.parametrize(("name", "near"), [("drain_timout", "drain_timeout"), ("user_name", "username")])

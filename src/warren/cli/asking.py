@@ -96,8 +96,8 @@ def run_asking(url: str, as_json: bool, work: Work[T]) -> T:
         fail_call(error, as_json, url)
     except ValueError as error:
         fail(str(error), USAGE)
-    except KeyboardInterrupt:
-        fail("interrupted", INTERRUPTED)
+    except KeyboardInterrupt:  # nothing to add: it is how what watches usually ends
+        raise SystemExit(INTERRUPTED) from None
 
 
 def key_of(service: str | None) -> str:

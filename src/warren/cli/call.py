@@ -113,8 +113,11 @@ def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool
         except MethodNotFound as error:  # which proves that nothing has run
             if cast or error.reason != evidence.STREAM.reason:
                 raise
-        for item in client.stream(target, *args, **kwargs):
-            _print_item(item, as_json)
+        try:
+            for item in client.stream(target, *args, **kwargs):
+                _print_item(item, as_json)
+        except KeyboardInterrupt:
+            fail("interrupted; the worker is told to stop", INTERRUPTED)
         return _PRINTED
 
     return run

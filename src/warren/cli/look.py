@@ -211,7 +211,8 @@ def _info_method(method: told.MethodInfo, as_json: bool) -> None:
         return
     lines = [method.signature or method.name, *(f"  {line}" for line in (method.doc or "").strip().splitlines())]
     lines += [f"  {said}"] if (said := _terms(method)) else []
-    for title, schema in (("arguments", method.arguments), ("result", method.result)):
+    result = "each item" if method.streams else "result"
+    for title, schema in (("arguments", method.arguments), (result, method.result)):
         lines += ["", title, *(f"  {line}" for line in json.dumps(schema, indent=2, ensure_ascii=False).splitlines())]
     show(lines)
 

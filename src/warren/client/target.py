@@ -155,7 +155,7 @@ def typed_decoder(content_type: str, hint: Any) -> Decode:
         codecs.check_hint(hint, result=True)
         return codecs.decoder(content_type, hint)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"returns={hint!r}: {error}") from error
+        raise TypeError(f"returns={hint!r}: {error}; give a type of what is returned, such as list[int]") from error
 
 
 def split_name(full_name: str) -> tuple[str, str]:

@@ -64,7 +64,8 @@ def _get(url: str, login: str, where: str) -> bytes:
         hint = ": give a user with the tag monitoring" if error.code in (401, 403) else ": is the plugin enabled there?"
         raise ManagementError(f"{where} answers {error.code} {error.reason}{hint}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise ManagementError(f"{where} does not answer: {error}; is the plugin enabled there?") from error
+        why = getattr(error, "reason", error)  # what urllib has packed up
+        raise ManagementError(f"{where} does not answer: {why}; is the plugin enabled there?") from error
     if len(body) > MAX_ANSWER:
         raise ManagementError(f"{where} has more than {MAX_ANSWER} bytes to say: ask about services over AMQP instead")
     return body

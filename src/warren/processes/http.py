@@ -105,7 +105,7 @@ class Pages:
             return False, _plain(HTTPStatus.BAD_REQUEST)
         page = self._pages.get(target.partition("?")[0])
         if page is None:
-            return method == "HEAD", _plain(HTTPStatus.NOT_FOUND)
+            return method == "HEAD", _plain(HTTPStatus.NOT_FOUND, f": there are {', '.join(self._pages)}")
         if method not in ("GET", "HEAD"):
             return False, _plain(HTTPStatus.METHOD_NOT_ALLOWED)
         return method == "HEAD", await page(_accepted(lines[1:]))
@@ -116,8 +116,8 @@ def _accepted(headers: list[str]) -> str:
     return ",".join(value.strip() for name, _, value in pairs if name.lower() == "accept")
 
 
-def _plain(status: HTTPStatus) -> Answer:
-    return Answer(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n")
+def _plain(status: HTTPStatus, more: str = "") -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}{more}\n")
 
 
 def _encoded(answer: Answer, body: bool) -> bytes:

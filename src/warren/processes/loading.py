@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -73,8 +74,17 @@ def _import(name: str) -> ModuleType:
 
 
 def _explain(name: str, error: BaseException) -> str:
-    lines = traceback.format_exception(type(error), error, _own_part(error.__traceback__))
-    return f"importing {name!r} failed:\n{''.join(lines).rstrip()}"
+    own = _own_part(error.__traceback__)
+    shown = traceback.TracebackException(type(error), error, own)
+    if isinstance(error, TypeError | ValueError):  # of a declaration: what is wrong is in the module's line
+        del shown.stack[_first_of_ours(own) :]
+    return f"importing {name!r} failed:\n{''.join(shown.format()).rstrip()}"
+
+
+def _first_of_ours(own: TracebackType | None) -> int:
+    """Where the frames begin that are Warren's to the end; never with the module's own."""
+    ours = [frame.f_globals.get("__name__", "").startswith("warren.") for frame, _ in traceback.walk_tb(own)]
+    return max(1, len(ours) - len(list(itertools.takewhile(bool, reversed(ours)))))
 
 
 def _own_part(tb: TracebackType | None) -> TracebackType | None:

@@ -299,8 +299,9 @@ async function describe(root, name, methodName) {
     method.concurrency && `at most ${method.concurrency} at a time`, method.default && 'also answers bare requests', method.is_async ? 'async' : 'in a thread'];
   const schema = (title, value) => h('div', {class: 'card'}, h('h3', {}, title), h('pre', {}, value ? JSON.stringify(value, null, 2) : 'not described'));
   show(root, h('h2', {}, 'Declared'), h('p', {class: 'note'}, facts.filter(Boolean).join(' · ')), method.doc && h('p', {class: 'note'}, method.doc),
-    h('div', {class: 'charts'}, schema('Arguments', method.arguments), schema('Result', method.result)),
-    h('h2', {}, 'Call it'), now && now.acting ? callForm(name, method) : h('p', {class: 'note'}, 'This dashboard only shows: start it with --allow-acting.'));
+    h('div', {class: 'charts'}, schema('Arguments', method.arguments), schema(method.streams ? 'Each item' : 'Result', method.result)),
+    h('h2', {}, 'Call it'), method.streams ? h('p', {class: 'note'}, `It yields items, which this page does not take: warren call ${name}.${method.name} does, and client.stream.`) :
+      now && now.acting ? callForm(name, method) : h('p', {class: 'note'}, 'This dashboard only shows: start it with --allow-acting.'));
 }
 
 // --- acting ----------------------------------------------------------------------------------------------------
