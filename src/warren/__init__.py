@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from warren.client.batches import star as star
     from warren.client.blocking import Client as Client
     from warren.client.chain import ClientCall as ClientCall
+    from warren.client.pipeline import Pipeline as Pipeline
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
     from warren.connection.settings import Secret as Secret
     from warren.server.context import CurrentCall as CurrentCall
@@ -49,6 +50,7 @@ else:
         "Client": "warren.client.blocking",
         "ClientCall": "warren.client.chain",
         "Outcome": "warren.client.batches",
+        "Pipeline": "warren.client.pipeline",
         "star": "warren.client.batches",
         "ConnectionOptions": "warren.connection.settings",
         "CurrentCall": "warren.server.context",

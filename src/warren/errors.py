@@ -9,7 +9,7 @@ terminals, is escaped. Codes are gRPC's (https://grpc.io/docs/guides/status-code
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from warren.printable import printable
 
@@ -54,6 +54,22 @@ class Origin(StrEnum):
     HANDLER = "handler"
 
 
+class FailedStage(NamedTuple):
+    """The stage of a pipeline in which it ended.
+
+    Attributes:
+        number: which one; the first is 1.
+        name: ``service.method``.
+        execution: whether the handler of this stage may have run; `CallError.execution` is about all stages together.
+        undone: whether what the stages before it have done is being undone.
+    """
+
+    number: int
+    name: str
+    execution: Execution
+    undone: bool = False
+
+
 class CallError(Exception):
     """A call, cast or connection attempt that did not end in a result.
 
@@ -66,12 +82,14 @@ class CallError(Exception):
         method: ``service.method``, where known.
         queue: the queue the request went to, where known.
         call_id: the call's ``message_id``, the same at the caller and in the server's log.
+        stage: of a pipeline, the stage in which it ended; None where that is not known, and of all other calls.
     """
 
     code: Code = Code.UNKNOWN
     reason: str = "UNKNOWN"
     execution: Execution = Execution.UNKNOWN
     origin: Origin = Origin.CLIENT
+    stage: FailedStage | None = None
 
     def __init__(
         self,

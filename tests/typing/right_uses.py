@@ -17,6 +17,7 @@ from warren import (
     CurrentCall,
     Outcome,
     PermissionDenied,
+    Pipeline,
     Server,
     Service,
     current_call,
@@ -388,3 +389,33 @@ async def async_streams(client: AsyncClient) -> None:
         async for _anything in stream:
             break
     await client.stream("calc.rows", 1, returns=Point).aclose()
+
+
+@service.method
+async def centre(points: list[Point], weight: int = 1) -> Point:
+    return points[0]
+
+
+@service.method
+def label(point: Point) -> str:
+    return f"{point}"
+
+
+@service.stub
+async def publish(text: str) -> int:
+    raise NotImplementedError
+
+
+def pipelines(client: Client) -> None:
+    whole = Pipeline(centre).then(label).then(publish)
+    assert_type(client.call(whole, [Point(1, 2)], weight=2), int)
+    assert_type(client.submit(Pipeline(label).then(publish), Point(1, 2)).result(), int)
+    assert_type([*client.map(Pipeline(label), [Point(1, 2)])], list[str])
+    client.cast(whole, [])
+
+
+async def async_pipelines(client: AsyncClient) -> None:
+    whole = Pipeline(centre).then(label)
+    assert_type(await client.options(timeout=3).call(whole, [Point(1, 2)]), str)
+    assert_type(await whole([Point(1, 2)]), str)
+    await client.cast(whole, [], weight=1)

@@ -12,6 +12,7 @@ from warren import (
     Client,
     ConnectionOptions,
     CurrentCall,
+    Pipeline,
     Server,
     Service,
     current_call,
@@ -286,3 +287,22 @@ def streams(client: Client) -> None:
     client.stream(fib, 3)  # E: [call-overload]
     for number in client.stream(numbers):
         number.upper()  # E: [attr-defined]
+
+
+@service.method
+async def named(n: int) -> str:
+    return str(n)
+
+
+@service.method
+def counted(text: str) -> int:
+    return len(text)
+
+
+def pipelines(client: Client) -> None:
+    whole = Pipeline(named).then(counted)
+    Pipeline(named).then(named)  # E: [arg-type]
+    Pipeline(counted).then(counted)  # E: [arg-type]
+    client.call(whole, "1")  # E: [call-overload]
+    client.call(whole, 1).upper()  # E: [attr-defined]
+    client.cast(whole)  # E: [call-overload]

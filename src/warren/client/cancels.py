@@ -18,6 +18,7 @@ import msgspec
 from warren.amqp.frames import Delivery
 from warren.client.calls import ASKED, CONFIRMED, WRITTEN, PendingCall
 from warren.client.lane import Spawn
+from warren.client.requests import queues
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_control_exchange
 from warren.connection.errors import ChannelClosed, LinkLost
@@ -63,7 +64,8 @@ class Cancels:
             return
         self._send_soon()
         left = max(0, int((call.deadline - time.monotonic()) * 1000))
-        self._given_up[call.target.queue][call.id.decode()] = left
+        for queue in queues(call.target):
+            self._given_up[queue][call.id.decode()] = left
 
     def credit(self, source: bytes, call: PendingCall, count: int) -> None:
         """So many items of a stream were consumed in all; `source` is the process that sends them."""

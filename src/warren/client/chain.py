@@ -16,7 +16,7 @@ from typing import Any, Literal
 from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.requests import Target
-from warren.client.target import encode_bare, encode_call, read_bare, read_confirm, read_result, split_name, with_own
+from warren.client.target import encode_bare, encode_call, read_bare, read_confirm, read_result, with_own
 from warren.errors import CallError
 from warren.middleware import Middleware, chain
 from warren.protocol import evidence
@@ -46,7 +46,7 @@ class ClientCall:
 
     def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> None:
         self.kind: Literal["call", "cast", "bare"] = target.kind
-        self.service, self.method = (target.queue, "") if target.kind == "bare" else split_name(target.name)
+        self.service, self.method = target.queue, target.method
         self.function: Callable[..., Any] | None = None if target.declared is None else target.declared.function
         self.args = args
         self.kwargs = kwargs

@@ -18,6 +18,7 @@ from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.client.inlet import Inlet
 from warren.client.lane import Spawn
 from warren.client.lean import LeanQueues
+from warren.client.pipeline import bounced_stage
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
 from warren.connection.supervisor import copy_of
@@ -25,6 +26,7 @@ from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.bounce import Bounce, read_bounce
 from warren.protocol.reply import doubted, reply_too_large, says_lean
+from warren.protocol.slip import queue_of
 from warren.protocol.streaming import ITEM
 
 
@@ -66,9 +68,11 @@ class Endings:
         except BaseException:
             outcomes.waiter_failed(call)
 
-    def _ask(self, call: PendingCall, verdict: Callable[[PendingCall, Standing], CallError | None]) -> None:
+    def _ask(
+        self, call: PendingCall, verdict: Callable[[PendingCall, Standing], CallError | None], queue: str = ""
+    ) -> None:
         """End a call once it is known how its queue stands, or is known not to be found out."""
-        self.calls.ask(call, self._explainer.question(call.target.queue), verdict)
+        self.calls.ask(call, self._explainer.question(queue or call.target.queue), verdict)
 
     def _answered(self, question: Question, standing: Standing) -> None:
         for call, verdict in list(question.items()):
@@ -118,7 +122,7 @@ class Endings:
             self.end(call, error)
             return
         if bounce is not None:
-            self._on_bounce(call, bounce)
+            self._on_bounce(call, bounce, p)
         elif delivery.body is None:
             self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
         elif p.type == ITEM:
@@ -130,12 +134,14 @@ class Endings:
             p.correlation_id = call.first_id  # what the call is known by, whichever of its attempts is answered
             self._finish(call, (doubted(p) if call.earlier else p, delivery.body))
 
-    def _on_bounce(self, call: PendingCall, bounce: Bounce) -> None:
+    def _on_bounce(self, call: PendingCall, bounce: Bounce, p: Properties) -> None:
+        stage = bounced_stage(p, call.target)
+        queue = call.target.queue if stage is None else queue_of(call.target.stages[stage - 1])
         if bounce.ending is evidence.QUEUE_TTL:
-            self._ask(call, lambda call, standing: outcomes.bounced(call, bounce, standing.text))
+            self._ask(call, lambda call, standing: outcomes.bounced(call, bounce, standing.text, stage), queue)
         else:
-            self.lean.refused(call.target.queue, time.monotonic())
-            self.end(call, outcomes.bounced(call, bounce, ""))
+            self.lean.refused(queue, time.monotonic())
+            self.end(call, outcomes.bounced(call, bounce, "", stage))
 
     def on_replies_lost(self, reason: ChannelClosed) -> None:
         for call in self.calls:

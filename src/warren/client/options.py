@@ -12,6 +12,7 @@ from warren.client.requests import Own
 from warren.protocol import codecs
 from warren.protocol.request import encode_headers
 from warren.protocol.running import Running, get_running
+from warren.protocol.signature import Method
 
 Encoding = Literal["json", "msgpack"]
 ReplyQueue = Literal["exclusive", "durable"]
@@ -124,6 +125,13 @@ class Options:
         own = now + self.timeout
         limit = nested_deadline(self.bound_to(), now)
         return own if limit is None or own < limit else limit
+
+
+def resends(options: Options, method: Method | None) -> bool:
+    """Whether a call is sent again when its connection is lost."""
+    if options.resend is None:
+        return method is not None and method.delivery == "at-least-once"
+    return options.resend
 
 
 def nested_deadline(running: Running | None, now: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warren.client.calls import BEGUN, OUTSIDE, WAITING, PendingCall
+from warren.client.pipeline import place
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
 from warren.errors import CallError
 from warren.logs import get_logger
@@ -139,12 +140,18 @@ def after_items(error: Exception, count: int) -> None:
     error.add_note(f"{count} items of the stream had come")
 
 
-def bounced(call: PendingCall, bounce: Bounce, state: str) -> CallError:
-    """The broker gave the request back."""
+def bounced(call: PendingCall, bounce: Bounce, state: str, stage: int | None = None) -> CallError:
+    """The broker gave the request back: that of the `stage` with this number, if it is a pipeline's."""
     if bounce.ending is evidence.QUEUE_TTL and call.target.fail_fast:
         message = (
             f"no worker was free to take the call at once (fail_fast){state}; add workers, or wait for one"
             " without fail_fast"
         )
-        return conclude(evidence.NO_FREE_WORKER, message)
-    return conclude(bounce.ending, bounce.message + state)
+        error = conclude(evidence.NO_FREE_WORKER, message)
+    else:
+        error = conclude(bounce.ending, bounce.message + state)
+    if stage is not None:
+        evidence.of_stage(error, stage, call.target.stages[stage - 1])
+        error.message = f"stage {stage} of {len(call.target.stages)}: {error.message}"
+        place(error, call.target)
+    return error

@@ -10,6 +10,7 @@ from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
 from warren.protocol.request import BOUNCE_LIMIT, RequestTemplate, bare_properties, check_name
 from warren.protocol.signature import Method
+from warren.protocol.slip import queue_of
 from warren.protocol.topology import EXCHANGE
 
 #: What a call ends in, if it does not end in an error.
@@ -49,6 +50,7 @@ class Target:
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, or to those of one view: `headers` are in there, as they are written.
         trusting: whether its calls may do without confirm and bounce where the queue takes everything.
+        stages: of a pipeline, what its stages are called; it is sent to the first.
         templates: of its requests, by what they ask for; shared by all that differ in what is their own.
     """
 
@@ -69,6 +71,7 @@ class Target:
     routing_key: bytes = b""
     exchange: bytes = b""
     trusting: bool = False
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.routing_key:  # else it was made from one that was checked
@@ -76,14 +79,21 @@ class Target:
             check_name(self.method)
             self.routing_key = self.queue.encode()
         self.exchange = b"" if self.kind == "bare" else _EXCHANGE
-        self.trusting = self.kind == "call" and not self.resend
+        # What a pipeline's reply says of a queue is said of its last stage's.
+        self.trusting = self.kind == "call" and not self.resend and not self.stages
 
     def having(self, headers: Mapping[str, Any] | None, own: Own) -> Target:
         """The same for requests that have something of their own; all that was prepared is shared."""
         return Target(
             self.kind, self.method, self.queue, self.name, self.content_type, self.fail_fast, self.resend, self.wait,
             headers, self.declared, self.returns, own, self.caller, self.templates, self.routing_key,
+            stages=self.stages,
         )  # fmt: skip
+
+
+def queues(target: Target) -> list[str]:
+    """Where its requests may be: of a pipeline, in the queue of any stage."""
+    return list(dict.fromkeys(map(queue_of, target.stages))) if target.stages else [target.queue]
 
 
 class Requests:

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from warren import checks
 from warren.amqp.frames import Properties
-from warren.client.options import CONTENT_TYPES, Options, check_names
+from warren.client.options import CONTENT_TYPES, Options, check_names, resends
+from warren.client.pipeline import Pipeline, pipeline_target, place
 from warren.client.requests import Own, Reply, Target
 from warren.errors import CallError
 from warren.protocol import codecs, evidence, topology
@@ -61,9 +62,10 @@ def find_target(
 
 def _rooted(target: Target, root_id: str) -> Target:
     """The target of a call that is made while another one is served."""
-    root = root_field(root_id)
-    headers = root if target.own is None else target.own.headers + root
-    return target.having(target.headers, Own(headers, None, root))
+    root, own = root_field(root_id), target.own
+    if own is None:
+        return target.having(target.headers, Own(root, None, root))
+    return target.having(target.headers, Own(own.headers + root, None, own.root + root))
 
 
 def _learn(
@@ -79,7 +81,12 @@ def _learn(
     target = usual.get(key)
     if target is None:
         target = _remember(usual, key, _make_target(options, kind, function, caller))
-    return target if options.own is None else _remember(known, key, target.having(options.headers, options.own))
+    own = options.own
+    if own is None:
+        return target
+    if target.own is not None:  # a pipeline's slip
+        own = Own(own.headers + target.own.root, None, target.own.root)
+    return _remember(known, key, target.having(options.headers, own))
 
 
 def _remember(known: Targets, key: tuple[Any, ...], target: Target) -> Target:
@@ -95,6 +102,8 @@ def _make_target(
     method = None if isinstance(function, str) else method_of(function)
     if method is not None and method.streams:
         raise TypeError(f"{method.full_name} yields items and has no one result: take them with client.stream")
+    if isinstance(function, Pipeline):
+        return pipeline_target(function, options, kind, caller)
     full_name = str(function) if method is None else method.full_name
     service, name = split_name(full_name)
     return Target(
@@ -104,7 +113,7 @@ def _make_target(
         full_name,
         CONTENT_TYPES[options.encoding],
         fail_fast=options.fail_fast and kind == "call",
-        resend=_resends(options, method),
+        resend=resends(options, method),
         wait=options.wait,
         declared=method,
         caller=caller,
@@ -170,12 +179,6 @@ def split_name(full_name: str) -> tuple[str, str]:
     return service, name
 
 
-def _resends(options: Options, method: Method | None) -> bool:
-    if options.resend is None:
-        return method is not None and method.delivery == "at-least-once"
-    return options.resend
-
-
 def encode_call(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str = "") -> bytes:
     """The body of a call; `verb` is the client's method that was called, where it is not the target's kind.
 
@@ -229,7 +232,7 @@ def bare_target(options: Options, queue: Any) -> Target:
     """
     if not isinstance(queue, str):
         raise TypeError(f"{queue!r} is not the name of a queue: say for example call_bare('rpc_queue', b'30')")
-    resend = _resends(options, None)
+    resend = resends(options, None)
     return Target("bare", "", queue, queue, codecs.TEXT, options.fail_fast, resend, options.wait)
 
 
@@ -299,6 +302,8 @@ def read_confirm(outcome: Exception | None) -> None:
 
 def _locate(error: CallError, target: Target, p: Any) -> CallError:
     call_id = (p.correlation_id or b"").decode("utf-8", "replace")
+    if target.stages:
+        place(error, target)
     return error.locate(method=target.name, queue=target.queue, call_id=call_id or None)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from warren.errors import CallError, Code, Execution, Origin, make_error
+from warren.errors import CallError, Code, Execution, FailedStage, Origin, make_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,21 @@ def _most(one: Execution, another: Execution) -> Execution:
 def begun(error: CallError) -> None:
     """Make an error say that the handler was begun: items of its stream have come."""
     error.execution = _most(error.execution, Execution.EXECUTED)
+
+
+def of_stage(error: CallError, number: int, name: str, *, undone: bool = False) -> None:
+    """Make an error that is about one stage of a pipeline say so, and what is certain of all of them together.
+
+    The request of a later stage is only there because the stages before it have run.
+    """
+    error.stage = FailedStage(number, name, error.execution, undone)
+    if number > 1:
+        error.execution = _most(error.execution, Execution.EXECUTED)
+
+
+def of_some_stage(error: CallError) -> None:
+    """Make an error of a pipeline that does not say of which stage it is claim nothing about those before."""
+    error.execution = weigh(error.execution, earlier=error.execution is not Execution.NOT_SENT)
 
 
 class Attempts:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from warren.amqp.frames import FrameError, Properties, encode_properties, shortstr
 from warren.amqp.tables import encode_table, pick
-from warren.errors import CallError, Code, Origin, RemoteError, make_error
+from warren.errors import CallError, Code, FailedStage, Origin, RemoteError, make_error
 from warren.protocol import codecs, evidence, problems
 from warren.protocol.content import CONTENT_TYPES, as_text, usual_content_type, with_encoding
 from warren.protocol.evidence import conclude
@@ -20,7 +20,10 @@ from warren.protocol.topology import DEATH_REASON
 
 _ERROR_TYPE: Final = b"error"
 #: What a caller wants to know of the header table of what came; all else in it is the application's.
-_READ: Final = (b"rpc-status", b"rpc-reason", b"rpc-executed", DEATH_REASON.encode())
+_READ: Final = (
+    b"rpc-status", b"rpc-reason", b"rpc-executed", b"rpc-stage", b"rpc-stage-executed", b"rpc-undone",
+    DEATH_REASON.encode(),
+)  # fmt: skip
 # Property flags, see AMQP 0-9-1 section 4.2.6.1.
 _REPLY_FLAGS: Final = b"\x84\x00"  # content type, correlation id
 _BARE_REPLY_FLAGS: Final = b"\x04\x00"  # correlation id
@@ -60,12 +63,16 @@ def says_lean(p: Properties) -> bool:
 
 def error_reply(request: Request, error: CallError, problem: Problem | None = None) -> tuple[bytes, bytes]:
     """Property bytes and body of a reply that carries an error: for a bare peer its text. Never raises."""
+    stage = error.stage
     error = problems.harmless(error)
-    table = {
+    table: dict[str, Any] = {
         "rpc-status": error.code.value,
         "rpc-reason": error.reason,
         "rpc-executed": error.execution.value,
     }
+    if stage is not None:
+        table |= {"rpc-stage": stage.number, "rpc-stage-executed": stage.execution.value}
+        table |= {"rpc-undone": True} if stage.undone else {}
     p = Properties(table=encode_table(table), correlation_id=request.properties.correlation_id or b"")
     if request.bare:
         return encode_properties(p), f"{error.code.value}: {error.message}".encode()
@@ -139,8 +146,11 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
         execution=evidence.told(table.get("rpc-executed"), earlier=False),
         origin=_member(Origin, problem.origin, Origin.SERVER),
     )
+    error.stage = _read_stage(table)
     rebuilt = registered(problem, error)
     if rebuilt is not None:
+        if error.stage is not None:
+            rebuilt.add_note(f"in stage {error.stage.number} of the pipeline")
         return rebuilt
     if isinstance(error, RemoteError):
         error.type = problem.error or "Exception"
@@ -148,6 +158,15 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
     for note in problem.notes:
         error.add_note(note)
     return error
+
+
+def _read_stage(table: Mapping[str, Any]) -> FailedStage | None:
+    """The stage that an error is about; its caller knows what it is called."""
+    number = table.get("rpc-stage")
+    if isinstance(number, bool) or not isinstance(number, int):
+        return None
+    executed = evidence.told(table.get("rpc-stage-executed"), earlier=False)
+    return FailedStage(number, "", executed, table.get("rpc-undone") is True)
 
 
 def _read_problem(p: Properties, body: bytes, table: Mapping[str, Any]) -> Problem:

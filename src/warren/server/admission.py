@@ -17,6 +17,8 @@ from warren.protocol.deadline import remaining_budget
 from warren.protocol.evidence import Ending
 from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
+from warren.protocol.slip import MARK as STAGE_MARK
+from warren.protocol.slip import Slip, SlipError, is_stage, method_name, read_slip
 from warren.protocol.streaming import MARK
 
 
@@ -66,7 +68,14 @@ class Hold(NamedTuple):
     left: float | None
 
 
-Decision = Run | Refuse | SetAside | HandBack | Hold
+class Staged(NamedTuple):
+    """Run it, as the stage of a pipeline that has this slip."""
+
+    run: Run
+    slip: Slip
+
+
+Decision = Run | Refuse | SetAside | HandBack | Hold | Staged
 
 _LOST: Final = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
@@ -94,7 +103,11 @@ class Admission:
         if version != VERSION and version is not None:
             return self._wrong_version(request)
         if method is None:
-            return self._no_method(request)
+            return (
+                self._decide_stage(request, wall, draining)
+                if is_stage(request.properties)
+                else self._no_method(request)
+            )
         if delivery.redelivered and method.delivery != "at-least-once":
             return Refuse(evidence.WORKER_LOST, _LOST)
         if delivery.body is None:
@@ -111,6 +124,26 @@ class Admission:
         except CodecError as error:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 
+    def _decide_stage(self, request: Request, wall: float, draining: bool) -> Decision:
+        """A stage of a pipeline is decided as a call of its method is."""
+        p = request.properties
+        try:
+            slip = read_slip(p)
+        except SlipError as error:
+            return Refuse(evidence.DECODE, str(error))
+        marked, name = p.type, method_name(slip.here.to)
+        if slip.here.to != f"{self._service.name}.{name}" or marked != (name + STAGE_MARK).encode():
+            return Refuse(evidence.DECODE, f"the slip is at {slip.here.to!r}, and this is another stage: mend the peer")
+        method = self._service.methods.get(name)
+        if method is None or method.streams:
+            return self._no_method(request) if method is None else Refuse(evidence.STREAM, _IS_STREAM)
+        p.type = name.encode()
+        try:
+            decision = self.decide(request, wall, draining)
+        finally:
+            p.type = marked
+        return Staged(decision, slip) if type(decision) is tuple else decision  # type: ignore[arg-type]  # see `Worker`
+
     def _wrong_version(self, request: Request) -> Refuse:
         message = (
             f"this worker speaks protocol version {VERSION}, the request has version {request.version}: give caller and"
@@ -119,7 +152,7 @@ class Admission:
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
-        name = None if request.method is None else request.method.removesuffix(MARK)
+        name = None if request.method is None else request.method.removesuffix(MARK).removesuffix(STAGE_MARK)
         if name is not None and (method := self._service.methods.get(name)) is not None:
             if _wire_name(method, name).encode() not in self._methods:
                 return Refuse(evidence.METHOD, f"service {self._service.name!r} got {name!r} too late: {_RESTART}")

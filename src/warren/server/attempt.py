@@ -12,6 +12,7 @@ from warren.protocol.deadline import Slice
 from warren.protocol.evidence import Ending
 from warren.protocol.request import Request
 from warren.protocol.signature import Arguments, Method
+from warren.protocol.slip import Slip
 from warren.server.context import CurrentCall, is_preparing
 
 
@@ -39,6 +40,7 @@ class Attempt:
         reported: whether its task has, in its last line; see `Runner`.
         slice: when it is cut off, as whoever watches over its time has noted it: its `Worker` as long as it waits for a
             place, then its `Runner`.
+        slip: of a stage of a pipeline; None of all other requests. Unset until it is run or answered.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 
@@ -62,6 +64,7 @@ class Attempt:
         "service",
         "settled",
         "slice",
+        "slip",
         "stopped_by",
         "task",
     )
@@ -88,6 +91,7 @@ class Attempt:
         self.reported = False
         self.task: asyncio.Task[None] | None = None
         self.slice: Slice[Attempt] | None = None
+        self.slip: Slip | None = None
         self.stopped_by: tuple[Ending, str] | None = None
 
     @property

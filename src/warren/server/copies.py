@@ -31,6 +31,12 @@ from warren.protocol.problems import class_name
 log = get_logger("warren.server")
 
 
+class NoQueue(str):
+    """Why a copy was not taken: there is no queue for it."""
+
+    __slots__ = ()
+
+
 class Way(NamedTuple):
     """One way to publish a copy."""
 
@@ -51,7 +57,8 @@ class Copy:
         outlives_link: whether nobody else has the request any more.
         taken: called when the broker has it. None of these three may raise.
         refused: called when it is certain that the broker does not have it and its patience is over.
-        doubtful: called when the broker may have it, or may not; None: it is sent again.
+        doubtful: called when the broker may have it, or may not; None: it is sent again. Of one that outlives its link,
+            it may be called while there is no link.
     """
 
     ways: list[Way]
@@ -65,6 +72,7 @@ class Copy:
     _tries: int = 0
     _gives_up: float = field(default=float("inf"))
     returned: str | None = None
+    published: bool = False  # and the broker has not said that it does not have it
     needless: bool = False  # its original is the broker's again
 
     @property
@@ -97,6 +105,7 @@ class _Outlet:
 
     def publish(self, copy: Copy) -> None:
         exchange, routing_key, properties = copy.way
+        copy.returned, copy.published = None, True
         self.confirms.sent(self.channel.publish(exchange, routing_key, properties, copy.body), copy)
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
@@ -111,7 +120,7 @@ class _Outlet:
         """Nothing took a copy; its confirm follows."""
         for copy in self.confirms.open():
             if copy.returned is None and copy.id == message.correlation_id and copy.way[:2] == message.route:
-                copy.returned = f"there is no queue for it ({message.why})"
+                copy.returned = NoQueue(f"there is no queue for it ({message.why})")
                 return
 
     def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
@@ -183,7 +192,6 @@ class Copies:
     def _publish_waiting(self) -> None:
         while self._waiting and (outlet := self._free_outlet()) is not None:
             copy = self._waiting.popleft()
-            copy.returned = None
             if not copy.needless:
                 self._judge(copy, partial(outlet.publish, copy))
 
@@ -212,8 +220,9 @@ class Copies:
 
     def link_lost(self) -> None:
         """The link is gone: the broker delivers again what was not acknowledged."""
-        self._waiting.extend(self._take_out())
-        self._outlet = self._retired = None
+        lost, self._outlet, self._retired = self._take_out(), None, None
+        for copy in lost:
+            self._judge(copy, partial(self._in_doubt, copy, "the connection was lost"))
         self._changed()
 
     def _take_out(self) -> list[Copy]:
@@ -271,7 +280,7 @@ class Copies:
 
     def _refused(self, copy: Copy, why: str, *, for_good: bool = False) -> None:
         """The broker does not have it; what is refused `for_good` would be by this way again."""
-        now = time.monotonic()
+        now, copy.published = time.monotonic(), False
         if not copy.next_way(now) or (for_good and copy.tried_all):
             copy.refused(why)
         elif not copy.tried_all:
@@ -296,7 +305,7 @@ class Copies:
             self.send(copy)
 
     def _in_doubt(self, copy: Copy, why: str) -> None:
-        if copy.doubtful is None:
+        if copy.doubtful is None or not copy.published:
             self.send(copy)
         else:
             copy.doubtful(why)

@@ -13,6 +13,7 @@ from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
 from warren.protocol.problems import Problem, class_name, describe
 from warren.protocol.reply import error_reply, lean_result_properties, result_properties
+from warren.protocol.slip import Slip, blame, is_stage, slip_of
 from warren.server.attempt import Attempt
 
 log: Final = get_logger("warren.server")
@@ -103,12 +104,27 @@ class Replies:
             reply.cause = error
         return reply
 
-    def _error(self, attempt: Attempt, error: CallError, problem: Problem) -> Reply:
+    def not_handed_over(self, attempt: Attempt, ending: Ending, message: str, slip: Slip) -> Reply:
+        """The reply that says that the next stage, whose slip this is, did not get its request."""
+        return self._error(attempt, conclude(ending, message, earlier=attempt.earlier), Problem(), slip)
+
+    def _error(self, attempt: Attempt, error: CallError, problem: Problem, slip: Slip | None = None) -> Reply:
         request = attempt.request
         assert request is not None
+        if is_stage(request.properties):
+            _tell_stage(attempt, error, slip or attempt.slip or slip_of(request.properties))
         properties, body = error_reply(request, error, problem)
         if len(body) > self._max_size:
             error.message = error.message[:1000]
             problem = Problem(error=problem.error)
             properties, body = error_reply(request, error, problem)
         return Reply(properties, body, error, problem)
+
+
+def _tell_stage(attempt: Attempt, error: CallError, slip: Slip | None) -> None:
+    """Make an error say in which stage its pipeline has ended, as far as that is known."""
+    if slip is None:
+        evidence.of_some_stage(error)
+    else:
+        attempt.slip = attempt.slip or slip
+        blame(error, slip)

@@ -45,19 +45,12 @@ _MAYBE_HANDED_BACK: Final = (
 )
 
 
-class Settler:
-    """Settles the deliveries of one service."""
+class _Deliveries:
+    """What is done with the deliveries of one service where no copy is made."""
 
-    def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
-        """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
-        self._service, self._user, self._instance = service, user, instance
-        self._dead = topology.dead_queue(service).encode()
-        self._replies = replies
-        self.copies = Copies()
-        self.releases: Releases[Attempt] = Releases(self.copies)
+    def __init__(self, service: str) -> None:
+        self._service = service
         self._gone = Flood(log, logging.WARNING)
-
-    # --- without a copy -----------------------------------------------------------------------------------------
 
     def take_off(self, attempt: Attempt) -> None:
         """Take an ``at-most-once`` request off its queue before it runs.
@@ -67,19 +60,6 @@ class Settler:
         attempt.channel.ack(attempt.delivery.tag)
         attempt.acked = True
         attempt.channel.flush()
-
-    def reply(self, attempt: Attempt, reply: Reply) -> None:
-        """Send a reply where one is wanted, and let the delivery go; a cast that failed is set aside."""
-        request = attempt.request
-        assert request is not None
-        address = request.properties.reply_to
-        if address:
-            self._send(attempt, address, reply)
-            self._release(attempt)
-        elif reply.failure is None:
-            self._release(attempt)
-        else:
-            self._set_aside_cast(attempt, reply)
 
     def reject(self, attempt: Attempt) -> None:
         """Have the broker dead-letter a delivery as it is."""
@@ -91,7 +71,8 @@ class Settler:
             attempt.channel.reject(attempt.delivery.tag)
         attempt.settled = True
 
-    def _release(self, attempt: Attempt) -> None:
+    def release(self, attempt: Attempt) -> None:
+        """Acknowledge a delivery, if that is due."""
         if not attempt.settled:
             if not attempt.acked:
                 attempt.channel.ack(attempt.delivery.tag)
@@ -106,24 +87,69 @@ class Settler:
         elif address.startswith(topology.DIRECT_REPLY_TO):
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
-            self._release(attempt)
+            self.release(attempt)
             channel.flush()
             channel.publish_unrouted(b"", address, reply.properties, reply.body)  # `mandatory` would be a false alarm
         else:
             channel.publish(b"", address, reply.properties, reply.body)
         attempt.answered = True
 
+    def comes_again(self, attempt: Attempt) -> bool:
+        """Whether the broker delivers it again, as the connection is lost: then nothing is to be done for it here."""
+        lost = attempt.channel.closed is not None and not attempt.acked
+        if lost:
+            self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
+        return lost
+
+    def _answer(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.request is not None and attempt.request.properties.reply_to:
+            self._send(attempt, attempt.request.properties.reply_to, reply)
+
+
+class Settler(_Deliveries):
+    """Settles the deliveries of one service."""
+
+    def __init__(self, service: str, user: str, instance: str, replies: Replies) -> None:
+        """`user` is the AMQP user that the server runs as, and `instance` what this process is called."""
+        super().__init__(service)
+        self._user, self._instance = user, instance
+        self._dead = topology.dead_queue(service).encode()
+        self._replies = replies
+        self.copies = Copies()
+        self.releases: Releases[Attempt] = Releases(self.copies)
+        #: Takes what a stage of a pipeline has ended in; False where it goes the way of all others.
+        self.on_stage: Callable[[Attempt, Reply], bool] = lambda _attempt, _reply: False
+
+    def reply(self, attempt: Attempt, reply: Reply) -> None:
+        """Send a reply where one is wanted, and let the delivery go; a cast that failed is set aside."""
+        request = attempt.request
+        assert request is not None
+        if attempt.slip is not None and self.on_stage(attempt, reply):
+            return
+        address = request.properties.reply_to
+        if address:
+            self._send(attempt, address, reply)
+            self.release(attempt)
+        elif reply.failure is None:
+            self.release(attempt)
+        else:
+            self.set_aside_cast(attempt, reply)
+
     # --- setting aside ------------------------------------------------------------------------------------------
 
-    def _set_aside_cast(self, attempt: Attempt, reply: Reply) -> None:
+    def set_aside_cast(self, attempt: Attempt, reply: Reply, instead: Request | None = None) -> None:
+        """Set a cast aside that has failed; `instead` as for `set_aside`."""
         assert reply.failure is not None
         cause, reply.cause = reply.cause, None  # the copy would keep what the handler had in hand
-        self.set_aside(attempt, reply)
+        self.set_aside(attempt, reply, instead)
         log.error(_CAST_FAILED, self._service, attempt.name, self._dead.decode(), reply.failure, exc_info=cause)
 
-    def set_aside(self, attempt: Attempt, reply: Reply) -> None:
-        """Set a request aside with what it ended in, then reply where one is wanted, and let it go."""
-        request = attempt.request
+    def set_aside(self, attempt: Attempt, reply: Reply, instead: Request | None = None) -> None:
+        """Set a request aside with what it ended in, then reply where one is wanted, and let it go.
+
+        `instead` is what is kept where that is another one: that of a pipeline's next stage.
+        """
+        request = instead or attempt.request
         assert request is not None
         if attempt.settled:
             return
@@ -131,8 +157,7 @@ class Settler:
             self._answer(attempt, reply)
             self.reject(attempt)
             return
-        if attempt.channel.closed is not None and not attempt.acked:
-            self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
+        if self.comes_again(attempt):
             return
         death = _death(request, reply, self._instance)
         properties = dead_properties(request, death, server_user=self._user, room=self.copies.room)
@@ -143,22 +168,18 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_ASIDE_PATIENCE,
                 outlives_link=attempt.acked,
-                taken=partial(self._copied, attempt, reply),
-                refused=partial(self._surely, attempt, evidence.SERVER, self._not_set_aside, reply),
+                taken=partial(self.copied, attempt, reply),
+                refused=partial(self.surely, attempt, evidence.SERVER, self._not_set_aside, reply),
             )
         )
         attempt.settled = True
-
-    def _answer(self, attempt: Attempt, reply: Reply) -> None:
-        if attempt.request is not None and attempt.request.properties.reply_to:
-            self._send(attempt, attempt.request.properties.reply_to, reply)
 
     def _not_set_aside(self, attempt: Attempt, reply: Reply, why: str) -> None:
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)
 
-    def _copied(self, attempt: Attempt, reply: Reply | None) -> None:
+    def copied(self, attempt: Attempt, reply: Reply | None) -> None:
         """The copy is safe: answer, if that is due, and let the original go. Never raises, and makes no second copy."""
         attempt.settled = False
         try:
@@ -177,7 +198,7 @@ class Settler:
 
     def _let_go(self, attempt: Attempt) -> None:
         """Acknowledge the original, and find out when that has arrived."""
-        self._release(attempt)
+        self.release(attempt)
         if not attempt.acked and attempt.channel.closed is None:
             self.releases.prove(attempt.channel)
 
@@ -199,7 +220,7 @@ class Settler:
             log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
             self.reject(attempt)
             return
-        surely = partial(self._surely, attempt)
+        surely = partial(self.surely, attempt)
         certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
         self.copies.send(
             Copy(
@@ -208,7 +229,7 @@ class Settler:
                 id=request.properties.correlation_id,
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
-                taken=partial(self._copied, attempt, None),
+                taken=partial(self.copied, attempt, None),
                 refused=partial(surely, evidence.SERVER, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
                 doubtful=None if certain else partial(surely, _IN_DOUBT, self._end_held, _IN_DOUBT, _MAYBE_HANDED_BACK),
             )
@@ -220,7 +241,7 @@ class Settler:
 
     # --- when something of ours goes wrong ----------------------------------------------------------------------
 
-    def _surely(self, attempt: Attempt, instead: Ending, step: Callable[..., None], *args: Any) -> None:
+    def surely(self, attempt: Attempt, instead: Ending, step: Callable[..., None], *args: Any) -> None:
         """A copy was not taken, and this is the last step; `instead` is told should it fail. Never raises."""
         attempt.settled = False
         try:

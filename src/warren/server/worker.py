@@ -20,13 +20,14 @@ from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.request import Request
-from warren.server.admission import Admission, Hold, Offered, Run, too_late
+from warren.server.admission import Admission, Hold, Offered, Run, Staged, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
 from warren.server.endings import Endings
 from warren.server.holding import Holding
 from warren.server.lifespan import Startable
+from warren.server.onward import Onward
 from warren.server.places import Places
 from warren.server.replies import Replies
 from warren.server.runners import Runner
@@ -96,6 +97,7 @@ class Worker(_Unconfirmed):
         self.replies = replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
+        self._settler.on_stage = Onward(self._settler, replies, user).take
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
         self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
@@ -141,9 +143,12 @@ class Worker(_Unconfirmed):
     # --- beginning ----------------------------------------------------------------------------------------------
 
     def _decline(self, attempt: Attempt, decision: object) -> None:
-        """Do what there is to do with a request that is not run."""
+        """Do what there is to do with a request that is no ordinary one to run."""
         if isinstance(decision, Hold):
             self.holding.keep(attempt, *decision, now=time.monotonic())
+        elif isinstance(decision, Staged):
+            attempt.slip = decision.slip
+            self._admit(attempt, attempt.request, decision.run)  # type: ignore[arg-type]  # it has been read
         else:
             self._endings.decline(attempt, decision)
 

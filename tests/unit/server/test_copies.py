@@ -17,7 +17,7 @@ class Book:
     def __init__(self) -> None:
         self.ends: dict[str, list[str]] = {}
 
-    def copy(self, name: str, *, outlives_link: bool = False, ways: int = 1) -> Copy:
+    def copy(self, name: str, *, outlives_link: bool = False, ways: int = 1, again: bool = False) -> Copy:
         ends = self.ends[name] = []
         return Copy(
             ways=[Way(b"", b"way %d" % number, b"\x00\x00") for number in range(ways)],
@@ -27,7 +27,7 @@ class Book:
             outlives_link=outlives_link,
             taken=lambda: ends.append("taken"),
             refused=lambda why: ends.append(f"refused: {why}"),
-            doubtful=lambda why: ends.append("doubtful"),
+            doubtful=None if again else lambda why: ends.append("doubtful"),
         )
 
 
@@ -89,7 +89,7 @@ async def test_no_further_channel_is_asked_for_while_a_replaced_one_is_unanswere
 async def test_what_waits_for_the_next_link_is_on_its_way_still(book: Book) -> None:
     copies = Copies()
     attached(copies, FakeChannel())
-    copies.send(book.copy("acknowledged before", outlives_link=True))
+    copies.send(book.copy("acknowledged before", outlives_link=True, again=True))
     copies.send(book.copy("the broker has it"))
     copies.link_lost()
     settled = asyncio.ensure_future(copies.settled())
@@ -128,3 +128,17 @@ async def test_the_one_copy_that_a_channel_was_closed_over_takes_its_next_way(bo
     assert [key for key, _ in again.published] == [b"way 1"]
     cast(Any, again).on_closed(ChannelClosed(404, "no queue"))
     assert book.ends == {"only": ["refused: 404 no queue"]}
+
+
+async def test_what_must_not_be_there_twice_is_in_doubt_when_the_link_goes_and_else_waits_for_the_next(
+    book: Book,
+) -> None:
+    copies = Copies()
+    attached(copies, FakeChannel())
+    copies.send(book.copy("published", outlives_link=True))
+    copies.link_lost()
+    assert book.ends["published"] == ["doubtful"]
+    copies.send(book.copy("not published", outlives_link=True))
+    copies.link_lost()
+    attached(copies, FakeChannel()).receiver.confirmed(1, False)
+    assert book.ends == {"published": ["doubtful"], "not published": ["taken"]}
