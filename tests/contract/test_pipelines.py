@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.serving import serving
-from tests.support.staged import Staged, TooSmall
+from tests.support.staged import Image, Staged, TooSmall
 from tests.support.waiting import until
 from warren import (
     AsyncClient,
@@ -21,6 +21,9 @@ from warren import (
     Service,
     Unavailable,
 )
+from warren.connection.settings import make_settings
+from warren.dead.queue import DeadMessage, Unfit, open_dead_queue
+from warren.server import onward
 
 MODES = ("report", "at-least-once", "at-most-once")
 
@@ -260,3 +263,190 @@ async def test_it_can_be_run_without_a_broker() -> None:
         return f"<{n}>"
 
     assert await Pipeline(double).then(show)(3) == "<6>"
+
+
+# --- what nobody waits for ----------------------------------------------------------------------------------------
+
+
+async def dead(url: str, service: str) -> list[DeadMessage]:
+    async with open_dead_queue(make_settings(url), service, bodies=True) as queue:
+        return [entry async for entry in queue.messages()]
+
+
+async def retried(url: str, service: str) -> None:
+    async with open_dead_queue(make_settings(url), service, bodies=True) as queue:
+        async for entry in queue.messages(1):
+            await queue.retry(entry)
+
+
+async def one_dead(url: str, service: str) -> DeadMessage:
+    while not (found := await dead(url, service)):
+        await asyncio.sleep(0.05)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("delivery", MODES)
+async def test_a_cast_that_fails_is_resumed_at_the_stage_that_failed(
+    url: str, service_name: str, delivery: str
+) -> None:
+    staged = Staged(service_name, delivery)
+    staged.fail = ValueError("for now")
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        await client.cast(staged.whole, "cat")
+        entry = await one_dead(url, f"{service_name}-two")
+        assert entry.stage is not None
+        assert (entry.method, entry.stage.name, entry.death.execution) == ("resize>", "stage 2 of 3", "EXECUTED")
+        staged.fail = None
+        await retried(url, f"{service_name}-two")
+        await until(lambda: staged.names == ["fetch", "resize", "resize", "store"])
+        assert len({id_ for _, id_ in staged.ran}) == 1
+        assert await dead(url, f"{service_name}-two") == []
+
+
+@pytest.mark.parametrize("delivery", MODES)
+async def test_a_cast_whose_next_stage_has_no_queue_is_resumed_there(
+    url: str, service_name: str, delivery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onward, "_CAST_PATIENCE", 0.1)
+    staged = Staged(service_name, delivery)
+    async with AsyncClient(url, timeout=60) as client:
+        async with serving(staged.first, url=url):
+            await client.cast(staged.whole, "cat")
+            entry = await one_dead(url, f"{service_name}-one")
+            assert (entry.method, entry.reason, entry.death.execution) == ("resize>", "NO_ROUTE", "EXECUTED")
+        async with serving(staged.second, staged.third, url=url):
+            await retried(url, f"{service_name}-one")
+            await until(lambda: staged.names == ["fetch", "resize", "store"])
+
+
+# --- undoing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_what_has_run_is_undone_backwards_when_a_later_stage_fails(
+    url: str, service_name: str, encoding: Any
+) -> None:
+    staged = Staged(service_name)
+    staged.fail_last = ValueError("no")
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(RemoteError, match="is being undone") as raised:
+            await client.options(encoding=encoding).call(staged.undoing, "cat")
+        assert raised.value.stage == (3, f"{service_name}-three.store", Execution.EXECUTED, True)
+        await until(lambda: len(staged.undone) == 2)
+    given = {name: image for name, _, image in staged.undone}
+    assert given == {"forget": Image(3, "cat"), "shrink": Image(6, "cat")}
+    (id_,) = {id_ for _, id_ in staged.ran}
+    assert {undone for _, undone, _ in staged.undone} == {
+        f"{id_}/undo/{service_name}-one.fetch", f"{id_}/undo/{service_name}-two.resize"
+    }  # fmt: skip
+
+
+async def test_what_ends_well_undoes_nothing(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        assert await client.call(staged.undoing, "cat") == "cat:6"
+    assert staged.undone == []
+
+
+async def test_a_stage_that_fails_is_not_undone_itself(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    staged.fail = ValueError("no")
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(RemoteError):
+            await client.call(staged.undoing, "cat")
+        await until(lambda: staged.undone)
+    assert [name for name, _, _ in staged.undone] == ["forget"]
+
+
+async def test_a_stage_that_has_no_queue_undoes_the_one_that_has_run(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    async with serving(staged.first, staged.second, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(Unavailable) as raised:
+            await client.call(staged.undoing, "cat")
+        assert raised.value.stage == (3, f"{service_name}-three.store", Execution.NOT_EXECUTED, True)
+        await until(lambda: len(staged.undone) == 2)
+
+
+async def test_a_result_that_is_too_large_to_be_kept_is_undone_at_once(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(CallError, match="return less from a stage that can be undone") as raised:
+            await client.call(staged.undoing, "x" * 3000)
+        assert raised.value.reason == "TOO_LARGE"
+        assert raised.value.stage == (1, f"{service_name}-one.fetch", Execution.EXECUTED, True)
+        await until(lambda: staged.undone)
+    assert staged.undone[0][2] == Image(3, "x" * 3000)
+    assert staged.names == ["fetch"]
+
+
+async def test_a_request_that_has_something_to_undo_outlives_its_time_and_is_undone(
+    url: str, service_name: str
+) -> None:
+    staged = Staged(service_name)
+    async with serving(*staged.services, url=url):
+        pass  # all queues are there
+    async with AsyncClient(url, timeout=60) as client:
+        async with serving(staged.first, url=url):
+            with pytest.raises(DeadlineExceeded):
+                await client.options(timeout=1).call(staged.undoing, "cat")
+        async with serving(staged.first, staged.second, url=url):
+            await until(lambda: staged.undone)
+    assert staged.names == ["fetch"]
+
+
+async def test_a_call_that_is_given_up_is_undone(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        task = asyncio.create_task(client.call(Pipeline(staged.fetch, undo=staged.forget).then(staged.hang), "cat"))
+        await until(lambda: "hang" in staged.names)
+        task.cancel()
+        await until(lambda: staged.undone)
+        await asyncio.gather(task, return_exceptions=True)
+    assert "cancelled" in staged.names
+
+
+async def test_a_cast_that_was_undone_is_kept_and_not_resumed(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    staged.fail_last = ValueError("no")
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        await client.cast(staged.undoing, "cat")
+        entry = await one_dead(url, f"{service_name}-three")
+        assert entry.stage is not None
+        assert entry.stage.undone
+        with pytest.raises(Unfit, match="was undone"):
+            await retried(url, f"{service_name}-three")
+        await until(lambda: len(staged.undone) == 2)
+
+
+async def test_what_undoes_a_stage_and_has_no_queue_is_kept_and_sent_there_later(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onward, "_CAST_PATIENCE", 0.1)
+    staged, other = Staged(service_name), Service(f"{service_name}-other")
+    staged.fail = ValueError("no")
+    undone: list[Image] = []
+
+    @other.method(delivery="at-least-once")
+    async def undo(image: Image) -> None:
+        undone.append(image)
+
+    pipeline = Pipeline(staged.fetch, undo=undo).then(staged.resize)
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(RemoteError):
+            await client.call(pipeline, "cat")
+        entry = await one_dead(url, f"{service_name}-two")
+        assert entry.method == "undo>"
+        async with serving(other, url=url):
+            await retried(url, f"{service_name}-two")
+            await until(lambda: undone == [Image(3, "cat")])
+
+
+def test_what_might_not_be_undone_is_refused_when_it_is_built() -> None:
+    staged, careless = Staged("staged"), Staged("careless", "at-most-once")
+    with pytest.raises(ValueError, match="resize undoes"):
+        Pipeline(staged.fetch).then(staged.resize, undo=staged.resize)
+    with pytest.raises(ValueError, match="at-most-once: with its worker"):
+        Pipeline(staged.fetch, undo=staged.forget).then(careless.resize)
+    with pytest.raises(TypeError, match="does not fit"):
+        Pipeline(staged.fetch).then(staged.store, undo=staged.shrink)  # type: ignore[misc]

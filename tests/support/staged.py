@@ -22,14 +22,17 @@ class Staged:
 
     Attributes:
         ran: the stages that have begun, in order, with the call_id.
-        whole: the pipeline of all three.
+        undone: what was undone, in order, with the call_id and what it got.
+        whole: the pipeline of all three; of `undoing` the first two can be undone.
     """
 
     def __init__(self, name: str, delivery: Any = "report", **options: Any) -> None:
         self.ran: list[tuple[str, str | None]] = []
+        self.undone: list[tuple[str, str | None, Image]] = []
         self.calls: list[Any] = []
         self.wait = asyncio.Event()
         self.fail: Exception | None = None
+        self.fail_last: Exception | None = None
         self.first, self.second, self.third = (
             Service(f"{name}-{n}", errors=[TooSmall], **options) for n in ("one", "two", "three")
         )
@@ -61,10 +64,23 @@ class Staged:
         @self.third.method(delivery=delivery)
         async def store(image: Image) -> str:
             self._note("store")
+            if self.fail_last is not None:
+                raise self.fail_last
             return f"{image.name}:{image.size}"
 
+        @self.first.method(delivery="at-least-once")
+        async def forget(image: Image) -> None:
+            self.undone.append(("forget", current_call().call_id, image))
+
+        @self.second.method(delivery="at-least-once")
+        def shrink(image: Image) -> None:
+            self.undone.append(("shrink", current_call().call_id, image))
+
+        self.forget, self.shrink = forget, shrink
         self.fetch, self.resize, self.hang, self.store = fetch, resize, hang, store
         self.whole = Pipeline(fetch).then(resize).then(store)
+        if delivery != "at-most-once":
+            self.undoing = Pipeline(fetch, undo=forget).then(resize, undo=shrink).then(store)
         self.waiting = Pipeline(fetch).then(hang).then(store)
 
     @property

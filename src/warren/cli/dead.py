@@ -241,7 +241,8 @@ async def _retry_all(queue: DeadQueue, entries: AsyncIterator[DeadMessage]) -> N
 
 def _say_retried(entry: DeadMessage) -> None:
     note = "; it was a call, whose caller has been answered: it runs as a cast now" if entry.was_a_call else ""
-    say(f"{entry.id} sent again{note}")
+    to = "" if entry.stage is None else f" to {printable(entry.stage.here.to)}, {entry.stage.name}"
+    say(f"{entry.id} sent again{to}{note}")
 
 
 def drop(service: str, id: str | None, url: str, all_: bool, yes: bool, **choice: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 from warren.amqp.frames import Properties
 from warren.client.fitting import check_fits
@@ -25,6 +25,18 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
+class _Made(NamedTuple):
+    """A stage, and what undoes it."""
+
+    method: Method
+    undo: Method | None
+
+    @property
+    def written(self) -> Stage:
+        """It, as it stands on a slip."""
+        return Stage(self.method.full_name, None if self.undo is None else self.undo.full_name)
+
+
 class Pipeline(Generic[P, R]):
     """Stages, each of which takes what the one before it returns::
 
@@ -37,58 +49,75 @@ class Pipeline(Generic[P, R]):
     """
 
     @overload
-    def __init__(self: Pipeline[P, S], first: Callable[P, Coroutine[Any, Any, S]], /) -> None: ...
+    def __init__(
+        self: Pipeline[P, S],
+        first: Callable[P, Coroutine[Any, Any, S]],
+        /,
+        *,
+        undo: Callable[[S], Any] | None = None,
+    ) -> None: ...
     @overload
-    def __init__(self: Pipeline[P, S], first: Callable[P, S], /) -> None: ...
-    def __init__(self, first: Callable[..., Any], /) -> None:
+    def __init__(self: Pipeline[P, S], first: Callable[P, S], /, *, undo: Callable[[S], Any] | None = None) -> None: ...
+    def __init__(self, first: Callable[..., Any], /, *, undo: Callable[..., Any] | None = None) -> None:
         """A pipeline of one stage, which may have any arguments.
 
         Args:
             first: a function declared with ``@service.method`` or ``@service.stub``.
+            undo: as for `then`.
 
         Raises:
-            TypeError: it is no method, or one that yields.
+            TypeError, ValueError: as for `then`.
         """
-        self._set([_stage_method(first)])
+        self._set([_made_stage(first, undo)])
 
     @overload
-    def then(self, following: Callable[[R], Coroutine[Any, Any, S]], /) -> Pipeline[P, S]: ...
+    def then(
+        self, following: Callable[[R], Coroutine[Any, Any, S]], /, *, undo: Callable[[S], Any] | None = None
+    ) -> Pipeline[P, S]: ...
     @overload
-    def then(self, following: Callable[[R], S], /) -> Pipeline[P, S]: ...
-    def then(self, following: Callable[..., Any], /) -> Pipeline[Any, Any]:
+    def then(self, following: Callable[[R], S], /, *, undo: Callable[[S], Any] | None = None) -> Pipeline[P, S]: ...
+    def then(self, following: Callable[..., Any], /, *, undo: Callable[..., Any] | None = None) -> Pipeline[Any, Any]:
         """The same with one more stage, which takes as its one argument what the last one returns.
+
+        Args:
+            following: a function declared with ``@service.method`` or ``@service.stub``.
+            undo: what undoes this stage when a later one fails for good: an ``at-least-once`` method that takes what
+                the stage returned. It is cast, with the last stage first, before anybody is told of the failure. The
+                results that are kept for it, the names of all stages, and what undoes them have 1,960 bytes together.
 
         Raises:
             TypeError: it is no method, yields, needs other arguments, or its hint does not fit.
-            ValueError: it is in there already, or there are more stages than 16, or their names are too long.
+            ValueError: it is in there already; there are more stages than 16, or their names are too long; or what has
+                to be undone might get lost, as something is not ``at-least-once``, or is ``at-most-once``.
         """
-        method = _stage_method(following)
-        if method in self._methods:
+        stage = _made_stage(following, undo)
+        if any(stage.method is one.method for one in self._stages):
             raise ValueError(
-                f"{method.full_name} is in the pipeline twice, and both runs would have the same call_id: declare a"
-                " second method"
+                f"{stage.method.full_name} is in the pipeline twice, and both runs would have the same call_id: declare"
+                " a second method"
             )
-        check_fits(self._methods[-1], method)
+        check_fits(self._stages[-1].method, stage.method)
         made = object.__new__(type(self))
-        made._set([*self._methods, method])
+        made._set([*self._stages, stage])
         return made
 
-    def _set(self, methods: list[Method]) -> None:
-        if len(methods) > MOST_STAGES:
+    def _set(self, stages: list[_Made]) -> None:
+        if len(stages) > MOST_STAGES:
             raise ValueError(f"a pipeline has at most {MOST_STAGES} stages: make two of it")
-        self._methods = methods
-        self.names = tuple(method.full_name for method in methods)
-        self.slip = slip_fields(Slip(tuple(map(Stage, self.names))))
-        self.__warren_method__ = _joined(methods)
+        _check_undone(stages)
+        self._stages = stages
+        self.names = tuple(stage.method.full_name for stage in stages)
+        self.slip = slip_fields(Slip(tuple(stage.written for stage in stages)))
+        self.__warren_method__ = _joined([stage.method for stage in stages])
 
     def __repr__(self) -> str:
         return f"<Pipeline {shown(self.names)}>"
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the stages here, one after the other, without a broker: for tests."""
-        value: Any = await _run(self._methods[0], *args, **kwargs)
-        for method in self._methods[1:]:
-            value = await _run(method, value)
+        value: Any = await _run(self._stages[0].method, *args, **kwargs)
+        for stage in self._stages[1:]:
+            value = await _run(stage.method, value)
         result: R = value
         return result
 
@@ -96,6 +125,31 @@ class Pipeline(Generic[P, R]):
 async def _run(method: Method, *args: Any, **kwargs: Any) -> Any:
     value = method.declared(*args, **kwargs)
     return await value if inspect.isawaitable(value) else value
+
+
+def _made_stage(function: Callable[..., Any], undo: Callable[..., Any] | None) -> _Made:
+    method = _stage_method(function)
+    if undo is None:
+        return _Made(method, None)
+    undoing = _stage_method(undo)
+    check_fits(method, undoing)
+    if undoing.delivery != "at-least-once":
+        raise ValueError(
+            f"{undoing.full_name} undoes {method.full_name} and is {undoing.delivery}, so it may be lost with its"
+            " worker: declare it at-least-once"
+        )
+    return _Made(method, undoing)
+
+
+def _check_undone(stages: list[_Made]) -> None:
+    """What is taken off its queue before it runs is lost with its worker, and with it what was to be undone."""
+    first = next((at for at, stage in enumerate(stages) if stage.undo is not None), len(stages))
+    for stage in stages[first:]:
+        if stage.method.delivery == "at-most-once":
+            raise ValueError(
+                f"{stage.method.full_name} is at-most-once: with its worker, what has to be undone would be lost;"
+                " declare it report or at-least-once, or leave undo out"
+            )
 
 
 def _stage_method(function: Callable[..., Any]) -> Method:

@@ -34,6 +34,7 @@ from warren.protocol import topology
 from warren.protocol.dead_message import Death, retry_properties
 from warren.protocol.evidence import CONNECTION_LOST, SETUP_DENIED, conclude
 from warren.protocol.request import Request
+from warren.protocol.slip import Slip, slip_of
 
 #: Seconds in which the broker has to confirm a request that is tried again.
 CONFIRM_TIMEOUT = 30.0
@@ -131,6 +132,11 @@ class DeadMessage:
         """Whether somebody waited for a reply."""
         return self.properties is not None and bool(self.properties.reply_to)
 
+    @cached_property
+    def stage(self) -> Slip | None:
+        """Where its pipeline ended, and is resumed; None of what is no stage of one."""
+        return None if self.properties is None else slip_of(self.properties)
+
     def request(self) -> Request:
         """It, as a request.
 
@@ -205,11 +211,15 @@ class DeadQueue:
     async def retry(self, entry: DeadMessage) -> None:
         """Publish a request again, as a cast with the same ``message_id``, and take it off this queue.
 
+        A stage of a pipeline is resumed, in the service that it is of, with what the stages before it have returned.
+
         Raises:
             Unfit, DeadQueueError: it was not, and stays here.
             InDoubt: it stays here, and may have been published.
         """
         request, body = entry.request(), entry.body
+        if entry.stage is not None and entry.stage.undone:
+            raise Unfit(f"{entry.id} cannot be resumed: what its pipeline had done was undone; send the pipeline again")
         if body is None:
             raise Unfit(f"{entry.id} cannot be tried again: its body of {entry.size} bytes is too large")
         try:
@@ -218,7 +228,8 @@ class DeadQueue:
             raise Unfit(f"{entry.id} cannot be tried again: {error}") from error
         if len(properties) > self._channel.room:
             raise Unfit(f"{entry.id} cannot be tried again: its headers are larger than a frame")
-        refusal = await self._publish(entry, properties, body)
+        to = self._service if entry.stage is None else entry.stage.here.queue
+        refusal = await self._publish(entry, to, properties, body)
         if refusal is not None:
             raise DeadQueueError(f"{entry.id} was not taken and stays in {self._queue!r}: {refusal}")
         self.drop(entry)
@@ -234,17 +245,17 @@ class DeadQueue:
         self._channel.get(self._queue)
         return await self._taken
 
-    async def _publish(self, entry: DeadMessage, properties: bytes, body: bytes) -> str | None:
-        """Publish to the service; returns why the broker did not take it."""
+    async def _publish(self, entry: DeadMessage, to: str, properties: bytes, body: bytes) -> str | None:
+        """Publish to a service; returns why the broker did not take it."""
         self._raise_if_closed()
         self._settled, self._returned = asyncio.get_running_loop().create_future(), None
-        self._channel.publish(topology.EXCHANGE.encode(), self._service.encode(), properties, body)
+        self._channel.publish(topology.EXCHANGE.encode(), to.encode(), properties, body)
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT):
                 return await self._settled
         except (TimeoutError, asyncio.CancelledError, LinkLost) as error:
             why = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "interrupted")
-            message = f"{entry.id} stays in {self._queue!r} and may be in {self._service!r} too, not confirmed: {why}"
+            message = f"{entry.id} stays in {self._queue!r} and may be in {to!r} too, not confirmed: {why}"
             raise InDoubt(message) from error
 
     def _raise_if_closed(self) -> None:
@@ -275,7 +286,7 @@ class DeadQueue:
         self._settle("the queue is full")
 
     def returned(self, message: Returned) -> None:
-        self._returned = f"there is no queue for {self._service!r} ({message.why})"  # its confirm follows
+        self._returned = f"there is no queue for {message.route[1].decode()!r} ({message.why})"  # its confirm follows
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         """Nothing is consumed on this channel."""

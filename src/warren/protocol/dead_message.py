@@ -17,6 +17,7 @@ from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_value, join_table, split_table
 from warren.errors import CallError
 from warren.protocol.request import PERSISTENT, Request
+from warren.protocol.slip import resumed
 
 #: Characters of an error's text, and of each other word, that are kept.
 TEXT_KEPT, WORD_KEPT = 1000, 200
@@ -133,7 +134,7 @@ def retry_properties(request: Request, *, user: str) -> bytes:
     `user`, the AMQP user that publishes it: the broker would refuse any other, and a name in a header is anybody's
     claim.
     """
-    p = copy(request.properties)
+    p = resumed(request.properties)
     table = split_table(p.table or b"")
     if p.user_id is not None or b"rpc-user" in table:
         p.user_id = user.encode()

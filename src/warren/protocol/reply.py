@@ -150,7 +150,8 @@ def _read_error(p: Properties, body: bytes, table: Mapping[str, Any], registered
     rebuilt = registered(problem, error)
     if rebuilt is not None:
         if error.stage is not None:
-            rebuilt.add_note(f"in stage {error.stage.number} of the pipeline")
+            undone = "; what the stages before it have done is being undone" if error.stage.undone else ""
+            rebuilt.add_note(f"in stage {error.stage.number} of the pipeline{undone}")
         return rebuilt
     if isinstance(error, RemoteError):
         error.type = problem.error or "Exception"

@@ -27,6 +27,8 @@ _SLIP: Final = SLIP.encode()
 MOST_STAGES: Final = 16
 #: Bytes of the longest slip, with all that it keeps: a content header has to fit into one frame.
 LONGEST: Final = 2000
+#: Bytes that are left for what is noted on a slip when its pipeline ends.
+_NOTED: Final = 40
 _LONGEST_NAME: Final = 456
 
 #: Headers of one attempt, or of one request only, which the next stage's does not have.
@@ -129,10 +131,10 @@ def slip_fields(slip: Slip) -> bytes:
 
 def _text(slip: Slip) -> str:
     text = _encode(slip)
-    if len(text) > LONGEST:
+    if len(text) > LONGEST - _NOTED:
         raise SlipError(
-            f"the slip of the pipeline has {len(text)} bytes, and {LONGEST} are allowed: take fewer stages, shorter"
-            " names, or return less from what can be undone"
+            f"the slip of the pipeline has {len(text)} bytes, and {LONGEST - _NOTED} are allowed: take fewer stages or"
+            " shorter names, or return less from a stage that can be undone"
         )
     return text.decode()
 
@@ -278,13 +280,20 @@ def undo_properties(request: Request, stage: Stage, *, server_user: str) -> byte
 
 
 def with_slip(properties: Properties, slip: Slip) -> Properties:
-    """A request's properties with this slip, as they are kept where a stage is set aside."""
+    """A stage's properties with this slip, as they are kept where it is set aside."""
     p = copy(properties)
     table = split_table(p.table or b"")
-    table[_SLIP] = encode_value(_text(slip))
-    p.table = join_table(table)
-    p.type = (method_name(slip.here.to) + MARK).encode()
+    table[_SLIP] = encode_value(_encode(slip).decode())
+    p.table, p.type = join_table(table), (method_name(slip.here.to) + MARK).encode()
     return p
+
+
+def resumed(properties: Properties) -> Properties:
+    """A copy of a dead request's properties; a stage says that another attempt at it may have handed over."""
+    slip = slip_of(properties)
+    if slip is None or not slip.to_undo:
+        return copy(properties)
+    return with_slip(properties, slip.marked(again=True))
 
 
 def blame(error: CallError, slip: Slip) -> None:

@@ -108,6 +108,18 @@ class Replies:
         """The reply that says that the next stage, whose slip this is, did not get its request."""
         return self._error(attempt, conclude(ending, message, earlier=attempt.earlier), Problem(), slip)
 
+    def retold(self, attempt: Attempt, reply: Reply, words: str, *, undone: bool) -> Reply:
+        """The reply of a pipeline that has failed, with what becomes of what its stages have done."""
+        error, problem = reply.failure, reply.problem or Problem()
+        assert error is not None
+        assert attempt.request is not None
+        error.message += words
+        if error.stage is not None:
+            error.stage = error.stage._replace(undone=undone)
+        told = Reply(*error_reply(attempt.request, error, problem), error, problem)
+        told.cause = reply.cause
+        return told
+
     def _error(self, attempt: Attempt, error: CallError, problem: Problem, slip: Slip | None = None) -> Reply:
         request = attempt.request
         assert request is not None

@@ -159,20 +159,31 @@ class Settler(_Deliveries):
             return
         if self.comes_again(attempt):
             return
-        death = _death(request, reply, self._instance)
-        properties = dead_properties(request, death, server_user=self._user, room=self.copies.room)
-        self.copies.send(
-            Copy(
-                ways=[Way(b"", self._dead, properties)],
-                body=request.delivery.body,
-                id=request.properties.correlation_id,
-                patience=_ASIDE_PATIENCE,
-                outlives_link=attempt.acked,
-                taken=partial(self.copied, attempt, reply),
-                refused=partial(self.surely, attempt, evidence.SERVER, self._not_set_aside, reply),
-            )
-        )
+        refused = partial(self.surely, attempt, evidence.SERVER, self._not_set_aside, reply)
+        self.set_apart(request, reply, partial(self.copied, attempt, reply), refused, outlives_link=attempt.acked)
         attempt.settled = True
+
+    def set_apart(
+        self,
+        request: Request,
+        reply: Reply,
+        taken: Callable[[], None],
+        refused: Callable[[str], None],
+        *,
+        outlives_link: bool,
+    ) -> None:
+        """Publish a request to the dead queue, with what it ended in; see `Copy` for the others."""
+        death = _death(request, reply, self._instance)
+        copy = Copy(
+            ways=[Way(b"", self._dead, dead_properties(request, death, server_user=self._user, room=self.copies.room))],
+            body=request.delivery.body or b"",
+            id=request.properties.correlation_id,
+            patience=_ASIDE_PATIENCE,
+            outlives_link=outlives_link,
+            taken=taken,
+            refused=refused,
+        )
+        self.copies.send(copy)
 
     def _not_set_aside(self, attempt: Attempt, reply: Reply, why: str) -> None:
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)

@@ -97,7 +97,7 @@ class Worker(_Unconfirmed):
         self.replies = replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
-        self._settler.on_stage = Onward(self._settler, replies, user).take
+        self._settler.on_stage = Onward(self._settler, replies, service.name, user).take
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
         self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
