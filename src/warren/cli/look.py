@@ -202,6 +202,7 @@ def _terms(method: told.MethodInfo) -> str:
     parts.append(f"{method.time_limit:g} s at most" if method.time_limit is not None else "")
     parts.append(f"{method.concurrency} at a time in a process" if method.concurrency is not None else "")
     parts.append("answers bare requests" if method.default else "")
+    parts.append("may be asked of all instances" if method.broadcast else "")
     return ", ".join(part for part in parts if part)
 
 

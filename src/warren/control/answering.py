@@ -30,6 +30,7 @@ from warren.protocol.control import (
     MAX_QUESTION,
     QUEUE_ARGUMENTS,
     Question,
+    asked_service,
     read_question,
     write_answer,
     write_refusal,
@@ -49,6 +50,10 @@ _MOST_IN_A_TURN = 64 * 1024
 _SHARE = 3
 
 
+#: Takes a request that this very process is asked for, on the channel that it came on.
+Take = Callable[[str, HotChannel, Delivery], None]
+
+
 class PutOff(msgspec.Struct):
     """An answer whose work is done together with that of others: what is in it is set at the end of the turn."""
 
@@ -62,12 +67,22 @@ class Answering:
         keys: Sequence[str],
         verbs: Mapping[str, Verb],
         settle: Callable[[], None] = lambda: None,
+        take: Take | None = None,
     ) -> None:
-        """`keys` are the routing keys by which it is meant, `verbs` what it can do; `settle` does what is `PutOff`."""
+        """Prepare to answer.
+
+        Args:
+            instance: what the process is known as.
+            keys: the routing keys by which it is meant.
+            verbs: what it can do.
+            settle: does what is `PutOff`.
+            take: takes requests to methods.
+        """
         self._instance = instance
         self._keys = keys
         self._verbs = verbs
         self._do_put_off = settle
+        self._take = take
         self._inbox: deque[tuple[HotChannel, Delivery]] = deque()
         self._next_turn: asyncio.TimerHandle | None = None
         self._channel: HotChannel | None = None
@@ -164,17 +179,20 @@ class Answering:
             if channel.closed is not None:  # nobody would hear it; what is asked again comes on the new one
                 continue
             channel.ack(delivery.tag)
-            question, answer = self._hear(delivery)
+            question, answer = self._hear(channel, delivery)
             said.append((channel, question, answer))
             if not isinstance(answer, PutOff):
                 break
             left -= len(delivery.body or b"") + len(delivery.properties)
         return said
 
-    def _hear(self, delivery: Delivery) -> tuple[Question | None, Any]:
+    def _hear(self, channel: HotChannel, delivery: Delivery) -> tuple[Question | None, Any]:
         """What is asked, as far as it can be read, and what is said to it: an exception is a refusal."""
         question: Question | None = None
         try:
+            if self._take is not None and (service := asked_service(delivery.properties)):
+                self._take(service, channel, delivery)
+                return None, PutOff()
             question = read_question(delivery.properties, delivery.body)
             return question, self._verb(question)(question)
         except (ValueError, CallError) as error:

@@ -64,6 +64,8 @@ def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
     options = [f"name={method.name!r}"] if name != method.name else []
     if method.delivery in ("at-least-once", "at-most-once"):
         options.append(f"delivery={method.delivery!r}")
+    if method.broadcast:
+        options.append("broadcast=True")
     return "\n".join(
         [
             f"@service.stub({', '.join(options)})" if options else "@service.stub",

@@ -49,6 +49,7 @@ class MethodInfo(msgspec.Struct, frozen=True):
     default: bool = False
     is_async: bool = False
     streams: bool = False
+    broadcast: bool = False
     arguments: Any = None
     result: Any = None
 

@@ -102,6 +102,18 @@ def read_question(properties: bytes, body: bytes | None) -> Question:
     return Question(as_text(p.type) or "", _read_object(body or b"{}"), p.reply_to or b"", p.correlation_id or b"")
 
 
+def asked_service(properties: bytes) -> str:
+    """The service of which a request asks for a method, by its full name; empty for a question, whose verb has no dot.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return (as_text(decode_properties(properties).type) or "").rpartition(".")[0]
+    except FrameError as error:
+        raise ValueError(f"its properties cannot be read: {error}") from error
+
+
 def write_answer(question: Question, instance: str, body: Any) -> tuple[bytes, bytes]:
     """Property bytes and body of an answer."""
     p = Properties(content_type=_JSON, type=question.verb.encode(), correlation_id=question.id)

@@ -72,6 +72,7 @@ QUEUE_ARGUMENTS = _unsent(Code.FAILED_PRECONDITION, "QUEUE_ARGUMENTS", Origin.BR
 SETUP_DENIED = _unsent(Code.PERMISSION_DENIED, "PERMISSION_DENIED", Origin.BROKER)
 CONNECTION = _unsent(Code.INTERNAL, "CONNECTION")
 LIFESPAN = _unsent(Code.FAILED_PRECONDITION, "LIFESPAN", Origin.SERVER)
+NO_ANSWER = _unsent(Code.UNAVAILABLE, "NO_ANSWER")
 NO_IO_THREAD = _unsent(Code.INTERNAL, "IO_THREAD")
 
 # --- at the client, after the request was written -----------------------------------------------------------------
@@ -88,6 +89,9 @@ PUBLISH_DENIED = _unknown(
     "the broker does not say which of the publishes on the channel it refuses: those before were routed",
 )
 GIVEN_UP_OUTSIDE = _unknown(Code.CANCELLED, "CALLER", Origin.CLIENT, _GONE)
+INSTANCE_LOST = _unknown(
+    Code.UNAVAILABLE, "WORKER_LOST", Origin.BROKER, "the process that had the request has no control queue any more"
+)
 IO_THREAD = _unknown(Code.INTERNAL, "IO_THREAD", Origin.CLIENT, _GONE)
 NO_ROUTE = Ending(
     Code.UNAVAILABLE,
@@ -125,12 +129,15 @@ BOUNCED = _unknown(Code.INTERNAL, "BOUNCED", Origin.BROKER, _HELD_BEFORE)
 VERSION = _refused(Code.UNIMPLEMENTED, "VERSION")
 METHOD = _refused(Code.UNIMPLEMENTED, "METHOD")
 STREAM = _refused(Code.UNIMPLEMENTED, "STREAM")
+BROADCAST = _refused(Code.UNIMPLEMENTED, "BROADCAST")
 ENCODING = _refused(Code.UNIMPLEMENTED, "ENCODING")
 DECODE = _refused(Code.INVALID_ARGUMENT, "DECODE")
 VALIDATION = _refused(Code.INVALID_ARGUMENT, "VALIDATION")
 REQUEST_REFUSED = _refused(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 ON_ARRIVAL = _refused(Code.DEADLINE_EXCEEDED, "ON_ARRIVAL")
 HAND_BACK = _refused(Code.UNAVAILABLE, "HAND_BACK")
+DRAINING = _refused(Code.UNAVAILABLE, "DRAINING")
+INSTANCE_FULL = _refused(Code.RESOURCE_EXHAUSTED, "INSTANCE_FULL")
 SERVER = _of_handler(Code.INTERNAL, "SERVER")
 WORKER_LOST = _unknown(
     Code.UNAVAILABLE, "WORKER_LOST", Origin.SERVER, "the broker marks the request as delivered before"

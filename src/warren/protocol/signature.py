@@ -50,6 +50,7 @@ class Method:
         returns: for people: the type of its result; empty where nothing is said of it.
         streams: whether it yields items; its result is then how many there were.
         item_hint: their type.
+        broadcast: whether all instances may be asked at once.
     """
 
     service: str
@@ -79,6 +80,7 @@ class Method:
     _result_decoders: dict[str, Decode] = field(default_factory=dict)
     streams: bool = False
     item_hint: Any = Any
+    broadcast: bool = False
 
     @property
     def full_name(self) -> str:
@@ -240,14 +242,15 @@ def make_method(
     default: Any,
     time_limit: Any = None,
     concurrency: Any = None,
+    broadcast: Any = False,
     errors: dict[str, type[Exception]],
     declared: Callable[..., Any] | None = None,
 ) -> Method:
     """Read a function's signature.
 
     Args:
-        name, delivery, max_attempts, default, time_limit, concurrency: as a user gave them. What is wrong is said here:
-            if they had other types than Any, compiled code would refuse it before, in words of its own.
+        name, delivery, max_attempts, default, time_limit, concurrency, broadcast: as a user gave them. What is wrong is
+            said here: if they had other types than Any, compiled code would refuse it before, in words of its own.
         declared: the function that it was made of, which callers name, if that is another one.
 
     Raises:
@@ -256,6 +259,7 @@ def make_method(
     """
     name = name_of(service, function) if name is None else name
     checks.flag("default", default)
+    checks.flag("broadcast", broadcast)
     time_limit = None if time_limit is None else checks.seconds("time_limit", time_limit)
     _check_options(name, delivery, max_attempts, concurrency)
     where = f"{service}.{name}"
@@ -298,6 +302,7 @@ def make_method(
         returns=returns_of(hints),
         _by_position=_struct(where, fields[:count], array_like=True),
         _by_name=_struct(where, fields, array_like=False),
+        broadcast=broadcast,
     )
 
 

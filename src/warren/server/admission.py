@@ -84,6 +84,11 @@ _LOST: Final = (
 _IS_STREAM: Final = "the method yields items, and one result was asked for: call it with client.stream"
 _IS_NONE: Final = "the method has one result, and a stream was asked for: call it with client.call"
 _RESTART: Final = "this worker has the methods that were declared when it began to serve; stop it and serve it again"
+_NOT_FOR_ALL: Final = (
+    "the method may not be asked of all instances at once: declare it with @service.method(broadcast=True)"
+)
+_DRAINING: Final = "this instance takes no requests now, as it drains: ask again when it serves"
+_FULL: Final = "too many requests wait at this instance for their turn: add workers, or ask less often"
 _LATE: Final = "the request's time was over before this attempt could begin: add workers, or allow more time"
 
 
@@ -94,6 +99,7 @@ class Admission:
         self._service = service
         methods = service.methods
         self._methods: dict[bytes | None, Method | None] = {_wire_name(m, n).encode(): m for n, m in methods.items()}
+        self._methods |= {m.full_name.encode(): m for m in methods.values() if m.broadcast}
         self._methods[None] = self._methods[b""] = service.default
 
     def decide(self, request: Request, wall: float, draining: bool) -> Decision:
@@ -153,6 +159,8 @@ class Admission:
 
     def _no_method(self, request: Request) -> Refuse:
         name = None if request.method is None else request.method.removesuffix(MARK).removesuffix(STAGE_MARK)
+        if name is not None and "." in name:
+            return self._not_for_all(name)
         if name is not None and (method := self._service.methods.get(name)) is not None:
             if _wire_name(method, name).encode() not in self._methods:
                 return Refuse(evidence.METHOD, f"service {self._service.name!r} got {name!r} too late: {_RESTART}")
@@ -160,6 +168,14 @@ class Admission:
         wanted = "default method for bare requests" if name is None else f"method {name!r}"
         known = checks.known_names(name or "", sorted(self._service.methods))
         return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}: {known}")
+
+    def _not_for_all(self, full_name: str) -> Refuse:
+        """A request to all instances, for what they are not asked for at once: a method's own name has no dot."""
+        service, _, name = full_name.rpartition(".")
+        if service == self._service.name and name in self._service.methods:
+            return Refuse(evidence.BROADCAST, _NOT_FOR_ALL)
+        known = checks.known_names(name, sorted(self._service.methods))
+        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no method {full_name!r}: {known}")
 
     def _too_large(self, request: Request) -> Refuse:
         size, limit = request.delivery.body_size, self._service.max_message_size
@@ -177,6 +193,23 @@ def _wire_name(method: Method, name: str) -> str:
 def too_late() -> Refuse:
     """There is no time left to begin."""
     return Refuse(evidence.ON_ARRIVAL, _LATE)
+
+
+def draining() -> Refuse:
+    """Nobody else may begin it in this process's stead."""
+    return Refuse(evidence.DRAINING, _DRAINING)
+
+
+def full() -> Refuse:
+    """Too many wait here already."""
+    return Refuse(evidence.INSTANCE_FULL, _FULL)
+
+
+def for_one(decision: Decision) -> Decision:
+    """What becomes of a request that no other process may get: it is not handed back, and not repeated."""
+    if isinstance(decision, Hold):
+        return draining()
+    return decision if isinstance(decision, Refuse) else Refuse(evidence.WORKER_LOST, _LOST)
 
 
 def _next_attempt(request: Request, method: Method, left: float | None) -> Decision:

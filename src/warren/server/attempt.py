@@ -34,7 +34,8 @@ class Attempt:
         ended: whether its outcome is decided; a later one is dropped.
         answered: whether its reply was sent, or had nobody to go to.
         settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
-        acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are.
+        acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are, and, when they come,
+            those that this very process was asked for (`Worker.addressed`).
         busy: tasks and threads that run code of it.
         task: the one in which it runs, if it does.
         reported: whether its task has, in its last line; see `Runner`.

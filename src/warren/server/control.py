@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, get_args
 
+from warren.amqp.frames import Delivery
+from warren.connection.channel import HotChannel
 from warren.control.answering import Answering, PutOff, Verb
 from warren.errors import Code, make_error
 from warren.logs import get_logger
@@ -76,6 +78,11 @@ class Controlled:
             for id, count in credit.streams.items():
                 post.streams.credit(id.encode(), credit.reply_to.encode(), count)
         return PutOff()  # so that others are heard in the same turn
+
+    def take(self, service: str, channel: HotChannel, delivery: Delivery) -> None:
+        """A request for this very process, which is not to be run by another one."""
+        post = next((post for post in self._posts if post.name == service), self._posts[0])
+        post.worker.addressed(channel, delivery)
 
     def settle(self) -> None:
         """Give up all calls that were named since: together, so that a worker looks through what it has once."""
@@ -151,7 +158,7 @@ def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
     instance = secrets.token_hex(6)
     keys = [TO_ALL, *(to_service(post.name) for post in looking.posts), to_instance(instance)]
     controlled = Controlled(looking, mode)
-    answering = Answering(instance, keys, controlled.verbs, controlled.settle)
+    answering = Answering(instance, keys, controlled.verbs, controlled.settle, controlled.take)
     for post in looking.posts:
         post.streams.source = lambda: to_instance(instance) if answering.hears else None
     return answering

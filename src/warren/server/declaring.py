@@ -36,6 +36,7 @@ class Declaring:
         default: bool = False,
         time_limit: float | None = None,
         concurrency: int | None = None,
+        broadcast: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def method(
         self,
@@ -47,6 +48,7 @@ class Declaring:
         default: bool = False,
         time_limit: float | None = None,
         concurrency: int | None = None,
+        broadcast: bool = False,
     ) -> Any:
         """Make a function a method of this service. The function itself stays as it was.
 
@@ -65,13 +67,14 @@ class Declaring:
             concurrency: calls of this method that one worker process runs at a time, within the service's own
                 `concurrency`. One more waits in the worker, in order, while calls of other methods overtake it.
                 Default: only the service's.
+            broadcast: whether `gather` and `broadcast` may ask every instance of the service at once to run it.
 
         Raises:
             TypeError: a signature that cannot be called remotely.
             ValueError: a name that is taken, or an option that makes no sense.
         """
 
-        options = Options(name, delivery, max_attempts, default, time_limit, concurrency)
+        options = Options(name, delivery, max_attempts, default, time_limit, concurrency, broadcast)
 
         def declare(function: Callable[P, R]) -> Callable[P, R]:
             self.methods.declare(function, options)
@@ -91,6 +94,7 @@ class Declaring:
         default: bool = False,
         time_limit: float | None = None,
         concurrency: int | None = None,
+        broadcast: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def stub(self, function: Callable[P, R] | None = None, **options: Any) -> Any:
         """Declare a method without its body, for callers; `implement` gives it one, in a module of the workers' own.

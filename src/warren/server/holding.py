@@ -98,10 +98,10 @@ class Holding:
         attempt.deadline = None if left is None else now + left
         self.kept.append(attempt)
 
-    def lose(self) -> None:
-        """Forget what does not run: it will be delivered again."""
-        self.give_up_waiting()
-        self.kept.clear()
+    def lose(self) -> list[Attempt]:
+        """Forget what does not run, and will be delivered again; returns what will not."""
+        lost = [*self.give_up_waiting(), *self.take_kept()]
+        return [attempt for attempt in lost if attempt.acked]
 
     def take_kept(self) -> list[Attempt]:
         """Take out what is kept."""

@@ -134,6 +134,7 @@ def _method(method: Method) -> dict[str, Any]:
         "default": method.default,
         "is_async": method.is_async,
         "streams": method.streams,
+        "broadcast": method.broadcast,
     }
 
 

@@ -36,6 +36,7 @@ class Options:
     default: bool = False
     time_limit: float | None = None
     concurrency: int | None = None
+    broadcast: bool = False
 
 
 class Methods(dict[str, Method]):
@@ -136,7 +137,9 @@ class Methods(dict[str, Method]):
             raise TypeError(f"{of.full_name} is not a stub of service {self._service!r}: declare it with @service.stub")
         if of.name in self:
             raise ValueError(f"{of.full_name} is implemented already, by {self[of.name].declared!r}: leave one out")
-        options = Options(of.name, of.delivery, of.max_attempts, of.default, of.time_limit, of.concurrency)
+        options = Options(
+            of.name, of.delivery, of.max_attempts, of.default, of.time_limit, of.concurrency, of.broadcast
+        )
         self._add(function, options, None, stub=of)
 
     def check(self) -> None:

@@ -72,6 +72,11 @@ class Streamed:
                 f"{method.full_name}: the default method gives bare peers one plain reply, so it cannot be a stream:"
                 " leave default out"
             )
+        if method.broadcast:
+            raise TypeError(
+                f"{method.full_name}: all instances give one result each, so a stream cannot be asked of all: leave"
+                " broadcast out"
+            )
         returns = f"{self._shown}[{returns_of({'return': self._item})}]"
         return replace(method, streams=True, item_hint=self._item, returns=returns)
 

@@ -20,7 +20,7 @@ from warren.logs import get_logger
 from warren.middleware import Middleware
 from warren.protocol import evidence
 from warren.protocol.request import Request
-from warren.server.admission import Admission, Hold, Offered, Run, Staged, too_late
+from warren.server.admission import Admission, Hold, Offered, Run, Staged, draining, for_one, full, too_late
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
@@ -42,6 +42,9 @@ log: Final = get_logger("warren.server")
 _SETTLE_TIME: Final = 5.0
 #: Seconds that handlers get to end once they are cancelled at the end of a drain.
 _CANCEL_TIME: Final = 1.0
+
+#: Requests for this very process, beyond which one more is refused while so many requests wait for a place.
+_MOST_ADDRESSED: Final = 100
 
 _DRAINED: Final = (
     "the worker was stopped, and the handler did not finish within its drain_timeout of {:g} s: look before"
@@ -139,6 +142,27 @@ class Worker(_Unconfirmed):
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         self.on_queue_deleted(self)
+
+    def addressed(self, channel: HotChannel, delivery: Delivery) -> None:
+        """A request for this very process, which has acknowledged it: no other one will ever get it."""
+        attempt = Attempt(channel, delivery, time.time(), self.service.name)
+        attempt.acked = True
+        with self._surely(attempt):
+            try:
+                request = attempt.request = Request(delivery)
+            except FrameError as error:
+                self._endings.unreadable(attempt, error)
+                return
+            if self.withdrawals.coming and self.withdrawals.take(request):
+                self._withdraw(attempt)
+                return
+            decision = self._admission.decide(request, attempt.came, self.draining)
+            if type(decision) is not tuple:
+                self._endings.decline(attempt, for_one(decision))
+            elif self._places.waits >= max(_MOST_ADDRESSED, 2 * self.concurrency):
+                self._endings.refuse(attempt, full())
+            else:
+                self._admit(attempt, request, decision)  # type: ignore[arg-type]  # see `delivered`
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
@@ -238,8 +262,9 @@ class Worker(_Unconfirmed):
     # --- the channel goes, and the drain ------------------------------------------------------------------------
 
     def channel_lost(self) -> None:
-        """The channel is gone: what had not started will be delivered again."""
-        self.holding.lose()
+        """The channel is gone: what had not started will be delivered again, except what is for this process only."""
+        for attempt in self.holding.lose():
+            self._refuse_addressed(attempt)
         self.copies.originals_lost()
 
     def link_lost(self) -> None:
@@ -255,8 +280,16 @@ class Worker(_Unconfirmed):
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
+            if attempt.acked:
+                self._refuse_addressed(attempt)
+                continue
             with self._surely(attempt):
                 self._settler.hand_back(attempt, attempt.left, attempt.number)
+
+    def _refuse_addressed(self, attempt: Attempt) -> None:
+        """It is for this process only, which does not begin it any more. Never raises."""
+        with self._surely(attempt):
+            self._endings.refuse(attempt, draining())
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
