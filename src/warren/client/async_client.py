@@ -16,6 +16,7 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.async_gather import AsyncGather
 from warren.client.async_map import AsyncMap
 from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
@@ -127,7 +128,7 @@ def _close_dropped(core: ClientCore) -> None:
     task.add_done_callback(_dropped.discard)
 
 
-class AsyncClient(AsyncMap):
+class AsyncClient(AsyncMap, AsyncGather):
     """Calls methods of services, for asyncio.
 
     One connection and one reply queue serve any number of concurrent calls. Use it as ``async with``, or `close` it.

@@ -7,6 +7,7 @@ from typing import Any, Self, Unpack
 
 from warren import keywords
 from warren.client.chain import Chained, ClientMiddleware
+from warren.client.gathering import AskedOfAll
 from warren.client.options import (
     DEFAULT_MAX_IN_FLIGHT,
     DEFAULT_MAX_WAITING_BYTES,
@@ -96,6 +97,7 @@ class BaseClient:
         detached: bool | None = None,
         wait: bool | None = None,
         idle_timeout: float | None = None,
+        expect: int | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it: a view, which shares the connection.
 
@@ -118,6 +120,8 @@ class BaseClient:
                 meanwhile ends it with that: nothing was sent.
             idle_timeout: seconds that a stream may take to bring the next item once that is waited for. Default: only
                 `timeout`, which is for the whole stream.
+            expect: how many instances `gather` and `broadcast` have to hear, and after how many they wait for no more.
+                Default: as many as the broker counts.
 
         Raises:
             ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
@@ -134,6 +138,7 @@ class BaseClient:
             detached=detached,
             wait=wait,
             idle_timeout=idle_timeout,
+            expect=expect,
         )
         view._targets = view._known_targets()
         return view
@@ -149,6 +154,17 @@ class BaseClient:
         if self._middleware:
             raise TypeError("streams do not pass through a client's middleware yet: make another client without it")
         return Prepared(self._options, self._errors, target, args, kwargs)
+
+    def _asked_of_all(
+        self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AskedOfAll:
+        """A request to all instances, which is to be made."""
+        if self._middleware:
+            raise TypeError(
+                "what all instances are asked does not pass through a client's middleware yet: make another client"
+                " without it"
+            )
+        return AskedOfAll(self._options, self._errors, target, args, kwargs)
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
         """A call through the client's middleware."""

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren.client.blocking_gather import BlockingGather
 from warren.client.blocking_map import BlockingMap
 from warren.client.io_thread import IOThread
 from warren.client.options import Limits
@@ -75,7 +76,7 @@ class _Shared:
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
-class Client(BlockingMap):
+class Client(BlockingMap, BlockingGather):
     """Calls methods of services, from any thread.
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with

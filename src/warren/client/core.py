@@ -23,6 +23,7 @@ from warren.client.lane import Lane
 from warren.client.options import Limits
 from warren.client.replies import ReplyRoute
 from warren.client.requests import Requests, Target
+from warren.client.roll_call import RollCall
 from warren.client.statistics import ClientStatistics, statistics_of
 from warren.connection.alarms import Alarms
 from warren.connection.declare import declare_exchanges
@@ -85,6 +86,7 @@ class ClientCore:
             for confirm in (True, False)
         )
         self.cancels = Cancels(lambda: self._link, lambda: self._requests.reply_to, self.tasks.spawn, endings.on_mute)
+        self.roll = RollCall(lambda: self._link)
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=endings.no_link)
 
     # --- for the clients ----------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Options:
     detached: bool = False
     wait: bool = False
     idle_timeout: float | None = None
+    expect: int | None = None
     named: bool = True
     own: Own | None = field(default=None, init=False)
 
@@ -83,6 +84,8 @@ class Options:
                 checks.flag(name, getattr(self, name))
         if self.idle_timeout is not None:
             checks.seconds("idle_timeout", self.idle_timeout)
+        if self.expect is not None:
+            checks.whole("expect", self.expect)
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
         if self.headers is not None:

@@ -1,4 +1,4 @@
-"""Asking running servers, over a connection of its own: what tools are made of."""
+"""Asking running servers: over the connection that a client has, or, as tools do, over one of its own."""
 
 from __future__ import annotations
 
@@ -27,18 +27,10 @@ PATIENCE = 0.3
 MAX_ANSWER = 16 * 1024 * 1024
 
 
-class Asking:
-    """Asks one question after the other (Receiver of its channel).
+class Questions:
+    """Asks any number of questions over one link (Receiver of its channel)."""
 
-    Example::
-
-        async with Asking(settings) as asking:
-            async for answer in asking.ask("ping", to_service("calc")):
-                print(answer.instance, answer.body)
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self._link: Link | None = None
         self._channel: HotChannel
         self._queue = b""
@@ -51,40 +43,27 @@ class Asking:
         assert self._link is not None
         return self._link
 
-    async def __aenter__(self) -> Self:
-        """Connect.
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be asked with."""
+        return self._link is not None and not self._deaf and self._channel.closed is None
+
+    async def open(self, link: Link) -> None:
+        """Prepare to ask.
 
         Raises:
-            CallError: no broker can be reached, or it refuses what is needed for asking.
+            CallError: the broker refuses what is needed for asking, or the link is lost.
         """
-        self._link = await _open(self._settings)
         try:
-            self._channel = channel = await self._link.hot_channel()
+            self._channel = channel = await link.hot_channel()
             channel.attach(self, body_limit=MAX_ANSWER)
             channel.on_closed = lambda _reason: self._end_all()
             queue = await channel.declare_reply_queue(arguments=topology.REPLY_ARGUMENTS)
             await channel.consume(queue, no_ack=True)
-            await self._declare()
-        except BaseException as error:
-            await self._link.close()
-            if isinstance(error, ChannelClosed | LinkLost):
-                raise conclude(SETUP_DENIED, f"the broker refuses what is needed to ask: {error}") from error
-            raise
-        self._queue = queue.encode()
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.link.close()
-
-    async def _declare(self) -> None:
-        """Without the exchange a question closes the channel; who may not declare it trusts that it is there."""
-        channel = await self.link.channel()
-        try:
-            await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
-            await channel.close()
-        except ChannelClosed as error:
-            if error.code != ACCESS_REFUSED:
-                raise
+            await _declare(link)
+        except (ChannelClosed, LinkLost) as error:
+            raise conclude(SETUP_DENIED, f"the broker refuses what is needed to ask: {error}") from error
+        self._link, self._queue = link, queue.encode()
 
     async def ask(
         self,
@@ -140,6 +119,20 @@ class Asking:
         answers = [answer async for answer in self.ask(verb, key, body, patience=patience, first=first)]
         return sorted(answers, key=lambda answer: answer.instance)
 
+    async def reaches(self, key: str, patience: float) -> bool:
+        """Whether a question with this key comes to a control queue; also where the broker does not say."""
+        id = secrets.token_hex(8).encode()
+        answers = self._asked[id] = asyncio.Queue()
+        properties = question_properties(Question("ping", {}, self._queue, id), patience=patience)
+        self._channel.publish(topology.CONTROL_EXCHANGE.encode(), key.encode(), properties, b"{}")
+        try:
+            async with asyncio.timeout(patience):
+                return await answers.get() is not None or not self.is_open
+        except TimeoutError:
+            return True
+        finally:
+            del self._asked[id]
+
     def _end_all(self) -> None:
         for answers in self._asked.values():
             answers.put_nowait(None)
@@ -168,6 +161,17 @@ class Asking:
         self._end_all()
 
 
+async def _declare(link: Link) -> None:
+    """Without the exchange a question closes the channel; who may not declare it trusts that it is there."""
+    channel = await link.channel()
+    try:
+        await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
+        await channel.close()
+    except ChannelClosed as error:
+        if error.code != ACCESS_REFUSED:
+            raise
+
+
 async def _open(settings: Settings) -> Link:
     failure: CallError | None = None
     for host, port in settings.hosts:
@@ -177,3 +181,35 @@ async def _open(settings: Settings) -> Link:
             failure = error.error
     assert failure is not None
     raise failure
+
+
+class Asking(Questions):
+    """Asks over a connection of its own.
+
+    Example::
+
+        async with Asking(settings) as asking:
+            async for answer in asking.ask("ping", to_service("calc")):
+                print(answer.instance, answer.body)
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            CallError: no broker can be reached, or it refuses what is needed for asking.
+        """
+        link = await _open(self._settings)
+        try:
+            await self.open(link)
+        except BaseException:
+            await link.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.link.close()
