@@ -307,3 +307,23 @@ def _double(name: str) -> Service:
         return 2 * n
 
     return service
+
+
+async def test_who_may_not_ask_all_instances_is_told_so_and_his_calls_go_on(
+    accounts: Accounts, url: str, service_name: str
+) -> None:
+    service = Service(service_name)
+
+    @service.method(broadcast=True)
+    async def double(n: int) -> int:
+        return 2 * n
+
+    caller = await accounts.add(f"{service_name}-client", ("^amq.gen.*", "^(amq.gen.*|warren)$", ".*"))
+    async with (
+        serving(service, url=url),
+        AsyncClient(url, username=caller, password="secret", timeout=20) as client,
+    ):
+        with pytest.raises(PermissionDenied, match=r"warren\.control") as caught:
+            await client.broadcast(double, 1)
+        assert caught.value.execution is Execution.NOT_SENT
+        assert await client.call(double, 21) == 42

@@ -80,7 +80,7 @@ def make_service(
     def at_least_once(key: str, seconds: float = 0.0, gate: str = "") -> str:
         return run(key, seconds, gate)
 
-    @service.method(name="at-most-once", delivery="at-most-once")
+    @service.method(name="at-most-once", delivery="at-most-once", broadcast=True)
     def at_most_once(key: str, seconds: float = 0.0, gate: str = "") -> str:
         return run(key, seconds, gate)
 

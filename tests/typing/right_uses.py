@@ -373,6 +373,21 @@ def plain_rows(n: int) -> Iterator[Point]:
     yield Point(n, n)
 
 
+def all_instances(client: Client) -> None:
+    for answer in client.gather(fib, 3):
+        assert_type(answer.result(), int)
+    for priced in client.gather("calc.rows", 1, returns=Point):
+        assert_type(priced.result(), Point)
+    assert_type(client.options(expect=3).broadcast(fib, 3).told, list[str])
+
+
+async def async_all_instances(client: AsyncClient) -> None:
+    async for answer in client.gather(fib, 3):
+        assert_type(answer.result(), int)
+        assert_type(answer.instance, str | None)
+    assert_type((await client.broadcast("calc.fib", 3)).failed, dict[str, Exception])
+
+
 def streams(client: Client) -> None:
     for point in client.stream(rows, 3):
         assert_type(point, Point)

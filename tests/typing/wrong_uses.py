@@ -282,6 +282,11 @@ async def async_batches(client: AsyncClient) -> None:
         print(number)
 
 
+def all_instances(client: Client) -> None:
+    client.gather(fib, "3")  # E: [call-overload]
+    client.broadcast(fib)  # E: [call-overload]
+
+
 def streams(client: Client) -> None:
     client.stream(numbers, 3)  # E: [call-overload]
     client.stream(fib, 3)  # E: [call-overload]

@@ -205,7 +205,7 @@ def full() -> Refuse:
     return Refuse(evidence.INSTANCE_FULL, _FULL)
 
 
-def for_one(decision: Decision) -> Decision:
+def for_one(decision: object) -> Refuse:
     """What becomes of a request that no other process may get: it is not handed back, and not repeated."""
     if isinstance(decision, Hold):
         return draining()

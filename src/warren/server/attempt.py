@@ -35,7 +35,7 @@ class Attempt:
         answered: whether its reply was sent, or had nobody to go to.
         settled: whether the broker was told what becomes of the delivery, or somebody has undertaken to tell it.
         acked: whether it was acknowledged before its handler, as ``at-most-once`` requests are, and, when they come,
-            those that this very process was asked for (`Worker.addressed`).
+            those that this very process was asked for (`Worker.delivered`).
         busy: tasks and threads that run code of it.
         task: the one in which it runs, if it does.
         reported: whether its task has, in its last line; see `Runner`.

@@ -82,7 +82,7 @@ class Controlled:
     def take(self, service: str, channel: HotChannel, delivery: Delivery) -> None:
         """A request for this very process, which is not to be run by another one."""
         post = next((post for post in self._posts if post.name == service), self._posts[0])
-        post.worker.addressed(channel, delivery)
+        post.worker.delivered(channel, delivery, True)
 
     def settle(self) -> None:
         """Give up all calls that were named since: together, so that a worker looks through what it has once."""

@@ -57,8 +57,6 @@ class _Deliveries:
 
         Should the ack get lost on its way, the request comes back marked redelivered, and is then not run.
         """
-        if attempt.acked:
-            return
         attempt.channel.ack(attempt.delivery.tag)
         attempt.acked = True
         attempt.channel.flush()

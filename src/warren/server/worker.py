@@ -115,8 +115,10 @@ class Worker(_Unconfirmed):
 
     # --- from the channel (Receiver) ----------------------------------------------------------------------------
 
-    def delivered(self, channel: HotChannel, delivery: Delivery) -> None:
+    def delivered(self, channel: HotChannel, delivery: Delivery, addressed: bool = False) -> None:
+        """A request; one that is `addressed` to this very process is acknowledged, and no other will ever get it."""
         attempt = Attempt(channel, delivery, time.time(), self.service.name)
+        attempt.acked = addressed
         try:
             try:
                 request = attempt.request = Request(delivery)
@@ -143,38 +145,17 @@ class Worker(_Unconfirmed):
     def consumer_cancelled(self, channel: HotChannel) -> None:
         self.on_queue_deleted(self)
 
-    def addressed(self, channel: HotChannel, delivery: Delivery) -> None:
-        """A request for this very process, which has acknowledged it: no other one will ever get it."""
-        attempt = Attempt(channel, delivery, time.time(), self.service.name)
-        attempt.acked = True
-        with self._surely(attempt):
-            try:
-                request = attempt.request = Request(delivery)
-            except FrameError as error:
-                self._endings.unreadable(attempt, error)
-                return
-            if self.withdrawals.coming and self.withdrawals.take(request):
-                self._withdraw(attempt)
-                return
-            decision = self._admission.decide(request, attempt.came, self.draining)
-            if type(decision) is not tuple:
-                self._endings.decline(attempt, for_one(decision))
-            elif self._places.waits >= max(_MOST_ADDRESSED, 2 * self.concurrency):
-                self._endings.refuse(attempt, full())
-            else:
-                self._admit(attempt, request, decision)  # type: ignore[arg-type]  # see `delivered`
-
     # --- beginning ----------------------------------------------------------------------------------------------
 
     def _decline(self, attempt: Attempt, decision: object) -> None:
         """Do what there is to do with a request that is no ordinary one to run."""
-        if isinstance(decision, Hold):
+        if isinstance(decision, Hold) and not attempt.acked:
             self.holding.keep(attempt, *decision, now=time.monotonic())
         elif isinstance(decision, Staged):
             attempt.slip = decision.slip
             self._admit(attempt, attempt.request, decision.run)  # type: ignore[arg-type]  # it has been read
         else:
-            self._endings.decline(attempt, decision)
+            self._endings.decline(attempt, for_one(decision) if attempt.acked else decision)
 
     def _admit(self, attempt: Attempt, request: Request, run: Run) -> None:
         attempt.method, attempt.arguments, left = run
@@ -184,6 +165,9 @@ class Worker(_Unconfirmed):
             self._settler.releases.wait(attempt)
         elif self._places.take(attempt, attempt.method):
             self._start(attempt, now)
+        elif attempt.acked and self._places.waits > max(_MOST_ADDRESSED, 2 * self.concurrency):
+            self._places.withdraw(attempt)
+            self._endings.refuse(attempt, full())
         else:
             self._patience.watch(attempt, attempt.deadline)
 
@@ -216,7 +200,7 @@ class Worker(_Unconfirmed):
         attempt.began = now
         deadline = ends if method.time_limit is None else limit_time(attempt, method.time_limit)
         attempt.call = CurrentCall(self._names[method], deadline, request, self.scope, attempt.arguments, now, ends)
-        if method.delivery == "at-most-once":
+        if method.delivery == "at-most-once" and not attempt.acked:
             self._settler.take_off(attempt)
         self._runner.start(attempt)
 
@@ -264,7 +248,8 @@ class Worker(_Unconfirmed):
     def channel_lost(self) -> None:
         """The channel is gone: what had not started will be delivered again, except what is for this process only."""
         for attempt in self.holding.lose():
-            self._refuse_addressed(attempt)
+            with self._surely(attempt):
+                self._endings.refuse(attempt, draining())
         self.copies.originals_lost()
 
     def link_lost(self) -> None:
@@ -280,16 +265,11 @@ class Worker(_Unconfirmed):
     def hand_back(self) -> None:
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
-            if attempt.acked:
-                self._refuse_addressed(attempt)
-                continue
             with self._surely(attempt):
-                self._settler.hand_back(attempt, attempt.left, attempt.number)
-
-    def _refuse_addressed(self, attempt: Attempt) -> None:
-        """It is for this process only, which does not begin it any more. Never raises."""
-        with self._surely(attempt):
-            self._endings.refuse(attempt, draining())
+                if attempt.acked:
+                    self._endings.refuse(attempt, draining())
+                else:
+                    self._settler.hand_back(attempt, attempt.left, attempt.number)
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
