@@ -52,6 +52,7 @@ class _Publisher:
         self.channel = channel
         self.confirms: Confirms[PendingCall] = Confirms()
         self.retired = False
+        self.proving = False  # whether the broker owes it an answer
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         casts = self.lane.calls.confirmed(self.confirms.take(tag, multiple))
@@ -63,15 +64,19 @@ class _Publisher:
     async def prove(self) -> None:
         """Wait for the answer to a later method: by then all that is published now is routed [AMQP 0-9-1, 4.7]."""
         tag = self.channel.published
+        self.proving = True
         try:
             await self.channel.settled()
         except (ChannelClosed, LinkLost):
             return  # whoever tells of that ends them
         except Exception:  # which proves nothing
             log.exception("whether requests have arrived cannot be asked; asking again")
-            self.lane.prove_soon()
         else:
             self.confirmed(tag, multiple=True)
+        finally:
+            self.proving = False
+        if self.confirms:
+            self.lane.prove_soon()
 
     def refused(self, tag: int, multiple: bool) -> None:
         self.lane.owner.on_refused(self.confirms.take(tag, multiple))
@@ -171,7 +176,7 @@ class Lane:
     def _prove(self) -> None:
         self._proof = None
         current = self.current
-        if current is not None and current.confirms:
+        if current is not None and current.confirms and not current.proving:  # else `prove` asks again when it ends
             self._spawn(current.prove())
 
     async def _open_channel(self, link: Link) -> _Publisher:
