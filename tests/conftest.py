@@ -30,4 +30,4 @@ settings.load_profile("warren")
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors get the time that a busy broker takes to say how a queue stands, where a test looks at what it said."""
-    monkeypatch.setattr("warren.client.explainer.LIMIT", 10.0)
+    monkeypatch.setattr("warren.connection.explainer.LIMIT", 10.0)

@@ -29,12 +29,13 @@ from tests.support.model_link import (
 )
 from warren.amqp.frames import Delivery, Properties, encode_properties
 from warren.amqp.tables import encode_table
-from warren.client import core, endings, explainer, lane, replies
+from warren.client import core, endings, lane, replies
 from warren.client.calls import ASKED, CONFIRMED, ENDED, OUTSIDE, PARKED, WAITING, WRITTEN, PendingCall
 from warren.client.core import ClientCore
 from warren.client.lean import DISTRUST, TRUST
 from warren.client.options import Limits
 from warren.client.requests import Target
+from warren.connection import explainer
 from warren.connection.channel import Returned
 from warren.connection.settings import make_settings
 from warren.errors import CallError, Execution

@@ -30,10 +30,12 @@ from warren.amqp.frames import Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.explainer import Question, Standing
 from warren.protocol.control import Cancel
 from warren.server import admission, context, copies, cutoffs, releases, settler, withdrawals, worker
 from warren.server import attempt as attempts
 from warren.server.attempt import Attempt
+from warren.server.copies import Copy
 from warren.server.worker import Worker
 
 #: Of tasks that are cancelled before their first step.
@@ -115,7 +117,7 @@ USUAL = Wish(
     before="",
     cut="",
 )
-FATES = st.sampled_from(["take", "take", "refuse", "return", "close"])
+FATES = st.sampled_from(["take", "take", "refuse", "refuse", "refuse taken", "return", "close"])
 Broken = tuple[str, str, int, type[BaseException]]
 _SEAMS = [(owner, name) for owner, names in SEAMS.items() for name in names]
 _KINDS = [RuntimeError, MemoryError, asyncio.CancelledError, SystemExit]
@@ -196,6 +198,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.sabotage = Sabotage()
         self.thrown: list[BaseException] = []  # by handlers: asyncio tells of those that middleware has left alone
         self.losses = 0
+        self.refused_taken: set[bytes] = set()  # ids of copies that the broker has refused, and taken
         self.denied = False  # whether the broker has denied a copy
         self.life = 0  # which process it is; of earlier ones nothing runs any more
         self.arrived: dict[tuple[object, int], float] = {}  # by channel and delivery tag
@@ -223,6 +226,7 @@ class WorkerMachine(RuleBasedStateMachine):
     ) -> None:
         self.single = SINGLE if limited else ()
         self.broker.on_reply, self.broker.on_back = self._heard, self._came_back
+        self.broker.on_refused_taken = self._taken_all_the_same
         self.options = concurrency, middleware or self.surely_wrapped, tracebacks
         self._begin_life()
         broken = self.surely_broken or broken
@@ -247,6 +251,7 @@ class WorkerMachine(RuleBasedStateMachine):
         w = cast(Any, self.worker)
         w._runner.threads = self.threads
         w.copies.on_broken = self._outlet_broke
+        w.copies.nacked.ask = partial(self._question, w.copies.nacked)
         w._start = partial(self._starting, w._start)
         w._settler.reject = partial(self._rejected, w._settler.reject)
         w._settler.fail = partial(self._failed, w._settler.fail)
@@ -337,6 +342,23 @@ class WorkerMachine(RuleBasedStateMachine):
 
     def _outlet_broke(self) -> None:
         self.outlet_broken = True
+
+    def _question(self, nacked: Any, _queue: str) -> Question[Copy]:
+        """The queue answers in the next turn, unless its node went down with what it had refused."""
+        question: Question[Copy] = {}
+
+        def answer() -> None:
+            there = self.refused_taken.isdisjoint(copy.id or b"" for copy in question)
+            nacked.answered(question, Standing(there, ""))
+
+        asyncio.get_running_loop().call_soon(answer)
+        return question
+
+    def _taken_all_the_same(self, head: bytes) -> None:
+        id = decode_properties(head).correlation_id or b""
+        self.refused_taken.add(id)
+        self.broker.requests[id].doubled += 1  # what may run twice is published again
+        self.losses += 1
 
     # --- the handlers -------------------------------------------------------------------------------------------
 
@@ -695,7 +717,7 @@ class WorkerMachine(RuleBasedStateMachine):
         outlet=st.booleans(),
         old=st.booleans(),
         count=st.integers(1, 3),
-        fate=st.sampled_from(["take"] * 3 + ["refuse", "return", "close"]),
+        fate=st.sampled_from(["take"] * 3 + ["refuse", "refuse taken", "return", "close"]),
     )
     def broker_reads(self, outlet: bool, count: int, fate: str, old: bool = False) -> None:
         channel = self.outlets[0 if old else -1] if outlet else self.channel
@@ -779,7 +801,7 @@ class WorkerMachine(RuleBasedStateMachine):
         """What is to be put elsewhere, and is not safe yet."""
         all = cast(Any, self.worker).copies
         unconfirmed = [copy for outlet in all._outlets for copy in outlet.confirms.open()]
-        return [*unconfirmed, *all._waiting, *all._pauses]
+        return [*unconfirmed, *all._kept]
 
     @precondition(_finished)
     @rule()
@@ -806,7 +828,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.drain()
         self.deliver(wishes)
         self.hand_back()
-        for _ in range(4 if never and fate in ("refuse", "return") else 0):
+        for _ in range(4 if never and fate in ("refuse", "refuse taken", "return") else 0):
             self.broker_reads(outlet=True, count=3, fate=fate)
             self.broker_answers(6, old=False)
             self._outlet_is_replaced()

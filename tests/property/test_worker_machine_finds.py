@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_worker_machine import WorkerMachine
 from tests.support.odd_errors import Bare
+from warren.connection.explainer import Standing
 from warren.errors import Execution
 from warren.protocol import evidence, problems
 from warren.protocol.codecs import CodecError
@@ -444,6 +446,16 @@ def a_hand_back_in_doubt_means_not_executed(patch: Patch) -> None:
         copy.refused(why)
 
     patch.setattr(Copies, "_in_doubt", in_doubt)
+
+
+@fault
+def a_nack_proves_that_a_hand_back_was_not_taken(patch: Patch) -> None:
+    def believe(self: Copies, copies: list[Copy], standing: Standing) -> None:
+        for copy in copies:
+            self._judge(copy, partial(self._refused, copy, standing.text))
+        self._changed()
+
+    patch.setattr(Copies, "_answered", believe)
 
 
 @pytest.mark.slow

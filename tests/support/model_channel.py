@@ -143,6 +143,10 @@ class ModelChannel:
             self.lose(ChannelClosed(404, "no exchange"))
         elif fate == "refuse" and self.name == "copies":
             self.inbox.append(("refused", tag, False))
+        elif fate == "refuse taken" and self.name == "copies":  # as a node that goes down refuses
+            self.broker.route(self, key, head, body)
+            self.broker.on_refused_taken(head)
+            self.inbox.append(("refused", tag, False))
         elif fate == "return" and self.name == "copies":
             returned = Returned((exchange, key), decode_properties(head).correlation_id, "NO_ROUTE")
             self.receiver.returned(returned)
@@ -193,6 +197,7 @@ class ModelBroker:
         self.on_publish: Callable[[ModelChannel, bytes, bytes], None] = lambda *_: None
         self.on_reply: Callable[[bytes], None] = lambda _: None
         self.on_back: Callable[[Handed], None] = lambda _: None
+        self.on_refused_taken: Callable[[bytes], None] = lambda _: None
         self.on_rejected: Callable[[Handed], None] = lambda _: None
 
     def hold(self, truth: object, otherwise: str) -> None:

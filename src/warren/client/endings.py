@@ -14,12 +14,12 @@ from typing import Any
 from warren.amqp.frames import Delivery, Properties
 from warren.client import outcomes
 from warren.client.calls import ASKED, CONFIRMED, OUTSIDE, PARKED, WAITING, WRITTEN, Calls, PendingCall
-from warren.client.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.client.inlet import Inlet
 from warren.client.lane import Spawn
 from warren.client.lean import LeanQueues
 from warren.client.pipeline import bounced_stage
 from warren.connection.errors import ChannelClosed
+from warren.connection.explainer import NOT_KNOWN, Explainer, Question, Standing
 from warren.connection.link import Link
 from warren.connection.supervisor import copy_of
 from warren.errors import CallError
@@ -50,7 +50,7 @@ class Endings:
         self._why_unwritten = why_unwritten
         self._max_size = max_size
         self._durable = durable
-        self._explainer = Explainer(link, self._answered, spawn)
+        self._explainer: Explainer[PendingCall] = Explainer(link, self._answered, spawn)
         self.lean = LeanQueues()
         self.on_retry: Callable[[], None] = lambda: None  # calls are parked that may be sent again
 
@@ -74,7 +74,7 @@ class Endings:
         """End a call once it is known how its queue stands, or is known not to be found out."""
         self.calls.ask(call, self._explainer.question(queue or call.target.queue), verdict)
 
-    def _answered(self, question: Question, standing: Standing) -> None:
+    def _answered(self, question: Question[PendingCall], standing: Standing) -> None:
         for call, verdict in list(question.items()):
             if call.state is ASKED:
                 error = verdict(call, standing)

@@ -2,10 +2,11 @@
 
 Over a channel of its own, as the broker closes the channel of a publish that it refuses, and with confirms: an original
 is let go only after the broker has its copy. A copy that is refused for certain is sent by the next of its ways, then
-by the first again, with growing pauses, until its patience is over. One that may have been taken, as its channel closed
-before it was confirmed, is its owner's to judge; from then on they go one by one, so that the next time the one that
-the broker closes the channel over is known. When the link goes, the broker still has the originals and delivers
-them again, so their copies are dropped; those whose original was acknowledged before wait for the next link.
+by the first again, with growing pauses, until its patience is over. One that may have been taken is its owner's to
+judge: if the broker refused it (nack) and its queue does not answer, as a node that goes down refuses what a consumer
+may have got; or if its channel closed before it was confirmed. From then on they go one by one, so that the next time
+the one that the broker closes the channel over is known. When the link goes, the broker still has the originals and
+delivers them again, so their copies are dropped; those whose original was acknowledged before wait for the next link.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from warren.amqp.confirms import Confirms
 from warren.amqp.frames import Delivery
 from warren.connection.backoff import Backoff
 from warren.connection.channel import LEAST_ROOM, HotChannel, Returned
 from warren.connection.errors import ChannelClosed
+from warren.connection.explainer import NOT_KNOWN, Question, Standing
 from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol.problems import class_name
 
 log = get_logger("warren.server")
+
+_NACKED: Final = "the broker refuses it"
 
 
 class NoQueue(str):
@@ -130,6 +134,74 @@ class _Outlet:
         """See `delivered`."""
 
 
+class _Pauses:
+    """Copies that are sent again after a pause."""
+
+    def __init__(self, over: Callable[[Copy], None]) -> None:
+        self._over = over
+        self._timers: dict[Copy, asyncio.TimerHandle] = {}
+        self._backoff = Backoff(random.Random())
+        self._next_round = 0.0  # when what is here is tried again
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    def __iter__(self) -> Iterator[Copy]:
+        return iter(self._timers)
+
+    def add(self, copy: Copy, now: float) -> None:
+        """All that is refused meanwhile waits for the same moment, so pauses grow by rounds."""
+        if not self._timers or self._next_round <= now:
+            self._next_round = now + self._backoff.next(now)
+        pause = min(self._next_round - now, copy.left(now))
+        self._timers[copy] = asyncio.get_running_loop().call_later(pause, self._end, copy)
+
+    def _end(self, copy: Copy) -> None:
+        if self._timers.pop(copy, None) is not None:
+            self._over(copy)
+
+    def clear(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+
+class _Nacked:
+    """Copies that the broker refused, until their queue has answered: only then that proves anything.
+
+    Attributes:
+        ask: the next question about a queue, to be put into.
+    """
+
+    def __init__(self, judge: Callable[[list[Copy], Standing], None]) -> None:
+        self._judge = judge
+        self._open: dict[Copy, None] = {}
+        self.ask: Callable[[str], Question[Copy]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Copy]:
+        return iter(self._open)
+
+    def add(self, copy: Copy) -> None:
+        if self.ask is None:
+            self._judge([copy], NOT_KNOWN)
+        else:
+            self.ask(copy.way.routing_key.decode())[copy] = None  # which is what all queues of services are bound by
+            self._open[copy] = None
+
+    def answered(self, question: Question[Copy], standing: Standing) -> None:
+        """So the queue stood after the broker had refused these."""
+        copies = [copy for copy in question if copy in self._open]
+        for copy in copies:
+            del self._open[copy]
+        self._judge(copies, standing)
+
+    def clear(self) -> None:
+        self._open.clear()
+
+
 class Copies:
     """The copies of one service that are not safe yet."""
 
@@ -138,9 +210,8 @@ class Copies:
         self._retired: _Outlet | None = None  # the one before, until the broker has answered all that it carried
         self._waiting: deque[Copy] = deque()  # for a channel, or for their turn
         self._one_by_one = False
-        self._pauses: dict[Copy, asyncio.TimerHandle] = {}
-        self._backoff = Backoff(random.Random())
-        self._next_round = 0.0  # when what is parked is tried again
+        self.nacked = _Nacked(self._answered)
+        self._pauses = _Pauses(self.send)
         self._room = LEAST_ROOM
         self._empty = asyncio.Event()
         self._empty.set()
@@ -150,11 +221,13 @@ class Copies:
         self.on_parked: Callable[[int], None] | None = None
 
     def __len__(self) -> int:
-        return self._unconfirmed + len(self._waiting) + len(self._pauses)
+        unconfirmed = sum(len(outlet.confirms) for outlet in self._outlets)
+        return unconfirmed + len(self._waiting) + len(self.nacked) + len(self._pauses)
 
     @property
-    def _unconfirmed(self) -> int:
-        return sum(len(outlet.confirms) for outlet in self._outlets)
+    def _kept(self) -> list[Copy]:
+        """Those that are on no channel."""
+        return [*self._waiting, *self.nacked, *self._pauses]
 
     @property
     def _outlets(self) -> list[_Outlet]:
@@ -214,7 +287,7 @@ class Copies:
     def originals_lost(self) -> None:
         """Their channel is gone, and the broker delivers them again: what has no copy yet needs none."""
         unconfirmed = [copy for outlet in self._outlets for copy in outlet.confirms.open()]
-        for copy in (*unconfirmed, *self._waiting, *self._pauses):
+        for copy in (*unconfirmed, *self._kept):
             copy.needless = not copy.outlives_link
         self._changed()
 
@@ -227,10 +300,9 @@ class Copies:
 
     def _take_out(self) -> list[Copy]:
         unconfirmed = [copy for outlet in self._outlets for copy in outlet.confirms.lost()]
-        copies = [*unconfirmed, *self._waiting, *self._pauses]
-        for pause in self._pauses.values():
-            pause.cancel()
+        copies = [*unconfirmed, *self._kept]
         self._waiting.clear()
+        self.nacked.clear()
         self._pauses.clear()
         return [copy for copy in copies if copy.outlives_link]
 
@@ -246,14 +318,23 @@ class Copies:
         self._changed()
 
     def refused(self, copies: list[Copy]) -> None:
-        """The broker has not taken these."""
+        """The broker has not taken these, or not for certain."""
         for copy in copies:
-            self._judge(copy, partial(self._refused, copy, "the broker refuses it"))
+            if copy.doubtful is None or copy.returned is not None:  # a second one does no harm, or there is no first
+                self._judge(copy, partial(self._refused, copy, _NACKED))
+            else:
+                self._judge(copy, partial(self.nacked.add, copy))
         self._changed()
         # A channel that a quorum queue without a leader has refused stays refused (RabbitMQ 3.10.8). While one that was
         # replaced is not answered, the broker is slow, and more channels do not help.
         if self.on_broken is not None and self._retired is None:
             self.on_broken()
+
+    def _answered(self, copies: list[Copy], standing: Standing) -> None:
+        judgement = self._refused if standing.there else self._in_doubt
+        for copy in copies:
+            self._judge(copy, partial(judgement, copy, _NACKED + standing.text))
+        self._changed()
 
     def _on_closed(self, outlet: _Outlet, reason: Exception) -> None:
         if outlet not in self._outlets or not isinstance(reason, ChannelClosed):
@@ -289,20 +370,9 @@ class Copies:
             id_ = printable_bytes(copy.id or b"")
             call = About(id_, {"call_id": id_})
             log.warning("a request cannot be published into another queue now: %s (call %s); trying again", why, call)
-            pause = min(self._pause(now), copy.left(now))
-            self._pauses[copy] = asyncio.get_running_loop().call_later(pause, self._after_pause, copy)
+            self._pauses.add(copy, now)
             if self.on_parked is not None:
                 self.on_parked(sum(not parked.outlives_link for parked in self._pauses))
-
-    def _pause(self, now: float) -> float:
-        """Seconds to wait: all that is refused meanwhile waits for the same moment, so pauses grow by rounds."""
-        if not self._pauses or self._next_round <= now:
-            self._next_round = now + self._backoff.next(now)
-        return self._next_round - now
-
-    def _after_pause(self, copy: Copy) -> None:
-        if self._pauses.pop(copy, None) is not None:
-            self.send(copy)
 
     def _in_doubt(self, copy: Copy, why: str) -> None:
         if copy.doubtful is None or not copy.published:

@@ -13,6 +13,7 @@ from warren.connection.backoff import Backoff
 from warren.connection.channel import HotChannel
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.explainer import Explainer, Spawn
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.server.declarations import declare, refusal
@@ -25,7 +26,9 @@ log = get_logger("warren.server")
 #: Seconds that the broker gets to stop a consumer.
 _CANCEL_PATIENCE = 5.0
 
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
+#: Seconds that the broker gets to say how a queue stands that has refused a copy. With the patience of a hand-back
+#: (`settler`) less than a worker that stops waits for it.
+_ASK_PATIENCE = 1.0
 
 
 class _Repair:
@@ -88,6 +91,8 @@ class Post:
         worker.copies.on_broken = self._on_copies_broken
         worker.copies.on_retired = self._close_soon
         worker.copies.on_parked = self._on_parked
+        questions = Explainer(lambda: self._link, worker.copies.nacked.answered, spawn, _ASK_PATIENCE)
+        worker.copies.nacked.ask = questions.question
 
     @property
     def name(self) -> str:

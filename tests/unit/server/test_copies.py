@@ -8,6 +8,7 @@ from tests.support.fake_channel import FakeChannel
 
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed
+from warren.connection.explainer import Question, Standing
 from warren.server.copies import Copies, Copy, Way
 
 
@@ -44,6 +45,7 @@ def book() -> Book:
 async def test_the_broker_may_still_answer_what_was_published_on_a_channel_that_was_replaced(book: Book) -> None:
     copies, closed = Copies(), list[object]()
     copies.on_retired = closed.append
+    copies.nacked.ask = dict  # which is not answered here
     old = attached(copies, FakeChannel())
     for name in ("first", "second"):
         copies.send(book.copy(name))
@@ -142,3 +144,34 @@ async def test_what_must_not_be_there_twice_is_in_doubt_when_the_link_goes_and_e
     copies.link_lost()
     attached(copies, FakeChannel()).receiver.confirmed(1, False)
     assert book.ends == {"published": ["doubtful"], "not published": ["taken"]}
+
+
+@pytest.mark.parametrize(("there", "end"), [(False, "doubtful"), (True, "refused: the broker refuses it; so")])
+async def test_a_refusal_proves_only_as_much_as_the_queue_answers(book: Book, there: bool, end: str) -> None:
+    copies, question = Copies(), cast(Question[Copy], {})
+    copies.nacked.ask = lambda _queue: question
+    refused = book.copy("refused")
+    refused.patience = 0.0
+    channel = attached(copies, FakeChannel())
+    copies.send(refused)
+    channel.receiver.refused(1, False)
+    assert book.ends == {"refused": []}
+    assert len(copies) == 1, "it is on its way until the queue has answered"
+    copies.nacked.answered(question, Standing(there, "; so"))
+    if there:  # the one try that is left when its patience is over
+        channel.receiver.refused(2, False)
+        copies.nacked.answered({refused: None}, Standing(there, "; so"))
+    assert book.ends == {"refused": [end]}
+    assert len(copies) == 0
+
+
+async def test_an_answer_about_a_copy_that_went_with_its_link_is_ignored(book: Book) -> None:
+    copies, question = Copies(), cast(Question[Copy], {})
+    copies.nacked.ask = lambda _queue: question
+    channel = attached(copies, FakeChannel())
+    copies.send(book.copy("the broker has it"))
+    channel.receiver.refused(1, False)
+    copies.link_lost()
+    copies.nacked.answered(question, Standing(True, ""))
+    assert book.ends == {"the broker has it": []}
+    assert len(copies) == 0

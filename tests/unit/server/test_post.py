@@ -10,6 +10,7 @@ from warren import Service
 from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed
 from warren.connection.link import Link
+from warren.connection.tasks import Tasks
 from warren.server.post import Post, _Repair
 from warren.server.worker import Worker
 
@@ -30,8 +31,9 @@ class Broken:
         self.tasks: list[asyncio.Task[None]] = []
         self.repair = _Repair(self._spawn, self._attempt)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work))
+        return self.tasks[-1]
 
     async def _attempt(self, link: Link) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -116,10 +118,10 @@ class Parked:
     """A post that consumes through a `Window`, and whose requests are parked."""
 
     def __init__(self) -> None:
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks = Tasks()
         self.window = Window()
         self.worker = Worker(Service("calc"), 10, "guest", "here")
-        self.post = Post(self.worker, lambda work: self.tasks.append(asyncio.create_task(work)))
+        self.post = Post(self.worker, self.tasks.spawn)
         self.post._intake.channel = cast(HotChannel, self.window)
 
     def park(self, count: int) -> None:
@@ -135,7 +137,7 @@ async def test_a_window_that_widens_behind_the_drain_is_closed_again() -> None:
     draining = asyncio.create_task(parked.post.drain(0))
     await asyncio.sleep(0)
     done.set_result(None)
-    await asyncio.gather(*parked.tasks, draining)
+    await asyncio.gather(parked.tasks.ended(), draining)
     assert not parked.window.consumes, "nobody stops that consumer any more"
 
 
@@ -150,4 +152,4 @@ async def test_windows_widen_one_after_the_other() -> None:
     more, done = await parked.window.asked.get()
     assert more == 4
     done.set_result(None)
-    await asyncio.gather(*parked.tasks)
+    await parked.tasks.ended()

@@ -1,14 +1,12 @@
-"""Asking the broker how a queue stands, for errors that say why."""
+"""Asking the broker how a queue stands, for errors that say why, and for what a refusal (nack) proves."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from warren.client.calls import PendingCall
-from warren.client.lane import Spawn
 from warren.connection.errors import ACCESS_REFUSED, NOT_FOUND, ChannelClosed
 from warren.connection.link import Link
 
@@ -38,34 +36,40 @@ _CLOSED = {
     ACCESS_REFUSED: "; this user may not see how its queue stands: give it the right to write to {!r}",
 }
 
-#: Builds what a call ends in; None when it goes on after all.
-Verdict = Callable[[PendingCall, Standing], Any]
-Question = dict[PendingCall, Verdict]
+#: Who asks, and what its owner wants to remember of that.
+T = TypeVar("T")
+Question = dict[T, Any]
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
-class Explainer:
+class Explainer(Generic[T]):
     """One question for each queue at a time; who asks meanwhile gets the next answer, as the present one is older.
 
-    Calls that wait for an answer stay calls under way: a reply, or their caller, may still end them before. Each is
-    answered within `LIMIT` seconds, whatever the broker does.
+    Who waits for an answer may leave the question before. Each question is answered within `limit` seconds, whatever
+    the broker does.
     """
 
     def __init__(
-        self, link: Callable[[], Link | None], answer: Callable[[Question, Standing], None], spawn: Spawn
+        self,
+        link: Callable[[], Link | None],
+        answer: Callable[[Question[T], Standing], None],
+        spawn: Spawn,
+        limit: float | None = None,
     ) -> None:
-        """`answer` is called once with each question, and what was found out."""
+        """`answer` is called once with each question, and what was found out; `limit`: `LIMIT` unless given."""
+        self._limit = limit
         self._link = link
         self._answer = answer
         self._spawn = spawn
-        self._next: dict[str, tuple[float, Question]] = {}  # to be asked, until when
-        self._open: dict[str, Question] = {}  # under way
+        self._next: dict[str, tuple[float, Question[T]]] = {}  # to be asked, until when
+        self._open: dict[str, Question[T]] = {}  # under way
         self._silent: dict[str, asyncio.Task[Any]] = {}  # the broker has not answered these yet
 
-    def question(self, queue: str) -> Question:
+    def question(self, queue: str) -> Question[T]:
         """The next question about a queue; what is put into it in this turn will be answered."""
         known = self._next.get(queue)
         if known is None:
-            known = self._next[queue] = (time.monotonic() + LIMIT, {})
+            known = self._next[queue] = (time.monotonic() + (self._limit or LIMIT), {})
             if queue not in self._open:
                 self._begin(queue)
         return known[1]
