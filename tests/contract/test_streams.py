@@ -15,6 +15,7 @@ from tests.support.yielding import Row, TooFar, Yielding, taken
 from warren import (
     AsyncClient,
     CallError,
+    Cancelled,
     Client,
     CurrentCall,
     DeadlineExceeded,
@@ -198,7 +199,7 @@ async def test_a_stream_has_a_time_between_two_items(url: str, service_name: str
         await until(lambda: yielding.closed)
 
 
-def test_two_threads_do_not_take_from_one_stream(url: str, service_name: str) -> None:
+def test_a_thread_that_takes_while_another_waits_is_told_and_the_stream_goes_on(url: str, service_name: str) -> None:
     with in_another_thread(url, service_name) as (yielding, client):
         stream = client.stream(yielding.hang, 1)
         next(stream)
@@ -209,8 +210,81 @@ def test_two_threads_do_not_take_from_one_stream(url: str, service_name: str) ->
             time.sleep(0.01)
         with pytest.raises(RuntimeError, match="two take"):
             next(stream)
-        other.join(60)  # the stream was closed, which its other taker is told
+        assert other.is_alive()  # it still waits: what it has got is not all
+        assert not yielding.closed
+        stream.close()
+        other.join(60)
         assert ended == []
+
+
+async def test_two_tasks_that_take_from_one_stream_lose_nothing(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream, got, refused = client.stream(yielding.on_loop, 2000), list[int](), 0
+
+        async def take() -> None:
+            nonlocal refused
+            while True:
+                try:
+                    got.append((await anext(stream)).number)
+                except RuntimeError:
+                    refused += 1
+                    await asyncio.sleep(0)
+                except StopAsyncIteration:
+                    return
+
+        await asyncio.gather(take(), take())
+        assert got == [*range(2000)]
+        assert refused
+
+
+async def test_a_stream_is_not_taken_from_on_another_event_loop(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.on_loop, 600)
+        await anext(stream)
+
+        def take_elsewhere() -> None:
+            with pytest.raises(RuntimeError, match="another event loop"):
+                asyncio.run(asyncio.wait_for(anext_of_many(stream), 20))
+
+        await asyncio.to_thread(take_elsewhere)
+        assert [row.number async for row in stream] == [*range(256, 600)]
+
+
+async def anext_of_many(stream: AsyncIterator[Any]) -> None:
+    """Take more than has come already."""
+    for _ in range(600):
+        await anext(stream)
+
+
+def test_what_has_come_may_be_taken_long_after_the_deadline(url: str, service_name: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.on_loop, 600)
+        next(stream)
+        stream._deadline = time.monotonic() - 60
+        assert [row.number for row in stream] == [*range(1, 600)]
+
+
+def test_a_client_that_is_closed_under_a_stream_does_not_say_that_nothing_was_sent(url: str, service_name: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.on_loop, 600)
+        next(stream)
+        client.close()
+        with pytest.raises(Cancelled) as caught:
+            list(stream)
+        assert caught.value.execution is Execution.EXECUTED
+        assert caught.value.__notes__ == ["256 items of the stream had come"]
+
+
+def test_a_stream_may_be_dropped_while_its_client_is_being_closed(url: str, service_name: str) -> None:
+    with in_another_thread(url, service_name) as (yielding, client):
+        stream = client.stream(yielding.on_loop, 600)
+        next(stream)
+        client.close()
+        with stream._io()._start_lock:  # the garbage collector may come at any time
+            closing = threading.Thread(target=stream.close, daemon=True)
+            closing.start()
+            closing.join(10)
+            assert not closing.is_alive()
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -223,6 +297,24 @@ async def test_an_error_comes_behind_all_items_before_it(url: str, service_name:
         assert items == [*range(500)]
         assert isinstance(error, TooFar)
         assert "500 items of the stream had come" in error.__notes__
+
+
+async def test_an_error_ends_the_stream_whatever_its_class(url: str, service_name: str) -> None:
+    class Odd(RuntimeError):
+        pass
+
+    service = Service(service_name, errors=[Odd])
+
+    @service.method
+    async def rows() -> AsyncIterator[int]:
+        yield 0
+        raise Odd
+
+    async with serving(service, url=url), AsyncClient(url) as client:
+        stream = client.stream(rows)
+        items, error = await taken(stream)
+        assert (items, type(error)) == ([0], Odd)
+        assert await taken(stream) == ([], None)
 
 
 @pytest.mark.parametrize("method", ["fail", "fail_in_thread"])

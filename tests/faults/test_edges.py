@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -57,6 +57,11 @@ class Edge:
             self.began.set()
             await self.release.wait()
             return "held"
+
+        @self.service.method
+        async def count(to: int) -> AsyncIterator[int]:
+            for number in range(to):
+                yield number
 
 
 @pytest.fixture
@@ -118,6 +123,33 @@ async def test_after_a_fork_both_processes_call_over_connections_of_their_own(ur
             edge.name,
         )
     assert out == "0\n"
+
+
+async def test_after_a_fork_a_stream_that_was_begun_is_the_parents(url: str, edge: Edge) -> None:
+    async with serving(edge.service, url=url, drain_timeout=0.5):
+        out = await run(
+            """
+            with Client(url, timeout=60) as client:
+                stream = client.stream(f"{name}.count", 1000)
+                assert next(stream) == 0
+                child = os.fork()
+                if child == 0:
+                    try:
+                        for _ in stream:
+                            pass
+                    except RuntimeError as error:
+                        assert "the parent's" in str(error)
+                        stream.close()
+                        assert len(list(client.stream(f"{name}.count", 1000))) == 1000
+                        sys.exit(0)
+                    sys.exit(1)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                print(len(list(stream)))
+            """,
+            url,
+            edge.name,
+        )
+    assert out == "999\n"
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["connected", "unused"])

@@ -109,13 +109,7 @@ class Inlet:
     # --- from whoever takes -------------------------------------------------------------------------------------
 
     def take(self, taker: Taker) -> None:
-        """Let `taker` have the next message, once there is one; what it took before is consumed now.
-
-        Raises:
-            RuntimeError: another waits already.
-        """
-        if self._taker is not None:
-            raise RuntimeError("two take from one stream at a time: let one of them take, and hand on what it gets")
+        """Let `taker` have the next message, one taker at a time; what was taken before is consumed now."""
         self._consume()
         self._taker = taker
         self._hand_out()

@@ -87,13 +87,17 @@ class IOThread:
         return waiting.outcome
 
     def take(self, taking: Waiting, withdrawal: Withdrawal, deadline: float, running: Running | None) -> Any:
-        """Wait in this thread for what a stream brings next; it is withdrawn as a call is."""
+        """Wait in this thread for what a stream brings next; it is withdrawn as a call is.
+
+        What came before the deadline may be asked for when that has long passed.
+        """
         self.forbid_own_thread()
         self.start(taking)
+        until = max(deadline, time.monotonic()) + _GRACE
         if running is None or running.ended:
-            self._wait(taking, deadline + _GRACE)
+            self._wait(taking, until)
         else:
-            self._wait_within(running, taking, withdrawal, deadline + _GRACE)
+            self._wait_within(running, taking, withdrawal, until)
         return taking.outcome
 
     def _wait_within(self, running: Running, waiting: Waiting, withdrawal: Withdrawal, until: float) -> None:

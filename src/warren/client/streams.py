@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -100,11 +101,7 @@ class Prepared:
             return self._read_items(outcome)
         if outcome.outcome is None:
             return None
-        try:
-            count = read_result(outcome.outcome, self.target, self._errors)
-        except Exception as error:
-            after_items(error, outcome.came)
-            raise
+        count = read_result(outcome.outcome, self.target, self._errors)
         if count != outcome.came:
             raise self._broken(f"{outcome.came} items came of a stream that has {count}")
         return None
@@ -134,7 +131,55 @@ class _Future(asyncio.Future[Any]):
             self.set_result(outcome)
 
 
-class AsyncStream(AsyncIterator[T_co], Generic[T_co]):
+class _Items(Generic[T_co]):
+    """What has come of a stream, and was not handed out, for either kind of iterator."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._ready: deque[T_co] = deque()
+        self._read = 0  # how many there were, with those that were handed out
+        self._over = False
+        self._turn = threading.Lock()  # of the one that waits for what comes next
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What comes next is waited for and laid ready in here: two at a time would change the order of items.
+
+        Raises:
+            RuntimeError: another does that; it goes on.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError("two take from one stream at a time: let one of them take, and hand on what it gets")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _accept(self, outcome: Message | End) -> None:
+        """Have what has come ready, or know that it is over."""
+        ready = self._prepared.read(outcome)
+        if ready is None:
+            self._over = True
+        else:
+            self._ready = ready
+            self._read += len(ready)
+
+    @contextlib.contextmanager
+    def _last_error(self) -> Iterator[None]:
+        """Whatever is raised in this block ends the stream, of which so many items had come."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception):
+                after_items(error, self._read)
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+
+class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
     """The items of a stream, as they come: for ``async for``.
 
     The call begins with the first item that is asked for. Leaving the loop, dropping or closing the stream, and
@@ -142,12 +187,10 @@ class AsyncStream(AsyncIterator[T_co], Generic[T_co]):
     """
 
     def __init__(self, prepared: Prepared, core: Callable[[], ClientCore]) -> None:
-        self._prepared = prepared
+        super().__init__(prepared)
         self._core = core
         self._inlet: Inlet | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready: deque[Any] = deque()
-        self._over = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,50 +207,37 @@ class AsyncStream(AsyncIterator[T_co], Generic[T_co]):
         while not self._ready:
             if self._over:
                 raise StopAsyncIteration
-            try:
-                ready = self._prepared.read(await self._next())
-            except RuntimeError:  # another waits
-                raise
-            except BaseException:
-                self._close()
-                raise
-            if ready is None:
-                self._over = True
-            else:
-                self._ready = ready
-        item: T_co = self._ready.popleft()
-        return item
+            inlet = self._begun()
+            with self._alone(), self._last_error():
+                future = _Future()
+                inlet.take(future)
+                self._accept(await future)
+        return self._ready.popleft()
 
-    async def _next(self) -> Message | End:
+    def _begun(self) -> Inlet:
         if self._inlet is None:
-            self._begin()
-        assert self._inlet is not None
-        future = _Future()
-        self._inlet.take(future)
-        outcome: Message | End = await future
-        return outcome
-
-    def _begin(self) -> None:
-        prepared, core = self._prepared, self._core()
-        options = prepared.options
-        self._loop = core.loop
-        self._inlet = Inlet(core, prepared.target, prepared.body, options.deadline(), options.idle_timeout)
+            core, prepared = self._core(), self._prepared
+            options, self._loop = prepared.options, core.loop
+            with self._last_error():
+                self._inlet = Inlet(core, prepared.target, prepared.body, options.deadline(), options.idle_timeout)
+        elif self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
+        return self._inlet
 
     async def aclose(self) -> None:
         """Give the call up, if it has not ended; any number of times."""
         self._close()
 
     def _close(self) -> None:
-        self._over = True
+        over, self._over = self._over, True
         self._ready.clear()
-        if self._inlet is not None:
-            self._inlet.give_up()
+        if self._inlet is not None and self._loop is not None and not over:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the call with it
+                self._loop.call_soon_threadsafe(self._inlet.give_up)
 
     def __del__(self) -> None:
-        inlet, loop = getattr(self, "_inlet", None), getattr(self, "_loop", None)
-        if inlet is not None and loop is not None and not self._over:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the call with it
-                loop.call_soon_threadsafe(inlet.give_up)
+        if getattr(self, "_inlet", None) is not None:
+            self._close()
 
 
 class _Taking(Waiting):
@@ -257,20 +287,18 @@ class _Held:
         """Nobody waits for that."""
 
 
-class BlockingStream(Iterator[T_co], Generic[T_co]):
+class BlockingStream(_Items[T_co], Iterator[T_co]):
     """The items of a stream, as they come: for ``for``, in one thread at a time; see `AsyncStream`."""
 
     def __init__(self, prepared: Prepared, io: Callable[[], IOThread], owner: object) -> None:
         """`owner` is kept until the stream has ended: what it owns must not end meanwhile."""
-        self._prepared = prepared
+        super().__init__(prepared)
         self._io = io
         self._owner: object = owner
         self._held: _Held | None = None
-        self._process = os.getpid()
+        self._process = 0
         self._deadline = 0.0
         self._running: Running | None = None
-        self._ready: deque[Any] = deque()
-        self._over = False
 
     def __enter__(self) -> Self:
         return self
@@ -287,39 +315,46 @@ class BlockingStream(Iterator[T_co], Generic[T_co]):
         while not self._ready:
             if self._over:
                 raise StopIteration
-            try:
-                ready = self._prepared.read(self._next())
-            except BaseException:
-                self.close()
-                raise
-            if ready is None:
-                self._over = True
-            else:
-                self._ready = ready
-        item: T_co = self._ready.popleft()
-        return item
+            held = self._begun()
+            with self._alone(), self._last_error():
+                self._accept(self._next(held))
+        return self._ready.popleft()
 
-    def _next(self) -> Message | End:
-        if self._held is None:
-            options = self._prepared.options
-            self._deadline, self._running = options.deadline(), options.bound_to()
-            self._held = _Held(self._prepared, self._deadline)
-        taking = _Taking(self._held)
+    def _next(self, held: _Held) -> Message | End:
+        taking = _Taking(held)
         outcome: Message | End | BaseException = self._io().take(
             taking, Withdrawal(taking), self._deadline, self._running
         )
-        if isinstance(outcome, BaseException):
+        if isinstance(outcome, BaseException):  # it could not begin
             raise outcome
         return outcome
 
+    def _begun(self) -> _Held:
+        if self._held is None:
+            options = self._prepared.options
+            self._process = os.getpid()
+            self._deadline, self._running = options.deadline(), options.bound_to()
+            self._held = _Held(self._prepared, self._deadline)
+        elif self._process != os.getpid():
+            raise RuntimeError("this stream was begun before a fork, and is the parent's: begin another one here")
+        return self._held
+
     def close(self) -> None:
-        """Give the call up, if it has not ended; any number of times, from any thread."""
+        """Give the call up, if it has not ended; any number of times, from any thread.
+
+        In a forked child it leaves the parent's call alone.
+        """
+        self._close()
+
+    def _close(self) -> None:
         held, over, self._over = self._held, self._over, True
         self._ready.clear()
-        if held is not None and not over:
-            with contextlib.suppress(CallError):  # the client is closed, and the call with it
-                self._io().start(held)
+        if held is not None and not over and self._process == os.getpid():
+            io = self._io()
+            if io.is_open:  # else the client is closed, and the call with it
+                with contextlib.suppress(CallError):  # it was closed in between
+                    io.start(held)
 
     def __del__(self) -> None:
-        if getattr(self, "_held", None) is not None and self._process == os.getpid():
-            self.close()
+        if getattr(self, "_held", None) is not None:
+            self._close()
