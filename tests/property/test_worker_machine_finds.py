@@ -200,7 +200,7 @@ def what_was_answered_is_answered_again(patch: Patch) -> None:
         send(self, attempt, address, reply)
 
     patch.setattr(Settler, "_send", forgetful)
-    patch.setattr(WorkerMachine, "surely_broken", ("settler", "_release", 1, RuntimeError))
+    patch.setattr(WorkerMachine, "surely_broken", ("settler", "release", 1, RuntimeError))
 
 
 @fault
@@ -270,7 +270,7 @@ def what_is_safe_is_set_aside_again_when_its_ack_fails(patch: Patch) -> None:
         except BaseException as error:
             self.fail(attempt, error)
 
-    patch.setattr(Settler, "_copied", copied)
+    patch.setattr(Settler, "copied", copied)
     patch.setattr(WorkerMachine, "surely_broken", ("ending", "_let_go", 1, RuntimeError))
 
 

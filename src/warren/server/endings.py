@@ -17,7 +17,7 @@ from warren.printable import printable_bytes
 from warren.protocol import evidence
 from warren.protocol.request import UnreadableHeaders
 from warren.server import access
-from warren.server.admission import HandBack, Refuse, SetAside
+from warren.server.admission import HandBack, Refuse, SetAside, draining
 from warren.server.attempt import Attempt
 from warren.server.context import Scope, cancel
 from warren.server.cutoffs import stop
@@ -131,6 +131,13 @@ class Endings:
         reply = self._replies.ended(attempt, *refusal)
         self._settler.reply(attempt, reply)
         self._refused.note(attempt, reply)
+
+    def hand_back(self, attempt: Attempt) -> None:
+        """Publish it again, for another worker, unless it is for this process only."""
+        if attempt.acked:
+            self.refuse(attempt, draining())
+        else:
+            self._settler.hand_back(attempt, attempt.left, attempt.number)
 
     def withdraw(self, attempt: Attempt) -> None:
         """Its caller has given up: nobody is answered. A thread cannot be stopped; its handler may ask for it."""

@@ -194,10 +194,9 @@ class Worker(_Unconfirmed):
             self._context.copy().run(self._start, attempt, now)
 
     def _start(self, attempt: Attempt, now: float) -> None:
-        method, request = attempt.method, attempt.request
+        method, request, ends = attempt.method, attempt.request, attempt.deadline
         assert request is not None
-        ends, attempt.limit = attempt.deadline, evidence.HANDLER_DEADLINE
-        attempt.began = now
+        attempt.limit, attempt.began = evidence.HANDLER_DEADLINE, now
         deadline = ends if method.time_limit is None else limit_time(attempt, method.time_limit)
         attempt.call = CurrentCall(self._names[method], deadline, request, self.scope, attempt.arguments, now, ends)
         if method.delivery == "at-most-once" and not attempt.acked:
@@ -266,10 +265,7 @@ class Worker(_Unconfirmed):
         """Publish again what was kept; called when nothing more is delivered."""
         for attempt in self.holding.take_kept():
             with self._surely(attempt):
-                if attempt.acked:
-                    self._endings.refuse(attempt, draining())
-                else:
-                    self._settler.hand_back(attempt, attempt.left, attempt.number)
+                self._endings.hand_back(attempt)
 
     async def finish_running(self, timeout: float) -> list[str]:
         """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
