@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from warren.client.pipeline import Pipeline as Pipeline
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
     from warren.connection.settings import Secret as Secret
+    from warren.protocol.progress import Progress as Progress
     from warren.server.context import CurrentCall as CurrentCall
     from warren.server.context import RefusedCall as RefusedCall
     from warren.server.context import current_call as current_call
@@ -57,6 +58,7 @@ else:
         "current_call": "warren.server.context",
         "RefusedCall": "warren.server.context",
         "Secret": "warren.connection.settings",
+        "Progress": "warren.protocol.progress",
         "provided": "warren.server.dependencies",
         "remote": "warren.server.methods",
         "Server": "warren.server.server",

@@ -8,7 +8,18 @@ from numbers import Real
 #: The longest time that an option may give, in seconds: 23 days.
 MAX_SECONDS = 2_000_000
 #: What `client.options` takes, and what is easily written among the arguments of a call.
-CALL_OPTIONS = ("timeout", "fail_fast", "resend", "encoding", "headers", "detached", "wait", "idle_timeout", "expect")
+CALL_OPTIONS = (
+    "timeout",
+    "fail_fast",
+    "resend",
+    "encoding",
+    "headers",
+    "detached",
+    "wait",
+    "idle_timeout",
+    "expect",
+    "on_progress",
+)
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:

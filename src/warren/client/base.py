@@ -24,6 +24,7 @@ from warren.connection.settings import ConnectionOptions, Settings, make_setting
 from warren.middleware import checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
+from warren.protocol.progress import Progress
 
 
 class BaseClient:
@@ -98,6 +99,7 @@ class BaseClient:
         wait: bool | None = None,
         idle_timeout: float | None = None,
         expect: int | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
     ) -> Self:
         """The same client with other options for the calls made through it: a view, which shares the connection.
 
@@ -122,6 +124,9 @@ class BaseClient:
                 `timeout`, which is for the whole stream.
             expect: how many instances `gather` and `broadcast` have to hear, and after how many they wait for no more.
                 Default: as many as the broker counts.
+            on_progress: called with a `Progress` when the handler has said how far it has come; on the event loop, a
+                `Client`'s in its I/O thread, so it must neither wait nor block. What it raises is logged. Some progress
+                may get lost, and none comes after the end.
 
         Raises:
             ValueError, TypeError: an option that makes no sense, or a header that AMQP cannot carry.
@@ -139,6 +144,7 @@ class BaseClient:
             wait=wait,
             idle_timeout=idle_timeout,
             expect=expect,
+            on_progress=on_progress,
         )
         view._targets = view._known_targets()
         return view

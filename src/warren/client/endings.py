@@ -24,7 +24,8 @@ from warren.connection.link import Link
 from warren.connection.supervisor import copy_of
 from warren.errors import CallError
 from warren.protocol import evidence
-from warren.protocol.bounce import Bounce, read_bounce
+from warren.protocol.bounce import Bounce, is_bounce, read_bounce
+from warren.protocol.progress import PROGRESS, read_progress
 from warren.protocol.reply import doubted, reply_too_large, says_lean
 from warren.protocol.slip import queue_of
 from warren.protocol.streaming import ITEM
@@ -116,6 +117,9 @@ class Endings:
     # --- from the reply queue (ReplyOwner) ----------------------------------------------------------------------
 
     def on_special(self, call: PendingCall, p: Properties, delivery: Delivery) -> None:
+        if p.type == PROGRESS and not is_bounce(p):  # before all else: it ends nothing, however damaged it is
+            _tell_progress(call, delivery.body)
+            return
         try:
             bounce = read_bounce(p)
         except CallError as error:
@@ -221,3 +225,14 @@ class Endings:
             error: CallError | None = call.place[call](call, NOT_KNOWN)
             return error or outcomes.refused(*NOT_KNOWN)
         return outcomes.closed(call)
+
+
+def _tell_progress(call: PendingCall, body: bytes | None) -> None:
+    """Tell whoever has asked; what nobody has asked for is dropped."""
+    own = call.target.own
+    said = None if own is None or own.on_progress is None else read_progress(body)
+    if said is not None:
+        try:
+            own.on_progress(said)
+        except BaseException:
+            outcomes.on_progress_failed(call)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from warren import checks
 from warren.client.requests import Own
 from warren.protocol import codecs
+from warren.protocol.progress import PROGRESS_FIELD, Progress
 from warren.protocol.request import encode_headers
 from warren.protocol.running import Running, get_running
 from warren.protocol.signature import Method
@@ -74,6 +76,7 @@ class Options:
     wait: bool = False
     idle_timeout: float | None = None
     expect: int | None = None
+    on_progress: Callable[[Progress], object] | None = None
     named: bool = True
     own: Own | None = field(default=None, init=False)
 
@@ -88,8 +91,10 @@ class Options:
             checks.whole("expect", self.expect)
         if not isinstance(self.encoding, str) or self.encoding not in CONTENT_TYPES:
             raise ValueError(f"encoding={self.encoding!r} is not one of {', '.join(CONTENT_TYPES)}")
-        if self.headers is not None:
-            self._set_headers(_copied_headers(self.headers))
+        if self.on_progress is not None:
+            _check_on_progress(self.on_progress)
+        if self.headers is not None or self.on_progress is not None:
+            self._set_headers(_copied_headers(self.headers or {}))
 
     def with_given(self, headers: Mapping[str, Any] | None = None, **given: Any) -> Options:
         """A copy with the given options replaced, and headers added; None keeps the old value."""
@@ -106,7 +111,8 @@ class Options:
         return made
 
     def _set_headers(self, headers: dict[str, Any]) -> None:
-        own = Own(encode_headers(headers)) if headers else None
+        ours = b"" if self.on_progress is None else PROGRESS_FIELD
+        own = Own(encode_headers(headers) + ours, None, ours, self.on_progress) if headers or ours else None
         self.__dict__.update(headers=headers or None, own=own)
 
     @property
@@ -147,6 +153,11 @@ def nested_deadline(running: Running | None, now: float) -> float | None:
         return None
     left = max(0.0, running.deadline - now)
     return running.deadline - min(max(left * RESERVED_SHARE, LEAST_RESERVED), left / 2, MOST_RESERVED)
+
+
+def _check_on_progress(on_progress: object) -> None:
+    if not callable(on_progress) or inspect.iscoroutinefunction(on_progress):
+        raise TypeError(f"on_progress={on_progress!r} is no plain function: say for example on_progress=print")
 
 
 def _copied_headers(headers: object) -> dict[str, Any]:

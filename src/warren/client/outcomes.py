@@ -27,6 +27,11 @@ def waiter_failed(call: PendingCall) -> None:
     )
 
 
+def on_progress_failed(call: PendingCall) -> None:
+    """Whoever wanted to hear of a call's progress raised; the call goes on."""
+    log.exception("%s (call %s): on_progress has raised; the call goes on", call.target.name, call.first_id.decode())
+
+
 def unwritable(error: BaseException) -> CallError:
     return conclude(evidence.ENCODE, f"the request cannot be written: {error!r}; send other values or headers")
 

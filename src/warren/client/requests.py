@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from warren.amqp.frames import Properties
 from warren.client.calls import PendingCall
+from warren.protocol.progress import Progress
 from warren.protocol.request import BOUNCE_LIMIT, RequestTemplate, bare_properties, check_name
 from warren.protocol.signature import Method
 from warren.protocol.slip import queue_of
@@ -30,11 +31,13 @@ class Own(NamedTuple):
         headers: encoded header fields, without a table around them.
         message_id: that of the call's first attempt, if this is not the first.
         root: those of the header fields that are not the application's.
+        on_progress: who wants to hear of its progress.
     """
 
     headers: bytes = b""
     message_id: bytes | None = None
     root: bytes = b""
+    on_progress: Callable[[Progress], object] | None = None
 
 
 @dataclass(eq=False)

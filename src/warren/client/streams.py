@@ -49,7 +49,7 @@ def stream_target(options: Options, function: Callable[..., Any] | str) -> Targe
     service, name = split_name(full_name)
     running = get_running()
     root = b"" if running is None or running.root_id is None else root_field(running.root_id)
-    own = b"" if options.own is None else options.own.headers
+    own = options.own or Own()
     return Target(
         "call",
         name + MARK,
@@ -61,7 +61,7 @@ def stream_target(options: Options, function: Callable[..., Any] | str) -> Targe
         headers=options.headers,
         declared=method,
         returns=int,
-        own=Own(own + root + _WINDOW, None, root + _WINDOW),
+        own=Own(own.headers + root + _WINDOW, None, own.root + root + _WINDOW, own.on_progress),
         caller=None if running is None or options.named else running.service,
     )
 

@@ -62,10 +62,9 @@ def find_target(
 
 def _rooted(target: Target, root_id: str) -> Target:
     """The target of a call that is made while another one is served."""
-    root, own = root_field(root_id), target.own
-    if own is None:
-        return target.having(target.headers, Own(root, None, root))
-    return target.having(target.headers, Own(own.headers + root, None, own.root + root))
+    root = root_field(root_id)
+    own = target.own or _NOTHING_OWN
+    return target.having(target.headers, Own(own.headers + root, None, own.root + root, own.on_progress))
 
 
 def _learn(
@@ -85,7 +84,7 @@ def _learn(
     if own is None:
         return target
     if target.own is not None:  # a pipeline's slip
-        own = Own(own.headers + target.own.root, None, target.own.root)
+        own = Own(own.headers + target.own.root, None, target.own.root, own.on_progress)
     return _remember(known, key, target.having(options.headers, own))
 
 
@@ -141,13 +140,17 @@ def with_own(target: Target, headers: dict[str, Any], message_id: bytes | None) 
     """
     usual, own = target.headers or {}, target.own or _NOTHING_OWN
     if headers == usual:
-        return target if message_id is None else target.having(usual, Own(own.headers, message_id, own.root))
+        return (
+            target
+            if message_id is None
+            else target.having(usual, Own(own.headers, message_id, own.root, own.on_progress))
+        )
     check_names(headers)
     if any(name not in headers or headers[name] != value for name, value in usual.items()):
-        return target.having(headers, Own(encode_headers(headers) + own.root, message_id, own.root))
+        return target.having(headers, Own(encode_headers(headers) + own.root, message_id, own.root, own.on_progress))
     added = {name: value for name, value in headers.items() if name not in usual} if usual else headers
     written = own.headers + encode_headers(added, len(own.headers) - len(own.root))
-    return target.having(headers, Own(written, message_id, own.root))
+    return target.having(headers, Own(written, message_id, own.root, own.on_progress))
 
 
 _NOTHING_OWN = Own()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 from warren.errors import CallError
 from warren.logs import get_logger
+from warren.protocol.progress import Progress, asked_for, checked
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
 from warren.protocol.signature import Arguments
@@ -55,15 +56,22 @@ class Scope:
         state: what the service's lifespan has yielded; None where it has none.
         supplies: what is found by type, by the type that is asked for.
         streams: those of methods that yield.
+        reporter: makes what tells a call's caller of its progress.
     """
 
     streams: Streams
+    reporter: Callable[[CurrentCall[Any]], Callable[[Progress], None]]
 
     def __init__(self, user: str) -> None:
         self.user = user
         self.streams = _NoStreams()
+        self.reporter = lambda _call: _tell_nobody
         self.state: Any = None
         self.supplies: dict[Any, Any] = {}
+
+
+def _tell_nobody(_said: Progress) -> None:
+    """Of calls whose caller has not asked."""
 
 
 class _Cancelled(threading.Event):
@@ -171,13 +179,14 @@ class CurrentCall(_Facts, Generic[State]):
     """
 
     __slots__ = (
-        "_arguments", "_began", "_callers_deadline", "_cancelled", "_preparing",
+        "_arguments", "_began", "_callers_deadline", "_cancelled", "_preparing", "_tell",
         "attempt", "deadline", "ended", "method",
     )  # fmt: skip
 
     # Unset where there is nothing: so they cost most calls nothing.
     _preparing: bool
     _cancelled: _Cancelled
+    _tell: Callable[[Progress], None]
 
     def __init__(
         self,
@@ -270,6 +279,27 @@ class CurrentCall(_Facts, Generic[State]):
         left = self.remaining
         _cancelled_of(self).wait(timeout if left is None else min(timeout, left))
         return self.cancelled
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell the caller how far this call has come, from the loop or any thread, as often as you like.
+
+        Nothing goes out where the caller has not asked (``options(on_progress=…)``). Otherwise the newest goes, at most
+        ten times a second, and at once when a known total is done for the first time. It is news that may get lost:
+        the call's outcome never depends on it.
+
+        Args:
+            done: how much is done, in any unit.
+            total: how much there is, if you know.
+            message: what is being done; at most 1,000 characters of it are sent.
+
+        Raises:
+            TypeError, ValueError: numbers that are negative or not finite, or a message that is no text.
+        """
+        said = checked(done, total, message)
+        if not hasattr(self, "_tell"):
+            asked = not self._request.bare and asked_for(self._request.properties)
+            self._tell = self._scope.reporter(self) if asked else _tell_nobody
+        self._tell(said)
 
     def on_cancelled(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back, from the worker's loop, when the caller gives up; at once if it has. Returns what undoes that."""

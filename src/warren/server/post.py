@@ -18,6 +18,7 @@ from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.server.declarations import declare, refusal
 from warren.server.intake import Intake
+from warren.server.progress import Reports
 from warren.server.streaming import Outlets
 from warren.server.worker import Worker
 
@@ -80,6 +81,7 @@ class Post:
         self.worker = worker
         self.streams = Outlets(lambda: worker.holding.taken, worker.service.max_message_size)
         worker.scope.streams = self.streams
+        worker.scope.reporter = Reports(lambda: worker.holding.taken).open
         self._spawn = spawn
         self._link: Link | None = None
         self._intake = Intake(worker)
