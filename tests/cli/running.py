@@ -54,6 +54,13 @@ def describe(what: dict[str, list[int]]) -> dict[str, object]:
 
 
 @service.method
+def work(steps: int) -> str:
+    for step in range(steps):
+        current_call().progress(step + 1, steps, "step\\x1b[31m")
+    return "done"
+
+
+@service.method
 def fail() -> None:
     raise RuntimeError("the handler's own trouble")
 

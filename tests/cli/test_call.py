@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
+from warren import Progress
 from warren.cli.call import _as_text, _print_result
+from warren.cli.progress import line
 from warren.cli.terminal import exit_code
 from warren.errors import CallError, Cancelled, Code, Overloaded, WorkerLost, make_error
 
@@ -156,6 +158,38 @@ def test_what_a_method_yields_is_printed_line_by_line(call: Call) -> None:
     assert call("count", "0") == Result("", "", 0)
     assert call("words").stdout == "one\ntwo\n"
     assert call("words", "--json").stdout == '"one"\n"two"\n'
+
+
+def test_progress_is_drawn_on_a_terminal_and_taken_away(served: Path, url: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [*WARREN, "call", f"{NAME}.work", "4"]
+    done = subprocess.run(
+        command, env=environment(WARREN_URL=url), stdout=subprocess.PIPE, stderr=theirs, timeout=PATIENCE
+    )
+    drawn = os.read(ours, 65536).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert done.stdout == b"done\n"
+    assert f"\r[{'#' * 24}] 100 %  4/4  step\\x1b[31m\x1b[K" in drawn
+    assert drawn.endswith("\r\x1b[K")
+
+
+def test_progress_is_not_drawn_into_a_file(call: Call) -> None:
+    assert call("work", "4") == Result("done\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "width", "shown"),
+    [
+        (Progress(3), 80, "3"),
+        (Progress(1, 2), 80, f"[{'#' * 12}{' ' * 12}]  50 %  1/2"),
+        (Progress(0, 0, "all"), 80, f"[{'#' * 24}] 100 %  0/0  all"),
+        (Progress(3, None, "a long message"), 6, "3  a l"),
+        (Progress(3), -1, ""),
+    ],
+)
+def test_a_line_of_progress_fits_the_terminal(said: Progress, width: int, shown: str) -> None:
+    assert line(said, width) == shown
 
 
 def test_arguments_that_do_not_fit_a_stream_are_told_as_of_a_call(call: Call) -> None:

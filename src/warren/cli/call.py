@@ -14,6 +14,7 @@ from warren import Client
 from warren.cli.arguments import add_options_of_calls, parse_arguments
 from warren.cli.output import INTERRUPTED, USAGE, fail, say
 from warren.cli.parser import Parser
+from warren.cli.progress import Bar
 from warren.cli.terminal import add_url, fail_call
 from warren.client.options import Encoding, Options
 from warren.client.target import split_name
@@ -27,6 +28,7 @@ Arguments are JSON values; what is not JSON is taken as text. Give them all
 by position or all by name (name=value). Quote text that would be taken for
 something else twice: '"30"' is text and 30 a number, '"a=b"' has no name.
 
+How far the call is, if its handler says so, is shown on a terminal.
 What a method yields is printed as it comes, each item on a line of its own;
 Ctrl-C ends it at the worker.
 
@@ -84,10 +86,11 @@ def call(
 ) -> None:
     """Call a method and print its result."""
     logging.basicConfig(handlers=[logging.NullHandler()])  # what ends the call is said once, by its error
+    bar = Bar()
     try:
         options = Options(timeout, fail_fast, encoding, _headers(header or []))
-        run = _bare_call(target, arguments, cast) if bare else _typed_call(target, arguments, cast, as_json)
-        result = _connect_and_run(url, options, run)
+        run = _bare_call(target, arguments, cast) if bare else _typed_call(target, arguments, cast, as_json, bar)
+        result = _connect_and_run(url, options, run, bar)
     except CallError as error:
         fail_call(error, as_json, url)
     except ValueError as error:
@@ -103,7 +106,7 @@ Run = Callable[[Client], Any]
 _PRINTED = object()
 
 
-def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool) -> Run:
+def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool, bar: Bar) -> Run:
     split_name(target)
     args, kwargs = parse_arguments(arguments)
 
@@ -115,6 +118,7 @@ def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool
                 raise
         try:
             for item in client.stream(target, *args, **kwargs):
+                bar.hide()
                 _print_item(item, as_json)
         except KeyboardInterrupt:
             fail("interrupted; the worker is told to stop", INTERRUPTED)
@@ -137,7 +141,7 @@ def _as_text(body: bytes) -> str | bytes:
         return body
 
 
-def _connect_and_run(url: str, options: Options, run: Run) -> Any:
+def _connect_and_run(url: str, options: Options, run: Run, bar: Bar) -> Any:
     """Connect first, so that a broker out of reach is reported at once instead of after the whole timeout."""
     end = time.monotonic() + options.timeout
     patience = min(options.timeout, make_settings(url).connect_timeout)
@@ -147,7 +151,10 @@ def _connect_and_run(url: str, options: Options, run: Run) -> Any:
         how = client.options(
             timeout=left, fail_fast=options.fail_fast, encoding=options.encoding, headers=options.headers
         )
-        return run(how)
+        try:
+            return run(how.options(on_progress=bar.show) if bar.is_wanted() else how)
+        finally:
+            bar.close()
 
 
 def _headers(given: Sequence[str]) -> dict[str, str] | None:
