@@ -340,12 +340,15 @@ class Request:
         """The AMQP user whose request this is, vouched for by the broker; None when it does not say.
 
         The broker lets a publisher name only itself. A request that a worker published again names the worker's
-        user, and in a header the caller's: that header counts only from the user that this server runs as.
+        user, and in a header the caller's: that header counts only from the user that this server runs as. From another
+        one it is not known whose request it is: not that worker's, who would lend its name to whoever calls it.
         """
         user = as_text(self.properties.user_id)
-        if user == server_user and b"rpc-user" in (self.properties.table or b""):
-            name = pick(self.properties.table or b"", b"rpc-user").get("rpc-user", user)
-            return name if isinstance(name, str) else None
+        if user is not None and b"rpc-user" in (self.properties.table or b""):
+            said = pick(self.properties.table or b"", b"rpc-user")
+            if said:
+                name = said["rpc-user"]
+                return name if user == server_user and isinstance(name, str) else None
         return user
 
     def headers(self) -> Mapping[str, Any]:

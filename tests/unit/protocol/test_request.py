@@ -219,6 +219,11 @@ def test_a_request_published_again_by_several_workers_remembers_its_first_caller
 @pytest.mark.parametrize("claimed", ["server", "alice"])
 def test_a_caller_cannot_pass_for_somebody_else(claimed: str) -> None:
     request = request_with(user_id="bob", headers={"rpc-v": 1, "rpc-user": claimed})
+    assert request.verified_user("server") is None  # nor does a worker of another user lend its name to its callers
+
+
+def test_a_header_of_somebody_elses_that_only_mentions_rpc_user_does_not_hide_who_it_is() -> None:
+    request = request_with(user_id="bob", headers={"rpc-v": 1, "note": "see rpc-user"})
     assert request.verified_user("server") == "bob"
 
 
