@@ -13,7 +13,7 @@ from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
 from tests.support.waiting import until
 from tests.support.yielding import Yielding, taken
-from warren import AsyncClient, CallError, Execution, Service, WorkerLost
+from warren import AsyncClient, CallError, CurrentCall, Execution, Service, WorkerLost
 from warren.server import streaming
 from warren.server.vitals import resident_memory
 
@@ -122,6 +122,26 @@ async def test_a_consumer_that_sleeps_bounds_the_memory_of_its_worker(url: str, 
         assert yielding.yielded < 20
         assert (resident_memory() or 0) - before < 100 * 1024 * 1024
         await stream.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_generator_that_its_middleware_has_left_alone_is_closed(
+    url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SIGN_OF_LIFE", 0.1)
+    left: list[Any] = []
+
+    async def leave(_call: CurrentCall, proceed: Any) -> Any:
+        left.append(asyncio.ensure_future(proceed()))
+        await until(lambda: yielding.yielded > 256)
+        raise ValueError("no longer")
+
+    yielding = Yielding(service_name, middleware=[leave])
+    async with serving(yielding.service, url=url), AsyncClient(url, timeout=600) as client:
+        _, error = await taken(client.stream(getattr(yielding, kind), 1_000_000))
+        assert error is not None
+        await until(lambda: yielding.closed)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 # --- peers that do not keep to it ---------------------------------------------------------------------------------

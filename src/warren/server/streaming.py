@@ -266,10 +266,12 @@ class Outlet:
             self._room.set_result(None)
 
     def stop(self) -> None:
-        """Nobody wants more: a thread hears of it at its next item, which a task does by being cancelled."""
+        """Nobody wants more: whoever waits for room, or a thread at its next item, hears of it."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        if self._room is not None:
+            self._room.cancel()
 
     def abandon(self) -> None:
         """The link is lost, or its caller is gone: end it, as nobody would ever be answered."""
@@ -285,7 +287,12 @@ class Outlet:
             self._timer = self._loop.call_later(SIGN_OF_LIFE, self._look)
 
     def _look(self) -> None:
-        """A caller that is gone says nothing, and a stream that waits for it sends nothing that could come back."""
+        """A caller that is gone says nothing, and a stream that waits for it sends nothing that could come back.
+
+        Nor does anybody take items once the call has its reply, as when middleware leaves a generator alone.
+        """
+        if self.attempt.ended:
+            self.stop()
         if self._silent:
             self._send(self._first, [])
         self._silent = True
