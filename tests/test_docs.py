@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -347,6 +348,11 @@ def _environment(url: str) -> dict[str, str]:
 
 
 def test_the_tutorials_commands_print_what_it_says(folder: Path, docs_url: str) -> None:
+    with _workers(folder, docs_url, "texts (shorten, shout, words), 32 at a time", 1):
+        _check_sessions(folder, docs_url)
+
+
+def _check_sessions(folder: Path, docs_url: str) -> None:
     for session in blocks(ROOT / "docs" / "tutorial.md", "console"):
         for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", session, re.M):
             assert _masked(_run(command, folder, docs_url)) == _masked(expected), command
@@ -358,7 +364,7 @@ def test_the_tutorials_service_with_a_lifespan_answers_as_it_says(folder: Path, 
 
 
 def _run(command: str, folder: Path, url: str) -> str:
-    program, *arguments = command.split()
+    program, *arguments = shlex.split(command)
     prefix = {"warren": [sys.executable, "-m", "warren"], "python": [sys.executable]}[program]
     done = subprocess.run(
         [*prefix, *arguments],
