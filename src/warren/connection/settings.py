@@ -19,6 +19,8 @@ DEFAULT_HEARTBEAT = 15
 #: Seconds for one attempt at one host: TCP, TLS, AMQP handshake.
 DEFAULT_CONNECT_TIMEOUT = 10.0
 DEFAULT_URL = "amqp://localhost"
+#: Bytes of the name of a client or server: it travels with each request, as an AMQP short string.
+MAX_NAME = 255
 
 #: The least `Settings.liveness_timeout`: below it a busy machine looks like a dead one.
 MIN_LIVENESS_TIMEOUT = 1.0
@@ -151,10 +153,9 @@ def _check(settings: Settings) -> None:
     checks.seconds("connect_timeout", settings.connect_timeout)
     if settings.name is not None:
         checks.text("name", settings.name)
-        if len(settings.name.encode()) > 255:
-            raise ValueError(
-                f"name has {len(settings.name.encode())} bytes; at most 255 are allowed: it travels with each request"
-            )
+        if len(settings.name.encode()) > MAX_NAME:
+            length = len(settings.name.encode())
+            raise ValueError(f"name has {length} bytes; at most {MAX_NAME} are allowed: it travels with each request")
 
 
 _FUNCTION = "a function without arguments (plain or async) that returns one, or a Secret where it expires"

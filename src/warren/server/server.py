@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 from warren import checks, keywords
 from warren.connection.link import Link
-from warren.connection.settings import ConnectionOptions, make_settings
+from warren.connection.settings import MAX_NAME, ConnectionOptions, make_settings
 from warren.connection.supervisor import Supervisor
 from warren.connection.tasks import Tasks
 from warren.errors import CallError
@@ -80,7 +80,7 @@ class Server(Observable):
         self._drain_timeout = drain_timeout
         self._control = checked_mode(control)
         if connection.get("name") in (None, ""):
-            connection["name"] = f"{'+'.join(names)} worker, pid {os.getpid()}"
+            connection["name"] = _own_name(names)
         self._settings = make_settings(url, **connection)
         self.abandoned: list[str] = []
         self._life = Lifecycle()
@@ -249,6 +249,13 @@ def _names(services: Sequence[Served]) -> list[str]:
     for service in services:
         service.check()
     return names
+
+
+def _own_name(names: Sequence[str]) -> str:
+    """What a server is called unless it is told: it names its services, as far as there is room."""
+    services, end = "+".join(names), f" worker, pid {os.getpid()}"
+    room = MAX_NAME - len(end)  # a service's name is ASCII
+    return (services if len(services) <= room else f"{services[: room - 3]}...") + end
 
 
 def _forbid_running_loop() -> None:

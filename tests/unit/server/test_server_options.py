@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -72,3 +73,14 @@ def test_a_url_is_a_text(service: Service, url: Any) -> None:
 def test_what_is_no_service_is_refused(other: Any) -> None:
     with pytest.raises(TypeError, match="is not a Service"):
         Server(other)
+
+
+@pytest.mark.parametrize("names", [[f"service-{n}" for n in range(100)], ["a" * 200, "b" * 200]], ids=["many", "long"])
+def test_a_server_needs_no_name_however_long_those_of_its_services_are(names: list[str]) -> None:
+    services = [Service(name) for name in names]
+    for service in services:
+        service.method(name="hello")(lambda: None)
+    name = Server(*services)._settings.name
+    assert name is not None
+    assert name.startswith(names[0][:100])
+    assert f"... worker, pid {os.getpid()}" in name
