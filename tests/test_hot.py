@@ -18,9 +18,24 @@ def test_the_list_names_what_runs_for_every_message_and_nothing_else() -> None:
     assert sorted([*HOT, *INTERPRETED]) == run.stdout.split()
 
 
-def test_mypyc_takes_every_hot_module(tmp_path: Path) -> None:
-    built = build(tmp_path, "check")
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which mypyc has written its C."""
+    folder = tmp_path_factory.mktemp("checked")
+    built = build(folder, "check")
     assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_mypyc_takes_every_hot_module(checked: Path) -> None:
+    assert any(checked.rglob("__native*.c"))
+
+
+def test_compiled_coroutines_throw_the_exception_alone_into_what_they_await(checked: Path) -> None:
+    """CPython 3.12 and later warn of type, value and traceback: an error where warnings are errors."""
+    runtime = (checked / "mended" / "misc_ops.c").read_text()
+    assert runtime.count("PyObject_CallOneArg(_m, value)") == 1
+    assert "(_m, type" not in runtime
 
 
 def handling(tree: ast.AST) -> Iterator[ast.stmt]:

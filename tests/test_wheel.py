@@ -52,6 +52,36 @@ with Broker() as broker:
     asyncio.run(main(broker.url))
 """
 
+#: A handler that is cancelled, by its caller, where all warnings are errors.
+CANCELLED = """
+import asyncio, warren
+from warren.broker import Broker
+
+service = warren.Service("calc")
+begun, ended = asyncio.Event(), asyncio.Event()
+
+@service.method
+async def wait() -> None:
+    begun.set()
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        print("cancelled")
+        raise
+    finally:
+        ended.set()
+
+async def main(url: str) -> None:
+    async with warren.Server(service, url=url), warren.AsyncClient(url) as client:
+        call = asyncio.create_task(client.call(wait))
+        await begun.wait()
+        call.cancel()
+        await ended.wait()
+
+with Broker() as broker:
+    asyncio.run(main(broker.url))
+"""
+
 
 def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "WARREN_PURE")} | more
@@ -100,6 +130,12 @@ def test_a_call_is_answered_compiled_and_pure(python: str, pure: str, compiled: 
     called = run([python, "-c", CALL], WARREN_PURE=pure)
     assert called.stdout == f"{compiled} 5\n", called.stderr
     assert words in run([python, "-m", "warren", "--version"], WARREN_PURE=pure).stdout
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_a_handler_is_cancelled_where_warnings_are_errors(python: str, pure: str) -> None:
+    cancelled = run([python, "-W", "error", "-c", CANCELLED], WARREN_PURE=pure)
+    assert (cancelled.stdout, cancelled.stderr) == ("cancelled\n", "")
 
 
 @pytest.mark.parametrize("suite", SUITES)

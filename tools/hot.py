@@ -64,12 +64,24 @@ INTERPRETED = {
 #: What compiling needs beside what Warren runs on, as requirements. Older mypyc was not tried.
 COMPILERS = ("mypy>=2.4", "setuptools>=65")
 
+# mypyc's runtime throws exceptions into what a coroutine awaits as type, value and traceback, which CPython 3.12 and
+# later warn of; where warnings are errors, a cancellation got lost that way (mypyc/mypyc#1214). A mended copy is
+# found before the original; once mypyc has mended it, the two are the same.
 _BUILD = """
 import sys
-from mypyc.build import mypycify
+from pathlib import Path
+from mypyc.build import include_dir, mypycify
 extensions = mypycify(
     ["--config-file", sys.argv[1], *sys.argv[4:]], opt_level=sys.argv[3], debug_level="0", group_name="warren"
 )
+runtime = Path(include_dir(), "misc_ops.c").read_text()
+runtime = runtime.replace(
+    "PyObject_CallFunctionObjArgs(_m, type, value, traceback, NULL)", "PyObject_CallOneArg(_m, value)"
+)
+Path("mended").mkdir()
+Path("mended", "misc_ops.c").write_text(runtime)
+for extension in extensions:
+    extension.include_dirs.insert(0, "mended")
 if sys.argv[2] == "compile":
     from setuptools import setup
     sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
