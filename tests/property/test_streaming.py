@@ -48,8 +48,8 @@ class Stream(RuleBasedStateMachine):
     @rule()
     def a_message_comes(self) -> None:
         seq, group = self.under_way.popleft()
-        assert self.behind.take(seq, len(group)) == ""
         size = sum(map(len, group)) + len(group) + 1  # with what holds an array together
+        assert self.behind.take(seq, len(group), size) == ""
         self.kept.append((len(group), size))
 
     @precondition(lambda self: self.kept)

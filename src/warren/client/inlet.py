@@ -82,7 +82,7 @@ class Inlet:
         if items is None:
             self._break("a message with items came that cannot be read")
             return
-        trouble = self._behind.take(items.seq, items.number)
+        trouble = self._behind.take(items.seq, items.number, len(body))
         if trouble:
             self._break(trouble)
         elif items.number:

@@ -29,6 +29,8 @@ MOST_TOGETHER = 64 * 1024
 
 _WINDOW = (b"rpc-window-items", b"rpc-window-bytes")
 _ITEM = (b"rpc-seq", b"rpc-items", b"rpc-instance")
+#: Bytes of an array around its items, at most, for each of them: peers may write spaces.
+_AROUND = 8
 #: The largest window that a worker grants.
 _MOST_ITEMS, _MOST_BYTES = 100_000, 256 * 1024 * 1024
 
@@ -109,18 +111,25 @@ class Behind:
 
     def __init__(self, window: Window) -> None:
         self._window = window
+        self._kept = 0  # bytes of the items that came and were not consumed
         self._bytes = 0  # of what was consumed since the worker was told
         self._told = 0
         self.came = 0
         self.consumed = 0
 
-    def take(self, seq: int, count: int) -> str:
-        """A message with so many items, the first of this number, has come; returns what is wrong with that."""
+    def take(self, seq: int, count: int, size: int) -> str:
+        """A message of so many bytes with so many items, the first of this number, came; returns what is wrong with it.
+
+        What came before has to leave room for one byte more: so the window is overrun by one message at most.
+        """
         if seq != self.came:
             return f"item {seq} came where item {self.came} was due"
         if seq + count - self.consumed > self._window.items:
             return f"item {seq} came, more than the {self._window.items} ahead that were asked for"
+        if count and self._kept >= self._window.bytes:
+            return f"item {seq} came, with the {self._window.bytes} bytes ahead that were asked for used up"
         self.came += count
+        self._kept += _least(count, size)
         return ""
 
     def consume(self, count: int, size: int) -> bool:
@@ -129,6 +138,7 @@ class Behind:
         A worker that waits has sent all of a window; once that is consumed, half of it was, so that it hears of it.
         """
         self.consumed += count
+        self._kept -= _least(count, size)
         self._bytes += size
         half = self._window.items // 2, self._window.bytes // 2
         return self.consumed - self._told >= max(1, half[0]) or self._bytes >= half[1]
@@ -137,6 +147,11 @@ class Behind:
         """How many items were consumed: the worker is told now."""
         self._told, self._bytes = self.consumed, 0
         return self.consumed
+
+
+def _least(count: int, size: int) -> int:
+    """Bytes that so many items have at least, in a message of so many bytes."""
+    return max(0, size - _AROUND * count)
 
 
 # --- messages with items ------------------------------------------------------------------------------------------

@@ -61,11 +61,28 @@ def test_credit_for_items_that_were_never_sent_changes_nothing() -> None:
 
 def test_a_caller_notices_what_is_missing_twice_or_too_much() -> None:
     behind = Behind(Window(4, 100))
-    assert behind.take(0, 2) == ""
-    assert behind.take(0, 2) == "item 0 came where item 2 was due"
-    assert behind.take(3, 1) == "item 3 came where item 2 was due"
-    assert behind.take(2, 2) == ""
-    assert "more than the 4" in behind.take(4, 1)
+    assert behind.take(0, 2, 5) == ""
+    assert behind.take(0, 2, 5) == "item 0 came where item 2 was due"
+    assert behind.take(3, 1, 3) == "item 3 came where item 2 was due"
+    assert behind.take(2, 2, 5) == ""
+    assert "more than the 4" in behind.take(4, 1, 3)
+
+
+def test_a_caller_bounds_the_bytes_that_it_has_not_consumed() -> None:
+    behind = Behind(Window(100, 1000))
+    assert behind.take(0, 1, 900) == ""
+    assert behind.take(1, 1, 5000) == ""  # the one that goes over may have any size
+    assert "the 1000 bytes ahead" in behind.take(2, 1, 3)
+    assert behind.take(2, 0, 2) == ""  # a sign of life has no items
+    behind.consume(1, 900)
+    assert "the 1000 bytes ahead" in behind.take(2, 1, 3)
+    behind.consume(1, 5000)
+    assert behind.take(2, 1, 3) == ""
+
+
+def test_what_holds_arrays_together_uses_no_window_up() -> None:
+    behind = Behind(Window(10_000, 1000))
+    assert [behind.take(n, 1, 3) for n in range(999)] == [""] * 999  # a worker counts one byte each
 
 
 def test_a_message_with_items_is_read_again() -> None:
