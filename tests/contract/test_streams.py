@@ -372,6 +372,15 @@ async def test_a_client_with_middleware_says_that_it_cannot_stream(url: str, ser
             client.stream(f"{service_name}.on_loop", 1)
 
 
+@pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another stream"), ({"expect": 2}, "gather")])
+async def test_an_option_that_no_stream_has_is_refused(
+    url: str, service_name: str, option: dict[str, Any], instead: str
+) -> None:
+    async with AsyncClient(url) as client:
+        with pytest.raises(ValueError, match=instead):
+            client.options(**option).stream(f"{service_name}.on_loop", 1)
+
+
 # --- with the rest ------------------------------------------------------------------------------------------------
 
 

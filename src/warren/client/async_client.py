@@ -245,7 +245,7 @@ class AsyncClient(AsyncMap, AsyncGather):
     def stream(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> AsyncStream[Any]:
         """Call a method that yields, and have its items as they come: ``async for item in client.stream(…)``.
 
-        The worker waits while this side is a window behind (256 items, or 1 MiB), so no side keeps more than that. The
+        The worker waits while this side is a window behind (256 items, or 4 MiB), so no side keeps more than that. The
         `timeout` is for the whole stream, ``idle_timeout`` for the wait for one item. Nothing is sent before the first
         item is asked for. No item is lost, or comes twice, without the stream ending in an error.
 
@@ -256,6 +256,7 @@ class AsyncClient(AsyncMap, AsyncGather):
         Raises:
             CallError: here, what cannot be sent; while iterating, what `call` raises. A note says how many items came.
             TypeError: a method that yields nothing; arguments that do not fit; a client with middleware.
+            ValueError: a name that cannot be one; ``resend=True`` or ``expect`` among the options.
         """
         return AsyncStream(self._prepared(target, args, kwargs), self._shared.core)
 

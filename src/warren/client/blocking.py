@@ -212,7 +212,7 @@ class Client(BlockingMap, BlockingGather):
 
         Raises:
             CallError: here, what cannot be sent; while iterating, what `call` raises.
-            TypeError: as for `AsyncClient.stream`.
+            TypeError, ValueError: as for `AsyncClient.stream`.
         """
         return BlockingStream(self._prepared(target, args, kwargs), self._shared.io, owner=self._shared)
 

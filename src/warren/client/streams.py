@@ -40,8 +40,9 @@ def stream_target(options: Options, function: Callable[..., Any] | str) -> Targe
 
     Raises:
         TypeError: a function that is not a method, or no stream.
-        ValueError: a name that cannot be one.
+        ValueError: a name that cannot be one, or an option that no stream has.
     """
+    _check(options)
     method = None if isinstance(function, str) else method_of(function)
     if method is not None and not method.streams:
         raise TypeError(f"{method.full_name} has one result and yields nothing: call it with client.call")
@@ -64,6 +65,19 @@ def stream_target(options: Options, function: Callable[..., Any] | str) -> Targe
         own=Own(own.headers + root + _WINDOW, None, own.root + root + _WINDOW, own.on_progress),
         caller=None if running is None or options.named else running.service,
     )
+
+
+def _check(options: Options) -> None:
+    """Refuse (`ValueError`) what would be ignored."""
+    if options.resend:
+        raise ValueError(
+            "resend=True: a stream is not resumed, and sent again it would begin anew: stream with"
+            " options(resend=False), and begin another stream where one is lost"
+        )
+    if options.expect is not None:
+        raise ValueError(
+            f"expect={options.expect}: a stream comes from one instance: leave expect to gather and broadcast"
+        )
 
 
 class Prepared:
