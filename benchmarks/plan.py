@@ -93,6 +93,7 @@ SERVERS: dict[str, Served] = {
     "warren-text": Served(_python("warren", "text"), build=_SHIPPED),
     "warren-bytes": Served(_python("warren", "bytes"), build=_SHIPPED),
     "warren-items": Served(_python("warren", "items"), build=_SHIPPED),
+    "warren-stages": Served(_python("warren", "stages"), build=_SHIPPED),
     "warren-octets": Served(_python("warren", "octets"), build=_SHIPPED),
     "c-octets": Served((*_c("l"), "-b", str(LARGE))),
     "tutorial": Served(_python("tutorial")),
@@ -142,6 +143,12 @@ _STREAMS: dict[str, Subject] = {
     ),
     "c-octets": Subject("C, 1 MiB as reply", "c-octets", _c("l"), size=LARGE),
 }
+_STAGES: dict[str, Subject] = {
+    "warren-pipeline": Subject(
+        "Warren, pipeline of three stages", "warren-stages", _python("warren", "pipeline"), build=_SHIPPED
+    ),
+    "warren-three": Subject("Warren, three calls", "warren-stages", _python("warren", "three"), build=_SHIPPED),
+}
 _OTHER: dict[str, Subject] = {
     "warren-4": Subject("Warren, 4 worker processes", "warren-4", _ASYNC, build=_SHIPPED),
     "c-to-warren": Subject("C client, Warren server", "warren", _c(LIKE_WARREN)),
@@ -171,7 +178,7 @@ _ECHOES["warren-landed"] = _with_build("landed", f"commit {LANDED}", _ECHOES["wa
 _LARGE |= _pure(_LARGE)
 _OTHER |= _pure({"warren-4": _OTHER["warren-4"]})
 
-SUBJECTS: dict[str, Subject] = {**_ECHOES, **_OTHER, **_LARGE, **_STREAMS}
+SUBJECTS: dict[str, Subject] = {**_ECHOES, **_OTHER, **_LARGE, **_STREAMS, **_STAGES}
 ECHOES = tuple(_ECHOES)
 
 #: The features of Warren's messages, each by itself, in the letters of the C program.
@@ -191,13 +198,14 @@ for _name, (_title, _features) in _ANATOMY.items():
 _OTHERS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
     "large": tuple((name, (8,)) for name in _LARGE),
     "stream": (*((name, (1,)) for name in ("warren-items", "grpc-items", "warren-octets")), ("c-octets", (1, 8))),
+    "stages": tuple((name, (1, 100)) for name in _STAGES),
     "workers": tuple((name, (100,)) for name in ("warren", "warren-4", "warren-pure", "warren-pure-4")),
     "flight": (("warren", (100, 10_000)), ("warren-pure", (100, 10_000))),
     "cross": (("c-to-warren", (1, 100)), ("warren-to-c", (1, 100))),
     "anatomy": tuple((name, (1, 100)) for name in ("c", *_ANATOMY, "c-safe")),
 }
 #: In the order of the report; anatomy only when asked for.
-SCENARIOS = ("echo", "large", "stream", "workers", "flight", "cross", "open", "footprint", "anatomy")
+SCENARIOS = ("echo", "large", "stream", "stages", "workers", "flight", "cross", "open", "footprint", "anatomy")
 DEFAULT_SCENARIOS = tuple(name for name in SCENARIOS if name != "anatomy")
 
 _NEEDS = {

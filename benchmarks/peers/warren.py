@@ -3,6 +3,7 @@
 Modes of the server: ``async`` and ``def`` handlers, ``text`` and ``bytes`` for large arguments. Modes of the client:
 ``async`` (`AsyncClient`), ``threads`` and ``submit`` (`Client`), ``text`` and ``bytes``. ``uvloop``, of both, is
 ``async`` on that event loop. ``items`` and ``octets`` of both are streams, of small numbers and of large bytes.
+``stages`` serves three services; ``pipeline`` calls them as one, and ``three`` one after the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.load import (
     read_job,
     serve_forever,
 )
-from warren import AsyncClient, Client, Server, Service
+from warren import AsyncClient, Client, Pipeline, Server, Service
 
 
 def make_service(name: str, mode: str) -> tuple[Service, Callable[..., Any]]:
@@ -83,8 +84,9 @@ def _make_stream(service: Service, mode: str) -> Callable[..., Any]:
 
 
 async def serve(job: Job) -> None:
-    service, _method = make_service(job.address, job.mode)
-    async with Server(service, url=job.url, drain_timeout=0.5):
+    names = [f"{job.address}-{number}" for number in range(3)] if job.mode == "stages" else [job.address]
+    services = [make_service(name, "async" if job.mode == "stages" else job.mode)[0] for name in names]
+    async with Server(*services, url=job.url, drain_timeout=0.5):
         await serve_forever(job.address)
 
 
@@ -128,6 +130,22 @@ async def take(job: Job) -> None:
         await measure_items(job, items, check)
 
 
+async def call_stages(job: Job) -> None:
+    """Three stages in three services, by one call or by three."""
+    first, second, third = (make_service(f"{job.address}-{number}", "async")[1] for number in range(3))
+    stages = Pipeline(first).then(second).then(third)
+    async with AsyncClient(job.url) as client:
+        call = client.call
+
+        async def one(number: int) -> None:
+            expect(await call(stages, number), number)
+
+        async def three(number: int) -> None:
+            expect(await call(third, await call(second, await call(first, number))), number)
+
+        await measure(job, one if job.mode == "pipeline" else three)
+
+
 def call_from_threads(job: Job) -> None:
     _service, echo = make_service(job.address, "async")
     with Client(job.url) as client:
@@ -164,6 +182,8 @@ def main() -> None:
         call_from_threads(job)
     elif job.mode == "submit":
         submit(job)
+    elif job.mode in ("pipeline", "three"):
+        run(job.mode, call_stages(job))
     elif job.mode in _STREAMS:
         run(job.mode, take(job))
     elif job.mode in ("text", "bytes"):
