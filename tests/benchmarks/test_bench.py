@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(rabbit: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run with Warren, the tutorial and, where librabbitmq is there, the C program."""
     out = tmp_path_factory.mktemp("bench")
-    choice = ["--smoke", "--only", "warren,c,tutorial", "--scenarios", "echo,workers,large,open,cross"]
+    choice = ["--smoke", "--only", "warren,c,tutorial", "--scenarios", "echo,workers,large,stream,stages,open,cross"]
     broker = ["--url", rabbit.url, "--broker-pid", str(rabbit.pid)]
     command = [sys.executable, "-m", "benchmarks", *choice, *broker, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
