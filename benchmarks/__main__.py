@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plan, report
+from benchmarks import plan, readme, report
 from benchmarks.brokers import Broker
 from benchmarks.builds import Builds
 from benchmarks.procs import ROOT
@@ -24,8 +24,6 @@ sys.path.insert(0, str(ROOT / "tools"))  # rabbit.py is not installed
 from rabbit import Node, RabbitError
 
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "benchmarks" / "README.md"
-_MARKS = ("<!-- results: written by `make bench ARGS=--write-readme` -->", "<!-- end of results -->")
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -153,11 +151,8 @@ def publish(run: dict[str, Any], stem: Path) -> None:
     for suffix in (".json", ".svg", ".png"):
         if stem.with_suffix(suffix).exists():
             shutil.copyfile(stem.with_suffix(suffix), RESULTS / f"published{suffix}")
-    begin, end = _MARKS
-    before, _, rest = README.read_text().partition(begin)
-    _old, _, after = rest.partition(end)
     picture = "![Rates and latencies against calls in flight](results/published.svg)"
-    README.write_text(f"{before}{begin}\n\n{picture}\n\n{report.document(run)}\n\n{end}{after}")
+    readme.write("results", f"{picture}\n\n{report.document(run)}")
 
 
 if __name__ == "__main__":
