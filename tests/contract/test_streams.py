@@ -129,6 +129,25 @@ async def test_many_streams_go_on_side_by_side(url: str, service_name: str) -> N
         assert await asyncio.gather(*(take() for _ in range(20))) == [1000] * 20
 
 
+async def test_an_exchange_that_is_deleted_under_a_stream_is_no_missing_permission(
+    url: str, service_name: str, raw: Any
+) -> None:
+    yielding = Yielding(service_name)
+    async with serving(yielding.service, url=url) as server, AsyncClient(url, timeout=60) as client:
+        stream = client.stream(yielding.on_loop, 3000)
+        for _ in range(300):  # so that its channel for credit is open
+            await anext(stream)
+        raw.exchange_delete("warren.control")
+        rest = asyncio.create_task(taken(stream))
+        answering, link = server._upkeep.answering, server._upkeep.link
+        assert answering is not None
+        assert link is not None
+        await answering.look_after(link)  # as a worker does every 30 s
+        items, error = await rest
+        assert error is None
+        assert len(items) == 2700
+
+
 # --- giving up ----------------------------------------------------------------------------------------------------
 
 

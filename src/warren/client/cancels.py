@@ -21,7 +21,7 @@ from warren.client.lane import Spawn
 from warren.client.requests import queues
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_control_exchange
-from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
@@ -142,10 +142,14 @@ class Cancels:
     def _on_closed(self, channel: HotChannel, link: Link, reason: Exception) -> None:
         if channel is self._channel:
             self._channel = None
-        if isinstance(reason, ChannelClosed):
+        if not isinstance(reason, ChannelClosed):
+            return
+        if reason.code == ACCESS_REFUSED:
             self._refused_on = link
             self._on_mute(reason)
             log.info("workers cannot be told that calls are given up: the broker refuses it: %s", reason.text)
+        else:  # somebody has deleted the exchange, say: it is declared again with the next channel
+            log.info("workers are told what becomes of calls on another channel from now on: %s", reason)
 
     # --- from the channel (Receiver): nothing comes -------------------------------------------------------------
 
