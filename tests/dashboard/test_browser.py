@@ -81,7 +81,7 @@ async def test_numbers_move(broker: Broker, dashboard: Dashboard, open_page: Ope
     async with serving(calc(), url=broker.url), AsyncClient(broker.url, name="tester") as client:
         page = await open_page(await dashboard.start())
         row = page.locator("a.row", has_text="calc")
-        await expect(row).to_contain_text("1 process, 2 methods")
+        await expect(row).to_contain_text("1 process, 3 methods")
         calling = asyncio.create_task(_call_on(client))
         await expect(row.locator(".what b").first).not_to_have_text("0/s")
         await expect(row.locator("path.work").first).to_have_attribute("d", re.compile("M.*"))

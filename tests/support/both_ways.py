@@ -18,6 +18,7 @@ PURE_ONLY = {
     "tests/property/test_worker_machine.py": _CHANNEL,
     "tests/property/test_worker_machine_finds.py": _CHANNEL,
     "tests/property/test_worker_stories.py": _CHANNEL,
+    "tests/unit/client/test_lane.py": _CHANNEL,
     "tests/unit/server/test_worker.py": _CHANNEL,
     "tests/unit/server/test_statistics.py": "its attempts are no Attempts, and end at a time of its own",
     "tests/contract/test_channel.py::test_a_round_trip_that_cannot_begin_fails_and_the_next_one_begins": _REPLACED,
