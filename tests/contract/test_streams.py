@@ -25,6 +25,7 @@ from warren import (
     provided,
 )
 from warren.client.blocking import Client as BlockingClient
+from warren.server import streaming
 
 KINDS = ("on_loop", "in_thread")
 MiB = 1024 * 1024
@@ -161,6 +162,32 @@ async def test_leaving_the_loop_closes_the_generator(url: str, service_name: str
         await until(lambda: yielding.closed)
         assert yielding.closed[0] - left < 5  # at once; not when its time is over
         assert await client.call(yielding.one) == 1  # its only place is free
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_item_too_large_for_its_caller_closes_the_generator(url: str, service_name: str, kind: str) -> None:
+    yielding = Yielding(service_name)
+    async with (
+        serving(yielding.service, url=url),
+        AsyncClient(url, timeout=600, max_message_size=64 * 1024) as client,
+    ):
+        items, error = await taken(client.stream(getattr(yielding, kind), 1_000_000, 100_000))
+        assert items == []
+        assert isinstance(error, CallError)
+        await until(lambda: yielding.closed)
+
+
+async def test_a_worker_that_has_not_heard_that_a_stream_is_given_up_hears_it_with_its_next_sign_of_life(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SIGN_OF_LIFE", 0.1)
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        client = client.options(timeout=600)
+        monkeypatch.setattr(client._shared.core().cancels, "add", lambda _call: None)  # it gets lost
+        stream = client.stream(yielding.hang, 1)
+        assert await anext(stream) == 0
+        await stream.aclose()
+        await until(lambda: yielding.closed)
 
 
 async def test_a_task_that_is_cancelled_closes_it(url: str, service_name: str) -> None:

@@ -176,7 +176,7 @@ def what_could_not_be_told_is_kept(patch: Patch) -> None:
     patch.setattr(Cancels, "_open", keep)
 
 
-class Kept(defaultdict[str, dict[str, int]]):
+class Kept(defaultdict[bytes, dict[str, int]]):
     """Forgets nothing."""
 
     def clear(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from warren.amqp.frames import Delivery
+from warren.amqp.frames import Delivery, Properties
 from warren.client.calls import ASKED, CONFIRMED, WRITTEN, PendingCall
 from warren.client.lane import Spawn
 from warren.client.requests import queues
@@ -25,8 +25,9 @@ from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
+from warren.protocol.content import as_text
 from warren.protocol.control import CANCEL, LONGEST, MOST_CANCELLED, Cancel, Question, question_properties, to_service
-from warren.protocol.streaming import CREDIT, Credit
+from warren.protocol.streaming import CREDIT, MARK, Credit, read_items
 
 log = get_logger("warren.client")
 
@@ -50,7 +51,8 @@ class Cancels:
         self._reply_to = reply_to
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._given_up: dict[str, dict[str, int]] = defaultdict(dict)  # by queue: ids and the milliseconds left
+        self._given_up: dict[bytes, dict[str, int]] = defaultdict(dict)  # by route: ids and the milliseconds left
+        self._strays = Strays()
         self._credits: dict[bytes, dict[str, int]] = defaultdict(dict)  # by route: ids and items consumed
         self._on_mute = on_mute
         self._channel: HotChannel | None = None
@@ -63,9 +65,18 @@ class Cancels:
         if call.state not in (WRITTEN, CONFIRMED, ASKED) or not call.awaits_reply:
             return
         self._send_soon()
-        left = max(0, int((call.deadline - time.monotonic()) * 1000))
+        now = time.monotonic()
+        if call.target.name.endswith(MARK):  # what is on its way of it needs no other message
+            self._strays.is_due(call.id, now)
         for queue in queues(call.target):
-            self._given_up[queue][call.id.decode()] = left
+            self._given_up[to_service(queue).encode()][call.id.decode()] = max(0, int((call.deadline - now) * 1000))
+
+    def stray(self, p: Properties) -> None:
+        """A message of a stream has come that nobody here waits for: its worker has not heard that it is given up."""
+        items, id = read_items(p), as_text(p.correlation_id)
+        if items is not None and id and self._strays.is_due(p.correlation_id or b"", time.monotonic()):
+            self._send_soon()
+            self._given_up[items.source.encode()][id] = 0
 
     def credit(self, source: bytes, call: PendingCall, count: int) -> None:
         """So many items of a stream were consumed in all; `source` is the process that sends them."""
@@ -102,8 +113,7 @@ class Cancels:
         given_up, reply_to = dict(self._given_up), self._reply_to().decode()
         self._given_up.clear()
         self._write_credits(channel, reply_to)
-        for queue, calls in given_up.items():
-            route = to_service(queue).encode()
+        for route, calls in given_up.items():
             if len(route) > LONGEST:  # a stranger's queue: no service has such a name
                 continue
             for some in _chunks(calls):
@@ -167,6 +177,26 @@ class Cancels:
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         """See `delivered`."""
+
+
+class Strays:
+    """Streams of which messages come though nobody waits: which of them were told so lately, and need not hear it."""
+
+    def __init__(self, pause: float = 2.0, most: int = 1000) -> None:
+        """`most`: how many are told in `pause` seconds; the others when their next message comes."""
+        self._pause = pause
+        self._most = most
+        self._told: dict[bytes, float] = {}  # the oldest first
+
+    def is_due(self, id: bytes, now: float) -> bool:
+        """Whether to tell this one; then it is told now."""
+        told = self._told
+        while told and told[oldest := next(iter(told))] <= now - self._pause:
+            del told[oldest]
+        if id in told or len(told) >= self._most:
+            return False
+        told[id] = now
+        return True
 
 
 def _chunks(calls: dict[str, int]) -> Iterator[dict[str, int]]:

@@ -86,6 +86,7 @@ class ClientCore:
             for confirm in (True, False)
         )
         self.cancels = Cancels(lambda: self._link, lambda: self._requests.reply_to, self.tasks.spawn, endings.on_mute)
+        self._replies.on_stray = self.cancels.stray
         self.roll = RollCall(lambda: self._link)
         self._supervisor = Supervisor(settings, setup=self._set_up, lost=self._on_lost, failed=endings.no_link)
 

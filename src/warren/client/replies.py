@@ -18,6 +18,7 @@ from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
 from warren.protocol.bounce import is_bounce
+from warren.protocol.streaming import ITEM
 
 log: Final = get_logger("warren.client")
 
@@ -42,6 +43,7 @@ class ReplyRoute:
 
     Attributes:
         address: where replies shall go on the present link.
+        on_stray: hears of messages of a stream for which nobody waits.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ReplyRoute:
         self._calls = calls
         self._owner = owner
         self._on_gone = on_gone
+        self.on_stray: Callable[[Properties], None] = lambda _p: None
         self._durable = durable
         self._max_size = max_size
         self._name = _new_name()
@@ -120,6 +123,8 @@ class ReplyRoute:
                 self._owner.on_special(call, p, delivery)
         if call is None:
             self._late.came(p, time.monotonic())
+            if p.type == ITEM:
+                self.on_stray(p)
         if self._durable:
             channel.ack(delivery.tag)
 
