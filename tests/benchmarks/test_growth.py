@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+
 import pytest
 from benchmarks import growth, readme
 from benchmarks.growth import BASE, Case, Place, Result, expected, full, shares, work
@@ -98,3 +101,9 @@ def test_the_readme_has_a_place_for_each_part(part: str) -> None:
 def test_a_document_without_its_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="each of these marks once"):
         readme.replaced("no marks", "growth", "figures")
+
+
+@pytest.mark.parametrize("mark", readme.MARKS.values())
+def test_a_mark_names_a_command_that_there_is(mark: str) -> None:
+    module = re.search(r"python -m (\S+)", mark)
+    assert "make bench" in mark if module is None else importlib.util.find_spec(module[1])
