@@ -381,7 +381,8 @@ class Request:
         if budget is not None:
             left = max(0, int(budget * 1000))
             table[b"rpc-timeout-ms"] = encode_value(left)
-            p.expiration = b"%d" % left
+            if p.expiration is not None:  # else it has to reach a worker, as a stage does behind which there is to undo
+                p.expiration = b"%d" % left
         p.table = join_table(table) if table else None
         return encode_properties(p)
 

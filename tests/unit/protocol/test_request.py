@@ -182,6 +182,12 @@ def test_a_request_published_again_too_late_has_no_time_left() -> None:
     assert (p.expiration, p.headers["rpc-timeout-ms"]) == ("0", 0)
 
 
+def test_a_request_that_does_not_expire_does_not_when_it_is_published_again() -> None:
+    given = request_with(headers={"rpc-v": 1, "rpc-timeout-ms": 5000})
+    p = properties_of(given.next_attempt(budget=1.25, attempt=2, server_user="server"))
+    assert (p.expiration, p.headers["rpc-timeout-ms"]) == (None, 1250)
+
+
 def test_a_request_published_again_loses_the_brokers_history_except_that_there_may_be_other_attempts() -> None:
     request = request_with(headers={"x-death": [{"count": 1}], "tenant": "a"})
     headers = properties_of(request.next_attempt(budget=None, attempt=None, server_user="server")).headers
