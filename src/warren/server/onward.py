@@ -40,8 +40,8 @@ _IN_DOUBT: Final = "whether its queue {!r} has the request is not known: {}; loo
 _NOT_UNDONE: Final = "it cannot be published to {!r}, to undo what {} has done: {}; try it again with `warren dead`"
 _UNDOES: Final = "; what the stages before it have done is being undone"
 _KEEPS: Final = (
-    "; what the stages before it have done is not undone, as this one may have gone on: it is kept in {!r}, where"
-    " `warren dead` shows it"
+    "; what the stages before it have done is not undone by this worker, as the pipeline may go on: it is kept in {!r},"
+    " where `warren dead` shows it; look before you try it again"
 )
 
 
@@ -76,7 +76,7 @@ class _Failed(NamedTuple):
     def kept(self, *, again: bool = False, undone: bool = False) -> Request:
         """The request as it is kept, with this noted on its slip."""
         properties = with_slip(self.request.properties, self.slip.marked(again=again, undone=undone))
-        return _as_delivered(encode_properties(properties), self.request.delivery.body or b"")
+        return _as_delivered(encode_properties(properties), self.request.delivery.body)
 
 
 class Onward:
@@ -195,12 +195,18 @@ class Onward:
         """Undo what can be, if that is right, and tell whoever waits for it."""
         if not failed.to_undo:
             self._tell(attempt, failed.reply, failed.request)
-        elif failed.certain and not failed.slip.again and not _came_again(attempt):
+        elif failed.certain and not failed.slip.again and not _came_again(attempt) and self._can_note(attempt, failed):
             self._undo(attempt, failed, failed.to_undo)
         else:
             words = _KEEPS.format(self._dead)
             reply = self._replies.retold(attempt, failed.reply, words, undone=False)
-            self._settler.set_aside(attempt, reply, failed.kept(again=True))
+            set_aside = self._settler.set_aside_cast if attempt.is_cast else self._settler.set_aside
+            set_aside(attempt, reply, failed.kept(again=True))
+
+    @staticmethod
+    def _can_note(attempt: Attempt, failed: _Failed) -> bool:
+        """Whether a request that is kept can say that it was undone: only the broker has one that is too large here."""
+        return not attempt.is_cast or failed.request.delivery.body is not None
 
     def _tell(self, attempt: Attempt, reply: Reply, kept: Request) -> None:
         assert attempt.slip is not None
@@ -261,8 +267,8 @@ def _came_again(attempt: Attempt) -> bool:
     return attempt.delivery.redelivered or (attempt.request is not None and attempt.request.attempt > 1)
 
 
-def _as_delivered(properties: bytes, body: bytes) -> Request:
-    """A request that was to be published, as if it had come."""
+def _as_delivered(properties: bytes, body: bytes | None) -> Request:
+    """A request that was to be published, as if it had come; without a body if that is only at the broker."""
     delivery = Delivery(0, False, b"\x00")
-    delivery.properties, delivery.body, delivery.body_size = properties, body, len(body)
+    delivery.properties, delivery.body, delivery.body_size = properties, body, len(body or b"")
     return Request(delivery)
