@@ -1,18 +1,12 @@
 """What is undone has certainly failed, and is not resumed; what is kept instead is kept whole."""
 
-import asyncio
-from typing import Any
 
-import pytest
 
-from tests.contract.test_pipelines import dead, one_dead, retried
-from tests.support.raw import raw_channel
+from tests.contract.test_pipelines import one_dead, retried
 from tests.support.serving import serving
 from tests.support.staged import Image, Staged
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Execution, Pipeline, Service
-from warren.protocol import topology
-from warren.server import onward
+from warren import AsyncClient, Pipeline, Service
 
 
 async def test_a_cast_that_is_too_large_for_its_worker_is_kept_whole_and_can_be_resumed(

@@ -172,13 +172,14 @@ def read_slip(p: Properties) -> Slip:
 
 
 def _check_target(full_name: str) -> None:
+    """A worker publishes there in its own name: to services, and to no other queue."""
     service, _, method = full_name.rpartition(".")
     try:
-        check_name(service)
+        topology.check_service(service)
         check_name(method + MARK)
     except ValueError as error:
         raise SlipError(f"the slip names what cannot be called: {error}; mend whoever wrote it") from error
-    if not service or not method:
+    if not method:
         raise SlipError(f"the slip names {full_name!r}: say 'service.method'")
 
 

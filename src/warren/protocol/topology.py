@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 EXCHANGE = "warren"
 BOUNCE_EXCHANGE = "warren.bounce"
@@ -11,6 +12,19 @@ DEFAULT_EXCHANGE = ""
 DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 #: The header in which the broker says why it took a message off a queue.
 DEATH_REASON = "x-first-death-reason"
+
+
+_SERVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+_FOREIGN: Final = ("amq.", "warren.")
+
+
+def check_service(name: str) -> None:
+    """Refuse what cannot be a service's name: its queue would be another's, or no queue at all (`ValueError`)."""
+    if not _SERVICE.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
+        raise ValueError(
+            f"service name {name!r}: it must be made of letters, digits, '_', '-' and '.', at most 200, begin with"
+            f" a letter, a digit or '_', but not with {' or '.join(_FOREIGN)}, and not end in .dead"
+        )
 
 
 def service_queue(service: str) -> str:

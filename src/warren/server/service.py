@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Unpack
@@ -10,6 +9,7 @@ from typing import Any, Literal, Unpack
 from warren import checks, keywords
 from warren.connection.settings import ConnectionOptions
 from warren.middleware import Middleware, checked_middleware
+from warren.protocol import topology
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.control import MAX_CONCURRENCY
 from warren.protocol.problems import registry
@@ -21,8 +21,6 @@ from warren.server.server import DEFAULT_DRAIN_TIMEOUT, Server
 
 QueueKind = Literal["classic", "quorum"]
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
-_FOREIGN = ("amq.", "warren.")
 #: Calls at a time where nothing is said: a prefetch of 100 gives the best throughput (docs/broker-facts.md), but a
 #: thread per call is worth less than that.
 ASYNC_CONCURRENCY = 100
@@ -84,11 +82,7 @@ class Service(Declaring):
             ValueError: one that makes no sense.
         """
         checks.text("service name", name)
-        if not _NAME.match(name) or name.startswith(_FOREIGN) or name.endswith(".dead") or len(name) > 200:
-            raise ValueError(
-                f"service name {name!r}: it must be made of letters, digits, '_', '-' and '.', at most 200, begin with"
-                f" a letter, a digit or '_', but not with {' or '.join(_FOREIGN)}, and not end in .dead"
-            )
+        topology.check_service(name)
         if queue not in ("classic", "quorum"):
             raise ValueError(f"queue={queue!r} must be 'classic' or 'quorum'")
         if concurrency is not None:

@@ -115,3 +115,24 @@ def test_a_result_is_the_one_argument_of_the_next_stage() -> None:
     assert as_argument(JSON, b'{"a":1}') == b'[{"a":1}]'
     assert msgspec.msgpack.decode(as_argument(MSGPACK, msgspec.msgpack.encode({"a": 1}))) == [{"a": 1}]
     assert as_argument(TEXT, b"text") == b"text"
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "amq.rabbitmq.reply-to.g1h2",
+        "amq.gen-x",
+        "warren.reply.x",
+        "shop.dead",
+        "a b",
+        "a\\n",
+        "\\ud800",
+        "é",
+        "a" * 201,
+    ],
+)
+@pytest.mark.parametrize("member", ["to", "undo"])
+def test_a_worker_publishes_to_services_only_whatever_a_slip_names(service: str, member: str) -> None:
+    stage = {"to": '"to":"a.b"', member: f'"{member}":"{service}.run"'}
+    with pytest.raises(SlipError, match=r"mend|say|send"):
+        read_slip(properties(f'{{"stages":[{{{",".join(stage.values())}}}]}}'))
