@@ -183,6 +183,21 @@ def _check_target(full_name: str) -> None:
         raise SlipError(f"the slip names {full_name!r}: say 'service.method'")
 
 
+def read_own_slip(p: Properties, service: str) -> Slip:
+    """The slip of a request that has come to this service.
+
+    Raises:
+        SlipError: there is none that makes sense here, or its pipeline must not go on.
+    """
+    slip = read_slip(p)
+    name = method_name(slip.here.to)
+    if slip.here.to != f"{service}.{name}" or p.type != (name + MARK).encode():
+        raise SlipError(f"the slip is at {slip.here.to!r}, and this is another stage: mend the peer")
+    if slip.undone:
+        raise SlipError("what the pipeline had done was undone, so it must not go on: send the pipeline again")
+    return slip
+
+
 def slip_of(p: Properties) -> Slip | None:
     """The slip of a request; None where it has none, or none that makes sense."""
     try:

@@ -18,7 +18,7 @@ from warren.protocol.evidence import Ending
 from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
 from warren.protocol.slip import MARK as STAGE_MARK
-from warren.protocol.slip import Slip, SlipError, is_stage, method_name, read_slip
+from warren.protocol.slip import Slip, SlipError, is_stage, method_name, read_own_slip
 from warren.protocol.streaming import MARK
 
 
@@ -134,12 +134,10 @@ class Admission:
         """A stage of a pipeline is decided as a call of its method is."""
         p = request.properties
         try:
-            slip = read_slip(p)
+            slip = read_own_slip(p, self._service.name)
         except SlipError as error:
             return Refuse(evidence.DECODE, str(error))
         marked, name = p.type, method_name(slip.here.to)
-        if slip.here.to != f"{self._service.name}.{name}" or marked != (name + STAGE_MARK).encode():
-            return Refuse(evidence.DECODE, f"the slip is at {slip.here.to!r}, and this is another stage: mend the peer")
         method = self._service.methods.get(name)
         if method is None or method.streams:
             return self._no_method(request) if method is None else Refuse(evidence.STREAM, _IS_STREAM)

@@ -13,7 +13,8 @@ from warren.protocol.codecs import CodecError
 from warren.protocol.evidence import Ending, conclude
 from warren.protocol.problems import Problem, class_name, describe
 from warren.protocol.reply import error_reply, lean_result_properties, result_properties
-from warren.protocol.slip import Slip, blame, is_stage, slip_of
+from warren.protocol.request import Request
+from warren.protocol.slip import Slip, SlipError, blame, is_stage, read_own_slip
 from warren.server.attempt import Attempt
 
 log: Final = get_logger("warren.server")
@@ -124,13 +125,21 @@ class Replies:
         request = attempt.request
         assert request is not None
         if is_stage(request.properties):
-            _tell_stage(attempt, error, slip or attempt.slip or slip_of(request.properties))
+            _tell_stage(attempt, error, slip or attempt.slip or _own_slip(attempt.service, request))
         properties, body = error_reply(request, error, problem)
         if len(body) > self._max_size:
             error.message = error.message[:1000]
             problem = Problem(error=problem.error)
             properties, body = error_reply(request, error, problem)
         return Reply(properties, body, error, problem)
+
+
+def _own_slip(service: str, request: Request) -> Slip | None:
+    """The slip of a request that is not run; None if it makes no sense here: then nothing is said, or done, by it."""
+    try:
+        return read_own_slip(request.properties, service)
+    except SlipError:
+        return None
 
 
 def _tell_stage(attempt: Attempt, error: CallError, slip: Slip | None) -> None:
