@@ -36,7 +36,7 @@ _NACKED: Final = "the broker refuses it"
 
 
 class NoQueue(str):
-    """Why a copy was not taken: there is no queue for it."""
+    """Why a copy was certainly not taken, also not when it was sent before: there is no queue for it."""
 
     __slots__ = ()
 
@@ -60,7 +60,8 @@ class Copy:
         patience: seconds from the first refusal on for which it is tried again.
         outlives_link: whether nobody else has the request any more.
         taken: called when the broker has it. None of these three may raise.
-        refused: called when it is certain that the broker does not have it and its patience is over.
+        refused: called when the broker does not take it and its patience is over: it certainly does not have it, except
+            of one that is sent again where that is in doubt.
         doubtful: called when the broker may have it, or may not; None: it is sent again. Of one that outlives its link,
             it may be called while there is no link.
     """
@@ -77,6 +78,7 @@ class Copy:
     _gives_up: float = field(default=float("inf"))
     returned: str | None = None
     published: bool = False  # and the broker has not said that it does not have it
+    maybe_taken: bool = False  # when it was sent before
     needless: bool = False  # its original is the broker's again
 
     @property
@@ -321,6 +323,7 @@ class Copies:
         """The broker has not taken these, or not for certain."""
         for copy in copies:
             if copy.doubtful is None or copy.returned is not None:  # a second one does no harm, or there is no first
+                copy.maybe_taken |= copy.returned is None
                 self._judge(copy, partial(self._refused, copy, _NACKED))
             else:
                 self._judge(copy, partial(self.nacked.add, copy))
@@ -363,7 +366,7 @@ class Copies:
         """The broker does not have it; what is refused `for_good` would be by this way again."""
         now, copy.published = time.monotonic(), False
         if not copy.next_way(now) or (for_good and copy.tried_all):
-            copy.refused(why)
+            copy.refused(str(why) if copy.maybe_taken else why)  # a text that proves nothing
         elif not copy.tried_all:
             self.send(copy)
         else:
@@ -376,6 +379,7 @@ class Copies:
 
     def _in_doubt(self, copy: Copy, why: str) -> None:
         if copy.doubtful is None or not copy.published:
+            copy.maybe_taken |= copy.published
             self.send(copy)
         else:
             copy.doubtful(why)

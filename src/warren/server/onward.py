@@ -152,6 +152,8 @@ class Onward:
 
     def _hand_over(self, attempt: Attempt, request: Request, following: _Next, ways: list[Way]) -> None:
         failed = partial(self._settler.surely, attempt, evidence.SERVER)
+        # Of two, one might fail and undo what the other one builds on.
+        twice = attempt.number is not None and not following.slip.to_undo
         self._settler.copies.send(
             Copy(
                 ways=ways,
@@ -161,7 +163,7 @@ class Onward:
                 outlives_link=attempt.acked,
                 taken=partial(self._taken, attempt),
                 refused=partial(failed, self._not_taken, following),
-                doubtful=None if attempt.number is not None else partial(failed, self._in_doubt, following),
+                doubtful=None if twice else partial(failed, self._in_doubt, following),
             )
         )
         attempt.settled = True
