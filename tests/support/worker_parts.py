@@ -119,7 +119,7 @@ class Sabotage:
 SEAMS = {
     "admission": ("decide",),
     "replies": ("result", "ended", "raised", "_error"),
-    "settler": ("take_off", "reply", "_send", "release", "set_aside", "_answer", "_not_set_aside", "hand_back"),
+    "settler": ("take_off", "reply", "_send", "release", "set_aside", "_answer", "not_set_aside", "hand_back"),
     "ending": ("_end_held", "_let_go", "set_aside_cast"),
     "copies": ("_refused", "_in_doubt"),
     "releases": ("prove",),

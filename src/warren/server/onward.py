@@ -39,6 +39,10 @@ _REFUSED: Final = "its queue {!r} does not take the request: {}; look at the que
 _IN_DOUBT: Final = "whether its queue {!r} has the request is not known: {}; look before you repeat it"
 _NOT_UNDONE: Final = "it cannot be published to {!r}, to undo what {} has done: {}; try it again with `warren dead`"
 _UNDOES: Final = "; what the stages before it have done is being undone"
+_STOPS: Final = (
+    "; what {} and those before it have done is not undone, as neither {!r} nor {!r} takes what would undo it: undo it"
+    " yourself"
+)
 _KEEPS: Final = (
     "; what the stages before it have done is not undone by this worker, as the pipeline may go on: it is kept in {!r},"
     " where `warren dead` shows it; look before you try it again"
@@ -220,6 +224,8 @@ class Onward:
 
     def _undo(self, attempt: Attempt, failed: _Failed, stages: Sequence[Stage]) -> None:
         """Undo these stages, one after the other, and tell of the failure then."""
+        if self._settler.comes_again(attempt):  # and may go on where it comes to
+            return
         if not stages:
             reply = self._replies.retold(attempt, failed.reply, _UNDOES, undone=True)
             self._tell(attempt, reply, failed.kept(undone=True))
@@ -251,10 +257,16 @@ class Onward:
         message = _NOT_UNDONE.format(queue_of(undo), stage.to, why)
         log.error("%s", message)
         reply = self._replies.not_handed_over(attempt, evidence.NO_ROUTE, message, failed.slip)
-        after = partial(self._settler.surely, attempt, evidence.SERVER, self._undo, failed, others)
+        after = partial(self._settler.surely, attempt, evidence.SERVER)
         request = _as_delivered(encode_properties(given), stage.kept or b"")
-        self._settler.set_apart(request, reply, after, lambda _why: after(), outlives_link=attempt.acked)
+        taken, refused = partial(after, self._undo, failed, others), partial(after, self._stop_undoing, failed, stage)
+        self._settler.set_apart(request, reply, taken, refused, outlives_link=attempt.acked)
         attempt.settled = True
+
+    def _stop_undoing(self, attempt: Attempt, failed: _Failed, stage: Stage, why: str) -> None:
+        """What would undo a stage is nowhere: the request, which has it, is left to the broker."""
+        words = _STOPS.format(stage.to, queue_of(stage.undo or ""), self._dead)
+        self._settler.not_set_aside(attempt, self._replies.retold(attempt, failed.reply, words, undone=False), why)
 
 
 def _patience(attempt: Attempt, request: Request) -> float:

@@ -159,7 +159,7 @@ class Settler(_Deliveries):
             return
         if self.comes_again(attempt):
             return
-        refused = partial(self.surely, attempt, evidence.SERVER, self._not_set_aside, reply)
+        refused = partial(self.surely, attempt, evidence.SERVER, self.not_set_aside, reply)
         self.set_apart(request, reply, partial(self.copied, attempt, reply), refused, outlives_link=attempt.acked)
         attempt.settled = True
 
@@ -185,7 +185,8 @@ class Settler(_Deliveries):
         )
         self.copies.send(copy)
 
-    def _not_set_aside(self, attempt: Attempt, reply: Reply, why: str) -> None:
+    def not_set_aside(self, attempt: Attempt, reply: Reply, why: str) -> None:
+        """The dead queue has not taken it: the broker itself has to see what it can do."""
         log.error("%s: %s cannot be set aside: %s; rejecting it instead", self._service, attempt.name, why)
         self._answer(attempt, reply)
         self.reject(attempt)

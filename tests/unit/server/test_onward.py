@@ -13,7 +13,7 @@ from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.errors import ChannelClosed
 from warren.protocol.slip import Slip, Stage, read_slip, slip_fields
-from warren.server import onward
+from warren.server import onward, settler
 from warren.server.worker import Worker
 
 FIRST, SECOND = Stage("shop.pay", "shop.refund", b"[7]"), Stage("shop.pack", "shop.unpack", b"[8]")
@@ -85,6 +85,7 @@ class Desk:
 async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(onward, "_PATIENCE", 0.0)
     monkeypatch.setattr(onward, "_CAST_PATIENCE", 0.0)
+    monkeypatch.setattr(settler, "_ASIDE_PATIENCE", 0.0)
     return Desk()
 
 
@@ -109,3 +110,46 @@ async def test_no_queue_for_a_second_copy_proves_nothing_of_the_first(desk: Desk
     desk.returned()
     assert desk.answers[0]["rpc-reason"] == "QUEUE_DOWN"
     assert desk.answers[0]["rpc-stage-executed"] == "UNKNOWN"
+
+
+async def test_each_undoing_is_confirmed_before_the_next_one_and_before_the_answer(desk: Desk) -> None:
+    desk.fails = True
+    await desk.run(FIRST, SECOND, Stage(REPORT), at=2)
+    assert desk.copies == [(b"shop", b"unpack")]
+    desk.confirmed()
+    assert desk.copies == [(b"shop", b"unpack"), (b"shop", b"refund")]
+    assert desk.answers == []
+    desk.confirmed()
+    assert desk.answers[0]["rpc-undone"] is True
+    assert desk.channel.settlements == {1: 1}
+
+
+async def test_no_more_is_undone_once_the_broker_delivers_the_request_again(desk: Desk) -> None:
+    desk.fails = True
+    await desk.run(FIRST, SECOND, Stage(REPORT), at=2)
+    desk.channel.closed = ChannelClosed(406, "no ack in time")
+    desk.worker.channel_lost()
+    desk.confirmed()
+    assert desk.copies == [(b"shop", b"unpack")]
+
+
+async def test_nothing_is_undone_of_a_hand_over_that_failed_after_the_request_was_the_brokers_again(desk: Desk) -> None:
+    await desk.run(FIRST, Stage(REPORT), Stage("other.run"), at=1)
+    desk.returned()
+    desk.channel.closed = ChannelClosed(406, "no ack in time")
+    desk.worker.channel_lost()
+    desk.returned()
+    assert desk.copies == [(b"other", b"run>")] * 2
+
+
+@pytest.mark.parametrize("call", [True, False])
+async def test_what_undoes_is_never_said_to_be_on_its_way_if_it_is_nowhere(desk: Desk, call: bool) -> None:
+    desk.fails = True
+    await desk.run(FIRST, Stage(REPORT), at=1, call=call)
+    desk.returned()
+    desk.returned()
+    assert desk.copies[-1] == (b"shop.dead", b"refund>")
+    desk.returned()  # nor is there a dead queue
+    assert desk.copies[3:] == []
+    assert desk.channel.settlements == {1: 1}
+    assert ["rpc-undone" in answer for answer in desk.answers] == [False] * call
