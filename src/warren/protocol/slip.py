@@ -307,7 +307,7 @@ def with_slip(properties: Properties, slip: Slip) -> Properties:
 def resumed(properties: Properties) -> Properties:
     """A copy of a dead request's properties; a stage says that another attempt at it may have handed over."""
     slip = slip_of(properties)
-    if slip is None or not slip.to_undo:
+    if slip is None or all(stage.undo is None for stage in slip.stages):
         return copy(properties)
     return with_slip(properties, slip.marked(again=True))
 

@@ -17,10 +17,13 @@ from warren.protocol.slip import (
     Stage,
     as_argument,
     is_stage,
+    method_name,
     onward_properties,
     read_slip,
+    resumed,
     slip_fields,
     slip_of,
+    undo_properties,
 )
 
 TWO = Slip((Stage("images.fetch"), Stage("store.put")))
@@ -136,3 +139,22 @@ def test_a_worker_publishes_to_services_only_whatever_a_slip_names(service: str,
     stage = {"to": '"to":"a.b"', member: f'"{member}":"{service}.run"'}
     with pytest.raises(SlipError, match=r"mend|say|send"):
         read_slip(properties(f'{{"stages":[{{{",".join(stage.values())}}}]}}'))
+
+
+UNDONE = Slip((Stage("images.fetch", "images.forget"), Stage("store.put")))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_that_is_tried_again_says_so_if_anything_of_it_can_be_undone(at: int) -> None:
+    slip = UNDONE if not at else UNDONE.onward(b"[1]", again=False)
+    p = resumed(Properties(type=method_name(slip.here.to).encode() + b">", table=slip_fields(slip)))
+    assert read_slip(p).again
+    alone = resumed(Properties(type=b"fetch>", table=slip_fields(TWO)))
+    assert not read_slip(alone).again
+
+
+def test_what_undoes_has_the_headers_of_the_application_and_no_others() -> None:
+    given = request(TWO, tenant="acme", **{"rpc-progress": True, "rpc-attempt": 2, "x-death": [], "rpc-root": "root"})
+    p = decode_properties(undo_properties(given, UNDONE.stages[0], server_user="guest"))
+    assert decode_table(p.table or b"") == {"rpc-v": 1, "rpc-root": "root", "tenant": "acme"}
+    assert (p.type, p.message_id, p.reply_to, p.expiration) == (b"forget", b"m/undo/images.fetch", None, None)

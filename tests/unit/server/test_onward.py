@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any, cast
 
-import msgspec
 import pytest
 from tests.support.fake_channel import FakeChannel
 
