@@ -33,7 +33,6 @@ _LONGEST_NAME: Final = 456
 
 #: Headers of one attempt, or of one request only, which the next stage's does not have.
 _OWN: Final = frozenset({b"CC", b"BCC", b"rpc-attempt", b"rpc-lean", b"rpc-timeout-ms", b"rpc-user", _SLIP})
-_NOT_EXPIRING: Final = frozenset({b"rpc-deadline"})
 
 
 class SlipError(ValueError):
@@ -283,9 +282,9 @@ def undo_properties(request: Request, stage: Stage, *, server_user: str) -> byte
     given = request.properties
     p = Properties(content_type=given.content_type, delivery_mode=PERSISTENT, app_id=given.app_id)
     p.user_id = given.user_id
-    p.message_id = p.correlation_id = ((given.message_id or b"")[:200] + b"/undo/" + stage.to.encode())[:255]
+    p.message_id = p.correlation_id = ((given.message_id or given.correlation_id or b"")[:200] + b"/undo/" + stage.to.encode())[:255]
     p.type = method_name(stage.undo or "").encode()
-    table = {name: value for name, value in _kept(given).items() if name not in _NOT_EXPIRING}
+    table = {name: value for name, value in _kept(given).items() if not name.startswith(b"rpc-")}
     table[b"rpc-v"] = encode_value(VERSION)
     root: Any = request.root_id
     if root is not None:

@@ -158,3 +158,10 @@ def test_what_undoes_has_the_headers_of_the_application_and_no_others() -> None:
     p = decode_properties(undo_properties(given, UNDONE.stages[0], server_user="guest"))
     assert decode_table(p.table or b"") == {"rpc-v": 1, "rpc-root": "root", "tenant": "acme"}
     assert (p.type, p.message_id, p.reply_to, p.expiration) == (b"forget", b"m/undo/images.fetch", None, None)
+
+
+def test_what_undoes_has_an_id_of_its_pipeline_also_where_that_has_no_message_id() -> None:
+    given = request(TWO)
+    given.properties.message_id = None
+    p = decode_properties(undo_properties(given, UNDONE.stages[0], server_user="guest"))
+    assert p.message_id == p.correlation_id == b"c/undo/images.fetch"
