@@ -21,6 +21,7 @@ from warren import (
     InvalidArgument,
     MethodNotFound,
     Overloaded,
+    Pipeline,
     Server,
     Service,
     Unavailable,
@@ -31,6 +32,10 @@ from warren.client.gathering import Answer
 from warren.connection.dial import open_link
 from warren.connection.settings import make_settings
 from warren.control.asking import Asking
+from warren.operate.asked import ask
+from warren.operate.queues import look
+from warren.operate.silent import find
+from warren.operate.told import Process
 from warren.protocol import topology
 from warren.protocol.control import read_question, to_service
 
@@ -231,6 +236,24 @@ async def test_with_a_known_count_nobody_waits_for_more(url: str, service_name: 
         assert len(answers) == 2
         told = await client.options(expect=3, timeout=1.5).broadcast(made[0].clear)
         assert (len(told.told), told.failed, told.silent, told.all) == (2, {}, 1, False)
+
+
+async def test_an_instance_that_had_to_hold_requests_aside_is_still_one_instance(url: str, service_name: str) -> None:
+    shop, later = Shop(service_name, 0), Service(f"{service_name}-later")
+
+    @later.method
+    def note(price: int) -> None: ...
+
+    async with serving(shop.service, url=url), AsyncClient(url, timeout=30) as client:
+        with pytest.raises(Unavailable):  # its second stage has no queue: the request is held until that is certain
+            await client.call(Pipeline(shop.stock).then(note), "tea")
+        async with Asking(make_settings(url)) as asking:
+            (standing,) = await look(asking.link, [service_name], 20)
+            assert standing.consumers == 2
+            heard = await ask(asking, "ping", to_service(service_name), Process, patience=2)
+            assert find([standing], heard.said, heard.said) == []
+        told = await client.broadcast(shop.clear)
+        assert (len(told.told), told.all) == (1, True)
 
 
 async def test_an_instance_that_lets_nobody_ask_is_counted_and_was_sent_nothing(url: str, service_name: str) -> None:

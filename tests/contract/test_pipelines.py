@@ -194,6 +194,14 @@ async def test_a_stage_without_a_queue_is_named(url: str, service_name: str) -> 
         assert raised.value.reason == "NO_ROUTE"
 
 
+async def test_a_stage_without_a_queue_is_told_of_within_a_short_timeout(url: str, service_name: str) -> None:
+    staged = Staged(service_name)
+    async with serving(staged.first, url=url), AsyncClient(url, timeout=2) as client:
+        with pytest.raises(Unavailable) as raised:
+            await client.call(staged.whole, "cat")
+        assert raised.value.reason == "NO_ROUTE"
+
+
 async def test_a_request_that_expires_in_a_later_queue_says_where(url: str, service_name: str) -> None:
     staged = Staged(service_name)
     async with serving(*staged.services, url=url):

@@ -17,7 +17,7 @@ from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.requests import Own, Target
-from warren.client.roll_call import takes_requests
+from warren.client.roll_call import consumers_of
 from warren.client.target import encode_call, read_result, split_name, typed_decoder
 from warren.connection.supervisor import closed_error
 from warren.errors import CallError, Code
@@ -277,7 +277,7 @@ class Gathering:
     def _hear(self, heard: Heard) -> None:
         """An instance is there: ask it."""
         self._heard += 1
-        self._taking += takes_requests(heard)
+        self._taking += consumers_of(heard, self._asked.service)
         instance, asked = heard.instance, self._asked
         target = asked.target(instance)
         try:

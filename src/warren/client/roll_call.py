@@ -13,8 +13,6 @@ from warren.protocol.evidence import NOT_CONNECTED, conclude
 
 #: Seconds that the broker gets to say that there is no such instance any more.
 _PROBE = 1.0
-#: States in which a process takes no requests, so that the broker does not count it.
-_TAKING_NOTHING = ("draining", "drained")
 
 
 class RollCall:
@@ -71,6 +69,8 @@ class RollCall:
         return consumers
 
 
-def takes_requests(answer: Answer) -> bool:
-    """Whether the broker counts this process among those that take requests."""
-    return answer.body.get("state") not in _TAKING_NOTHING
+def consumers_of(answer: Answer, service: str) -> int:
+    """How many of the consumers of this service's queue are this process's; one, if it does not say."""
+    said = answer.body.get("consumers")
+    count = said.get(service) if isinstance(said, dict) else None
+    return count if type(count) is int and count >= 0 else 1

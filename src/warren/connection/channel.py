@@ -200,7 +200,7 @@ class HotChannel(Channel):
         self._frame_max: int = raw.connection.params.frame_max
         self.published = 0  # so many messages, of those that are mandatory
         self._receiver: Receiver | None = None
-        self._consumers: list[str] = []  # their tags
+        self.consumers: list[str] = []  # their tags
         self._queue = ""  # that it consumes
         self._acks = Acks()
         self._no_ack = False
@@ -227,12 +227,12 @@ class HotChannel(Channel):
         self._queue = queue
         arguments = {"x-priority": priority} if priority else None
         frame = await self._ask(self._raw.basic_consume, queue, _never, auto_ack=no_ack, arguments=arguments)
-        self._consumers.append(frame.method.consumer_tag)
+        self.consumers.append(frame.method.consumer_tag)
 
     @property
     def consumes(self) -> bool:
         """Whether it consumes."""
-        return bool(self._consumers)
+        return bool(self.consumers)
 
     async def widen(self, more: int) -> None:
         """Let the broker send this many unacknowledged deliveries more, for as long as the channel lives.
@@ -251,9 +251,9 @@ class HotChannel(Channel):
         redelivered though nobody has seen it [RabbitMQ 3.10.8, rabbit_fifo_client:handle_delivery]. Meanwhile no
         acknowledgement is written, so that the window fills up.
         """
-        if not self._consumers:
+        if not self.consumers:
             return
-        tags, self._consumers = self._consumers, []
+        tags, self.consumers = self.consumers, []
         try:
             if window:
                 self._holds_acks = True
@@ -379,9 +379,9 @@ class HotChannel(Channel):
         """The broker has ended a consumer: its queue is gone, for example."""
         assert self._receiver is not None
         tag = frame.method.consumer_tag
-        if tag in self._consumers:
-            self._consumers.remove(tag)
-        if not self._consumers:
+        if tag in self.consumers:
+            self.consumers.remove(tag)
+        if not self.consumers:
             self._receiver.consumer_cancelled(self)
 
     def _on_return(self, _channel: object, method: Any, properties: Any, _body: bytes) -> None:

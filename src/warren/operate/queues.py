@@ -23,7 +23,7 @@ class Standing:
 
     Attributes:
         ready: requests that wait.
-        consumers: workers that take them.
+        consumers: how many take them: one for each worker, and more for one that holds some aside.
         dead: messages in its dead queue.
         unacked, published, delivered: from the management plugin only: what workers have, and rates per second.
         trouble: why it cannot be said.

@@ -11,9 +11,6 @@ from warren.operate.queues import Standing, look
 from warren.operate.told import Process
 from warren.protocol.control import TO_ALL
 
-#: States in which an operator, or the end of a process, lets it take nothing: the broker does not count it.
-_TAKING_NOTHING = frozenset({"draining", "drained"})
-
 
 class Silent(NamedTuple):
     """A service of which fewer processes have answered than take its requests."""
@@ -32,12 +29,16 @@ def find(standings: Iterable[Standing], processes: Mapping[str, Process], heard:
         heard: the instances that have answered what is to be known.
     """
     heard = set(heard)
-    taking = [one for key, one in processes.items() if key in heard and one.state not in _TAKING_NOTHING]
+    there = [one for key, one in processes.items() if key in heard]
     counted = [
-        Silent(one.service, one.consumers or 0, sum(one.service in process.services for process in taking))
-        for one in standings
+        Silent(one.service, one.consumers or 0, sum(_consumers(of, one.service) for of in there)) for one in standings
     ]
     return [one for one in counted if one.workers > one.answered]
+
+
+def _consumers(process: Process, service: str) -> int:
+    """How many of the consumers of this service's queue are this process's; one, if it does not say."""
+    return process.consumers.get(service, int(service in process.services))
 
 
 async def roll_call(asking: Asking, patience: float, key: str = TO_ALL) -> Mapping[str, Process]:

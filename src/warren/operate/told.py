@@ -34,6 +34,7 @@ class Process(msgspec.Struct, frozen=True):
     warren: str = ""
     python: str = ""
     services: list[str] = []
+    consumers: dict[str, Count] = {}
 
 
 class MethodInfo(msgspec.Struct, frozen=True):

@@ -35,6 +35,11 @@ class Intake:
         self.has_consumed = False
 
     @property
+    def consumers(self) -> int:
+        """How many consumers the broker counts for it: more than one once it was widened."""
+        return 0 if self.channel is None else len(self.channel.consumers)
+
+    @property
     def consumes(self) -> bool:
         """Whether requests come."""
         return self.channel is not None and self.channel.consumes

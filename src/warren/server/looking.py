@@ -63,6 +63,7 @@ class Looking:
             "warren": __version__,
             "python": platform.python_version(),
             "services": [post.name for post in self.posts],
+            "consumers": {post.name: post.consumers for post in self.posts},
         }
 
     def info(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class Looking:
     def health(self) -> dict[str, Any]:
         """Whether it takes requests of all its services."""
         connection = all(post.connected for post in self.posts)
-        consuming = {post.name: post.consumes for post in self.posts}
+        consuming = {post.name: post.consumers > 0 for post in self.posts}
         return {
             "healthy": self.serving and connection and all(consuming.values()),
             "state": self.state,

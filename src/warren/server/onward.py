@@ -273,7 +273,7 @@ def _patience(attempt: Attempt, request: Request) -> float:
     left = attempt.left
     if request.properties.expiration == b"0":  # fail-fast
         return 0.0
-    return _CAST_PATIENCE if left is None else min(_PATIENCE, left)
+    return _CAST_PATIENCE if left is None else min(_PATIENCE, left / 2)  # its caller shall still hear of it
 
 
 def _came_again(attempt: Attempt) -> bool:

@@ -108,7 +108,7 @@ class Post:
 
     def announce(self) -> None:
         """Log that the service is served, if its requests are being consumed."""
-        if self.consumes:
+        if self._intake.consumes:
             methods = ", ".join(sorted(self.worker.service.methods))
             log.info("serving %s (%s), %d at a time", self.name, methods, self.worker.concurrency)
 
@@ -118,9 +118,9 @@ class Post:
         return self._link is not None
 
     @property
-    def consumes(self) -> bool:
-        """Whether requests come to it."""
-        return self._intake.consumes
+    def consumers(self) -> int:
+        """How many of the consumers of the service's queue are its own."""
+        return self._intake.consumers
 
     async def declare(self, link: Link) -> bool:
         """Declare what the service needs; False where the broker does not allow all of it."""
@@ -233,7 +233,7 @@ class Post:
             await self._consume(link)
         else:
             await self._intake.start(channel)
-        if self.consumes:
+        if self._intake.consumes:
             log.warning("%s: serving again", self.name)
 
     def _on_parked(self, count: int) -> None:
