@@ -194,12 +194,22 @@ async def test_a_method_that_does_not_allow_it_is_refused_by_each_instance(url: 
             await client.broadcast(made[0].charge)
 
 
+async def test_a_pipeline_is_not_asked_of_all(url: str) -> None:
+    shop = Shop("shop", 0)
+    client = AsyncClient(url)
+    with pytest.raises(TypeError, match=r"<Pipeline shop.stock> passes one result on"):
+        client.gather(Pipeline(shop.stock), "tea")
+    with pytest.raises(TypeError, match=r"passes one result on"):
+        await client.broadcast(Pipeline(shop.stock), "tea")
+
+
 async def test_a_method_that_nobody_has_and_arguments_that_do_not_fit_are_refused_by_each(
     url: str, service_name: str
 ) -> None:
     async with shops(url, service_name, 2) as (_, client):
         answers = [answer async for answer in client.gather(f"{service_name}.nothing")]
         assert [type(answer.error) for answer in answers] == [MethodNotFound] * 2
+        assert all("has no method 'nothing'" in str(answer.error) for answer in answers)
         answers = [answer async for answer in client.gather(f"{service_name}.stock", 3)]
         assert [type(answer.error) for answer in answers] == [InvalidArgument] * 2
 

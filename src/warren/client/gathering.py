@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.options import CONTENT_TYPES, Options
+from warren.client.pipeline import Pipeline
 from warren.client.requests import Own, Target
 from warren.client.roll_call import consumers_of
 from warren.client.target import encode_call, read_result, split_name, typed_decoder
@@ -113,6 +114,10 @@ class AskedOfAll:
         """
         self.options = options
         self._errors = errors
+        if isinstance(function, Pipeline):
+            raise TypeError(
+                f"{function!r} passes one result on: ask all instances of a method, and pass on each answer"
+            )
         method = None if isinstance(function, str) else method_of(function)
         if method is not None and not method.broadcast:
             raise TypeError(

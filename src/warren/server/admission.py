@@ -173,7 +173,8 @@ class Admission:
         if service == self._service.name and name in self._service.methods:
             return Refuse(evidence.BROADCAST, _NOT_FOR_ALL)
         known = checks.known_names(name, sorted(self._service.methods))
-        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no method {full_name!r}: {known}")
+        wanted = name if service == self._service.name else full_name
+        return Refuse(evidence.METHOD, f"service {self._service.name!r} has no method {wanted!r}: {known}")
 
     def _too_large(self, request: Request) -> Refuse:
         size, limit = request.delivery.body_size, self._service.max_message_size
