@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from warren.dead.queue import DeadMessage
+from warren.protocol import slip, streaming
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(rf"([0-9]{{1,10}}(?:\.[0-9]{{1,9}})?)\s*({'|'.join(_UNITS)})")
@@ -38,7 +39,7 @@ class Wanted:
         """Whether a message is meant."""
         return (
             (not self.reasons or entry.reason in self.reasons)
-            and (not self.methods or (entry.method or "-") in self.methods)
+            and (not self.methods or not _names(entry).isdisjoint(self.methods))
             and (self.calls is None or entry.was_a_call is self.calls)
             and self._of_age(entry.since, now)
         )
@@ -50,6 +51,12 @@ class Wanted:
             return False
         age = now - since
         return (self.older_than is None or age > self.older_than) and (self.newer_than is None or age < self.newer_than)
+
+
+def _names(entry: DeadMessage) -> set[str]:
+    """What a message's method may be called: as it stands there, and without the mark of a pipeline or a stream."""
+    method = entry.method or "-"
+    return {method, method.removesuffix(slip.MARK).removesuffix(streaming.MARK)}
 
 
 def parse_duration(text: str) -> timedelta:

@@ -52,6 +52,13 @@ def test_all_that_is_asked_has_to_hold(wanted: Wanted, found: bool) -> None:
     assert wanted.takes(died(2 * HOUR), NOW) is found
 
 
+@pytest.mark.parametrize("mark", ["", ">", "[]"])
+def test_a_method_is_chosen_by_its_name_however_it_was_asked(mark: str) -> None:
+    assert Wanted(methods=("pay",)).takes(entry(type=f"pay{mark}"), NOW)
+    assert Wanted(methods=(f"pay{mark}",)).takes(entry(type=f"pay{mark}"), NOW)
+    assert not Wanted(methods=("pa",)).takes(entry(type=f"pay{mark}"), NOW)
+
+
 def test_a_message_that_does_not_say_when_is_neither_old_nor_new() -> None:
     assert not Wanted(older_than=HOUR).takes(entry(), NOW)
     assert not Wanted(newer_than=HOUR).takes(entry(), NOW)
