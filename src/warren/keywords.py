@@ -30,13 +30,16 @@ def naming(options: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
-def refuse_unknown(taker: str, function: Callable[..., Any], given: Iterable[str]) -> None:
+def refuse_unknown(
+    taker: str, function: Callable[..., Any], given: Iterable[str], *, later: Callable[..., Any] | None = None
+) -> None:
     """Refuse names that are not in the signature of a function.
 
     Args:
         taker: what the function is called by those who call it.
         function: decorated with `naming`.
         given: the names of what came as ``**options``.
+        later: a method of what is made, which takes others.
 
     Raises:
         TypeError: one is unknown; with the nearest name, or all where none is near.
@@ -46,6 +49,8 @@ def refuse_unknown(taker: str, function: Callable[..., Any], given: Iterable[str
     for name in given:
         if name in _IN_THE_URL and "url" in known:
             raise TypeError(f"{taker}() has no option {name!r}: say url='amqp://user:password@host:5672/vhost'")
+        if later is not None and name not in known and name in inspect.signature(later).parameters:
+            raise TypeError(f"{taker}() has no option {name!r}: say .{later.__name__}({name}=…) of what it makes")
         if name not in known:
             raise TypeError(f"{taker}() has no option {name!r}: {checks.known_names(name, known)}")
 

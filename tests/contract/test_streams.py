@@ -218,6 +218,13 @@ def test_leaving_the_loop_in_a_thread_closes_it(url: str, service_name: str) -> 
             wait.wait(0.01)
 
 
+async def test_a_note_says_how_many_items_had_come(url: str, service_name: str) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        _, error = await taken(client.options(timeout=0.5).stream(yielding.hang, 1))
+        assert error is not None
+        assert error.__notes__ == ["1 item of the stream had come"]
+
+
 async def test_a_stream_has_a_time_for_all_of_it(url: str, service_name: str) -> None:
     async with yielding_and_client(url, service_name) as (yielding, client):
         items, error = await taken(client.options(timeout=0.5).stream(yielding.hang, 3))

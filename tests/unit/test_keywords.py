@@ -74,6 +74,13 @@ def test_a_client_refuses_an_unknown_option(client: Any, name: str, near: str) -
         client(**{name: 1})
 
 
+@pytest.mark.parametrize("name", ["on_progress", "fail_fast"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_an_option_of_calls_is_shown_its_place(client: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) has no option '{name}': say \.options\({name}=…\)"):
+        client(**{name: True})
+
+
 @pytest.mark.parametrize("name", ["host", "port", "uri"])
 @pytest.mark.parametrize("make", [Client, AsyncClient, partial(Server, Service("calc"))])
 def test_what_the_url_says_is_no_option_and_not_taken_for_another(make: Any, name: str) -> None:

@@ -73,7 +73,7 @@ class BaseClient:
         Raises:
             ValueError, TypeError: an option that makes no sense, or is unknown.
         """
-        keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection)
+        keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection, later=BaseClient.options)
         self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
         self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)

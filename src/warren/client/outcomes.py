@@ -142,7 +142,7 @@ def after_items(error: Exception, count: int) -> None:
     """Make an error that ended a stream say that so many items had come."""
     if isinstance(error, CallError) and count:
         evidence.begun(error)
-    error.add_note(f"{count} items of the stream had come")
+    error.add_note(f"{count} item{'' if count == 1 else 's'} of the stream had come")
 
 
 def bounced(call: PendingCall, bounce: Bounce, state: str, stage: int | None = None) -> CallError:

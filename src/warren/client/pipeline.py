@@ -153,6 +153,10 @@ def _check_undone(stages: list[_Made]) -> None:
 
 
 def _stage_method(function: Callable[..., Any]) -> Method:
+    if isinstance(function, str):
+        raise TypeError(
+            f"{function!r} is a name, and a stage is a function: import it, or declare it with @service.stub"
+        )
     method = method_of(function)
     if method.streams:
         raise TypeError(f"{method.full_name} yields items, and a stage has one result: return a list")

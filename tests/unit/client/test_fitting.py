@@ -94,6 +94,8 @@ def test_a_pipeline_of_stages_that_do_not_fit_is_refused_when_it_is_built() -> N
         Pipeline(show).then(_another(service))
     with pytest.raises(ValueError, match="twice"):
         Pipeline(count).then(show).then(count)
+    with pytest.raises(TypeError, match=r"'shapes.show' is a name.*@service.stub$"):
+        Pipeline("shapes.show")  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="not a method of a service"):
         Pipeline(len)
 
