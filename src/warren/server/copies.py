@@ -85,10 +85,13 @@ class Copy:
     def way(self) -> Way:
         return self.ways[self._tries % len(self.ways)]
 
+    def lose_patience(self, now: float) -> None:
+        """It is refused: its time begins with the first of all refusals, also while that is being judged."""
+        self._gives_up = min(self._gives_up, now + self.patience)
+
     def next_way(self, now: float) -> bool:
         """Take the next way; False when its patience is over."""
-        if not self._tries:
-            self._gives_up = now + self.patience
+        self.lose_patience(now)
         self._tries += 1
         return now < self._gives_up or self._tries < len(self.ways)
 
@@ -321,7 +324,9 @@ class Copies:
 
     def refused(self, copies: list[Copy]) -> None:
         """The broker has not taken these, or not for certain."""
+        now = time.monotonic()
         for copy in copies:
+            copy.lose_patience(now)
             if copy.doubtful is None or copy.returned is not None:  # a second one does no harm, or there is no first
                 copy.maybe_taken |= copy.returned is None
                 self._judge(copy, partial(self._refused, copy, _NACKED))

@@ -175,3 +175,18 @@ async def test_an_answer_about_a_copy_that_went_with_its_link_is_ignored(book: B
     copies.nacked.answered(question, Standing(True, ""))
     assert book.ends == {"the broker has it": []}
     assert len(copies) == 0
+
+
+async def test_a_question_about_a_refusal_takes_from_the_patience_and_adds_nothing_to_it(book: Book) -> None:
+    """A worker that stops waits for the patience and one question: each more would cost a caller its answer."""
+    copies, question = Copies(), Question[Copy]()
+    copies.nacked.ask = lambda _queue: question
+    channel = attached(copies, FakeChannel())
+    copy = book.copy("slow")
+    copy.patience = 0.01
+    copies.send(copy)
+    channel.receiver.refused(1, False)
+    await asyncio.sleep(copy.patience)
+    copies.nacked.answered(question, Standing(True, ""))
+    assert len(copies) == 0
+    assert book.ends["slow"] == ["refused: the broker refuses it"]
