@@ -229,8 +229,7 @@ class Settler(_Deliveries):
         try:
             ways = _ways_back(request, self._service, self._user, left, number, self.copies.room)
         except ValueError as error:
-            log.error("%s: %s cannot be handed back: %s; rejecting it", self._service, attempt.name, error)
-            self.reject(attempt)
+            self._end_held(attempt, evidence.HAND_BACK, _NOT_HANDED_BACK, str(error))
             return
         surely = partial(self.surely, attempt)
         certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
