@@ -14,7 +14,7 @@ from pika import spec
 
 from tests.support import pika_frames
 from tests.support.evidence import LATE
-from tests.support.rogue import Rogue
+from tests.support.rogue import START, Rogue
 from warren import AsyncClient, CallError, Client, Execution, Server, Service
 
 #: Seconds that each call may take; more where a busy machine does not get to the moment in that time.
@@ -133,6 +133,39 @@ async def hear(moment: type | None, words: bytes, hang_up: bool, make_call: Make
                 if rogue.reached.is_set():
                     return error, seconds - timeout
     raise AssertionError(f"the moment never came: {error!r}")
+
+
+class ClosesBehind(Rogue):
+    """Gives its answer to one method on one channel, and closes the channel with the same breath."""
+
+    def __init__(self, moment: type, channel: int) -> None:
+        super().__init__(None, b"")
+        self._behind = moment, channel
+
+    def _answer(self, writer: asyncio.StreamWriter, method: Any, channel: int) -> None:
+        if method is None:
+            writer.write(pika_frames.method(0, START))
+            return
+        super()._answer(writer, method, channel)
+        if isinstance(method, self._behind[0]) and channel == self._behind[1]:
+            writer.write(pika_frames.method(channel, spec.Channel.Close(541, "INTERNAL_ERROR", 0, 0)))
+            self.reached.set()
+
+
+@pytest.mark.parametrize(
+    ("moment", "channel"), [(spec.Channel.Open, 2), (spec.Confirm.Select, 2), (spec.Channel.Open, 3)]
+)
+async def test_nothing_is_written_to_a_channel_that_was_closed_right_behind_its_opening(
+    moment: type, channel: int
+) -> None:
+    async with (
+        ClosesBehind(moment, channel) as rogue,
+        AsyncClient(rogue.url, timeout=TIMEOUT, connect_timeout=TIMEOUT) as client,
+    ):
+        calls = client.call("any.thing"), client.call_bare("any", b"")
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert rogue.reached.is_set()  # those are the channels that calls are published on, with confirms and without
+    assert [getattr(error, "execution", error) for error in errors] == [Execution.NOT_SENT] * 2
 
 
 @pytest.mark.parametrize(

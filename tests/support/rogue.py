@@ -25,7 +25,7 @@ _ANSWERS: dict[type, Any] = {
     spec.Confirm.Select: spec.Confirm.SelectOk(),
 }
 _ABLE = {"publisher_confirms": True, "basic.nack": True, "consumer_cancel_notify": True}
-_START = spec.Connection.Start(0, 9, {"capabilities": _ABLE}, "PLAIN", "en_US")
+START = spec.Connection.Start(0, 9, {"capabilities": _ABLE}, "PLAIN", "en_US")
 
 
 class Rogue:
@@ -98,7 +98,7 @@ class Rogue:
             if self._hang_up:
                 writer.close()
         elif method is None:
-            writer.write(pika_frames.method(0, _START))
+            writer.write(pika_frames.method(0, START))
         elif isinstance(method, spec.Basic.Consume | spec.Basic.Cancel):
             kind = spec.Basic.ConsumeOk if isinstance(method, spec.Basic.Consume) else spec.Basic.CancelOk
             writer.write(pika_frames.method(channel, kind(method.consumer_tag)))

@@ -220,6 +220,8 @@ class HotChannel(Channel):
         """Ask the broker to confirm every publish."""
         # Pika wants a callback for confirms; they go to the tap and never reach it.
         await self._ask(self._raw.confirm_delivery, lambda _frame: None)
+        if self.closed is not None:  # right behind the answer: who uses it from now on would not hear of it
+            raise self.closed
 
     async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
         """Start consuming a queue; of several consumers those of the highest priority are served first."""

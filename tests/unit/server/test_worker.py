@@ -329,7 +329,7 @@ async def test_without_a_thread_for_it_a_call_is_answered_and_gives_its_place_ba
 async def test_a_request_that_cannot_be_written_again_for_another_worker_is_answered_or_set_aside(
     service: Service, call: bool
 ) -> None:
-    """Its caller may not have asked for a bounce, as that of a lean call or of a large one: a reject would tell nobody."""
+    """Its caller may have asked for no bounce, as that of a lean call or a large one: a reject would tell nobody."""
     service.method(name="work")(lambda: None)
     desk = Desk(service)
     desk.elsewhere.room = 400  # far less than that of the request's sender
@@ -341,8 +341,6 @@ async def test_a_request_that_cannot_be_written_again_for_another_worker_is_answ
     )
     desk.worker.hand_back()
     replies = await desk.rest()
-    assert [(reply["rpc-reason"], reply["rpc-executed"]) for reply in replies] == [
-        ("HAND_BACK", "NOT_EXECUTED")
-    ] * call
+    assert [(reply["rpc-reason"], reply["rpc-executed"]) for reply in replies] == [("HAND_BACK", "NOT_EXECUTED")] * call
     assert [key for key, _ in desk.elsewhere.published] == [b"any.dead"] * (not call)
     assert desk.channel.settlements == {1: 1}
