@@ -336,10 +336,8 @@ async def test_a_request_that_cannot_be_written_again_for_another_worker_is_answ
     desk.worker.copies.attach(cast(HotChannel, desk.elsewhere))
     desk.worker.stop_taking()
     desk.deliver("work", call=call, headers={"h": "x" * 500})
-    desk.elsewhere.on_publish = lambda: asyncio.get_running_loop().call_soon(
-        desk.elsewhere.receiver.confirmed, 1, False
-    )
     desk.worker.hand_back()
+    desk.elsewhere.receiver.confirmed(1, False)
     replies = await desk.rest()
     assert [(reply["rpc-reason"], reply["rpc-executed"]) for reply in replies] == [("HAND_BACK", "NOT_EXECUTED")] * call
     assert [key for key, _ in desk.elsewhere.published] == [b"any.dead"] * (not call)
