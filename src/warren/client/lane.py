@@ -175,9 +175,9 @@ class Lane:
 
     def _prove(self) -> None:
         self._proof = None
-        current = self.current
-        if current is not None and current.confirms and not current.proving:  # else `prove` asks again when it ends
-            self._spawn(current.prove())
+        for publisher in (self._retired, self.current):
+            if publisher is not None and publisher.confirms and not publisher.proving:  # else `prove` asks again
+                self._spawn(publisher.prove())
 
     async def _open_channel(self, link: Link) -> _Publisher:
         channel = await link.hot_channel()
@@ -238,6 +238,7 @@ class Lane:
             self._on_ready()
 
     async def _open_another(self, link: Link) -> None:
+        self.close_retired()  # what was published on it may have ended without the broker's word
         if self._retired is not None and self.current is not None:
             return  # the last one in doubt is still open: the broker is slow, and more channels do not help
         try:
