@@ -80,9 +80,13 @@ class Channel:
             self._raw.close()
             await done
 
-    async def _ask(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def check(self) -> None:
+        """Raise why it is closed, if it is. It may be so right behind an answer, before anybody listens for that."""
         if self.closed is not None:
             raise self.closed
+
+    async def _ask(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.check()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.pending.add(answer)
         try:
@@ -220,8 +224,7 @@ class HotChannel(Channel):
         """Ask the broker to confirm every publish."""
         # Pika wants a callback for confirms; they go to the tap and never reach it.
         await self._ask(self._raw.confirm_delivery, lambda _frame: None)
-        if self.closed is not None:  # right behind the answer: who uses it from now on would not hear of it
-            raise self.closed
+        self.check()
 
     async def consume(self, queue: str, *, no_ack: bool, priority: int = 0) -> None:
         """Start consuming a queue; of several consumers those of the highest priority are served first."""
@@ -314,8 +317,7 @@ class HotChannel(Channel):
         Raises:
             ChannelClosed, LinkLost: there was no answer, so any of them may be lost, and its delivery come again.
         """
-        if self.closed is not None:
-            raise self.closed
+        self.check()
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._proofs.add(answer)
         self.pending.add(answer)

@@ -160,8 +160,7 @@ class Link:
         channel = kind(raw, self.stream)
         channel.pending.add(opened)
         await opened
-        if channel.closed is not None:  # right behind the answer: nobody would hear of it
-            raise channel.closed
+        channel.check()
         return channel
 
     def _on_closed(self, _connection: object, error: BaseException) -> None:
