@@ -44,6 +44,12 @@ class Intake:
         """Whether requests come."""
         return self.channel is not None and self.channel.consumes
 
+    def know_queue(self, sure: bool) -> None:
+        """Whether the queue that is there now is surely as the service declares it; one that was deleted is not."""
+        service = self._worker.service
+        self.surely_classic = classic = sure and service.queue == "classic"
+        self._worker.replies.lean = classic and service.max_length is None
+
     async def start(self, channel: HotChannel) -> None:
         """Consume on this channel, unless that is so already, or the worker drains.
 

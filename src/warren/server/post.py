@@ -124,12 +124,10 @@ class Post:
 
     async def declare(self, link: Link) -> bool:
         """Declare what the service needs; False where the broker does not allow all of it."""
-        allowed = await declare(link, self.worker.service)
+        self._intake.know_queue(False)
+        self._may_declare = allowed = await declare(link, self.worker.service)
         # What is there already may be of another kind than ours; a declaration that is accepted proves the kind.
-        self._may_declare = allowed
-        service = self.worker.service
-        self._intake.surely_classic = classic = allowed and service.declare and service.queue == "classic"
-        self.worker.replies.lean = classic and service.max_length is None
+        self._intake.know_queue(allowed and self.worker.service.declare)
         return allowed
 
     def lost(self) -> None:
@@ -207,6 +205,7 @@ class Post:
             " consumer_timeout; consuming again",
             self.name,
         )
+        self._intake.know_queue(False)
         self._resume()
 
     def _on_channel_closed(self, channel: HotChannel, reason: Exception) -> None:

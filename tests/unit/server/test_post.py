@@ -8,7 +8,7 @@ import pytest
 
 from warren import Service
 from warren.connection.channel import HotChannel
-from warren.connection.errors import ChannelClosed
+from warren.connection.errors import ChannelClosed, ConnectFailed
 from warren.connection.link import Link
 from warren.connection.tasks import Tasks
 from warren.server.post import Post, _Repair
@@ -153,3 +153,25 @@ async def test_windows_widen_one_after_the_other() -> None:
     assert more == 4
     done.set_result(None)
     await parked.tasks.ended()
+
+
+class Refusing(FakeLink):
+    """A link to a broker where the service's queue is there with other arguments."""
+
+    async def channel(self) -> "Refusing":
+        return self
+
+    async def declare_queue(self, name: str, *, arguments: dict[str, Any]) -> None:
+        raise ChannelClosed(406, "PRECONDITION_FAILED - inequivalent arg 'x-max-length'")
+
+
+async def test_a_queue_that_is_gone_or_another_one_now_is_no_longer_said_to_take_everything() -> None:
+    parked = Parked()
+    worker = parked.worker
+    worker.replies.lean = True  # of the queue that was declared
+    worker.consumer_cancelled(cast(HotChannel, parked.window))
+    assert not worker.replies.lean
+    worker.replies.lean = True
+    with pytest.raises(ConnectFailed):
+        await parked.post.declare(cast(Link, Refusing()))
+    assert not worker.replies.lean
