@@ -184,7 +184,8 @@ async def test_a_durable_reply_queue_brings_it_too(url: str, service_name: str) 
 async def test_progress_that_is_too_large_or_damaged_ends_nothing(
     url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bodies = iter([b"\xff", b"[]", b"x" * 200_000, b'{"done": 1e999}'])
+    nested, long = b'{"done": 1, "x": ' + b"[" * 9000, b'{"done": 1' + b"0" * 400 + b"}"
+    bodies = iter([b"\xff", b"[]", b"x" * 200_000, b'{"done": 1e999}', nested, long])
     monkeypatch.setattr(
         "warren.server.progress.progress_message",
         lambda id, said: (progress_message(id, said)[0], next(bodies)),
@@ -199,9 +200,9 @@ async def test_progress_that_is_too_large_or_damaged_ends_nothing(
     monkeypatch.setattr(Endings, "on_special", spy)
     async with working_and_client(url, service_name, max_message_size=100_000) as (working, client):
         heard: list[Progress] = []
-        call = asyncio.create_task(client.options(on_progress=heard.append).call(working.steps, 4))
-        assert await call == 4
-        assert len(special) >= 4
+        call = asyncio.create_task(client.options(on_progress=heard.append).call(working.steps, 6))
+        assert await call == 6
+        assert len(special) >= 6
         assert heard == []
 
 

@@ -5,7 +5,6 @@ It is news and no result: what is lost, late or damaged is dropped, and no call 
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -57,22 +56,26 @@ class Progress(NamedTuple):
 
 
 def checked(done: float, total: float | None, message: str | None) -> Progress:
-    """What a handler says.
+    """What a handler says, in plain numbers: those of NumPy and enumerations are some, too, and cannot be written.
 
     Raises:
         TypeError, ValueError: it cannot be told.
     """
-    if not _is_sound(done) or not (total is None or _is_sound(total)):
-        kind = ValueError if all(type(n) in (int, float) for n in (done, total or 0)) else TypeError
+    numbers = [done] if total is None else [done, total]
+    if not all(_is_number(number) and 0 <= number < _LARGEST_NUMBER for number in numbers):  # nan is not
+        kind = ValueError if all(map(_is_number, numbers)) else TypeError
         raise kind(f"progress({done!r}, {total!r}): say numbers from 0 on, for example progress(30, total=100)")
     if message is not None and not isinstance(message, str):
         raise TypeError(f"progress(message={message!r}) is no text: say what is being done")
-    return Progress(done, total, message)
+    return Progress(_plain(done), None if total is None else _plain(total), message)
 
 
-def _is_sound(number: object) -> bool:
-    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    return is_number and math.isfinite(number) and 0 <= number < _LARGEST_NUMBER  # type: ignore[arg-type, operator]
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _plain(number: float) -> float:
+    return int(number) if isinstance(number, int) else float(number)
 
 
 def asked_for(p: Properties) -> bool:
@@ -114,6 +117,6 @@ def read_progress(body: bytes | None) -> Progress | None:
     try:
         said: Any = _decode(body)
         progress = checked(said.done, said.total, said.message)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):  # the last: a bomb of nesting
         return None
     return progress if len(said.message or "") <= LONGEST_MESSAGE else None

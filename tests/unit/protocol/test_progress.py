@@ -1,5 +1,6 @@
 """What is said of progress, and what is believed of what peers say."""
 
+import enum
 import json
 import math
 from typing import Any
@@ -41,6 +42,8 @@ def test_a_long_message_is_cut_and_half_a_character_does_no_harm() -> None:
         ((math.nan, None, None), ValueError),
         ((1, math.inf, None), ValueError),
         ((2**63, None, None), ValueError),
+        ((10**400, None, None), ValueError),
+        ((1, 10**400, None), ValueError),
         (("1", None, None), TypeError),
         ((True, None, None), TypeError),
         ((1, "2", None), TypeError),
@@ -50,6 +53,20 @@ def test_a_long_message_is_cut_and_half_a_character_does_no_harm() -> None:
 def test_what_makes_no_sense_is_refused_where_it_is_said(said: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="say"):
         checked(*said)
+
+
+class _TheirFloat(float):
+    """As NumPy's ``float64`` is one."""
+
+
+class _Step(enum.IntEnum):
+    LAST = 3
+
+
+def test_numbers_of_other_kinds_are_told_as_plain_ones() -> None:
+    for number, plain in ((_TheirFloat(0.5), 0.5), (_Step.LAST, 3)):
+        said = checked(number, number, None)
+        assert read_progress(progress_message(b"1f", said)[1]) == Progress(plain, plain)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +85,8 @@ def test_what_makes_no_sense_is_refused_where_it_is_said(said: Any, kind: type[E
         json.dumps({"done": 1, "message": "x" * 1001}).encode(),
         json.dumps({"done": 1, "message": "x" * 100_000}).encode(),
         b'{"done": ' + b"9" * 10_000 + b"}",
+        b'{"done": 1' + b"0" * 400 + b"}",
+        b'{"done": 1, "theirs": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
         b"[" * 10_000,
     ],
 )
