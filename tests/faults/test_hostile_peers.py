@@ -14,7 +14,7 @@ import pytest
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Execution, Service
+from warren import AsyncClient, CallError, Execution, Service, current_call
 from warren.connection.settings import make_settings
 from warren.dead.queue import open_dead_queue
 from warren.protocol import topology
@@ -324,6 +324,32 @@ async def test_a_forged_direct_reply_address_of_a_refused_request_costs_no_more(
             await asyncio.wait_for(echo.answers(client), 20)
         await until(lambda: depth(raw, echo.name) == 0)
     assert caplog.text.count("lost the connection") <= 1
+
+
+async def test_progress_is_not_told_to_a_forged_address_before_the_request_is_acknowledged(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service, runs, go = Service(service_name), asyncio.Semaphore(0), asyncio.Event()
+
+    @service.method(delivery="at-least-once")
+    async def work() -> None:
+        current_call().progress(1)
+        runs.release()
+        await go.wait()
+
+    @service.method(delivery="at-least-once")
+    async def quick() -> int:
+        return 2
+
+    async with serving(service, url=url):
+        headers = {"rpc-progress": True, "rpc-v": 1}
+        properties = pika.BasicProperties(type="work", reply_to=forged(), correlation_id="1", headers=headers)
+        properties.content_type = "application/json"
+        raw.basic_publish("", service_name, b"[]", properties)
+        await asyncio.wait_for(runs.acquire(), 20)
+        assert await asyncio.wait_for(client.call(quick), 20) == 2
+        assert runs.locked()  # else it has come again, before the other
+        go.set()
 
 
 @pytest.mark.scenario(122, "What else ran on that connection ends as WORKER_LOST, UNKNOWN, or in its result.")

@@ -12,6 +12,7 @@ import msgspec
 from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_table, pick
 from warren.protocol import codecs
+from warren.protocol.topology import DIRECT_REPLY_TO
 
 #: The ``type`` of a message that tells of progress.
 PROGRESS: Final = b"progress"
@@ -79,8 +80,12 @@ def _plain(number: float) -> float:
 
 
 def asked_for(p: Properties) -> bool:
-    """Whether a request asks for progress, and says where it shall go."""
-    if not p.reply_to or p.table is None or _NAME_BYTES not in p.table:
+    """Whether a request asks for progress, and says in which queue it shall be put.
+
+    Not at an address of direct reply-to: RabbitMQ 3.10 closes the connection (541) over one that is forged, or of a node
+    that is gone. The request would come again then, and do the same to the next worker.
+    """
+    if not p.reply_to or p.table is None or _NAME_BYTES not in p.table or p.reply_to.startswith(DIRECT_REPLY_TO):
         return False
     try:
         return pick(p.table, _NAME_BYTES).get(_NAME) is True

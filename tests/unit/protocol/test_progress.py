@@ -108,3 +108,8 @@ def test_what_makes_no_sense_is_dropped_where_it_is_read(body: bytes | None) -> 
 def test_only_the_header_itself_asks(table: bytes | None, asked: bool) -> None:
     assert asked_for(Properties(reply_to=b"q", table=table)) is asked
     assert not asked_for(Properties(table=table))
+
+
+def test_nothing_is_told_to_an_address_that_may_cost_the_worker_its_connection() -> None:
+    for address in (None, b"", b"amq.rabbitmq.reply-to.g2dkAA", b"amq.rabbitmq.reply-to"):
+        assert not asked_for(Properties(reply_to=address, table=encode_table({"rpc-progress": True})))
