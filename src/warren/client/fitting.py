@@ -1,6 +1,6 @@
 """Whether one stage of a pipeline takes what the one before it returns, as far as their hints say. Pure.
 
-What is refused could not be right. What a type checker would see, and this does not, is let through: it is checked at
+What is refused, a type checker would refuse. What one would see, and this does not, is let through: it is checked at
 the worker in any case.
 """
 

@@ -41,7 +41,7 @@ class Attempt:
         reported: whether its task has, in its last line; see `Runner`.
         slice: when it is cut off, as whoever watches over its time has noted it: its `Worker` as long as it waits for a
             place, then its `Runner`.
-        slip: of a stage of a pipeline; None of all other requests. Unset until it is run or answered.
+        slip: of a stage of a pipeline; None of all other requests, and until it is run or answered.
         stopped_by: what the worker has cancelled it for, and the words for it.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
@@ -57,7 +58,8 @@ class _Reporter:
         if asyncio._get_running_loop() is self._loop:
             function()
         else:
-            self._loop.call_soon_threadsafe(function, context=Context())
+            with contextlib.suppress(RuntimeError):  # the loop was closed under a thread
+                self._loop.call_soon_threadsafe(function, context=Context())
 
     def _send_in_time(self) -> None:
         pause = self._again - self._loop.time()
