@@ -33,6 +33,16 @@ def test_anywhere(number):
     pass
 """
 
+KILLER = """
+import os
+import pytest
+
+@pytest.mark.parametrize("number", range(40))
+def test_it_may_kill(number):
+    if number in (20, 39):
+        os._exit(1)
+"""
+
 SEED = """
 def test_chance(seed):
     assert seed == {expected}
@@ -76,6 +86,13 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 def test_tests_that_share_a_fixture_run_in_one_worker(project: pytest.Pytester) -> None:
     project.makepyfile(GROUPS)
     project.runpytest_subprocess("-n", "3").assert_outcomes(passed=20)
+
+
+def test_a_test_that_kills_its_worker_fails_and_all_others_run(project: pytest.Pytester) -> None:
+    project.makepyfile(KILLER)
+    outcome = project.runpytest_subprocess("-n", "2", timeout=300)
+    outcome.assert_outcomes(passed=38, failed=2)
+    outcome.stdout.fnmatch_lines(["*crashed while running*20*"])
 
 
 def test_a_failure_tells_its_seed(project: pytest.Pytester) -> None:

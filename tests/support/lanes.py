@@ -29,6 +29,28 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
         file = nodeid.partition("::")[0]
         return file if stays_together(self.config.rootpath / file) else nodeid
 
+    def remove_node(self, node: Any) -> str | None:
+        """A worker has ended; where it was killed by a test, that one is not run again, and what it had left is.
+
+        xdist gives out again all that the worker ever had. Where that is one test at a time, the others get a unit
+        without a test in it for each that was done, and wait for ever: a worker runs a test when it knows the next one.
+        """
+        left = {scope: unit for scope, unit in self.assigned_work.pop(node).items() if not all(unit.values())}
+        if not left:
+            return None
+        unit = next(iter(left.values()))
+        killer: str = next(test for test, done in unit.items() if not done)
+        unit[killer] = True
+        self.workqueue.update({scope: unit for scope, unit in left.items() if not all(unit.values())})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return killer
+
+    def _reschedule(self, node: Any) -> None:
+        super()._reschedule(node)
+        while self.workqueue and self._pending_of(self.assigned_work[node]) < 2 and not node.shutting_down:
+            self._assign_work_unit(node)  # as the first workers do: one that replaces another begins with two
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
