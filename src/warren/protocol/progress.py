@@ -82,8 +82,8 @@ def _plain(number: float) -> float:
 def asked_for(p: Properties) -> bool:
     """Whether a request asks for progress, and says in which queue it shall be put.
 
-    Not at an address of direct reply-to: RabbitMQ 3.10 closes the connection (541) over one that is forged, or of a node
-    that is gone. The request would come again then, and do the same to the next worker.
+    Not at an address of direct reply-to: RabbitMQ 3.10 closes the connection (541) over one that is forged, or of a
+    node that is gone. The request would come again then, and do the same to the next worker.
     """
     if not p.reply_to or p.table is None or _NAME_BYTES not in p.table or p.reply_to.startswith(DIRECT_REPLY_TO):
         return False

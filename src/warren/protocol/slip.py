@@ -282,7 +282,8 @@ def undo_properties(request: Request, stage: Stage, *, server_user: str) -> byte
     given = request.properties
     p = Properties(content_type=given.content_type, delivery_mode=PERSISTENT, app_id=given.app_id)
     p.user_id = given.user_id
-    p.message_id = p.correlation_id = ((given.message_id or given.correlation_id or b"")[:200] + b"/undo/" + stage.to.encode())[:255]
+    id = (given.message_id or given.correlation_id or b"")[:200]
+    p.message_id = p.correlation_id = (id + b"/undo/" + stage.to.encode())[:255]
     p.type = method_name(stage.undo or "").encode()
     table = {name: value for name, value in _kept(given).items() if not name.startswith(b"rpc-")}
     table[b"rpc-v"] = encode_value(VERSION)
