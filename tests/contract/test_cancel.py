@@ -11,6 +11,8 @@ import pytest
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Cancelled, Client, Server, Service, current_call
+from warren.connection.channel import HotChannel
+from warren.connection.link import Link
 
 
 class Slow:
@@ -222,3 +224,31 @@ async def test_a_server_without_a_control_queue_runs_what_was_given_up_to_its_en
         go_on.set()
         async with asyncio.timeout(60):
             await ended.wait()
+
+
+async def test_a_missing_exchange_does_not_cost_a_channel_for_each_call_that_is_given_up(
+    url: str, raw: Any, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Link] = []
+    hot_channel = Link.hot_channel
+
+    async def counted(link: Link) -> HotChannel:
+        opened.append(link)
+        return await hot_channel(link)
+
+    async def forbidden(_link: Link) -> None:
+        """As for a user who may not declare it."""
+
+    slow = Slow(service_name)
+    async with serving(slow.service, url=url), AsyncClient(url, timeout=60) as client:
+        await client.connect()
+        monkeypatch.setattr(Link, "hot_channel", counted)
+        monkeypatch.setattr("warren.client.cancels.declare_control_exchange", forbidden)
+        raw.exchange_delete("warren.control")
+        began = time.monotonic()
+        for number in range(40):
+            call = asyncio.create_task(client.call(slow.hang, str(number)))
+            await until(lambda number=number: str(number) in slow.begun)  # type: ignore[misc]
+            call.cancel()
+            await asyncio.wait([call])
+        assert 2 <= len(opened) <= 2 + (time.monotonic() - began)

@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.property.test_client_machine import ClientMachine
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
-from warren.client.calls import OUTSIDE, WAITING, Calls, PendingCall
+from warren.client.calls import ENDED, OUTSIDE, WAITING, Calls, PendingCall
 from warren.client.cancels import Cancels
 from warren.client.core import ClientCore
 from warren.client.endings import Endings
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.slow
 
 
 def in_line_for_ever(patch: Patch) -> None:
-    cancel = ClientCore.cancel
+    cancel, writable = ClientCore.cancel, ClientCore._writable
 
     def keep(self: ClientCore, call: PendingCall) -> bool:
         waited, ended = call.state is WAITING, cancel(self, call)
@@ -53,7 +53,11 @@ def in_line_for_ever(patch: Patch) -> None:
             self._calls.waiting[call] = None
         return ended
 
+    def has_none_that_ended(self: ClientCore) -> bool:  # which would be written in a loop without an end
+        return writable(self) and not any(call.state is ENDED for call in self._calls.waiting)
+
     patch.setattr(ClientCore, "cancel", keep)
+    patch.setattr(ClientCore, "_writable", has_none_that_ended)
 
 
 def publish_numbers_for_ever(patch: Patch) -> None:

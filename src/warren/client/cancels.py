@@ -34,6 +34,8 @@ log = get_logger("warren.client")
 _EXCHANGE = topology.CONTROL_EXCHANGE.encode()
 #: Seconds that such a message may wait in a control queue.
 _PATIENCE = 10.0
+#: Seconds before another channel is opened where the broker has closed one: it may do the same to each of them.
+_PAUSE = 1.0
 
 
 class Cancels:
@@ -58,6 +60,7 @@ class Cancels:
         self._channel: HotChannel | None = None
         self._opened_on: Link | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._opens_again = 0.0
         self._refused_on: Link | None = None
 
     def add(self, call: PendingCall) -> None:
@@ -136,6 +139,8 @@ class Cancels:
 
     async def _open(self, link: Link) -> None:
         try:
+            if (pause := self._opens_again - self._loop.time()) > 0:
+                await asyncio.sleep(pause)
             await declare_control_exchange(link)
             channel = await link.hot_channel()
             channel.attach(self, body_limit=0)
@@ -159,6 +164,7 @@ class Cancels:
             self._on_mute(reason)
             log.info("workers cannot be told that calls are given up: the broker refuses it: %s", reason.text)
         else:  # somebody has deleted the exchange, say: it is declared again with the next channel
+            self._opens_again = self._loop.time() + _PAUSE
             log.info("workers are told what becomes of calls on another channel from now on: %s", reason)
 
     # --- from the channel (Receiver): nothing comes -------------------------------------------------------------

@@ -348,10 +348,7 @@ class Copies:
         if outlet not in self._outlets or not isinstance(reason, ChannelClosed):
             return  # given up, or the link is going: `link_lost` follows
         current = outlet is self._outlet
-        if current:
-            self._outlet = None
-        else:
-            self._retired = None
+        self._outlet, self._retired = (None, self._retired) if current else (self._outlet, None)
         unsure = outlet.confirms.lost()
         self._one_by_one = True
         for copy in unsure:
