@@ -22,6 +22,7 @@ from warren import (
     MethodNotFound,
     Overloaded,
     Pipeline,
+    Progress,
     Server,
     Service,
     Unavailable,
@@ -80,7 +81,14 @@ class Shop:
         async def charge() -> None:
             self.asked += 1
 
+        @service.method(broadcast=True)
+        async def count() -> int:
+            current_call().progress(self.number + 1)
+            await self.go_on.wait()
+            return self.number
+
         self.stock, self.clear, self.odd, self.hang, self.charge = stock, clear, odd, hang, charge
+        self.count = count
 
 
 @asynccontextmanager
@@ -106,6 +114,21 @@ async def test_a_call_of_such_a_method_is_a_call_as_ever(url: str, service_name:
     async with shops(url, service_name, 2) as (made, client):
         assert await client.call(made[0].stock, "tea") in (3, 103)
         assert sum(shop.asked for shop in made) == 1
+
+
+async def test_the_progress_of_every_instance_is_told(url: str, service_name: str) -> None:
+    told: set[float] = set()
+
+    async with shops(url, service_name, 2) as (made, client):
+
+        def on_progress(progress: Progress) -> None:
+            told.add(progress.done)
+            if told == {1, 2}:
+                for shop in made:
+                    shop.go_on.set()
+
+        answers = [answer async for answer in client.options(on_progress=on_progress).gather(made[0].count)]
+        assert sorted(answer.result() for answer in answers) == [0, 1]
 
 
 def test_a_thread_gathers_too(url: str, service_name: str) -> None:

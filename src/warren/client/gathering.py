@@ -130,8 +130,8 @@ class AskedOfAll:
         self._returns = Any if method is not None else kwargs.pop("returns", Any)
         running = get_running()
         root = b"" if running is None or running.root_id is None else root_field(running.root_id)
-        headers = (b"" if options.own is None else options.own.headers) + root
-        self._own = Own(headers, None, root)
+        own = options.own or Own()
+        self._own = Own(own.headers + root, None, own.root + root, own.on_progress)
         self._caller = None if running is None or options.named else running.service
         target = self.target("")
         if self._returns is not Any:
