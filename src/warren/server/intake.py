@@ -30,14 +30,15 @@ class Intake:
         self._first = 0  # the prefetch of the first consumer
         self._more = 0  # and of those that widen it
         self._asked = 0  # how much wider it shall be
+        self._renews = False  # whether another consumer follows one that has just ended
         self.channel: HotChannel | None = None
         self.surely_classic = False
         self.has_consumed = False
 
     @property
     def consumers(self) -> int:
-        """How many consumers the broker counts for it: more than one once it was widened."""
-        return 0 if self.channel is None else len(self.channel.consumers)
+        """How many consumers the broker counts for it: more than one once it was widened. One is kept while renewed."""
+        return 0 if self.channel is None else len(self.channel.consumers) or int(self._renews)
 
     @property
     def consumes(self) -> bool:
@@ -92,9 +93,16 @@ class Intake:
         with contextlib.suppress(ChannelClosed, LinkLost):  # then another follows, with a window of its own
             async with self._step:
                 if channel.consumes:
-                    await self._cancel(channel)
-                    await self._begin(channel)
+                    await self._replace_consumers(channel)
             await self._stop_behind(channel)
+
+    async def _replace_consumers(self, channel: HotChannel) -> None:
+        self._renews = True
+        try:
+            await self._cancel(channel)
+            await self._begin(channel)
+        finally:
+            self._renews = False
 
     def asks_more(self, count: int) -> bool:
         """Whether it has to be widened, and nobody has asked for it yet, so that `count` requests hold up no others."""
