@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.proxy import Proxy
+from tests.support.proxy import How, Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
 from tests.support.waiting import until
@@ -59,6 +59,26 @@ async def test_a_clients_link_that_is_cut_after_any_frame_never_makes_a_stream_s
             assert error.execution is (Execution.EXECUTED if items else Execution.UNKNOWN)
         await until(lambda: yielding.closed)
         assert len(yielding.closed) == 1
+
+
+@pytest.mark.parametrize("how", ["rst", "fin"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13])
+async def test_a_stream_with_durable_replies_goes_on_after_a_lost_link(
+    proxy: Proxy, url: str, service_name: str, nth: int, how: How
+) -> None:
+    yielding = Yielding(service_name)
+    async with (
+        serving(yielding.service, url=url),
+        AsyncClient(proxy.url, reply="durable", timeout=120) as client,
+    ):
+        await client.connect()
+        stream = client.stream(yielding.on_loop, 3000)
+        assert (await anext(stream)).number == 0
+        await until(lambda: proxy.seen["down", "Basic.Ack"] > 0)  # the broker has confirmed the request
+        proxy.cut_at("down", "Basic.Deliver", nth=nth, how=how)
+        items, error = await taken(stream)
+        assert error is None
+        assert [row.number for row in items] == [*range(1, 3000)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,16 +167,16 @@ async def test_a_generator_that_its_middleware_has_left_alone_is_closed(
 # --- peers that do not keep to it ---------------------------------------------------------------------------------
 
 
-def say(raw: Any, queue: str, *messages: tuple[int, int, list[int]], end: bytes | None = None) -> None:
-    """Take one request, and answer it with these messages: number, count and items; then with an end."""
+def say(raw: Any, queue: str, *messages: Any, end: bytes | None = None) -> None:
+    """Take one request, and answer it with these messages: number, count, items, run if not 1; then with an end."""
     for method, p, _body in raw.consume(queue, inactivity_timeout=0.1):
         if method is None:
             continue
         raw.basic_ack(method.delivery_tag)
         assert p.type == "rows[]"
-        for seq, count, items in messages:
+        for seq, count, items, *run in messages:
             headers = {"rpc-seq": seq, "rpc-items": count, "rpc-instance": "instance:none"}
-            answer(raw, p, json.dumps(items).encode(), type="item", headers=headers)
+            answer(raw, p, json.dumps(items).encode(), type="item", headers=headers, message_id=f"run {run or [1]}")
         if end is not None:
             answer(raw, p, end)
         break
@@ -181,6 +201,18 @@ def answer(raw: Any, p: Any, body: bytes, **properties: Any) -> None:
         ([(0, 3, [0, 1])], None, [], "2 items came in a message that says 3"),
         ([(0, 257, [*range(257)])], None, [], "more than the 256"),
         ([(0, -1, [])], None, [], "cannot be read"),
+        (
+            [(0, 2, [0, 1]), (2, 1, [2], 2)],
+            b"3",
+            [0, 1],
+            "item 2 of a second run of the method came, after 2 of the first",
+        ),
+        (
+            [(0, 2, [0, 1]), (0, 1, [0], 2)],
+            b"3",
+            [0, 1],
+            "item 0 of a second run of the method came, after 2 of the first",
+        ),
     ],
 )
 async def test_a_stream_with_gaps_is_broken_and_says_so(

@@ -131,7 +131,7 @@ class Endings:
             self.end(call, reply_too_large(p, delivery.body_size, self._max_size))
         elif p.type == ITEM:
             if isinstance(call.waiter, Inlet):  # else somebody's mistake: a call has one reply
-                call.waiter.came(p, delivery.body)
+                call.waiter.came(p, delivery.body, again=delivery.redelivered)
         elif self.calls.end(call):
             if call.target.trusting and not self._durable and says_lean(p):
                 self.lean.heard(call.target.queue, time.monotonic())

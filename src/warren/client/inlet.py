@@ -18,7 +18,7 @@ from warren.protocol.streaming import DEFAULT_WINDOW, Behind, read_items
 
 #: Seconds after which the credit is told again while nothing comes, as that may have been lost; then twice as many.
 _TELL_AGAIN = 1.0
-_MOST_PATIENT = 30.0
+_MOST_PATIENT = 10.0
 
 
 class Message(NamedTuple):
@@ -68,6 +68,7 @@ class Inlet:
         self._taken: Message | None = None  # it is consumed when the next one is asked for
         self._taker: Taker | None = None
         self._source = b""
+        self._run: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
         self._end: End | None = None
@@ -76,17 +77,26 @@ class Inlet:
 
     # --- from the client's core ---------------------------------------------------------------------------------
 
-    def came(self, p: Properties, body: bytes) -> None:
-        """A message with items, or with none, as a sign of life."""
+    def came(self, p: Properties, body: bytes, *, again: bool) -> None:
+        """A message with items, or with none, as a sign of life.
+
+        Where it comes `again`, a link that was lost may have brought it before: a durable reply queue gives out anew
+        what was not acknowledged.
+        """
         items = read_items(p)
         if items is None:
             self._break("a message with items came that cannot be read")
+            return
+        if self._behind.came and items.number and p.message_id != self._run:
+            self._break(f"item {items.seq} of a second run of the method came, after {self._behind.came} of the first")
+            return
+        if again and self._behind.has(items.seq, items.number):
             return
         trouble = self._behind.take(items.seq, items.number, len(body))
         if trouble:
             self._break(trouble)
         elif items.number:
-            self._source = items.source.encode()
+            self._source, self._run = items.source.encode(), p.message_id
             self._messages.append(Message(items.number, body, p.content_type or b""))
             self._hand_out()
 

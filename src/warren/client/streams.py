@@ -71,8 +71,8 @@ def _check(options: Options) -> None:
     """Refuse (`ValueError`) what would be ignored."""
     if options.resend:
         raise ValueError(
-            "resend=True: a stream is not resumed, and sent again it would begin anew: stream with"
-            " options(resend=False), and begin another stream where one is lost"
+            "resend=True: a stream that is sent again does not go on where it was: stream with options(resend=False),"
+            " and begin another stream where one is lost"
         )
     if options.expect is not None:
         raise ValueError(

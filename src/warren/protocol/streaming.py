@@ -132,6 +132,10 @@ class Behind:
         self._kept += _least(count, size)
         return ""
 
+    def has(self, seq: int, count: int) -> bool:
+        """Whether so many items, the first of this number, have come before."""
+        return seq + count <= self.came and seq < self.came
+
     def consume(self, count: int, size: int) -> bool:
         """So many items in a message of so many bytes were consumed; returns whether the worker has to hear of it.
 
@@ -176,12 +180,12 @@ def content_type_of(content_type: str) -> str:
     return MSGPACK if content_type == MSGPACK else JSON
 
 
-def item_properties(content_type: str, correlation_id: bytes, items: Items) -> bytes:
-    """The property bytes of a message with items."""
+def item_properties(content_type: str, correlation_id: bytes, run: bytes, items: Items) -> bytes:
+    """The property bytes of a message with items; `run` tells those of one run of the method from another's."""
     table = encode_table({"rpc-seq": items.seq, "rpc-items": items.number, "rpc-instance": items.source})
-    return encode_properties(
-        Properties(content_type=content_type.encode(), correlation_id=correlation_id, type=ITEM, table=table)
-    )
+    p = Properties(content_type=content_type.encode(), correlation_id=correlation_id, type=ITEM, table=table)
+    p.message_id = run
+    return encode_properties(p)
 
 
 def read_items(p: Properties) -> Items | None:

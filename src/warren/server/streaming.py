@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import secrets
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import replace
@@ -150,6 +151,7 @@ class Outlet:
         self.on_closed: Callable[[Outlet], None] = lambda _outlet: None
         self._loop = loop
         self._source = source
+        self._run = secrets.token_hex(6).encode()
         self._max_size = max_size
         self._item = attempt.method.item_hint
         self._content_type = content_type_of(request.content_type)
@@ -252,7 +254,9 @@ class Outlet:
         attempt = self.attempt
         if not (attempt.ended or attempt.answered or self._stopped):
             self._silent = False
-            properties = item_properties(self._content_type, self.id, Items(first, len(bodies), self._source))
+            properties = item_properties(
+                self._content_type, self.id, self._run, Items(first, len(bodies), self._source)
+            )
             attempt.channel.publish(b"", self.address, properties, joined(self._content_type, bodies))
 
     # --- from the caller ----------------------------------------------------------------------------------------

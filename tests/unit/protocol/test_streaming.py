@@ -86,8 +86,8 @@ def test_what_holds_arrays_together_uses_no_window_up() -> None:
 
 
 def test_a_message_with_items_is_read_again() -> None:
-    p = decode_properties(item_properties(JSON, b"id", Items(3, 2, "instance:abc")))
-    assert (p.type, p.correlation_id, p.content_type) == (b"item", b"id", JSON.encode())
+    p = decode_properties(item_properties(JSON, b"id", b"run", Items(3, 2, "instance:abc")))
+    assert (p.type, p.correlation_id, p.message_id, p.content_type) == (b"item", b"id", b"run", JSON.encode())
     assert read_items(p) == Items(3, 2, "instance:abc")
 
 
