@@ -7,6 +7,8 @@ pytest_plugins = [
     "pytester",
     "tests.support.both_ways",
     "tests.support.broker",
+    "tests.support.hangs",
+    "tests.support.heeded",
     "tests.support.lanes",
     "tests.support.reports",
     "tests.support.scenarios",

@@ -1,6 +1,5 @@
 """Fixtures that run the command line in a folder with a service module of its own, ``calc.py``."""
 
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +20,6 @@ class Run(Protocol):
     """Runs ``warren`` in the folder to its end."""
 
     def __call__(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]: ...
-
-
-@pytest.fixture(scope="session", autouse=True)
-def heeds_sighup() -> Iterator[None]:
-    """Under nohup this process ignores SIGHUP, and so would what it starts; a handler is not inherited."""
-    before = signal.getsignal(signal.SIGHUP)
-    if before == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

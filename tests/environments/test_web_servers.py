@@ -80,12 +80,13 @@ def test_so_does_one_under_gevent_that_is_patched_in_the_configuration(
 def test_a_fork_that_python_does_not_see_lets_its_children_end(place: Path, environment: dict[str, str]) -> None:
     """uWSGI's way: a fork in C, after which Python's own hooks have not run."""
     program = """
-import ctypes, os, sys
+import ctypes, os, sys, time
 from warren import Client
 import calc
 
 client = Client(os.environ["WARREN_URL"], timeout=30)
 print(client.call(calc.add, 1, 1), flush=True)
+time.sleep(0.5)  # CPython itself hangs in the child if another thread waits for the interpreter lock in that moment
 if ctypes.PyDLL(None).fork() == 0:
     print(client.call(calc.add, 1, 2), flush=True)
     client.close()

@@ -74,7 +74,6 @@ async def test_the_node_in_use_is_killed(cluster: Cluster, served: Counting) -> 
     "The node in use freezes: it is noticed within liveness_timeout, and client and worker move on as soon as the rest "
     "of the cluster has noticed it, too (RabbitMQ's net_ticktime).",
 )
-@pytest.mark.timeout(300)
 async def test_the_node_in_use_freezes(cluster: Cluster, served: Counting) -> None:
     patience = 90.0  # RabbitMQ 4.3 needs most of a minute to declare anything again, 3.10 and 4.0 only seconds
     async with AsyncClient(cluster.url, timeout=patience, liveness_timeout=2.0) as client:

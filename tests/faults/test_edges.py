@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 
@@ -27,10 +27,8 @@ from warren import AsyncClient, CallError, Client, DeadlineExceeded, Service
 #: Seconds for a program that does its work in one.
 PATIENCE = 30.0
 
-#: Ctrl-C works also where the tests themselves run with SIGINT ignored, as jobs in a shell's background do.
 PREAMBLE = """
 import asyncio, atexit, logging, os, signal, sys, threading, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from warren import AsyncClient, CallError, Client
 url, name = sys.argv[1:3]
 echo, hold = f"{name}.echo", f"{name}.hold"
@@ -72,19 +70,28 @@ async def edge(service_name: str) -> Edge:
 
 @contextmanager
 def program(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python program, killed at the end if it still runs."""
+    """A Python program, killed at the end if it still runs, and all that it has forked: a child that hangs would keep
+    its output open, and whoever reads that to its end waiting.
+    """
     # Python 3.12 warns of any fork of a process that has threads; what comes of it is what is tested here.
     quiet = "ignore:This process:DeprecationWarning"
     command = [sys.executable, "-W", quiet, "-c", PREAMBLE + dedent(code), *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
 
 
 async def output(process: subprocess.Popen[str]) -> str:

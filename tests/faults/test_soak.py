@@ -22,7 +22,6 @@ SECONDS = 60.0
     " runs, or is set aside, more often than it may; nothing is left behind, and no table of a client or a worker holds"
     " anything. `make soak` does it for 10 minutes.",
 )
-@pytest.mark.timeout(300)
 async def test_every_call_of_a_soak_is_accounted_for(
     breakable_rabbit: Node, service_name: str, tmp_path: Path, seed: int
 ) -> None:

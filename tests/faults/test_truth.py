@@ -72,7 +72,6 @@ async def served(client: AsyncClient, service: str) -> None:
     " once, with its cause; nothing of it stays in the queue.",
 )
 @both_queues
-@pytest.mark.timeout(240)
 async def test_a_poisonous_request_does_not_multiply(
     client: AsyncClient, rabbit: Node, url: str, raw: Any, service_name: str, queue: str, tmp_path: Path
 ) -> None:

@@ -277,7 +277,6 @@ FAULTS = [
 ]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_it_is_found(fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(logging.getLogger("warren.client"), "disabled", True)
