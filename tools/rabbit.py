@@ -46,6 +46,9 @@ _BUSIEST = (
     "rabbitmq_prelaunch sasl tools osiris public_key syntax_tools os_mon"
 )
 
+# Seconds for which a node that runs and takes no connection is asked again.
+_ASK_AGAIN = 30.0
+
 # The guard's standard input is a pipe from this process, which the kernel closes however we die, SIGKILL
 # included; a word on the pipe means "stopped in good order". (PR_SET_PDEATHSIG would act when the *thread*
 # that started the node ends, so asyncio.to_thread(node.restart) would lose the node; atexit misses SIGKILL.)
@@ -271,7 +274,7 @@ class Node:
         port = str(free_ports(1)[0])
         env = self._env() | {"RABBITMQ_CTL_DIST_PORT_MIN": port, "RABBITMQ_CTL_DIST_PORT_MAX": port}
         command = [f"{self._bin}/rabbitmqctl", "-q", *args]
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = self._finished(command, env, "", 120)
         if done.returncode != 0:
             raise RabbitError(f"rabbitmqctl {' '.join(args)} failed: {done.stderr.strip()}")
         return done.stdout
@@ -279,16 +282,33 @@ class Node:
     def eval(self, expression: str) -> str:
         """Evaluate Erlang on the node, in milliseconds, where `ctl` boots a VM of its own; returns the value as text.
 
+        On a busy machine a node that runs may not take the connection in time: nothing is evaluated then, and it is
+        asked again for `_ASK_AGAIN` seconds.
+
         Raises:
             RabbitError: the node does not answer, or the expression fails.
         """
-        command = ["erl_call", "-c", self._shared.cookie, "-n", self.name, "-timeout", "10", "-e"]
-        text = f"{expression.rstrip().rstrip('.')}.\n"
-        done = subprocess.run(command, env=self._env(), input=text, capture_output=True, text=True)
+        ends = time.monotonic() + _ASK_AGAIN
+        done = self._erl_call(expression)
+        while "failed to connect" in done.stderr and self.running and time.monotonic() < ends:
+            time.sleep(0.2)
+            done = self._erl_call(expression)
         value = done.stdout.strip()
         if done.returncode != 0 or not value.startswith("{ok, "):
             raise RabbitError(f"{self.name} does not evaluate {expression!r}: {value} {done.stderr.strip()}")
         return value.removeprefix("{ok, ").removesuffix("}")
+
+    def _erl_call(self, expression: str) -> subprocess.CompletedProcess[str]:
+        command = ["erl_call", "-c", self._shared.cookie, "-n", self.name, "-timeout", "10", "-e"]
+        return self._finished(command, self._env(), f"{expression.rstrip().rstrip('.')}.\n", 60)
+
+    def _finished(
+        self, command: list[str], env: dict[str, str], text: str, seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(command, env=env, input=text, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise RabbitError(f"{self.name} has not answered {Path(command[0]).name} within {seconds:g} s") from error
 
     def _prepare(self) -> None:
         self.base.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,12 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from pika import frame, spec
 
+from rabbit import Node
 from tests.support.proxy import HOST, FrameReader, Line, Proxy
 from tests.support.scenarios import table
 from tests.support.waiting import until
@@ -55,6 +57,18 @@ def test_the_table_has_a_row_for_each_scenario_in_order() -> None:
         "| 2 | early | `a.py::t` | 2 |",
         "| 12 | late | `b.py::t` | 1 |",
     ]
+
+
+def test_a_node_that_does_not_take_a_connection_in_time_is_asked_again(
+    rabbit: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(rabbit._shared, "cookie", "another")
+        with ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(rabbit.eval, "1 + 1")
+            assert wait([answer], 1).not_done
+            patch.undo()
+            assert answer.result(60) == "2"
 
 
 # --- on sockets ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from rabbit import Node
 from tests.support.doomed import make_service
-from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
+from tests.support.evidence import LATE, Counting, ending, endings, messages, out_of_memory, works_again
 from tests.support.load import TYPED, Load, until_blocked
 from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel, take
@@ -372,13 +372,10 @@ async def test_a_reply_waits_for_the_end_of_an_alarm(rabbit: Node, served: Count
     async with AsyncClient(rabbit.url) as client:
         held = [asyncio.create_task(client.options(timeout=60).call(served.hold, f"{n}")) for n in range(20)]
         await until(lambda: len(served.runs) == 20)
-        rabbit.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})")
-        try:
+        with out_of_memory(rabbit):
             served.release.set()
             done, _ = await asyncio.wait(held, timeout=0.5)
             assert len(done) < 20
-        finally:
-            rabbit.eval("rabbit_alarm:clear_alarm({resource_limit, memory, node()})")
         assert await asyncio.gather(*held) == [f"{n}" for n in range(20)]
         await works_again(client, served.echo)
     assert {served.runs[f"{n}"] for n in range(20)} == {1}

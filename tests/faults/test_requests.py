@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from rabbit import Node, version
-from tests.support.evidence import LATE, Counting, ending, endings, messages, works_again
+from tests.support.evidence import LATE, Counting, ending, endings, messages, out_of_memory, works_again
 from tests.support.load import until_blocked
 from tests.support.proxy import Proxy, Way
 from tests.support.serving import serving
@@ -374,15 +374,12 @@ async def test_an_exchange_that_is_deleted_under_load(
 async def test_a_blocked_connection_is_waited_for(proxy: Proxy, served: Counting, rabbit: Node) -> None:
     async with AsyncClient(proxy.url, heartbeat=1) as client:
         await client.connect()
-        rabbit.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})")
-        try:
+        with out_of_memory(rabbit):
             await until_blocked(client, proxy, served.echo)
             patient = [asyncio.create_task(client.options(timeout=60).call(served.echo, f"{n}")) for n in range(20)]
             hasty = await ending(client.options(timeout=3).call(served.echo, "hasty"), within=3)
             assert hasty.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
             assert "low on memory" in str(hasty)
-        finally:
-            rabbit.eval("rabbit_alarm:clear_alarm({resource_limit, memory, node()})")
         assert await asyncio.gather(*patient) == [f"{n}" for n in range(20)]
         assert len(proxy.accepted) == 1
         await works_again(client, served.echo)

@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,16 @@ def reply_queues(node: Node) -> int:
             f' [<<"amq.gen">>, <<"warren.reply">>]) =/= nomatch, {NO_CONTROL_QUEUE}])'
         )
     )
+
+
+@contextmanager
+def out_of_memory(node: Node) -> Iterator[None]:
+    """The node believes that it is short of memory, and all its connections have been told when the block begins."""
+    node.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}), rabbit_alarm:get_alarms()")  # in turn
+    try:
+        yield
+    finally:
+        node.eval("rabbit_alarm:clear_alarm({resource_limit, memory, node()})")
 
 
 # --- what is left in this process ---------------------------------------------------------------------------------
