@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from pika import spec
@@ -315,6 +316,7 @@ def _close(channel: Channel) -> None:
     channel.reopen()
 
 
+@pytest.mark.timeout(1200)
 def test_generated_sequences_of_operations(brokers: Brokers) -> None:
     Machine.brokers = brokers
     Twins.patience = PATIENCE

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import Phase, reject, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -275,6 +276,7 @@ class QuorumMachine(RuleBasedStateMachine):
             self.twins.close_connection(number)
 
 
+@pytest.mark.timeout(1200)
 def test_generated_sequences_on_quorum_queues(brokers: Brokers) -> None:
     QuorumMachine.brokers = brokers
     Twins.patience = PATIENCE

@@ -19,6 +19,7 @@ def test_blocking(warren_serve, warren_client, number, worker_id):
 """
 
 
+@pytest.mark.timeout(1200)
 def test_the_plugin_and_its_broker_run_in_parallel(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(TESTS)
     done = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")

@@ -99,6 +99,7 @@ def _delete_queues(url: str) -> None:
             channel.queue_delete(queue)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("program", [f"{library}_{when}" for library in LIBRARIES for when in ("before", "after")])
 def test_a_program_prints_the_same_before_and_after(program: str, url: str, request: pytest.FixtureRequest) -> None:
     python = python_of(program, request)

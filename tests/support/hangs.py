@@ -23,20 +23,21 @@ import pytest
 _GRACE = 10.0
 
 
-def limit_of(config: pytest.Config) -> float:
-    """Seconds for each phase of a test."""
-    return float(config.getoption("timeout") or config.getini("timeout") or 600) / 2
+def limit_of(item: pytest.Item) -> float:
+    """Seconds for each phase of a test; one that is marked as long may take longer."""
+    long, usual = item.get_closest_marker("timeout"), item.config.getoption("timeout") or item.config.getini("timeout")
+    return max(float(usual or 600), float(long.args[0]) if long else 0.0) / 2
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    with _interrupted_after(limit_of(item.config) + _GRACE):
+    with _interrupted_after(limit_of(item) + _GRACE):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    limit = limit_of(item.config)
+    limit = limit_of(item)
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         item.obj = _cancelled_after(limit, item.obj)
     with _interrupted_after(limit + _GRACE):
@@ -45,7 +46,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    with _interrupted_after(limit_of(item.config) + _GRACE):
+    with _interrupted_after(limit_of(item) + _GRACE):
         yield
 
 

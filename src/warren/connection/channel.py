@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -18,6 +19,10 @@ from warren.connection.diagnosis import describe
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.futures import reject, resolve
 from warren.connection.stream import Stream
+
+#: Seconds between two looks at whether more is to come, before a consumer is stopped; how many in a row have to see
+#: nothing new; and for how long that is waited at most.
+_LOOK, _QUIET_LOOKS, _FILLING = 0.05, 4, 3.0
 
 
 class Channel:
@@ -184,16 +189,17 @@ class _Proofs:
 
 
 async def _fill(acks: Acks, inspect: Callable[[], Awaitable[tuple[int, int]]], window: int) -> None:
-    """Wait until so many deliveries are unacknowledged, or there is nothing to come; two seconds at most."""
-    for _ in range(40):
-        known = len(acks)
-        if known >= window:
-            return
-        await asyncio.sleep(0.05)
+    """Wait until so many deliveries are unacknowledged, or nothing has come for `_QUIET_LOOKS` looks in a row.
+
+    One quiet look proves too little while callers keep calling: what the queue sends between a look and its end is what
+    is lost sight of. Looks take longer on a busy machine, and so does what they have to outlast.
+    """
+    ends, quiet = time.monotonic() + _FILLING, 0
+    while (known := len(acks)) < window and quiet < _QUIET_LOOKS and time.monotonic() < ends:
+        await asyncio.sleep(_LOOK)
         # The queue's leader answers after all that it has sent to us before; while it has more, it will send that.
         waiting, _consumers = await inspect()
-        if not waiting and len(acks) == known:
-            return
+        quiet = 0 if waiting or len(acks) != known else quiet + 1
 
 
 class HotChannel(Channel):

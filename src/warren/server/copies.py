@@ -85,6 +85,12 @@ class Copy:
     def way(self) -> Way:
         return self.ways[self._tries % len(self.ways)]
 
+    @property
+    def about(self) -> About:
+        """The call that it is a request of, for the log."""
+        id_ = printable_bytes(self.id or b"")
+        return About(id_, {"call_id": id_})
+
     def lose_patience(self, now: float) -> None:
         """It is refused: its time begins with the first of all refusals, also while that is being judged."""
         self._gives_up = min(self._gives_up, now + self.patience)
@@ -372,9 +378,7 @@ class Copies:
         elif not copy.tried_all:
             self.send(copy)
         else:
-            id_ = printable_bytes(copy.id or b"")
-            call = About(id_, {"call_id": id_})
-            log.warning("a request cannot be published into another queue now: %s (call %s); trying again", why, call)
+            log.warning("a request cannot be published elsewhere now: %s (call %s); trying again", why, copy.about)
             self._pauses.add(copy, now)
             if self.on_parked is not None:
                 self.on_parked(sum(not parked.outlives_link for parked in self._pauses))

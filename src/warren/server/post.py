@@ -24,7 +24,8 @@ from warren.server.worker import Worker
 
 log = get_logger("warren.server")
 
-#: Seconds that the broker gets to stop a consumer.
+#: Seconds that the broker gets at least to stop a consumer; half of the drain, if that is more. What takes longer than
+#: this is taken off the time of the handlers, which run meanwhile.
 _CANCEL_PATIENCE = 5.0
 
 #: Seconds that the broker gets to say how a queue stands that has refused a copy. With the patience of a hand-back
@@ -140,12 +141,13 @@ class Post:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(_CANCEL_PATIENCE):
+            async with asyncio.timeout(max(_CANCEL_PATIENCE, timeout / 2)):
                 await self._stop_and_hand_back()
         except TimeoutError:
             log.debug("the consumer could not be cancelled; its connection is going anyway")
             self.worker.hand_back()
-        abandoned = await self.worker.finish_running(timeout)
+        late = max(0.0, time.monotonic() - began - _CANCEL_PATIENCE)
+        abandoned = await self.worker.finish_running(timeout, late)
         taken = time.monotonic() - began
         if abandoned:
             log.error(

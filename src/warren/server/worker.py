@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Protocol
 
 from warren.amqp.frames import Delivery, FrameError
 from warren.connection.channel import HotChannel, Returned
@@ -267,16 +267,15 @@ class Worker(_Unconfirmed):
             with self._surely(attempt):
                 self._endings.hand_back(attempt)
 
-    async def finish_running(self, timeout: float) -> list[str]:
-        """Wait for the running handlers; returns the calls that were abandoned after `timeout` seconds."""
+    async def finish_running(self, timeout: float, late: float = 0.0) -> list[str]:
+        """Wait for running handlers; returns the calls abandoned after `timeout` seconds, `late` of which are over."""
         if self._places.taken:
             self._idle = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), timeout)
+            await _within(max(0.0, timeout - late), self._idle.wait())
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
         await stop_all(self._places.taken, evidence.DRAIN, _DRAINED.format(timeout), _CANCEL_TIME)
-        with contextlib.suppress(TimeoutError):  # what is not confirmed may get lost with the connection
-            await asyncio.wait_for(self.copies.settled(), _SETTLE_TIME)
+        self.hand_back()  # what has come since, where the broker has not stopped the consumer yet
+        await _within(_SETTLE_TIME, self.copies.settled())  # what is not confirmed may get lost with the connection
         return abandoned
 
     def close(self) -> None:
@@ -285,3 +284,8 @@ class Worker(_Unconfirmed):
         self._patience.clear()
         self._settler.close()
         self._endings.close()
+
+
+async def _within(seconds: float, wait: Coroutine[Any, Any, Any]) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(wait, seconds)

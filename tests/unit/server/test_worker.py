@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from tests.support.fake_channel import FakeChannel
 from tests.support.odd_errors import ODD, Unwritable
+from tests.support.waiting import until
 
 from warren import Service, current_call
 from warren.amqp.frames import Delivery, Properties, decode_properties, encode_properties
@@ -202,6 +203,26 @@ async def test_a_time_limit_counts_from_the_beginning_and_shortens_no_cast_that_
     assert (key, decode_properties(head).expiration) == (b"any", None)
     gate.set()
     await desk.rest()
+
+
+async def test_what_comes_behind_the_hand_back_of_a_drain_is_handed_back_at_its_end(service: Service) -> None:
+    gate = asyncio.Event()
+
+    @service.method
+    async def work() -> None:
+        await gate.wait()
+
+    desk = Desk(service)
+    desk.deliver("work")
+    desk.worker.stop_taking()
+    desk.worker.hand_back()
+    desk.deliver("work")  # the broker has not stopped the consumer yet
+    draining = asyncio.create_task(desk.rest())
+    gate.set()
+    await until(lambda: desk.elsewhere.published)
+    desk.elsewhere.receiver.confirmed(1, False)
+    await draining
+    assert desk.channel.settlements == {1: 1, 2: 1}
 
 
 @pytest.mark.parametrize("threaded", [False, True])
