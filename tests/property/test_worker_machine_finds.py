@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 from hypothesis import Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_worker_machine import WorkerMachine
@@ -464,5 +465,24 @@ def test_it_is_found(bring_back: Callable[[Patch], None], monkeypatch: Patch) ->
     for name in ("warren.server", "asyncio"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     bring_back(monkeypatch)
-    with pytest.raises(FOUND):
+    wrong = _noted(monkeypatch)
+    with pytest.raises((*FOUND, Flaky)) as found:
         run_state_machine_as_test(WorkerMachine, settings=SEARCH)
+    # With calls that share a context, one run in ten goes otherwise when Hypothesis repeats it, which it then
+    # reports instead. The fault is found all the same if the machine has found something wrong before.
+    assert wrong or not isinstance(found.value, Flaky)
+
+
+def _noted(patch: Patch) -> list[str]:
+    """What all runs from now on find wrong."""
+    wrong: list[str] = []
+    teardown = WorkerMachine.teardown
+
+    def note(self: WorkerMachine) -> None:
+        try:
+            teardown(self)
+        finally:
+            wrong.extend(self.broker.wrong)
+
+    patch.setattr(WorkerMachine, "teardown", note)
+    return wrong
