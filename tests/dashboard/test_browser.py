@@ -208,6 +208,25 @@ async def test_who_may_not_act_sees_nothing_to_act_with(broker: Broker, dashboar
         assert await page.locator("button").count() == 0
 
 
+async def test_a_method_is_described_once_its_process_has_said_what_it_has(
+    broker: Broker, dashboard: Dashboard, open_page: Open
+) -> None:
+    said: dict[str, dict[str, Any]] = {
+        "info": {"host": "slow"},
+        "stats": {"uptime": 0.1, "services": {"evil": {"methods": {"add": {"ended": 3}}}}},
+        "calls": {"calls": []},
+        "health": {"healthy": True, "state": "serving"},
+    }
+    async with claiming(broker.url, said):
+        page = await open_page(await dashboard.start())
+        await go(page, "#/service/evil/add")
+        await expect(page.locator("h1")).to_have_text("add")
+        assert await page.get_by_text("Declared").count() == 0
+        method = {"name": "add", "signature": "add()", "doc": "It adds."}
+        said["info"].update({"name": "evil", "services": [{"name": "evil", "methods": [method]}]})
+        await expect(page.locator("main")).to_contain_text("It adds.")
+
+
 @pytest.mark.parametrize("hostile", [HOSTILE, "__proto__", "constructor"])
 async def test_what_a_hostile_process_says_is_text(
     broker: Broker, dashboard: Dashboard, open_page: Open, hostile: str

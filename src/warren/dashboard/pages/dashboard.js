@@ -266,8 +266,9 @@ function methodRow(one, method) {
 function methodPage(root, name, methodName) {
   const live = h('div', {}), fixed = h('div', {});
   show(root, live, fixed);
-  describe(fixed, name, methodName);
+  let described = describe(fixed, name, methodName);
   return {update() {
+    described = described.then(done => done || describe(fixed, name, methodName)); // its processes may not have told yet
     const one = service(name), method = one && one.methods.find(m => m.name === methodName);
     if (!method) { show(live, crumbs(name, methodName), empty('No such method is declared.')); return; }
     show(live, crumbs(name, methodName), h('h1', {}, method.name), h('p', {class: 'note mono'}, method.signature),
@@ -289,12 +290,12 @@ function callersOf(method) {
     : h('span', {class: 'soft'}, 'none'));
 }
 
-/** What does not change of a method: text, schemas, and the form that calls it. */
+/** What does not change of a method: text, schemas, and the form that calls it. Says whether that is known. */
 async function describe(root, name, methodName) {
-  const answer = await fetch(`/api/service?name=${encodeURIComponent(name)}`);
-  const declared = answer.ok ? await answer.json() : null;
+  const answer = await fetch(`/api/service?name=${encodeURIComponent(name)}`).catch(() => null); // the dashboard has ended
+  const declared = answer && answer.ok ? await answer.json() : null;
   const method = declared && declared.methods.find(one => one.name === methodName);
-  if (!method) return;
+  if (!method) return false;
   const facts = [method.delivery && `delivery ${method.delivery}`, method.time_limit && `time limit ${seconds(method.time_limit)}`,
     method.concurrency && `at most ${method.concurrency} at a time`, method.default && 'also answers bare requests', method.is_async ? 'async' : 'in a thread'];
   const schema = (title, value) => h('div', {class: 'card'}, h('h3', {}, title), h('pre', {}, value ? JSON.stringify(value, null, 2) : 'not described'));
@@ -302,6 +303,7 @@ async function describe(root, name, methodName) {
     h('div', {class: 'charts'}, schema('Arguments', method.arguments), schema(method.streams ? 'Each item' : 'Result', method.result)),
     h('h2', {}, 'Call it'), method.streams ? h('p', {class: 'note'}, `It yields items, which this page does not take: warren call ${name}.${method.name} does, and client.stream.`) :
       now && now.acting ? callForm(name, method) : h('p', {class: 'note'}, 'This dashboard only shows: start it with --allow-acting.'));
+  return true;
 }
 
 // --- acting ----------------------------------------------------------------------------------------------------
