@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.serving import serving
-from tests.support.waiting import until
+from tests.support.waiting import until, until_ended, within
 from warren import (
     AsyncClient,
     CallError,
@@ -153,7 +153,7 @@ def test_a_thread_gathers_too(url: str, service_name: str) -> None:
             assert client.call(f"{service_name}.stock", "tea") in (3, 103)
     finally:
         stop.set()
-        thread.join()
+        until_ended(thread)
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
@@ -184,7 +184,7 @@ async def test_an_answer_comes_before_the_others_have_answered(url: str, service
         answers = client.gather(made[0].hang)
         first = await anext(answers)
         assert first.result() == f"{service_name}.hang"
-        await made[1].running.wait()
+        await within(made[1].running.wait(), "the handler")
         made[1].go_on.set()
         assert [answer.result() async for answer in answers] == [f"{service_name}.hang"]
 
@@ -194,7 +194,7 @@ async def test_who_stops_taking_answers_gives_up_the_rest(url: str, service_name
         made[0].go_on.set()
         answers = client.gather(made[0].hang)
         await anext(answers)
-        await made[1].running.wait()
+        await within(made[1].running.wait(), "the handler")
         await answers.aclose()
         await asyncio.wait_for(made[1].cancelled.wait(), 20)
         assert client.statistics.in_flight == 0
@@ -332,7 +332,7 @@ async def test_what_waits_for_its_turn_is_refused_when_the_instance_drains(url: 
     async with AsyncClient(url, timeout=30) as client:
         async with serving(shop.service, url=url):
             running = asyncio.create_task(client.call(shop.hang))
-            await shop.running.wait()
+            await within(shop.running.wait(), "the handler")
             asked = asyncio.create_task(client.broadcast(shop.clear))
             async with Asking(make_settings(url)) as asking:
 
@@ -340,8 +340,9 @@ async def test_what_waits_for_its_turn_is_refused_when_the_instance_drains(url: 
                     said = await asking.gather("stats", to_service(service_name), patience=1, first=True)
                     return bool(said and said[0].body["services"][service_name]["waiting"] == 1)
 
-                while not await waits():
-                    await asyncio.sleep(0.05)
+                async with asyncio.timeout(60):
+                    while not await waits():
+                        await asyncio.sleep(0.05)
             asyncio.get_running_loop().call_later(0.5, shop.go_on.set)
         (error,) = (await asked).failed.values()
         assert isinstance(error, Unavailable)
@@ -354,7 +355,7 @@ async def test_an_instance_with_too_much_to_do_says_so(url: str, service_name: s
     shop = Shop(service_name, 0, concurrency=1)
     async with serving(shop.service, url=url), AsyncClient(url, timeout=60) as client:
         running = asyncio.create_task(client.call(shop.hang))
-        await shop.running.wait()
+        await within(shop.running.wait(), "the handler")
         asked = [asyncio.create_task(client.options(expect=1).broadcast(shop.clear)) for _ in range(110)]
         done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         (error,) = done.pop().result().failed.values()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.serving import serving
 from tests.support.staged import Image, Staged, TooSmall
-from tests.support.waiting import until
+from tests.support.waiting import until, until_ended
 from warren import (
     AsyncClient,
     CallError,
@@ -66,7 +66,7 @@ def test_threads_call_submit_and_map_it(url: str, service_name: str) -> None:
                 deadline -= 0.05
     finally:
         stop.set()
-        thread.join()
+        until_ended(thread)
     assert staged.names.count("store") == 5
 
 
@@ -288,8 +288,9 @@ async def retried(url: str, service: str) -> None:
 
 
 async def one_dead(url: str, service: str) -> DeadMessage:
-    while not (found := await dead(url, service)):
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while not (found := await dead(url, service)):
+            await asyncio.sleep(0.05)
     assert len(found) == 1
     return found[0]
 

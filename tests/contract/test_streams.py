@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.serving import serving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until, until_ended
 from tests.support.yielding import Row, TooFar, Yielding, taken
 from warren import (
     AsyncClient,
@@ -56,7 +56,7 @@ def in_another_thread(url: str, name: str) -> Iterator[tuple[Yielding, BlockingC
             yield yielding, client
     finally:
         stop.set()
-        thread.join()
+        until_ended(thread)
 
 
 # --- items --------------------------------------------------------------------------------------------------------
@@ -208,14 +208,19 @@ def test_leaving_the_loop_in_a_thread_closes_it(url: str, service_name: str) -> 
         for number in client.stream(yielding.hang, 3):
             if number == 2:
                 break
-        wait = threading.Event()
-        while not yielding.closed:
-            wait.wait(0.01)
+        until_closed(yielding, 1)
         with client.stream(yielding.hang, 3) as stream:
             assert next(stream) == 0
         assert list(stream) == []
-        while len(yielding.closed) < 2:
-            wait.wait(0.01)
+        until_closed(yielding, 2)
+
+
+def until_closed(yielding: Yielding, count: int) -> None:
+    """Return once so many generators are closed."""
+    end = time.monotonic() + PATIENCE
+    while len(yielding.closed) < count:
+        assert time.monotonic() < end, f"only {len(yielding.closed)} were closed"
+        time.sleep(0.01)
 
 
 async def test_a_note_says_how_many_items_had_come(url: str, service_name: str) -> None:
@@ -259,7 +264,9 @@ def test_a_thread_that_takes_while_another_waits_is_told_and_the_stream_goes_on(
         ended: list[object] = []
         other = threading.Thread(target=lambda: ended.extend(stream))
         other.start()
+        end = time.monotonic() + PATIENCE
         while stream._held is None or stream._held._inlet is None or stream._held._inlet._taker is None:
+            assert time.monotonic() < end, "the other does not wait"
             time.sleep(0.01)
         with pytest.raises(RuntimeError, match="two take"):
             next(stream)

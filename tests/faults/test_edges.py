@@ -132,6 +132,14 @@ async def test_after_a_fork_both_processes_call_over_connections_of_their_own(ur
     assert out == "0\n"
 
 
+async def test_a_child_that_hangs_ends_with_its_program() -> None:
+    """Of these tests: it would keep the program's output open, and them waiting for its end."""
+    with program("os.fork() or signal.pause()\nprint('forked')", "", "") as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "forked\n"
+        assert process.wait(PATIENCE) == 0
+
+
 async def test_after_a_fork_a_stream_that_was_begun_is_the_parents(url: str, edge: Edge) -> None:
     async with serving(edge.service, url=url, drain_timeout=0.5):
         out = await run(

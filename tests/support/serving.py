@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import PATIENCE
 from warren import Server, Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +33,14 @@ class Victim:
     def wait_ready(self) -> None:
         """Wait for the line that says it consumes."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.strip() == "ready":
-                return
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
+        try:
+            for line in self.process.stdout:
+                if line.strip() == "ready":
+                    return
+        finally:
+            late.cancel()
         raise AssertionError(f"the worker ended with {self.process.wait()} before it was ready")
 
     def end(self) -> None:

@@ -1,7 +1,8 @@
 """Waiting for what another process or the broker does: bounded polls, never a sleep that has to be long enough."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,3 +17,18 @@ async def until(condition: Callable[[], T | None], *, seconds: float = PATIENCE)
         while not (value := condition()):
             await asyncio.sleep(0.01)
     return value
+
+
+async def within(awaited: Awaitable[T], what: str, *, seconds: float = PATIENCE) -> T:
+    """The result of this, which is bound to come."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await awaited
+    except TimeoutError as error:
+        raise AssertionError(f"waited {seconds:g} s in vain for {what}") from error
+
+
+def until_ended(thread: threading.Thread) -> None:
+    """Return once the thread has ended."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), f"waited {PATIENCE:g} s in vain for the end of {thread.name}"
