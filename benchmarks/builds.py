@@ -103,7 +103,7 @@ def compiled(*, build: bool = True) -> Path:
     _FOLDER.mkdir(parents=True, exist_ok=True)
     with open(_FOLDER / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be building
-        _compile(folder, _state(), build=build)
+        _compile(folder, state(sys.version), build=build)
     return folder
 
 
@@ -121,9 +121,9 @@ def _compile(folder: Path, state: str, *, build: bool) -> None:
     stamp.write_text(state)
 
 
-def _state() -> str:
-    """What a build depends on."""
-    digest = hashlib.sha256(sys.version.encode())
+def state(python: str) -> str:
+    """What a build for a Python depends on."""
+    digest = hashlib.sha256(python.encode())
     for file in (ROOT / "tools" / "hot.py", *sorted((ROOT / "src" / "warren").rglob("*.py"))):
         digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 _MINORS = (11, 12, 13, 14)
-_TELL = "import sys; print(sys.implementation.cache_tag, sys.version_info >= (3, 11))"
+_TELL = "import sys, sysconfig; print(sysconfig.get_config_var('SOABI'), sys.version_info >= (3, 11))"
 
 
 def candidates() -> Iterator[str]:
@@ -29,13 +29,18 @@ def candidates() -> Iterator[str]:
 
 
 def found(commands: Iterator[str] | list[str]) -> dict[str, str]:
-    """One Python of each version that is new enough and runs, by what its compiled files are called."""
+    """One Python of each version and kind that is new enough and runs, by what its compiled files are called."""
     pythons: dict[str, str] = {}
     for command in commands:
         told = subprocess.run([command, "-c", _TELL], capture_output=True, text=True, check=False)
         if told.returncode == 0 and told.stdout.endswith(" True\n"):
             pythons.setdefault(told.stdout.split()[0], command)
     return pythons
+
+
+def free_threaded(tag: str) -> bool:
+    """Whether compiled files of that name are for a Python without the lock, which runs plain Python only."""
+    return tag.split("-")[1].endswith("t")
 
 
 def build(command: str, pure: str) -> bool:
@@ -49,7 +54,7 @@ def build(command: str, pure: str) -> bool:
 
 def main(commands: list[str]) -> int:
     pythons = found(commands or candidates())
-    jobs = [(command, "0") for command in pythons.values()] + [(sys.executable, "1")]
+    jobs = [(command, "0") for tag, command in pythons.items() if not free_threaded(tag)] + [(sys.executable, "1")]
     failed = [command for command, pure in jobs if not build(command, pure)]
     print(*sorted(path.name for path in DIST.glob("*.whl")), sep="\n")
     if failed:
