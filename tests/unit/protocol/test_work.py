@@ -128,6 +128,18 @@ def test_too_many_numbers_that_take_long_to_read_are_refused(number: bytes) -> N
         decode(few[:-1] + b"," + number + b"]")
 
 
+@pytest.mark.parametrize(
+    "layout", [b"%s,", b"[%s],", b'{"a":%s},', b"%s,\n" + b" " * 5000], ids=["flat", "nested", "keyed", "sparse"]
+)
+@pytest.mark.parametrize("number", [b"1e308", b"1E308"])
+def test_they_are_found_however_they_lie(layout: bytes, number: bytes) -> None:
+    decode = codecs.decoder(JSON)
+    few = b"[" + (layout % number) * (extremes.MOST - 1) + number
+    assert len(decode(few + b"]")) == extremes.MOST
+    with pytest.raises(CodecError, match="send them as msgpack"):
+        decode(few + b"," + number + b"]")
+
+
 @pytest.mark.parametrize("content", [b"[" + b"1.5e-200," * 20_000 + b"1]", b'["' + b"1e300, " * 20_000 + b'"]'])
 def test_other_numbers_and_texts_are_taken_however_many(content: bytes) -> None:
     assert codecs.decoder(JSON)(content)
