@@ -7,7 +7,6 @@ import importlib.util
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from benchmarks import plan, readme, report
 from benchmarks.brokers import Broker
-from benchmarks.builds import Builds
+from benchmarks.builds import Builds, build_c
 from benchmarks.procs import ROOT
 from benchmarks.runner import Found, Runner
 
@@ -75,13 +74,6 @@ def show_last(chosen: argparse.Namespace) -> int:
     if chosen.write_readme:
         publish(run, files[-1].with_suffix(""))
     return 0
-
-
-def build_c() -> None:
-    """Compile the C program; without librabbitmq-dev its subjects are left out."""
-    built = subprocess.run(["make", "-s", "-C", ROOT / "benchmarks" / "c"], capture_output=True, text=True)
-    if built.returncode != 0:
-        print(f"the C program cannot be built (librabbitmq-dev?):\n{built.stderr}", file=sys.stderr)
 
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:

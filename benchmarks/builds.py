@@ -77,6 +77,13 @@ class Builds:
         return env | ({"PYTHONPATH": str(ROOT / "src"), "WARREN_PURE": "1"} if name else {})
 
 
+def build_c() -> None:
+    """Compile the C program; without librabbitmq-dev its subjects are left out."""
+    built = subprocess.run(["make", "-s", "-C", ROOT / "benchmarks" / "c"], capture_output=True, text=True)
+    if built.returncode != 0:
+        print(f"the C program cannot be built (librabbitmq-dev?):\n{built.stderr}", file=sys.stderr)
+
+
 def landed() -> Path:
     """The package as it was at the old commit.
 

@@ -9,6 +9,7 @@ README = ROOT / "benchmarks" / "README.md"
 MARKS = {
     "results": "<!-- results: written by `make bench ARGS=--write-readme` -->",
     "growth": "<!-- growth: written by `python -m benchmarks.growth --write-readme` -->",
+    "pythons": "<!-- pythons: written by `python -m benchmarks.pythons --write-readme` -->",
 }
 
 

@@ -24,7 +24,8 @@ _TELL = "import sys, sysconfig; print(sysconfig.get_config_var('SOABI'), sys.ver
 def candidates() -> Iterator[str]:
     """Pythons on PATH, and pyenv's."""
     yield sys.executable
-    yield from (path for minor in _MINORS if (path := shutil.which(f"python3.{minor}")))
+    names = (f"python3.{minor}{kind}" for minor in _MINORS for kind in ("", "t"))  # t: free-threaded
+    yield from (path for name in names if (path := shutil.which(name)))
     yield from sorted(map(str, Path.home().glob(".pyenv/versions/*/bin/python")))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 from benchmarks import pythons
@@ -11,21 +13,65 @@ from benchmarks.together import Cost
 
 import wheels
 
-PURE, COMPILED = Way("3.11.7", False), Way("3.11.7", True)
+PURE, COMPILED = Way("3.11.7", "pure"), Way("3.11.7", "compiled")
+FOUND = {PURE: [Cost(1000, 40, 40, 50)], COMPILED: [Cost(2000, 20, 20, 50)]}
 
 
-def test_cpu_is_compared_within_rounds_and_without_the_broker() -> None:
-    ours, first = [Cost(1, 10, 10, 99), Cost(1, 30, 30, 1)], [Cost(1, 20, 20, 1), Cost(1, 60, 60, 1)]
-    assert pythons.ratio(ours, first) == 0.5
+def _rows(text: str) -> list[list[str]]:
+    lines = text.partition("\n\n")[2].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_figures_are_compared_within_rounds_and_cpu_without_the_broker() -> None:
+    ours, first = [Cost(5, 10, 10, 99), Cost(3, 30, 30, 1)], [Cost(10, 20, 20, 1), Cost(6, 60, 60, 1)]
+    costs = dict(zip((PURE, COMPILED, pythons.C), (first, ours, [Cost(20, 4, 4, 1), Cost(12, 4, 4, 1)]), strict=True))
+    assert [row[4:6] for row in _rows(pythons.document(costs, 2, 1.2, "3.10.8"))][:2] == [
+        ["0.50", "1.00"],
+        ["0.25", "0.50"],
+    ]
 
 
 def test_each_way_of_each_python_has_a_row() -> None:
-    text = pythons.document({PURE: [Cost(1000, 40, 40, 50)], COMPILED: [Cost(2000, 20, 20, 50)]}, 2, 1.2)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "3.11.7" in line]
-    assert [row[:5] for row in rows] == [
-        ["3.11.7", "pure", "1,000", "1,000-1,000", "1.00"],
-        ["3.11.7", "compiled", "2,000", "2,000-2,000", "0.50"],
+    assert [row[:6] for row in _rows(pythons.document(FOUND, 2, 1.2, "3.10.8"))] == [
+        ["3.11.7", "pure", "1,000", "1,000-1,000", "", "1.00"],
+        ["3.11.7", "compiled", "2,000", "2,000-2,000", "", "0.50"],
     ]
+
+
+def test_c_stands_above_them_and_is_not_what_their_cpu_is_compared_with() -> None:
+    text = pythons.document({pythons.C: [Cost(4000, 4, 4, 30)]} | FOUND, 2, 1.2, "3.10.8")
+    assert [row[:1] + row[4:6] for row in _rows(text)] == [
+        ["C, librabbitmq", "1.00", "0.10"],
+        ["3.11.7", "0.25", "1.00"],
+        ["3.11.7", "0.50", "0.50"],
+    ]
+
+
+def test_a_python_says_which_way_it_runs_warren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pythons, "_FOLDER", tmp_path)
+    (way, *_others) = pythons.ways(Path(sys.executable))
+    assert way.title.split(" ")[0] == sys.version.split(" ")[0]
+    assert way.words == "pure"
+    assert ("free-threaded" in way.title) == wheels.free_threaded(sysconfig.get_config_var("SOABI"))
+
+
+def test_pythons_that_are_named_have_environments_of_their_own(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    named = pythons.commands([sys.executable, str(other)])
+    assert sorted(named.values()) == sorted([sys.executable, str(other)])
+
+
+@pytest.mark.parametrize("command", ["no-such-python", "/bin/false"])
+def test_a_python_that_does_not_run_is_an_error(command: str) -> None:
+    with pytest.raises(ValueError, match=f"{command} is no Python that runs"):
+        pythons.commands([command])
+
+
+def test_a_free_threaded_python_is_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python3.14t").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert str(tmp_path / "python3.14t") in wheels.candidates()
 
 
 def test_the_sources_run_where_compiled_modules_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
