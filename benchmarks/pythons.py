@@ -36,7 +36,7 @@ from rabbit import Node, version
 _LIMIT = 120.0  # seconds for one process
 _FOLDER = ROOT / "build" / "bench" / "pythons"
 #: What a Python says of itself, with Warren and all that it needs imported: some modules bring the lock back.
-_TELL = (
+TELL = (
     "import sys, sysconfig, warren; "
     "free = sysconfig.get_config_var('Py_GIL_DISABLED'); "
     "lock = free and sys._is_gil_enabled(); "
@@ -122,7 +122,7 @@ def ways(python: Path) -> dict[Way, Runs]:
     found = {}
     for words in (_PURE, _COMPILED):
         env = environment(compiled=words == _COMPILED)
-        title, told = _run(str(python), "-c", _TELL, env=env).strip().split("|")
+        title, told = _run(str(python), "-c", TELL, env=env).strip().split("|")
         if told == words:
             found[Way(title, words)] = Runs(partial(_command, python), env)
     return found

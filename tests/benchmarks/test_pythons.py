@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_a_python_says_which_way_it_runs_warren(tmp_path: Path, monkeypatch: pyt
     assert way.title.split(" ")[0] == sys.version.split(" ")[0]
     assert way.words == "pure"
     assert ("free-threaded" in way.title) == wheels.free_threaded(sysconfig.get_config_var("SOABI"))
+
+
+@pytest.mark.parametrize(("lock", "words"), [(False, " free-threaded"), (True, " free-threaded, lock on")])
+def test_a_free_threaded_python_says_whether_the_lock_is_on(lock: bool, words: str) -> None:
+    claim = "import sys, sysconfig; sysconfig.get_config_var = {'Py_GIL_DISABLED': 1}.get; "
+    claim += f"sys._is_gil_enabled = lambda: {lock}; "
+    done = subprocess.run([sys.executable, "-c", claim + pythons.TELL], capture_output=True, text=True, check=True)
+    assert words == done.stdout.split("|")[0].removeprefix(sys.version.split()[0]).removesuffix(" of the system")
 
 
 def test_pythons_that_are_named_have_environments_of_their_own(tmp_path: Path) -> None:
