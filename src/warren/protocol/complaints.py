@@ -232,6 +232,7 @@ _MALFORMED = {
     "Input data was truncated": "the body ends too early",
     "JSON is malformed": "the body is not JSON",
     "MessagePack data is malformed": "the body is not msgpack",
+    "Invalid UTF-8 encoded string": "a text is not UTF-8",  # before msgspec 0.23 it was a UnicodeDecodeError
 }
 
 

@@ -196,7 +196,7 @@ def test_what_a_stranger_has_sent_is_cut() -> None:
         (JSON, b"", "the body ends too early"),
         (JSON, b"[1,]", "the body is not JSON: trailing comma in array (byte 3)"),
         (MSGPACK, b"\xc1", "the body is not msgpack: invalid opcode '\\xc1' (byte 0)"),
-        (JSON, b'"\xff"', "a text is not UTF-8: "),
+        (JSON, b'"\xff"', "a text is not UTF-8"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_told_with_its_format(content_type: str, body: bytes, complaint: str) -> None:
@@ -204,3 +204,7 @@ def test_a_body_that_cannot_be_read_is_told_with_its_format(content_type: str, b
         codecs.decoder(content_type)(body)
 
     assert str(caught.value).startswith(complaint)
+
+
+def test_a_text_that_is_not_utf8_is_told_alike_by_each_msgspec() -> None:
+    assert complaints.explain(msgspec.DecodeError("Invalid UTF-8 encoded string"), "result") == "a text is not UTF-8"

