@@ -19,6 +19,10 @@ PURE_ONLY = {
     "tests/property/test_worker_machine_finds.py": _CHANNEL,
     "tests/property/test_worker_stories.py": _CHANNEL,
     "tests/unit/client/test_lane.py": _CHANNEL,
+    "tests/unit/server/test_onward.py": _CHANNEL,
+    "tests/unit/server/test_post.py::test_a_queue_that_is_gone_or_another_one_now_is_no_longer_said_to_take_everything": (
+        _CHANNEL
+    ),
     "tests/unit/server/test_worker.py": _CHANNEL,
     "tests/unit/server/test_statistics.py": "its attempts are no Attempts, and end at a time of its own",
     "tests/contract/test_channel.py::test_a_round_trip_that_cannot_begin_fails_and_the_next_one_begins": _REPLACED,
