@@ -101,6 +101,18 @@ async def test_an_item_comes_when_it_is_yielded_and_not_with_the_next(url: str, 
         await stream.aclose()
 
 
+async def test_what_a_thread_has_yielded_last_is_sent_before_it_ends(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(bodies: list[bytes]) -> Iterator[list[bytes]]:  # so that the thread is done while the loop sends
+        time.sleep(0.05)
+        yield bodies
+
+    monkeypatch.setattr(streaming, "together", slowly)
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        assert len([row async for row in client.stream(yielding.in_thread, 3)]) == 3
+
+
 # --- credit -------------------------------------------------------------------------------------------------------
 
 

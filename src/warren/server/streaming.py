@@ -245,10 +245,10 @@ class Outlet:
             bodies, self._buffer = self._buffer, []
             first, self._first = self._first, self._first + len(bodies)
             self._flushes = False
+            for group in together(bodies):  # in here: a thread that finds nothing left closes all of it
+                self._send(first, group)
+                first += len(group)
             self._changed.notify_all()
-        for group in together(bodies):
-            self._send(first, group)
-            first += len(group)
 
     def _send(self, first: int, bodies: list[bytes]) -> None:
         attempt = self.attempt
