@@ -65,6 +65,28 @@ async def die_after(log: str, count: int) -> AsyncIterator[int]:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def die_having_taken(items: AsyncIterator[int], log: str, count: int) -> int:
+    begin(log)
+    async for item in items:
+        if item == count - 1:
+            break
+    await asyncio.sleep(0.2)  # long enough for the caller to hear how far it came
+    os.kill(os.getpid(), signal.SIGKILL)
+    return count
+
+
+@service.method
+async def take_and_die(items: AsyncIterator[int], log: str, count: int) -> int:
+    """Take so many items, and die."""
+    return await die_having_taken(items, log, count)
+
+
+@service.method(delivery="at-most-once")
+async def take_and_die_at_most_once(items: AsyncIterator[int], log: str, count: int) -> int:
+    """The same, and no other worker gets the request."""
+    return await die_having_taken(items, log, count)
+
+
 @service.method
 def pid() -> int:
     return os.getpid()

@@ -213,7 +213,8 @@ def _info_method(method: told.MethodInfo, as_json: bool) -> None:
     lines = [method.signature or method.name, *(f"  {line}" for line in (method.doc or "").strip().splitlines())]
     lines += [f"  {said}"] if (said := _terms(method)) else []
     result = "each item" if method.streams else "result"
-    for title, schema in (("arguments", method.arguments), (result, method.result)):
+    taken = [("each item that it takes", method.taken)] if method.takes else []
+    for title, schema in (("arguments", method.arguments), *taken, (result, method.result)):
         lines += ["", title, *(f"  {line}" for line in json.dumps(schema, indent=2, ensure_ascii=False).splitlines())]
     show(lines)
 

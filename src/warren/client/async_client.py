@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren.client.async_gather import AsyncGather
 from warren.client.async_map import AsyncMap
+from warren.client.async_uploads import AsyncUploads
 from warren.client.awaited import AwaitedCall
 from warren.client.core import ClientCore
 from warren.client.options import Limits
@@ -35,6 +36,7 @@ from warren.client.target import (
 )
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
+from warren.protocol.uploading import STREAM
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,7 +130,7 @@ def _close_dropped(core: ClientCore) -> None:
     task.add_done_callback(_dropped.discard)
 
 
-class AsyncClient(AsyncMap, AsyncGather):
+class AsyncClient(AsyncMap, AsyncGather, AsyncUploads):
     """Calls methods of services, for asyncio.
 
     One connection and one reply queue serve any number of concurrent calls. Use it as ``async with``, or `close` it.
@@ -258,7 +260,7 @@ class AsyncClient(AsyncMap, AsyncGather):
             TypeError: a method that yields nothing; arguments that do not fit; a client with middleware.
             ValueError: a name that cannot be one; ``resend=True`` or ``expect`` among the options.
         """
-        return AsyncStream(self._prepared(target, args, kwargs), self._shared.core)
+        return AsyncStream(self._prepared(STREAM, target, args, kwargs), self._shared.core)
 
     @property
     def ignored_replies(self) -> int:

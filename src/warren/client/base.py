@@ -17,14 +17,15 @@ from warren.client.options import (
     Options,
     ReplyQueue,
 )
+from warren.client.prepared import Prepared
 from warren.client.requests import Target
-from warren.client.streams import Prepared
 from warren.client.target import Targets
 from warren.connection.settings import ConnectionOptions, Settings, make_settings
 from warren.middleware import checked_middleware
 from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.problems import registry
 from warren.protocol.progress import Progress
+from warren.protocol.uploading import Kind
 
 
 class BaseClient:
@@ -75,6 +76,7 @@ class BaseClient:
         """
         keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection, later=BaseClient.options)
         self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
+        self._max_item = max_message_size
         self._middleware = checked_middleware(middleware)
         self._errors = registry(errors)
         self._usual: dict[tuple[Any, ...], Targets] = {}
@@ -155,11 +157,20 @@ class BaseClient:
             usual = self._usual.setdefault(self._options.shape, Targets())
         return usual if self._options.own is None else Targets(usual)
 
-    def _prepared(self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
-        """A stream that is to be begun."""
+    def _prepared(
+        self,
+        kind: Kind,
+        target: Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        items: Any = None,
+    ) -> Prepared:
+        """A call with items that is to be begun."""
         if self._middleware:
-            raise TypeError("streams do not pass through a client's middleware yet: make another client without it")
-        return Prepared(self._options, self._errors, target, args, kwargs)
+            raise TypeError(
+                f"a {kind.noun} does not pass through a client's middleware yet: make another client without it"
+            )
+        return Prepared(self._options, self._errors, kind, target, args, kwargs, items, self._max_item)
 
     def _asked_of_all(
         self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from warren.client.blocking_gather import BlockingGather
 from warren.client.blocking_map import BlockingMap
+from warren.client.blocking_uploads import BlockingUploads
 from warren.client.io_thread import IOThread
 from warren.client.options import Limits
 from warren.client.statistics import ClientStatistics
@@ -32,6 +33,7 @@ from warren.client.target import (
 )
 from warren.client.waiters import ChainedPromise, Promise
 from warren.connection.settings import Settings
+from warren.protocol.uploading import STREAM
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +78,7 @@ class _Shared:
         warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
 
-class Client(BlockingMap, BlockingGather):
+class Client(BlockingMap, BlockingGather, BlockingUploads):
     """Calls methods of services, from any thread.
 
     One connection and one reply queue serve all threads. Use it as ``with``, or `close` it. Connecting begins with
@@ -214,7 +216,7 @@ class Client(BlockingMap, BlockingGather):
             CallError: here, what cannot be sent; while iterating, what `call` raises.
             TypeError, ValueError: as for `AsyncClient.stream`.
         """
-        return BlockingStream(self._prepared(target, args, kwargs), self._shared.io, owner=self._shared)
+        return BlockingStream(self._prepared(STREAM, target, args, kwargs), self._shared.io, owner=self._shared)
 
     @property
     def ignored_replies(self) -> int:

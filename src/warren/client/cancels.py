@@ -19,6 +19,7 @@ from warren.amqp.frames import Delivery, Properties
 from warren.client.calls import ASKED, CONFIRMED, WRITTEN, PendingCall
 from warren.client.lane import Spawn
 from warren.client.requests import queues
+from warren.client.uplink import Uplink
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.declare import declare_control_exchange
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed, LinkLost
@@ -28,10 +29,12 @@ from warren.protocol import topology
 from warren.protocol.content import as_text
 from warren.protocol.control import CANCEL, LONGEST, MOST_CANCELLED, Cancel, Question, question_properties, to_service
 from warren.protocol.streaming import CREDIT, MARK, Credit, read_items
+from warren.protocol.uploading import CONVERSATION_MARK, TAKEN, UPLOAD_MARK, read_taken
 
 log = get_logger("warren.client")
 
 _EXCHANGE = topology.CONTROL_EXCHANGE.encode()
+_MARKS = (MARK, UPLOAD_MARK, CONVERSATION_MARK)
 #: Seconds that such a message may wait in a control queue.
 _PATIENCE = 10.0
 #: Seconds before another channel is opened where the broker has closed one: it may do the same to each of them.
@@ -39,7 +42,11 @@ _PAUSE = 1.0
 
 
 class Cancels:
-    """What one client has to tell (Receiver of its channel)."""
+    """What one client has to tell (Receiver of its channel).
+
+    Attributes:
+        uplink: the way of what it has to send.
+    """
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Cancels:
         self._reply_to = reply_to
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
+        self.uplink = Uplink(link, reply_to, spawn)
         self._given_up: dict[bytes, dict[str, int]] = defaultdict(dict)  # by route: ids and the milliseconds left
         self._strays = Strays()
         self._credits: dict[bytes, dict[str, int]] = defaultdict(dict)  # by route: ids and items consumed
@@ -69,17 +77,17 @@ class Cancels:
             return
         self._send_soon()
         now = time.monotonic()
-        if call.target.name.endswith(MARK):  # what is on its way of it needs no other message
+        if call.target.method.endswith(_MARKS):  # what is on its way of it needs no other message
             self._strays.is_due(call.id, now)
         for queue in queues(call.target):
             self._given_up[to_service(queue).encode()][call.id.decode()] = max(0, int((call.deadline - now) * 1000))
 
     def stray(self, p: Properties) -> None:
-        """A message of a stream has come that nobody here waits for: its worker has not heard that it is given up."""
-        items, id = read_items(p), as_text(p.correlation_id)
-        if items is not None and id and self._strays.is_due(p.correlation_id or b"", time.monotonic()):
+        """A message with or about items came that nobody waits for: its worker has not heard that it is given up."""
+        said, id = read_taken(p) if p.type == TAKEN else read_items(p), as_text(p.correlation_id)
+        if said is not None and id and self._strays.is_due(p.correlation_id or b"", time.monotonic()):
             self._send_soon()
-            self._given_up[items.source.encode()][id] = 0
+            self._given_up[said.source.encode()][id] = 0
 
     def credit(self, source: bytes, call: PendingCall, count: int) -> None:
         """So many items of a stream were consumed in all; `source` is the process that sends them."""

@@ -29,6 +29,7 @@ from warren.protocol.progress import PROGRESS, read_progress
 from warren.protocol.reply import doubted, reply_too_large, says_lean
 from warren.protocol.slip import queue_of
 from warren.protocol.streaming import ITEM
+from warren.protocol.uploading import TAKEN
 
 
 class Endings:
@@ -132,6 +133,9 @@ class Endings:
         elif p.type == ITEM:
             if isinstance(call.waiter, Inlet):  # else somebody's mistake: a call has one reply
                 call.waiter.came(p, delivery.body, again=delivery.redelivered)
+        elif p.type == TAKEN:
+            if isinstance(call.waiter, Inlet):
+                call.waiter.taken(p)
         elif self.calls.end(call):
             if call.target.trusting and not self._durable and says_lean(p):
                 self.lean.heard(call.target.queue, time.monotonic())

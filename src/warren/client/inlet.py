@@ -13,8 +13,10 @@ from warren.client.calls import PendingCall, Waiter
 from warren.client.cancels import Cancels
 from warren.client.outcomes import locate, stream_broken, stream_idle, withdrawn
 from warren.client.requests import Target
+from warren.client.sending import Sending
 from warren.errors import CallError
 from warren.protocol.streaming import DEFAULT_WINDOW, Behind, read_items
+from warren.protocol.uploading import read_taken
 
 #: Seconds after which the credit is told again while nothing comes, as that may have been lost; then twice as many.
 _TELL_AGAIN = 1.0
@@ -53,10 +55,18 @@ class Line(Protocol):
 
 
 class Inlet:
-    """The waiter of a stream's call."""
+    """The waiter of a stream's call, or of an upload's, which brings no items."""
 
-    def __init__(self, line: Line, target: Target, body: bytes, deadline: float, idle_timeout: float | None) -> None:
-        """Begin it.
+    def __init__(
+        self,
+        line: Line,
+        target: Target,
+        body: bytes,
+        deadline: float,
+        idle_timeout: float | None,
+        sending: Sending | None = None,
+    ) -> None:
+        """Begin it; `sending` goes the other way.
 
         Raises:
             CallError: it cannot even begin: nothing was sent.
@@ -72,8 +82,11 @@ class Inlet:
         self._timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
         self._end: End | None = None
+        self._sending = sending
         self._call: PendingCall | None = None
         self._call = line.start(target, body, deadline, self)
+        if sending is not None:
+            sending.begin(self._call.id, line.cancels.uplink, self)
 
     # --- from the client's core ---------------------------------------------------------------------------------
 
@@ -100,21 +113,34 @@ class Inlet:
             self._messages.append(Message(items.number, body, p.content_type or b""))
             self._hand_out()
 
+    def taken(self, p: Properties) -> None:
+        """The handler has taken what was sent."""
+        taken = read_taken(p)
+        if taken is None:
+            self._break("a message about what was sent came that cannot be read")
+        elif self._sending is not None:  # else somebody's mistake
+            self._sending.heard(taken)
+
     def finish(self, outcome: Any) -> None:
         self._call = None
+        self._stop_sending()
         if self._end is None:
             self._end = End(outcome, self._behind.came)
             self._hand_out()
 
     def _break(self, why: str) -> None:
-        self._fail(stream_broken(why))
+        self.fail(stream_broken(why))
 
-    def _fail(self, error: CallError) -> None:
-        """End it here; the worker is told that nobody waits any more."""
+    def fail(self, error: BaseException) -> None:
+        """End it here, in this; the worker is told that nobody waits any more."""
         call = self._call
         if call is not None:
             self._line.cancel(call)
-            self.finish(locate(error, call))
+            self.finish(locate(error, call) if isinstance(error, CallError) else error)
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.close()
 
     # --- from whoever takes -------------------------------------------------------------------------------------
 
@@ -132,13 +158,14 @@ class Inlet:
         call, self._call = self._call, None
         self._messages.clear()
         self._end = End(None, self._behind.came)
+        self._stop_sending()
         if call is not None:
             self._line.cancel(call)
         self._hand_out()
 
     def withdraw(self) -> None:
         """The call that it is made for is given up, so nobody waits for this one either."""
-        self._fail(withdrawn())
+        self.fail(withdrawn())
 
     def _hand_out(self) -> None:
         taker = self._taker
@@ -170,7 +197,7 @@ class Inlet:
 
     def _look(self, pause: float) -> None:
         if self._idle_timeout is not None and time.monotonic() >= self._waits_since + self._idle_timeout:
-            self._fail(stream_idle(self._idle_timeout))
+            self.fail(stream_idle(self._idle_timeout))
         else:
             self._tell()
             self._wait(min(2 * pause, _MOST_PATIENT))

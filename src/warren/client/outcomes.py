@@ -132,6 +132,38 @@ def stream_idle(seconds: float) -> CallError:
     return conclude(evidence.IDLE, f"no item came for {seconds:g} s (idle_timeout); allow more, or look at the worker")
 
 
+def upload_idle(seconds: float) -> CallError:
+    """The handler has not taken enough in time for one more item to be sent."""
+    why = f"the handler took no item for {seconds:g} s (idle_timeout); allow more, or look at the worker"
+    return conclude(evidence.IDLE, why)
+
+
+def upload_lost() -> CallError:
+    """What was sent came back: nobody takes it, and the result would have been here by now."""
+    message = "the worker that took the items is gone, and with it the call; look what was done before you repeat it"
+    return conclude(evidence.INSTANCE_LOST, message)
+
+
+def upload_refused(why: str, *, too_large: bool = False) -> CallError:
+    """An item cannot be sent."""
+    return conclude(evidence.REQUEST_TOO_LARGE if too_large else evidence.ENCODE, why)
+
+
+def upload_stopped() -> CallError:
+    """Somebody has cancelled what takes an upload's items, and not the call."""
+    message = "the task that takes the items to send was cancelled, and the call with it; cancel the call instead"
+    return conclude(evidence.GIVEN_UP_OUTSIDE, message)
+
+
+def after_sending(error: Exception, sent: int, taken: int | None) -> None:
+    """Make an error that ended an upload say how far it had come; `taken` is None where its handler asked for none."""
+    if taken is None:
+        return
+    if isinstance(error, CallError):
+        evidence.begun(error)
+    error.add_note(f"{sent} item{'' if sent == 1 else 's'} had been sent, and at least {taken} taken")
+
+
 def stream_mute(reason: ChannelClosed) -> CallError:
     """Workers cannot be told how far their streams were consumed."""
     message = f"the broker refuses what a stream needs to go on: {reason.text}; give this user the permission to write"

@@ -160,6 +160,8 @@ def _stage_method(function: Callable[..., Any]) -> Method:
     method = method_of(function)
     if method.streams:
         raise TypeError(f"{method.full_name} yields items, and a stage has one result: return a list")
+    if method.takes:
+        raise TypeError(f"{method.full_name} takes items, and a stage gets one result: take a list")
     return method
 
 

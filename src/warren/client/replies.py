@@ -19,6 +19,7 @@ from warren.logs import get_logger
 from warren.protocol import topology
 from warren.protocol.bounce import is_bounce
 from warren.protocol.streaming import ITEM
+from warren.protocol.uploading import TAKEN
 
 log: Final = get_logger("warren.client")
 
@@ -43,7 +44,7 @@ class ReplyRoute:
 
     Attributes:
         address: where replies shall go on the present link.
-        on_stray: hears of messages of a stream for which nobody waits.
+        on_stray: hears of messages of a stream, or about an upload, for which nobody waits.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class ReplyRoute:
                 self._owner.on_special(call, p, delivery)
         if call is None:
             self._late.came(p, time.monotonic())
-            if p.type == ITEM:
+            if p.type == ITEM or p.type == TAKEN:
                 self.on_stray(p)
         if self._durable:
             channel.ack(delivery.tag)

@@ -6,138 +6,27 @@ import asyncio
 import contextlib
 import os
 import threading
-import types
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from warren.client.core import ClientCore
 from warren.client.inlet import End, Inlet, Message
 from warren.client.io_thread import IOThread
-from warren.client.options import CONTENT_TYPES, Options
-from warren.client.outcomes import after_items, stream_broken
-from warren.client.requests import Own, Target
-from warren.client.target import encode_call, read_result, split_name, typed_decoder
+from warren.client.outcomes import after_items, after_sending
+from warren.client.prepared import Prepared
+from warren.client.sending import AsyncFeed, Feed, Sending, feed_in_thread
 from warren.client.waiters import Waiting, Withdrawal
 from warren.errors import CallError
-from warren.protocol import codecs, topology
-from warren.protocol.codecs import CodecError
-from warren.protocol.content import as_text
-from warren.protocol.reply import undecodable_reply
-from warren.protocol.request import root_field
-from warren.protocol.running import Running, get_running
-from warren.protocol.signature import method_of
-from warren.protocol.streaming import DEFAULT_WINDOW, MARK, window_fields
+from warren.protocol.running import Running
 
 T_co = TypeVar("T_co", covariant=True)
 
-_WINDOW = window_fields(DEFAULT_WINDOW)
 
-
-def stream_target(options: Options, function: Callable[..., Any] | str) -> Target:
-    """The target of a stream.
-
-    Raises:
-        TypeError: a function that is not a method, or no stream.
-        ValueError: a name that cannot be one, or an option that no stream has.
-    """
-    _check(options)
-    method = None if isinstance(function, str) else method_of(function)
-    if method is not None and not method.streams:
-        raise TypeError(f"{method.full_name} has one result and yields nothing: call it with client.call")
-    full_name = str(function) if method is None else method.full_name
-    service, name = split_name(full_name)
-    running = get_running()
-    root = b"" if running is None or running.root_id is None else root_field(running.root_id)
-    own = options.own or Own()
-    return Target(
-        "call",
-        name + MARK,
-        topology.service_queue(service),
-        full_name,
-        CONTENT_TYPES[options.encoding],
-        fail_fast=options.fail_fast,
-        wait=options.wait,
-        headers=options.headers,
-        declared=method,
-        returns=int,
-        own=Own(own.headers + root + _WINDOW, None, own.root + root + _WINDOW, own.on_progress),
-        caller=None if running is None or options.named else running.service,
-    )
-
-
-def _check(options: Options) -> None:
-    """Refuse (`ValueError`) what would be ignored."""
-    if options.resend:
-        raise ValueError(
-            "resend=True: a stream that is sent again does not go on where it was: stream with options(resend=False),"
-            " and begin another stream where one is lost"
-        )
-    if options.expect is not None:
-        raise ValueError(
-            f"expect={options.expect}: a stream comes from one instance: leave expect to gather and broadcast"
-        )
-
-
-class Prepared:
-    """A stream that is not begun, and how what comes of it is read."""
-
-    def __init__(
-        self,
-        options: Options,
-        errors: dict[str, type[Exception]],
-        function: Callable[..., Any] | str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        """Write its request.
-
-        Raises:
-            CallError, TypeError, ValueError: it cannot be made; nothing was sent.
-        """
-        self.target = target = stream_target(options, function)
-        method = target.declared
-        hint = kwargs.pop("returns", Any) if method is None else method.item_hint
-        self._items = types.GenericAlias(list, (hint,))
-        typed_decoder(target.content_type, self._items)
-        self.options = options
-        self.body = encode_call(target, args, kwargs, "stream")
-        self._errors = errors
-
-    def read(self, outcome: Message | End) -> deque[Any] | None:
-        """The items that have come; None at the end.
-
-        Raises:
-            Exception: what it has ended in instead.
-        """
-        if isinstance(outcome, Message):
-            return self._read_items(outcome)
-        if outcome.outcome is None:
-            return None
-        count = read_result(outcome.outcome, self.target, self._errors)
-        if count != outcome.came:
-            raise self._broken(f"{outcome.came} items came of a stream that has {count}")
-        return None
-
-    def _read_items(self, message: Message) -> deque[Any]:
-        try:
-            content_type = codecs.normalise(as_text(message.content_type))
-            items = deque(typed_decoder(content_type, self._items)(message.body))
-        except CodecError as error:
-            raise self._located(undecodable_reply(str(error))) from error
-        if len(items) != message.number:
-            raise self._broken(f"{len(items)} items came in a message that says {message.number}")
-        return items
-
-    def _broken(self, why: str) -> CallError:
-        return self._located(stream_broken(why))
-
-    def _located(self, error: CallError) -> CallError:
-        return error.locate(method=self.target.name, queue=self.target.queue, call_id=None)
-
-
-class _Future(asyncio.Future[Any]):
+class TakerFuture(asyncio.Future[Any]):
     """What a task waits for (Taker)."""
 
     def finish(self, outcome: Message | End) -> None:
@@ -150,6 +39,7 @@ class _Items(Generic[T_co]):
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
+        self._sending = None if prepared.items is None else Sending(prepared.target.content_type, prepared.max_item)
         self._ready: deque[T_co] = deque()
         self._read = 0  # how many there were, with those that were handed out
         self._over = False
@@ -186,6 +76,8 @@ class _Items(Generic[T_co]):
         except BaseException as error:
             if isinstance(error, Exception):
                 after_items(error, self._read)
+                if self._sending is not None:
+                    after_sending(error, self._sending.sent, self._sending.taken)
             self._close()
             raise
 
@@ -204,6 +96,7 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
         super().__init__(prepared)
         self._core = core
         self._inlet: Inlet | None = None
+        self._feed: AsyncFeed | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
@@ -223,9 +116,11 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
                 raise StopAsyncIteration
             inlet = self._begun()
             with self._alone(), self._last_error():
-                future = _Future()
+                future = TakerFuture()
                 inlet.take(future)
                 self._accept(await future)
+            if self._over and self._feed is not None:
+                await self._feed.closed()
         return self._ready.popleft()
 
     def _begun(self) -> Inlet:
@@ -233,7 +128,11 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
             core, prepared = self._core(), self._prepared
             options, self._loop = prepared.options, core.loop
             with self._last_error():
-                self._inlet = Inlet(core, prepared.target, prepared.body, options.deadline(), options.idle_timeout)
+                self._inlet = inlet = Inlet(
+                    core, prepared.target, prepared.body, options.deadline(), options.idle_timeout, self._sending
+                )
+                if self._sending is not None:
+                    self._feed = AsyncFeed(self._sending, prepared.items, inlet)
         elif self._loop is not asyncio.get_running_loop():
             raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
         return self._inlet
@@ -241,6 +140,8 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
     async def aclose(self) -> None:
         """Give the call up, if it has not ended; any number of times."""
         self._close()
+        if self._feed is not None:
+            await self._feed.closed()
 
     def _close(self) -> None:
         over, self._over = self._over, True
@@ -254,10 +155,10 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
             self._close()
 
 
-class _Taking(Waiting):
+class Taking(Waiting):
     """A thread that waits for what comes next (Request, Taker)."""
 
-    def __init__(self, held: _Held) -> None:
+    def __init__(self, held: Held) -> None:
         super().__init__()
         self._held = held
 
@@ -272,20 +173,24 @@ class _Taking(Waiting):
         self._held.begun(core).withdraw()
 
 
-class _Held:
+class Held:
     """A thread's stream, in the I/O thread; as a request it gives the stream up (Request)."""
 
     given_up = False
 
-    def __init__(self, prepared: Prepared, deadline: float) -> None:
+    def __init__(
+        self, prepared: Prepared, deadline: float, idle_timeout: float | None, sending: Sending | None
+    ) -> None:
         self._prepared = prepared
         self._deadline = deadline
+        self._idle_timeout = idle_timeout
+        self._sending = sending
         self._inlet: Inlet | None = None
 
     def begun(self, core: ClientCore) -> Inlet:
         if self._inlet is None:
             p = self._prepared
-            self._inlet = Inlet(core, p.target, p.body, self._deadline, p.options.idle_timeout)
+            self._inlet = Inlet(core, p.target, p.body, self._deadline, self._idle_timeout, self._sending)
         return self._inlet
 
     def begin(self, core: ClientCore) -> None:
@@ -301,6 +206,25 @@ class _Held:
         """Nobody waits for that."""
 
 
+class _Failing:
+    """Ends a thread's call as its items have ended (Request)."""
+
+    given_up = False
+
+    def __init__(self, held: Held, error: BaseException) -> None:
+        self._held = held
+        self._error = error
+
+    def begin(self, core: ClientCore) -> None:
+        self._held.begun(core).fail(self._error)
+
+    def give_up(self, core: ClientCore) -> None:
+        """Nobody waits for that."""
+
+    def finish(self, outcome: Any) -> None:
+        """See `give_up`."""
+
+
 class BlockingStream(_Items[T_co], Iterator[T_co]):
     """The items of a stream, as they come: for ``for``, in one thread at a time; see `AsyncStream`."""
 
@@ -309,7 +233,7 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
         super().__init__(prepared)
         self._io = io
         self._owner: object = owner
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._process = 0
         self._deadline = 0.0
         self._running: Running | None = None
@@ -334,8 +258,8 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
                 self._accept(self._next(held))
         return self._ready.popleft()
 
-    def _next(self, held: _Held) -> Message | End:
-        taking = _Taking(held)
+    def _next(self, held: Held) -> Message | End:
+        taking = Taking(held)
         outcome: Message | End | BaseException = self._io().take(
             taking, Withdrawal(taking), self._deadline, self._running
         )
@@ -343,15 +267,28 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
             raise outcome
         return outcome
 
-    def _begun(self) -> _Held:
+    def _begun(self) -> Held:
         if self._held is None:
             options = self._prepared.options
             self._process = os.getpid()
             self._deadline, self._running = options.deadline(), options.bound_to()
-            self._held = _Held(self._prepared, self._deadline)
+            self._held = held = Held(self._prepared, self._deadline, options.idle_timeout, self._sending)
+            if self._sending is not None:
+                self._feed_beside(self._sending, held)
         elif self._process != os.getpid():
             raise RuntimeError("this stream was begun before a fork, and is the parent's: begin another one here")
         return self._held
+
+    def _feed_beside(self, sending: Sending, held: Held) -> None:
+        """Take the items to send in a thread of their own, in the context of this one."""
+        feed, io = Feed(sending, self._prepared.items), self._io()
+
+        def fail(error: BaseException) -> None:
+            with contextlib.suppress(CallError):  # the client is closed, and the call with it
+                io.start(_Failing(held, error))
+
+        work = partial(copy_context().run, feed_in_thread, feed, fail)
+        threading.Thread(target=work, name="warren-items", daemon=True).start()
 
     def close(self) -> None:
         """Give the call up, if it has not ended; any number of times, from any thread.
@@ -363,6 +300,8 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
     def _close(self) -> None:
         held, over, self._over = self._held, self._over, True
         self._ready.clear()
+        if self._sending is not None and self._process == os.getpid():
+            self._sending.abandon()
         if held is not None and not over and self._process == os.getpid():
             io = self._io()
             if io.is_open:  # else the client is closed, and the call with it

@@ -21,6 +21,7 @@ from warren.protocol.reply import read_reply, undecodable_reply
 from warren.protocol.request import encode_headers, root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
+from warren.protocol.uploading import kind_of
 
 _MOST_TARGETS: Final = 10_000
 
@@ -99,8 +100,9 @@ def _make_target(
     options: Options, kind: Literal["call", "cast"], function: Callable[..., Any] | str, caller: str | None
 ) -> Target:
     method = None if isinstance(function, str) else method_of(function)
-    if method is not None and method.streams:
-        raise TypeError(f"{method.full_name} yields items and has no one result: take them with client.stream")
+    if method is not None and (method.streams or method.takes):
+        other = kind_of(method)
+        raise TypeError(f"{method.full_name} {other.shown}: call it with client.{other.verb}")
     if isinstance(function, Pipeline):
         return pipeline_target(function, options, kind, caller)
     full_name = str(function) if method is None else method.full_name

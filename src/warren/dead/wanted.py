@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from warren.dead.queue import DeadMessage
-from warren.protocol import slip, streaming
+from warren.protocol import slip
+from warren.protocol.uploading import unmarked
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(rf"([0-9]{{1,10}}(?:\.[0-9]{{1,9}})?)\s*({'|'.join(_UNITS)})")
@@ -54,9 +55,9 @@ class Wanted:
 
 
 def _names(entry: DeadMessage) -> set[str]:
-    """What a message's method may be called: as it stands there, and without the mark of a pipeline or a stream."""
+    """What a message's method may be called: as it stands there, and without the mark of a pipeline or of items."""
     method = entry.method or "-"
-    return {method, method.removesuffix(slip.MARK).removesuffix(streaming.MARK)}
+    return {method, unmarked(method.removesuffix(slip.MARK))}
 
 
 def parse_duration(text: str) -> timedelta:

@@ -16,7 +16,7 @@ _FORMAT = "application/schema+json;version=draft-07"
 def document(service: ServiceInfo, host: str, vhost: str, *, tls: bool) -> dict[str, Any]:
     """The document; `host` is the broker's, without user and password."""
     definitions = Definitions(plain_name)
-    methods = {plain_name(method.name): method for method in service.methods if not method.streams}
+    methods = {plain_name(m.name): m for m in service.methods if not (m.streams or m.takes)}
     messages = {name: _messages(method, definitions) for name, method in methods.items()}
     channels = {name: _channels(name, service.name, vhost) for name in methods}
     return {

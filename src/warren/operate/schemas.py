@@ -85,6 +85,8 @@ def _method(method: MethodInfo) -> dict[str, Any]:
         "doc": method.doc,
         "delivery": method.delivery,
         "arguments": method.arguments,
+        "taken": method.taken,
         "result": method.result,
+        "takes": method.takes,
         "streams": method.streams,
     }

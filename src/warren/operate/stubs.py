@@ -21,7 +21,7 @@ def module(service: ServiceInfo) -> str:
     """The module as text: a service `service` with one stub for each method."""
     types = Types()
     for method in service.methods:  # so that all classes are known before anything is named
-        _hints(method.arguments, types), types.hint(method.result)
+        _hints(method.arguments, types), types.hint(method.taken), types.hint(method.result)
     taken = {*TAKEN, *types.names, _ITS_OWN}
     methods = [_stub(method, types, taken) for method in service.methods]
     classes = types.classes()
@@ -69,11 +69,16 @@ def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
     return "\n".join(
         [
             f"@service.stub({', '.join(options)})" if options else "@service.stub",
-            f"def {name}({', '.join(_parameters(method, types))}) -> {_result(method, types)}:",
+            f"{_kind(method)} {name}({', '.join(_parameters(method, types))}) -> {_result(method, types)}:",
             *_doc(method.doc),
             "    raise NotImplementedError",
         ]
     )
+
+
+def _kind(method: MethodInfo) -> str:
+    """What takes items runs on the event loop: its iterator is an async one."""
+    return "async def" if method.takes and not method.streams else "def"
 
 
 def _result(method: MethodInfo, types: Types) -> str:
@@ -91,14 +96,18 @@ def _doc(doc: str | None) -> list[str]:
 
 def _parameters(method: MethodInfo, types: Types) -> Iterator[str]:
     signature = _signature(method)
+    names = [] if signature is None else _names(signature)
+    # Items stand in front of the arguments, and are none of them.
+    items = {(names or ["items"])[0]: f"AsyncIterator[{types.hint(method.taken)}]"} if method.takes else {}
     if method.arguments is None:  # it tells no types
         if signature is not None:
-            yield from _as_signed(signature, dict.fromkeys(_names(signature), "Any"))
+            yield from _as_signed(signature, dict.fromkeys(names, "Any") | items)
         else:
-            yield "*args: Any, **kwargs: Any"
+            yield ", ".join([*(f"{name}: {hint}" for name, hint in items.items()), "*args: Any, **kwargs: Any"])
         return
     hints, required = _hints(method.arguments, types)
-    if signature is not None and _names(signature) == list(hints):
+    hints, required = items | hints, [*items, *required]
+    if signature is not None and names == list(hints):
         yield from _as_signed(signature, hints)
     elif all(name.isidentifier() and not keyword.iskeyword(name) for name in hints):
         ordered = sorted(hints, key=lambda name: name not in required)

@@ -38,7 +38,10 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class MethodInfo(msgspec.Struct, frozen=True):
-    """A method, as it is declared; schemas are JSON Schema. `result` is that of an item where it `streams`."""
+    """A method, as it is declared; schemas are JSON Schema.
+
+    `result` is that of an item where it `streams`, and `taken` that of an item where it `takes` some.
+    """
 
     name: str
     doc: str | None = None
@@ -50,8 +53,10 @@ class MethodInfo(msgspec.Struct, frozen=True):
     default: bool = False
     is_async: bool = False
     streams: bool = False
+    takes: bool = False
     broadcast: bool = False
     arguments: Any = None
+    taken: Any = None
     result: Any = None
 
 

@@ -156,6 +156,10 @@ RESULT_TOO_LARGE = _of_handler(Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
 DRAIN = _of_handler(Code.CANCELLED, "DRAIN")
 GIVEN_UP = _of_handler(Code.CANCELLED, "CALLER")
 OPERATOR = _of_handler(Code.CANCELLED, "OPERATOR")
+_TAKES = "only a handler that was begun asks for items"
+UPLOAD_BROKEN = Ending(Code.DATA_LOSS, "STREAM_BROKEN", Origin.HANDLER, Execution.EXECUTED, _TAKES)
+ITEM_REFUSED = Ending(Code.INVALID_ARGUMENT, "ITEM", Origin.HANDLER, Execution.EXECUTED, _TAKES)
+ITEM_TOO_LARGE = Ending(Code.RESOURCE_EXHAUSTED, "TOO_LARGE", Origin.HANDLER, Execution.EXECUTED, _TAKES)
 
 # --- at the client, from a reply ----------------------------------------------------------------------------------
 

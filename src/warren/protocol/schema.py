@@ -36,6 +36,17 @@ def result_schema(method: Method) -> Schema | None:
     return _bounded(properties["result"], definitions)
 
 
+def taken_schema(method: Method) -> Schema | None:
+    """Each item that it takes; None where it takes none, or their type cannot be described."""
+    if not method.takes:
+        return None
+    try:
+        properties, definitions = _described({"taken": method.taken_hint}, _as_it_is_read)
+    except Exception:  # see above
+        return None
+    return _bounded(properties["taken"], definitions)
+
+
 def _described(hints: Mapping[str, Any], own: Callable[[type], Schema]) -> tuple[Schema, Schema]:
     """The schema of each type, and what these refer to."""
     schemas, components = msgspec.json.schema_components(hints.values(), schema_hook=own, ref_template="#/$defs/{name}")

@@ -50,6 +50,7 @@ class Method:
         returns: for people: the type of its result; empty where nothing is said of it.
         streams: whether it yields items; its result is then how many there were.
         item_hint: their type.
+        takes, taken_hint: whether its caller sends it items, which are none of its arguments; and their type.
         broadcast: whether all instances may be asked at once.
     """
 
@@ -80,6 +81,8 @@ class Method:
     _result_decoders: dict[str, Decode] = field(default_factory=dict)
     streams: bool = False
     item_hint: Any = Any
+    takes: bool = False
+    taken_hint: Any = Any
     broadcast: bool = False
 
     @property

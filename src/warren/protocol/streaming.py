@@ -56,10 +56,12 @@ def read_window(table: bytes | None) -> Window:
         given = pick(table or b"", *_WINDOW)
     except FrameError:
         return DEFAULT_WINDOW
-    return Window(
-        _within(given.get("rpc-window-items"), DEFAULT_WINDOW.items, _MOST_ITEMS),
-        _within(given.get("rpc-window-bytes"), DEFAULT_WINDOW.bytes, _MOST_BYTES),
-    )
+    return within_window(given.get("rpc-window-items"), given.get("rpc-window-bytes"))
+
+
+def within_window(items: object, size: object) -> Window:
+    """The window that a peer names; where what it says cannot be had, the usual one."""
+    return Window(_within(items, DEFAULT_WINDOW.items, _MOST_ITEMS), _within(size, DEFAULT_WINDOW.bytes, _MOST_BYTES))
 
 
 def _within(value: object, default: int, most: int) -> int:
@@ -195,12 +197,13 @@ def read_items(p: Properties) -> Items | None:
     except FrameError:
         return None
     seq, count, source = (table.get(name.decode()) for name in _ITEM)
-    if not (_is_number(seq) and _is_number(count) and isinstance(source, str) and len(source.encode()) <= LONGEST):
+    if not (is_number(seq) and is_number(count) and isinstance(source, str) and len(source.encode()) <= LONGEST):
         return None
     return Items(seq, count, source)  # type: ignore[arg-type]  # they are numbers
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it can count something."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -75,3 +75,6 @@ KEPT_DEATHS: tuple[dict[str, Any], ...] = tuple(
 REPLY_ARGUMENTS = queue_type()
 #: A durable reply queue goes when its client has been away for so long (milliseconds).
 DURABLE_REPLY_ARGUMENTS = {"x-expires": 30 * 60 * 1000} | queue_type()
+
+#: Of the queue for what callers send to one process: it takes what its consumer is to get at once, and is empty else.
+ITEMS_ARGUMENTS = {"x-max-length-bytes": 512 * 1024 * 1024, "x-overflow": "reject-publish"} | queue_type()

@@ -19,7 +19,7 @@ from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
 from warren.protocol.slip import MARK as STAGE_MARK
 from warren.protocol.slip import Slip, SlipError, is_stage, method_name, read_own_slip
-from warren.protocol.streaming import MARK
+from warren.protocol.uploading import kind_of, unmarked
 
 
 class Offered(Protocol):
@@ -81,8 +81,7 @@ _LOST: Final = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
     " ran is not known, and it is not run again: look whether its work is done"
 )
-_IS_STREAM: Final = "the method yields items, and one result was asked for: call it with client.stream"
-_IS_NONE: Final = "the method has one result, and a stream was asked for: call it with client.call"
+_OTHER_KIND: Final = "the method {}, and was asked for as something else: call it from a program, with client.{}"
 _RESTART: Final = "this worker has the methods that were declared when it began to serve; stop it and serve it again"
 _NOT_FOR_ALL: Final = (
     "the method may not be asked of all instances at once: declare it with @service.method(broadcast=True)"
@@ -139,8 +138,8 @@ class Admission:
             return Refuse(evidence.DECODE, str(error))
         marked, name = p.type, method_name(slip.here.to)
         method = self._service.methods.get(name)
-        if method is None or method.streams:
-            return self._no_method(request) if method is None else Refuse(evidence.STREAM, _IS_STREAM)
+        if method is None or method.streams or method.takes:
+            return self._no_method(request) if method is None else _other_kind(method)
         p.type = name.encode()
         try:
             decision = self.decide(request, wall, draining)
@@ -156,13 +155,13 @@ class Admission:
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
-        name = None if request.method is None else request.method.removesuffix(MARK).removesuffix(STAGE_MARK)
+        name = None if request.method is None else unmarked(request.method.removesuffix(STAGE_MARK))
         if name is not None and "." in name:
             return self._not_for_all(name)
         if name is not None and (method := self._service.methods.get(name)) is not None:
             if _wire_name(method, name).encode() not in self._methods:
                 return Refuse(evidence.METHOD, f"service {self._service.name!r} got {name!r} too late: {_RESTART}")
-            return Refuse(evidence.STREAM, _IS_STREAM if method.streams else _IS_NONE)
+            return _other_kind(method)
         wanted = "default method for bare requests" if name is None else f"method {name!r}"
         known = checks.known_names(name or "", sorted(self._service.methods))
         return Refuse(evidence.METHOD, f"service {self._service.name!r} has no {wanted}: {known}")
@@ -185,8 +184,13 @@ class Admission:
 
 
 def _wire_name(method: Method, name: str) -> str:
-    """What a request calls it: who asks for a stream gets one, and who does not gets none."""
-    return name + MARK if method.streams else name
+    """What a request calls it: who asks for items, or sends some, says so, and nobody else gets or takes any."""
+    return name + kind_of(method).mark
+
+
+def _other_kind(method: Method) -> Refuse:
+    kind = kind_of(method)
+    return Refuse(evidence.STREAM, _OTHER_KIND.format(kind.shown, kind.verb))
 
 
 def too_late() -> Refuse:

@@ -37,15 +37,34 @@ class Streams(Protocol):
     def returned(self, id: bytes | None) -> None:
         """A message to the caller with this correlation id came back."""
 
+    def lost(self) -> None:
+        """The channel of all of them is gone."""
+
+
+class Uploads(Protocol):
+    """What callers send to a worker's handlers."""
+
+    def open(self, call: CurrentCall[Any], decoder: Callable[[str], Any]) -> Any:
+        """The way of items to a call; `decoder` gives what reads those of an encoding."""
+
+    def returned(self, id: bytes | None) -> None:
+        """See `Streams`."""
+
+    def lost(self) -> None:
+        """See `Streams`."""
+
 
 class _NoStreams:
     """Of a worker that nobody has given any."""
 
-    def open(self, call: CurrentCall[Any]) -> Any:
+    def open(self, call: CurrentCall[Any], decoder: Any = None) -> Any:
         raise LookupError("this worker serves no streams: serve it with a Server")
 
     def returned(self, id: bytes | None) -> None:
         """It is no stream's."""
+
+    def lost(self) -> None:
+        """See `returned`."""
 
 
 class Scope:
@@ -56,18 +75,30 @@ class Scope:
         state: what the service's lifespan has yielded; None where it has none.
         supplies: what is found by type, by the type that is asked for.
         streams: those of methods that yield.
+        uploads: those of methods that take items.
         reporter: makes what tells a call's caller of its progress.
     """
 
     streams: Streams
+    uploads: Uploads
     reporter: Callable[[CurrentCall[Any]], Callable[[Progress], None]]
 
     def __init__(self, user: str) -> None:
         self.user = user
-        self.streams = _NoStreams()
+        self.streams = self.uploads = _NoStreams()
         self.reporter = lambda _call: _tell_nobody
         self.state: Any = None
         self.supplies: dict[Any, Any] = {}
+
+    def returned(self, id: bytes | None) -> None:
+        """A message to the caller with this correlation id came back."""
+        self.streams.returned(id)
+        self.uploads.returned(id)
+
+    def lost(self) -> None:
+        """The channel of all calls under way is gone: nobody will be answered."""
+        self.streams.lost()
+        self.uploads.lost()
 
 
 def _tell_nobody(_said: Progress) -> None:
@@ -330,6 +361,11 @@ def scope_of(call: CurrentCall[Any]) -> Scope:
 def streams_of(call: CurrentCall[Any]) -> Streams:
     """The streams of the call's worker."""
     return call._scope.streams
+
+
+def uploads_of(call: CurrentCall[Any]) -> Uploads:
+    """The uploads of the call's worker."""
+    return call._scope.uploads
 
 
 _cancelled_lock = threading.Lock()

@@ -41,6 +41,10 @@ def _differences(stub: Method, own: Method) -> Iterator[str]:
         yield "only one of the two is a stream"
     elif stub.item_hint != own.item_hint:
         yield f"the items are {_hint(own.item_hint)}, not {_hint(stub.item_hint)}"
+    if stub.takes != own.takes:
+        yield "only one of the two takes items"
+    elif stub.taken_hint != own.taken_hint:
+        yield f"the items that it takes are {_hint(own.taken_hint)}, not {_hint(stub.taken_hint)}"
 
 
 def _of_parameter(name: str, wanted: Parameter, given: Parameter) -> Iterator[str]:

@@ -160,7 +160,7 @@ def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
     controlled = Controlled(looking, mode)
     answering = Answering(instance, keys, controlled.verbs, controlled.settle, controlled.take)
     for post in looking.posts:
-        post.streams.source = lambda: to_instance(instance) if answering.hears else None
+        post.streams.source = post.uploads.source = lambda: to_instance(instance) if answering.hears else None
     return answering
 
 

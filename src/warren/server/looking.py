@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from warren.protocol.schema import arguments_schema, result_schema
+from warren.protocol.schema import arguments_schema, result_schema, taken_schema
 from warren.protocol.signature import Method
 from warren.server.attempt import Attempt
 from warren.server.lifecycle import Lifecycle, State
@@ -88,7 +88,11 @@ class Looking:
         left = _MAX_SCHEMAS
         for post in self.posts:
             for method in post.worker.service.methods.values():
-                schemas = {"arguments": arguments_schema(method), "result": result_schema(method)}
+                schemas = {
+                    "arguments": arguments_schema(method),
+                    "result": result_schema(method),
+                    "taken": taken_schema(method),
+                }
                 left -= len(msgspec.json.encode(schemas))
                 if left < 0:
                     schemas = dict.fromkeys(schemas)
@@ -135,6 +139,7 @@ def _method(method: Method) -> dict[str, Any]:
         "default": method.default,
         "is_async": method.is_async,
         "streams": method.streams,
+        "takes": method.takes,
         "broadcast": method.broadcast,
     }
 

@@ -21,6 +21,7 @@ from warren.server.contracts import check_fit
 from warren.server.dependencies import Need
 from warren.server.provisions import Provisions
 from warren.server.streaming import streamed
+from warren.server.uploading import taking
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -167,13 +168,17 @@ class Methods(dict[str, Method]):
         name = name_of(self._service, function) if options.name is None else options.name
         where = f"{self._service}.{name}"
         plain = plain_function(where, function)
-        stream = streamed(where, plain)
+        taken, stream = taking(where, plain, owner), streamed(where, plain)
         runs = plain if stream is None else stream.function
+        if taken is not None:
+            runs = taken.wrap(where, runs, streams=stream is not None)
         needs = self.provisions.needs(where, runs, owner)
         handler = self.provisions.handler(where, runs, needs)
         given = asdict(options) | {"name": name}
         method = make_method(self._service, handler, errors=self._errors, declared=plain, **given)
-        return method if stream is None else stream.describe(method), needs
+        for kind in (stream, taken):
+            method = method if kind is None else kind.describe(method)
+        return method, needs
 
     def _add(self, function: Any, options: Options, owner: type | None, stub: Method | None = None) -> None:
         method, needs = self._make(function, options, owner)

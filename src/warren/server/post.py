@@ -17,6 +17,7 @@ from warren.connection.explainer import Explainer, Spawn
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.server.declarations import declare, refusal
+from warren.server.inflows import Inflows
 from warren.server.intake import Intake
 from warren.server.progress import Reports
 from warren.server.streaming import Outlets
@@ -82,6 +83,8 @@ class Post:
         self.worker = worker
         self.streams = Outlets(lambda: worker.holding.taken, worker.service.max_message_size)
         worker.scope.streams = self.streams
+        self.uploads = Inflows(lambda: worker.holding.taken, worker.service)
+        worker.scope.uploads = self.uploads
         worker.scope.reporter = Reports(lambda: worker.holding.taken).open
         self._spawn = spawn
         self._link: Link | None = None
@@ -90,6 +93,8 @@ class Post:
         self._consuming = _Repair(spawn, self._consume_again)
         self._copying = _Repair(spawn, self._open_copies)
         self._declaring = _Repair(spawn, self._declare_again)
+        self._taking = _Repair(spawn, self.uploads.queue.open)
+        self.uploads.queue.on_broken = self._taking.wanted
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken
         worker.copies.on_retired = self._close_soon
@@ -105,6 +110,7 @@ class Post:
         """Begin to serve on a new link; while draining only what has to be set aside still has a way."""
         self._link = link
         await self._open_copies(link)  # first: what is consumed may have to be set aside at once
+        await self.uploads.look_after(link)
         await self._consume(link)
 
     def announce(self) -> None:
@@ -135,7 +141,7 @@ class Post:
         """The link is gone."""
         self._link = self._intake.channel = None
         self.worker.link_lost()
-        self.streams.lost()
+        self.worker.scope.lost()
 
     async def drain(self, timeout: float) -> list[str]:
         """Stop consuming, hand back what has not begun, finish the rest; returns the calls that were abandoned."""
@@ -214,7 +220,7 @@ class Post:
         if channel is self._intake.channel:
             self._intake.channel = None
         self.worker.channel_lost()
-        self.streams.lost()
+        self.worker.scope.lost()
         if isinstance(reason, ChannelClosed):  # else the link is going, and the supervisor opens another
             log.warning("%s: the broker closed the channel: %s; opening another", self.name, reason)
             self._resume()

@@ -53,12 +53,19 @@ class Upkeep:
         while True:
             await asyncio.sleep(INTERVAL)
             link = self.link
-            if link is not None and self.answering is not None:
+            if link is not None:
                 with contextlib.suppress(LinkLost):
-                    await self.answering.look_after(link)
+                    await self._look_after_own(link)
             if link is None or not self._may_declare:  # each refusal closes a channel and fills the broker's log
                 continue
             try:
                 await self.declare(link)
             except (ChannelClosed, ConnectFailed, LinkLost) as error:
                 log.warning("exchanges, queues or bindings cannot be declared again: %s; trying again later", error)
+
+    async def _look_after_own(self, link: Link) -> None:
+        """The queues of this very process, which are bound to an exchange that somebody may have deleted."""
+        if self.answering is not None:
+            await self.answering.look_after(link)
+        for post in self._posts:
+            await post.uploads.look_after(link)

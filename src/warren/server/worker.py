@@ -139,7 +139,7 @@ class Worker(_Unconfirmed):
                 raise
 
     def returned(self, message: Returned) -> None:
-        self.scope.streams.returned(message.correlation_id)
+        self.scope.returned(message.correlation_id)
         self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:

@@ -181,3 +181,23 @@ def test_a_method_that_yields_is_a_stub_of_a_stream() -> None:
     made = method_of(load(written).rows)
     assert made.streams
     assert made.item_hint is int
+
+
+@pytest.mark.parametrize(("streams", "written"), [(False, "async def f("), (True, "def f(")])
+def test_items_that_it_takes_stand_in_front_of_its_arguments(streams: bool, written: str) -> None:
+    integer, text = {"type": "integer"}, {"type": "string"}
+    arguments = {"type": "object", "properties": {"a": integer}, "required": ["a"]}
+    signature = "f(rows: Iterator[str], a: int)"
+    takes = MethodInfo(
+        "f", signature=signature, takes=True, streams=streams, taken=text, result=integer, arguments=arguments
+    )
+    made = module(ServiceInfo("calc", methods=[takes]))
+    assert f"\n{written}rows: AsyncIterator[str], a: int) -> " in made
+    found = method_of(load(made, f"made_{streams}").f)
+    assert (found.takes, found.streams, found.taken_hint) == (True, streams, str)
+    assert found.encode_arguments("application/json", (7,), {}) == b"[7]"
+
+
+def test_items_of_a_method_that_tells_no_types_are_written_too() -> None:
+    made = module(ServiceInfo("calc", methods=[MethodInfo("f", takes=True)]))
+    assert "async def f(items: AsyncIterator[Any], *args: Any, **kwargs: Any) -> Any:" in made
