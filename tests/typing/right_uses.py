@@ -407,6 +407,56 @@ async def async_streams(client: AsyncClient) -> None:
 
 
 @service.method
+async def total(points: AsyncIterator[Point], weight: int = 1) -> int:
+    return weight
+
+
+@service.method
+def plain_total(points: Iterator[Point], weight: int = 1) -> int:
+    return weight
+
+
+@service.method
+async def mirrored(points: AsyncIterator[Point], axis: str) -> AsyncIterator[Point]:
+    async for point in points:
+        yield point
+
+
+@service.method
+def plain_mirrored(points: Iterator[Point], axis: str) -> Iterator[Point]:
+    yield from points
+
+
+@service.stub
+async def total_stub(points: AsyncIterator[Point], weight: int = 1) -> int:
+    raise NotImplementedError
+
+
+async def some_points() -> AsyncIterator[Point]:
+    yield Point(1, 2)
+
+
+def uploads(client: Client, points: list[Point]) -> None:
+    assert_type(client.upload(total, points), int)
+    assert_type(client.upload(plain_total, iter(points), weight=3), int)
+    assert_type(client.options(idle_timeout=3).upload(total_stub, (point for point in points), 2), int)
+    assert_type(client.upload("calc.total", points, 2, returns=int), int)
+    for point in client.converse(plain_mirrored, points, "x"):
+        assert_type(point, Point)
+    with client.converse("calc.mirrored", points, axis="x", returns=Point) as answers:
+        assert_type(next(answers), Point)
+
+
+async def async_uploads(client: AsyncClient, points: list[Point]) -> None:
+    assert_type(await client.upload(total, points), int)
+    assert_type(await client.upload(total, some_points(), weight=3), int)
+    assert_type(await client.upload(plain_total, some_points()), int)
+    assert_type(await client.upload("calc.total", points, returns=int), int)
+    assert_type([point async for point in client.converse(mirrored, some_points(), "x")], list[Point])
+    assert_type([point async for point in client.converse(plain_mirrored, points, axis="x")], list[Point])
+
+
+@service.method
 async def centre(points: list[Point], weight: int = 1) -> Point:
     return points[0]
 

@@ -295,6 +295,21 @@ def streams(client: Client) -> None:
 
 
 @service.method
+async def store(items: AsyncIterator[int], name: str) -> int:
+    return 1
+
+
+def uploads(client: Client) -> None:
+    client.upload(store, [1])  # E: [call-overload]
+    client.upload(store, ["one"], "name")  # E: [call-overload]
+    client.upload(store, [1], 2)  # E: [call-overload]
+    client.upload(fib, [1])  # E: [call-overload]
+    client.upload(store, numbers(3), "name")  # E: [call-overload]
+    client.converse(store, [1], "name")  # E: [call-overload]
+    client.upload(store, [1], "name").upper()  # E: [attr-defined]
+
+
+@service.method
 async def named(n: int) -> str:
     return str(n)
 

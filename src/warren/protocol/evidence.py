@@ -90,7 +90,7 @@ PUBLISH_DENIED = _unknown(
 )
 GIVEN_UP_OUTSIDE = _unknown(Code.CANCELLED, "CALLER", Origin.CLIENT, _GONE)
 INSTANCE_LOST = _unknown(
-    Code.UNAVAILABLE, "WORKER_LOST", Origin.BROKER, "the process that had the request has no control queue any more"
+    Code.UNAVAILABLE, "WORKER_LOST", Origin.BROKER, "the process that had the request has lost its queues"
 )
 IO_THREAD = _unknown(Code.INTERNAL, "IO_THREAD", Origin.CLIENT, _GONE)
 NO_ROUTE = Ending(
