@@ -61,6 +61,11 @@ def work(steps: int) -> str:
 
 
 @service.method
+def total(numbers: Iterator[int]) -> int:
+    return sum(numbers)
+
+
+@service.method
 def fail() -> None:
     raise RuntimeError("the handler's own trouble")
 

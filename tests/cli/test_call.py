@@ -198,6 +198,13 @@ def test_arguments_that_do_not_fit_a_stream_are_told_as_of_a_call(call: Call) ->
     assert "to must be an int" in done.stderr
 
 
+def test_a_method_that_takes_items_is_refused_with_what_to_call_it_with(call: Call) -> None:
+    done = call("total")
+    assert (done.stdout, done.exit_code) == ("", 2)
+    assert "the method takes items and has one result" in done.stderr
+    assert "call it from a program, with client.upload" in done.stderr
+
+
 def test_ctrl_c_ends_a_stream_at_its_worker(served: Path, url: str, tmp_path: Path) -> None:
     args = (f"{NAME}.count", "1000000000", str(tmp_path / "left"), "--timeout", "1000")
     call = Running("call", *args, cwd=tmp_path, env=environment(WARREN_URL=url))

@@ -267,6 +267,14 @@ async def test_info_of_a_method_that_yields_shows_the_schema_of_each_item(broker
     assert done.stdout.endswith('each item\n  {\n    "type": "string"\n  }\n')
 
 
+async def test_info_of_a_method_that_takes_items_shows_the_schema_of_each(broker: Broker, warren: Warren) -> None:
+    said = answers("calc")
+    said["info"]["services"][0]["methods"][0] |= {"takes": True, "taken": {"type": "string"}}
+    async with fake_process(broker.url, ["calc"], said):
+        done = await warren("info", "calc.fib")
+    assert 'each item that it takes\n  {\n    "type": "string"\n  }\n' in done.stdout
+
+
 async def test_two_versions_at_once_are_told(broker: Broker, warren: Warren) -> None:
     old, new = answers("calc"), answers("calc", "newer")
     new["info"]["started"] = 10.0

@@ -88,6 +88,8 @@ async def test_info_has_all_that_a_caller_without_the_code_needs(url: str, servi
             "default": False,
             "is_async": True,
             "streams": False,
+            "takes": False,
+            "taken": None,
             "broadcast": False,
             "arguments": {
                 "type": "object",

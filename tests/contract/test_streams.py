@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving import serving
-from tests.support.waiting import PATIENCE, until, until_ended
+from tests.support.serving import serving, serving_in_thread
+from tests.support.waiting import PATIENCE, until
 from tests.support.yielding import Row, TooFar, Yielding, taken
 from warren import (
     AsyncClient,
@@ -41,22 +41,9 @@ async def yielding_and_client(url: str, name: str, **options: Any) -> AsyncItera
 @contextmanager
 def in_another_thread(url: str, name: str) -> Iterator[tuple[Yielding, BlockingClient]]:
     """The service in a loop of another thread, and a client in this one."""
-    yielding, ready, stop = Yielding(name), threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with serving(yielding.service, url=url):
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        with Client(url, timeout=60) as client:
-            yield yielding, client
-    finally:
-        stop.set()
-        until_ended(thread)
+    yielding = Yielding(name)
+    with serving_in_thread(yielding.service, url), Client(url, timeout=60) as client:
+        yield yielding, client
 
 
 # --- items --------------------------------------------------------------------------------------------------------

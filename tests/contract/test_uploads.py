@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving import serving
+from tests.support.serving import serving, serving_in_thread
 from tests.support.taking import Source, Taking, TooMuch
 from tests.support.waiting import until
 from tests.support.yielding import Row, taken
@@ -48,23 +48,12 @@ async def taking_and_client(url: str, name: str, **options: Any) -> AsyncIterato
 @contextmanager
 def in_another_thread(url: str, name: str) -> Iterator[tuple[Taking, BlockingClient]]:
     """The service in a loop of another thread, and a client in this one."""
-    taking, ready, stop = Taking(name), threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with serving(taking.service, url=url):
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        with Client(url, timeout=60) as client:
+    taking = Taking(name)
+    with serving_in_thread(taking.service, url), Client(url, timeout=60) as client:
+        try:
             yield taking, client
-    finally:
-        taking.go_on.set()
-        stop.set()
-        thread.join()
+        finally:
+            taking.go_on.set()
 
 
 def rows(count: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """Running services in tests: in this process, or in processes that may be killed."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -18,6 +19,26 @@ ROOT = Path(__file__).resolve().parents[2]
 def serving(*services: Service, url: str, **options: Any) -> Server:
     """A server for ``async with``, in this event loop; the drain at its end is short."""
     return Server(*services, url=url, **{"drain_timeout": 5.0, **options})
+
+
+@contextmanager
+def serving_in_thread(service: Service, url: str) -> Iterator[None]:
+    """Serve in a loop of another thread, for a client that blocks this one."""
+    ready, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with serving(service, url=url):
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class Victim:
