@@ -10,6 +10,7 @@ import pytest
 _CHANNEL = "its channel is a model's, and compiled code takes nothing but a HotChannel"
 _REPLACED = "it puts a function in the place of a compiled method, which compiled callers do not look up"
 _LIVES = "tests/contract/test_life_cycles.py::"
+_POST = "tests/unit/server/test_post.py::"
 #: What runs on plain Python only, and why: files and tests.
 PURE_ONLY = {
     "tests/property/test_client_machine.py": _CHANNEL,
@@ -20,9 +21,7 @@ PURE_ONLY = {
     "tests/property/test_worker_stories.py": _CHANNEL,
     "tests/unit/client/test_lane.py": _CHANNEL,
     "tests/unit/server/test_onward.py": _CHANNEL,
-    "tests/unit/server/test_post.py::test_a_queue_that_is_gone_or_another_one_now_is_no_longer_said_to_take_everything": (
-        _CHANNEL
-    ),
+    _POST + "test_a_queue_that_is_gone_or_another_one_now_is_no_longer_said_to_take_everything": _CHANNEL,
     "tests/unit/server/test_worker.py": _CHANNEL,
     "tests/unit/server/test_statistics.py": "its attempts are no Attempts, and end at a time of its own",
     "tests/contract/test_channel.py::test_a_round_trip_that_cannot_begin_fails_and_the_next_one_begins": _REPLACED,
