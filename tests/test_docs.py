@@ -24,6 +24,8 @@ from warren import Code, Execution
 from warren.broker import Broker
 from warren.protocol import evidence
 
+pytestmark = pytest.mark.timeout(1200)  # tutorials take their time
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "warren"
 SOURCES = sorted(SOURCE.rglob("*.py"))

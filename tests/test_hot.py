@@ -11,6 +11,8 @@ import pytest
 from hot import HIDDEN, HOT, INTERPRETED, ROOT, build
 from tests.support.both_ways import PURE_ONLY
 
+pytestmark = pytest.mark.timeout(1800)  # it compiles
+
 
 def test_the_list_names_what_runs_for_every_message_and_nothing_else() -> None:
     command = [sys.executable, "-m", "benchmarks.micro.traced"]

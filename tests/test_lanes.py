@@ -9,6 +9,8 @@ import pytest
 from rabbit import free_ports
 from tests.support.serving import ROOT
 
+pytestmark = pytest.mark.timeout(1200)  # suites of their own
+
 CONFIGURATION = """
 [pytest]
 asyncio_default_fixture_loop_scope = function

@@ -17,7 +17,7 @@ import pytest
 
 from hot import HIDDEN, HOT, ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # compiling takes minutes where others do the same
 
 #: What runs compiled in `make test`; `make compiled`, in the nightly lane, runs all that can.
 SUITES = {
@@ -85,7 +85,7 @@ with Broker() as broker:
 
 def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "WARREN_PURE")} | more
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=580)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=1100)
 
 
 def build_wheel(folder: Path, source: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,8 @@ from benchmarks.micro.cases import CASES
 from rabbit import Node
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.timeout(1200)  # its fixture measures
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

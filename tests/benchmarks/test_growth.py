@@ -10,6 +10,8 @@ from benchmarks import growth, readme
 from benchmarks.growth import BASE, Case, Place, Result, expected, full, shares, work
 from benchmarks.together import Cost, median
 
+pytestmark = pytest.mark.timeout(1200)  # it measures
+
 #: Of 100 µs the client takes 20, the worker 30 and the broker 50; of these its queue takes 10, and a channel 5.
 ONE = Result(Cost(8_000.0, 20.0, 30.0, 50.0), 10.0, 5.0)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.serving import ROOT
 
+pytestmark = pytest.mark.timeout(1200)  # suites of their own
+
 FILES = sorted((ROOT / "examples" / "testing").glob("*.py"))
 
 

@@ -25,6 +25,8 @@ from tests.support.raw import raw_channel
 from tests.support.serving import ROOT
 from warren.broker import Broker
 
+pytestmark = pytest.mark.timeout(1200)  # suites of their own
+
 SHOP = ROOT / "examples" / "shop"
 FILES = sorted(SHOP.glob("*.py"))
 _SERVICES = ("inventory", "payments", "mail", "orders")

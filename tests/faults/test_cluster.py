@@ -12,6 +12,8 @@ from tests.support.load import TYPED, Load
 from tests.support.serving import serving
 from warren import AsyncClient, Client, Execution
 
+pytestmark = pytest.mark.timeout(1200)  # three nodes start
+
 #: The cluster may be electing leaders: seconds that calls which shall succeed may take.
 PATIENCE = 30.0
 

@@ -12,6 +12,8 @@ from rabbit import Node
 from tests.faults.books import TIMEOUT, WAIT, Books, Break, Deletion, Entry, Run, SetAside, Verdict
 from tests.faults.soak import CARDS, KILL, RESTART, Soak, growth, schedule
 
+pytestmark = pytest.mark.timeout(1200)  # a minute, and what comes after
+
 SECONDS = 60.0
 
 

@@ -41,7 +41,7 @@ SEARCH = settings(
     deadline=None,
 )
 Patch = pytest.MonkeyPatch
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def in_line_for_ever(patch: Patch) -> None:

@@ -460,6 +460,7 @@ def a_nack_proves_that_a_hand_back_was_not_taken(patch: Patch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("bring_back", FAULTS, ids=lambda bring_back: bring_back.__name__)
 def test_it_is_found(bring_back: Callable[[Patch], None], monkeypatch: Patch) -> None:
     for name in ("warren.server", "asyncio"):
