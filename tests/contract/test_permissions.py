@@ -11,6 +11,7 @@ import pytest
 from rabbit import Node
 from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
+from tests.support.taking import Source, Taking
 from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, PermissionDenied, Service, current_call
 from warren.connection.settings import make_settings
@@ -125,6 +126,38 @@ async def test_a_publish_that_the_broker_refuses_ends_its_call_and_no_later_one(
         assert caught.value.execution.value == "UNKNOWN"  # which publish of the channel it was, the broker does not say
         assert "amq.default" in str(caught.value)
         assert await client.call(double, 4) == 8
+
+
+async def test_uploads_work_with_the_documented_permissions_and_say_so_without(
+    accounts: Accounts, url: str, service_name: str
+) -> None:
+    taking = Taking(service_name)
+    async with serving(taking.service, url=url):
+        pass  # somebody with the right has declared it
+    server = await accounts.add(f"{service_name}-server", documented("server-with-control", service_name))
+    caller = await accounts.add(f"{service_name}-client", documented("client-that-cancels", service_name))
+    async with (
+        serving(taking.service, url=url, username=server, password="secret"),
+        AsyncClient(url, username=caller, password="secret") as client,
+    ):
+        assert await client.upload(taking.on_loop, Source(600).on_loop()) == 179_700
+        assert len([row async for row in client.converse(taking.echo_in_thread, Source(600).on_loop())]) == 600
+        await accounts.grant(caller, documented("client", service_name))
+    async with (
+        serving(taking.service, url=url, username=server, password="secret"),
+        AsyncClient(url, username=caller, password="secret", timeout=60) as client,
+    ):
+        with pytest.raises(PermissionDenied, match=r"warren\.control") as caught:
+            await client.upload(taking.on_loop, Source(600).on_loop())
+        assert caught.value.execution is Execution.EXECUTED
+        await accounts.grant(server, documented("server", service_name))
+    async with (
+        serving(taking.service, url=url, username=server, password="secret"),
+        AsyncClient(url, timeout=60) as client,
+    ):
+        with pytest.raises(CallError, match="has no control queue") as refused:
+            await client.upload(taking.on_loop, Source(600).on_loop())
+        assert (refused.value.reason, refused.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
 
 
 async def test_a_client_that_may_not_use_the_exchange_is_told_so(

@@ -249,8 +249,9 @@ class Sending(_Filled, Sender):
     def heard(self, taken: Taken) -> None:
         """The handler has taken so many items."""
         with self._changed:
+            self._to = taken.to.encode()
             if self._ahead is None:
-                self._ahead, self._to = Ahead(taken.window), taken.to.encode()
+                self._ahead = Ahead(taken.window)
                 self._timer = self._loop.call_later(SIGN_OF_LIFE, self._look)
             if taken.number <= self._ahead.sent:
                 self.taken = max(taken.number, self.taken or 0)
