@@ -81,10 +81,8 @@ class Post:
     def __init__(self, worker: Worker, spawn: Spawn) -> None:
         """`spawn` runs what has to be done in the background, for as long as the server is served."""
         self.worker = worker
-        self.streams = Outlets(lambda: worker.holding.taken, worker.service.max_message_size)
-        worker.scope.streams = self.streams
-        self.uploads = Inflows(lambda: worker.holding.taken, worker.service)
-        worker.scope.uploads = self.uploads
+        self.streams = worker.scope.streams = Outlets(lambda: worker.holding.taken, worker.service.max_message_size)
+        self.uploads = worker.scope.uploads = Inflows(lambda: worker.holding.taken, worker.service)
         worker.scope.reporter = Reports(lambda: worker.holding.taken).open
         self._spawn = spawn
         self._link: Link | None = None
