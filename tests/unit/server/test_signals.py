@@ -15,6 +15,9 @@ import pytest
 
 from warren.server.signals import ECHO, Signals
 
+# pytest-xdist has a thread, and from Python 3.12 on a fork beside one is warned of: the children use none of its locks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
