@@ -34,6 +34,7 @@ from warren.protocol.content import MAX_MESSAGE_SIZE
 from warren.protocol.reply import result_properties
 from warren.protocol.request import Request, RequestTemplate
 from warren.protocol.signature import Method
+from warren.protocol.slip import Slip, Stage, lean_fields
 from warren.server.worker import Worker
 
 Step = Callable[[], object]
@@ -458,14 +459,24 @@ def answer_in_chain() -> Iterator[Step]:
     yield from _answering(inside)
 
 
-def _answering(of: Service) -> Iterator[Step]:
+@case(each=BATCH)
+def hand_over() -> Iterator[Step]:
+    """The same of a lean pipeline's stage, whose result is the next one's request."""
+    slip = lean_fields(Slip((Stage("calc.echo"), Stage("other.echo"))))
+    template = RequestTemplate(
+        "echo>", content_type=codecs.JSON, reply_to=_REPLY_TO, bounce=False, durable=False, slip=slip
+    )
+    yield from _answering(service, template.encode(_ID, _ID, 30_000, 1_700_000_000_000, b"30000"))
+
+
+def _answering(of: Service, properties: bytes | None = None) -> Iterator[Step]:
     def step() -> None:
         loop.call_soon(link.receive, requests)
         for _turn in ("read", "handlers", "acks"):
             loop.call_soon(loop.stop)
             loop.run_forever()
 
-    requests = _deliveries(_request_properties(), _BODY)
+    requests = _deliveries(properties or _request_properties(), _BODY)
     with closing(asyncio.new_event_loop()) as loop:
         worker, link = loop.run_until_complete(_connected_worker(of))
         with closing(worker):

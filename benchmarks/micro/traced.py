@@ -13,7 +13,7 @@ from benchmarks.micro.cases import CASES
 
 _PACKAGE = Path(warren.__file__).parent
 #: From end to end, so that nothing that a message goes through is missing.
-_STEPS = ("call_async", "answer_async", "serve_in_thread")
+_STEPS = ("call_async", "answer_async", "serve_in_thread", "hand_over")
 
 
 def main() -> None:

@@ -138,15 +138,19 @@ class Delivery:
 # --- encoding -----------------------------------------------------------------------------------------------------
 
 
+_BYTES: Final = tuple(bytes((number,)) for number in range(256))
+
+
 def shortstr(value: bytes) -> bytes:
     """A short string [4.2.5.3].
 
     Raises:
         ValueError: more than 255 bytes.
     """
-    if len(value) > 255:
-        raise ValueError(f"{value[:20]!r}… has {len(value)} bytes; AMQP allows 255 for names, ids and addresses")
-    return bytes((len(value),)) + value
+    size = len(value)
+    if size > 255:
+        raise ValueError(f"{value[:20]!r}… has {size} bytes; AMQP allows 255 for names, ids and addresses")
+    return _BYTES[size] + value
 
 
 def encode_properties(p: Properties) -> bytes:

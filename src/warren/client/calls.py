@@ -77,11 +77,12 @@ class PendingCall:
         body: the request, while it waits to be written (or to be written again); see `Calls.hold`.
         state: see `State`.
         earlier: whether an earlier attempt may have been begun: what is known of this one is not known of the call.
+        asked: when it was written, if it has asked the workers for their word about their queues; else unset.
     """
 
     __slots__ = (
-        "awaits_reply", "body", "confirms", "deadline", "earlier", "first_id", "id", "place", "slice", "state", "tag",
-        "target", "waiter",
+        "asked", "awaits_reply", "body", "confirms", "deadline", "earlier", "first_id", "id", "place", "slice", "state",
+        "tag", "target", "waiter",
     )  # fmt: skip
 
     def __init__(self, id: bytes, deadline: float, waiter: Waiter, target: Any, awaits_reply: bool) -> None:
@@ -96,6 +97,7 @@ class PendingCall:
         self.place: dict[PendingCall, Any] | None = None  # of OUTSIDE, WAITING, ASKED, PARKED
         self.confirms: Confirms[PendingCall]  # of WRITTEN, with its number there
         self.tag: int
+        self.asked: float
         self.slice: Slice[PendingCall]
 
     @property

@@ -188,7 +188,8 @@ def bounced(call: PendingCall, bounce: Bounce, state: str, stage: int | None = N
     else:
         error = conclude(bounce.ending, bounce.message + state)
     if stage is not None:
-        evidence.of_stage(error, stage, call.target.stages[stage - 1])
-        error.message = f"stage {stage} of {len(call.target.stages)}: {error.message}"
+        names = call.target.stages.names
+        evidence.of_stage(error, stage, names[stage - 1])
+        error.message = f"stage {stage} of {len(names)}: {error.message}"
         place(error, call.target)
     return error

@@ -14,11 +14,11 @@ from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, overlo
 from warren.amqp.frames import Properties
 from warren.client.fitting import check_fits
 from warren.client.options import CONTENT_TYPES, Options, resends
-from warren.client.requests import Own, Target
+from warren.client.requests import Stages, Target
 from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.signature import Method, method_of
-from warren.protocol.slip import MARK, MOST_STAGES, Slip, Stage, queue_of, slip_fields, slip_of
+from warren.protocol.slip import MARK, MOST_STAGES, Slip, Stage, lean_fields, queue_of, slip_fields, slip_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,7 +107,9 @@ class Pipeline(Generic[P, R]):
         _check_undone(stages)
         self._stages = stages
         self.names = tuple(stage.method.full_name for stage in stages)
-        self.slip = slip_fields(Slip(tuple(stage.written for stage in stages)))
+        slip = Slip(tuple(stage.written for stage in stages))
+        queues = tuple(dict.fromkeys(map(queue_of, self.names)))
+        self.stages = Stages(self.names, queues, slip_fields(slip), lean_fields(slip))
         self.__warren_method__ = _joined([stage.method for stage in stages])
 
     def __repr__(self) -> str:
@@ -199,25 +201,26 @@ def pipeline_target(
         resend=resends(options, method),
         wait=options.wait,
         declared=method,
-        own=Own(pipeline.slip, None, pipeline.slip),
         caller=caller,
-        stages=pipeline.names,
+        stages=pipeline.stages,
     )
 
 
 def place(error: CallError, target: Target) -> None:
     """Make an error of a pipeline name the stage that it says it is of, or claim nothing if it says none."""
-    stage = error.stage
-    if stage is None or not 0 < stage.number <= len(target.stages):
+    stage, names = error.stage, () if target.stages is None else target.stages.names
+    if stage is None or not 0 < stage.number <= len(names):
         error.stage = None
         evidence.of_some_stage(error)
         return
-    name = target.stages[stage.number - 1]
+    name = names[stage.number - 1]
     error.stage = stage._replace(name=name)
     error.locate(method=name, queue=queue_of(name), call_id=None)
 
 
 def bounced_stage(p: Properties, target: Target) -> int | None:
     """The number of the stage whose request the broker gave back; None of what is no pipeline, or does not say."""
-    slip = slip_of(p) if target.stages else None
-    return None if slip is None or slip.at >= len(target.stages) else slip.at + 1
+    if target.stages is None:
+        return None
+    slip = slip_of(p)
+    return None if slip is None or slip.at >= len(target.stages.names) else slip.at + 1

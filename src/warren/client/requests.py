@@ -11,7 +11,6 @@ from warren.client.calls import PendingCall
 from warren.protocol.progress import Progress
 from warren.protocol.request import BOUNCE_LIMIT, RequestTemplate, bare_properties, check_name
 from warren.protocol.signature import Method
-from warren.protocol.slip import queue_of
 from warren.protocol.topology import EXCHANGE
 
 #: What a call ends in, if it does not end in an error.
@@ -40,6 +39,22 @@ class Own(NamedTuple):
     on_progress: Callable[[Progress], object] | None = None
 
 
+class Stages(NamedTuple):
+    """The stages of a pipeline.
+
+    Attributes:
+        names: what they are called.
+        queues: where its requests may be, each once.
+        slip: the header field that carries them.
+        lean_slip: the same where all the queues are known to take everything; empty where that must not matter.
+    """
+
+    names: tuple[str, ...]
+    queues: tuple[str, ...]
+    slip: bytes
+    lean_slip: bytes
+
+
 @dataclass(eq=False)
 class Target:
     """Where calls of one method go and how they are written: all that they have in common, worked out once.
@@ -53,7 +68,7 @@ class Target:
         fail_fast, headers, resend, wait: see `AsyncClient.options`.
         own: what belongs to one request, or to those of one view: `headers` are in there, as they are written.
         trusting: whether its calls may do without confirm and bounce where the queue takes everything.
-        stages: of a pipeline, what its stages are called; it is sent to the first.
+        stages: of a pipeline, which is sent to the first.
         templates: of its requests, by what they ask for; shared by all that differ in what is their own.
     """
 
@@ -74,7 +89,7 @@ class Target:
     routing_key: bytes = b""
     exchange: bytes = b""
     trusting: bool = False
-    stages: tuple[str, ...] = ()
+    stages: Stages | None = None
 
     def __post_init__(self) -> None:
         if not self.routing_key:  # else it was made from one that was checked
@@ -82,8 +97,9 @@ class Target:
             check_name(self.method)
             self.routing_key = self.queue.encode()
         self.exchange = b"" if self.kind == "bare" else _EXCHANGE
-        # What a pipeline's reply says of a queue is said of its last stage's.
-        self.trusting = self.kind == "call" and not self.resend and not self.stages
+        self.trusting = self.kind == "call" and not self.resend
+        if self.stages is not None and (self.fail_fast or not self.stages.lean_slip):
+            self.trusting = False
 
     def having(self, headers: Mapping[str, Any] | None, own: Own) -> Target:
         """The same for requests that have something of their own; all that was prepared is shared."""
@@ -96,7 +112,7 @@ class Target:
 
 def queues(target: Target) -> list[str]:
     """Where its requests may be: of a pipeline, in the queue of any stage."""
-    return list(dict.fromkeys(map(queue_of, target.stages))) if target.stages else [target.queue]
+    return [target.queue] if target.stages is None else list(target.stages.queues)
 
 
 class Requests:
@@ -126,6 +142,7 @@ class Requests:
         asked = _BOUNCE if target.fail_fast or (size <= BOUNCE_LIMIT and not lean) else 0
         if target.trusting and not lean:
             asked |= _WORD
+            call.asked = call.deadline - left
         template = target.templates.get(asked)
         if template is None or template.made_for is not self.reply_to:
             template = self._make_template(target, asked)
@@ -146,8 +163,16 @@ class Requests:
             bounce=is_call and bool(asked & _BOUNCE),
             durable=not is_call or self._durable,
             asks=bool(asked & _WORD) and not self._durable,
+            slip=_slip(target, asked),
             app_id=self._app_id or target.caller,
             user_id=self._user_id,
         )
         template.made_for = self.reply_to
         return template
+
+
+def _slip(target: Target, asked: int) -> bytes:
+    """The header field with the stages, where there are some: who could ask for a word and does not has it."""
+    if target.stages is None:
+        return b""
+    return target.stages.slip if asked or not target.trusting else target.stages.lean_slip

@@ -84,8 +84,6 @@ def _learn(
     own = options.own
     if own is None:
         return target
-    if target.own is not None:  # a pipeline's slip
-        own = Own(own.headers + target.own.root, None, target.own.root, own.on_progress)
     return _remember(known, key, target.having(options.headers, own))
 
 

@@ -127,11 +127,16 @@ class Returned(NamedTuple):
 
     Attributes:
         route: exchange and routing key of the publish.
+        channel: on which it was published.
+        properties: its property bytes; None where they cannot be written again.
     """
 
     route: tuple[bytes, bytes]
     correlation_id: bytes | None
     why: str
+    channel: HotChannel | None = None
+    properties: bytes | None = None
+    body: bytes = b""
 
 
 class Receiver(Protocol):
@@ -144,9 +149,13 @@ class Receiver(Protocol):
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 
-def _returned(method: Any, properties: Any) -> Returned:
+def _returned(channel: HotChannel, method: Any, properties: Any, body: bytes) -> Returned:
     route = _raw(method.exchange) or b"", _raw(method.routing_key) or b""
-    return Returned(route, _raw(properties.correlation_id), str(method.reply_text))
+    try:
+        written = b"".join(properties.encode())
+    except Exception:  # headers that Pika reads and does not write
+        written = None
+    return Returned(route, _raw(properties.correlation_id), str(method.reply_text), channel, written, body)
 
 
 def _raw(text: str | bytes | None) -> bytes | None:
@@ -394,9 +403,9 @@ class HotChannel(Channel):
         if not self.consumers:
             self._receiver.consumer_cancelled(self)
 
-    def _on_return(self, _channel: object, method: Any, properties: Any, _body: bytes) -> None:
+    def _on_return(self, _channel: object, method: Any, properties: Any, body: bytes) -> None:
         assert self._receiver is not None
-        self._receiver.returned(_returned(method, properties))
+        self._receiver.returned(_returned(self, method, properties, body))
 
     def _detach(self) -> None:
         self._stream.splitter.untap(self.number)

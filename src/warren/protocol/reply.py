@@ -30,6 +30,11 @@ _BARE_REPLY_FLAGS: Final = b"\x04\x00"  # correlation id
 
 _LEAN_TABLE: Final = encode_table({LEAN: True})
 
+#: Why a stage's request is not in its queue, or not for certain.
+_NOT_REACHED: Final = frozenset(
+    ending.reason for ending in (evidence.NO_ROUTE, evidence.QUEUE_DOWN, evidence.CHANNEL_CLOSED)
+)
+
 _decode_problem: Final = codecs.decoder(codecs.PROBLEM, Problem)
 _REPLY_STARTS: Final = {name: _REPLY_FLAGS + shortstr(raw) for raw, name in CONTENT_TYPES.items() if raw is not None}
 
@@ -59,6 +64,18 @@ def lean_result_properties(request: Request, content_type: str) -> bytes:
 def says_lean(p: Properties) -> bool:
     """Whether a reply says so."""
     return p.table == _LEAN_TABLE
+
+
+def stage_not_reached(p: Properties) -> int | None:
+    """The number of the stage whose queue did not take its request, of a reply that says so."""
+    try:
+        table = read_headers(p.table or b"")
+    except CallError:
+        return None
+    stage = _read_stage(table)
+    if stage is None or stage.number < 1 or table.get("rpc-reason") not in _NOT_REACHED:
+        return None
+    return stage.number
 
 
 def error_reply(request: Request, error: CallError, problem: Problem | None = None) -> tuple[bytes, bytes]:

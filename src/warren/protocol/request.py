@@ -44,20 +44,20 @@ _MAX_ID: Final = 255
 _READ: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
 
 # The start of every Warren request's header table, with the two numbers that change left out.
-_TABLE_START: Final = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
+TABLE_START: Final = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
 #: The same of a cast, which has no time.
 _CAST_TABLE: Final = b"\x05rpc-vI\x00\x00\x00\x01"
-_TIMES: Final = struct.Struct(">i14sq")
-_DEADLINE_KEY: Final = b"\x0crpc-deadlinel"
-_TABLE_FIXED: Final = len(_TABLE_START) + _TIMES.size
+TIMES: Final = struct.Struct(">i14sq")
+DEADLINE_KEY: Final = b"\x0crpc-deadlinel"
+TABLE_FIXED: Final = len(TABLE_START) + TIMES.size
 _U32: Final = struct.Struct(">I")
 
 # Property flags of the two templates below, see AMQP 0-9-1 section 4.2.6.1.
-_CALL_FLAGS: Final = (
+CALL_FLAGS: Final = (
     0xB7A0  # content type, headers, delivery mode, correlation id, reply to, expiration, message id, type
 )
 _CAST_FLAGS: Final = 0xB4A0  # without reply to and expiration
-_APP_ID_FLAG: Final = 0x0008
+APP_ID_FLAG: Final = 0x0008
 _USER_ID_FLAG: Final = 0x0010
 
 
@@ -87,21 +87,22 @@ class RequestTemplate:
         bounce: bool,
         durable: bool,
         asks: bool = False,
+        slip: bytes = b"",
         app_id: str | None = None,
         user_id: str | None = None,
     ) -> None:
         """Prepare a call, or (without `reply_to`) a cast; names have passed the check below.
 
-        `asks`: whether the worker shall say if its queue takes everything.
+        `asks`: whether the worker shall say if its queue takes everything. `slip`: the header field of a pipeline's.
         """
-        flags = _CAST_FLAGS if reply_to is None else _CALL_FLAGS
-        tail = encode_table(_asked(reply_to if bounce else None, asks))
+        flags = _CAST_FLAGS if reply_to is None else CALL_FLAGS
+        tail = slip + encode_table(_asked(reply_to if bounce else None, asks))
         after = shortstr(method.encode())
         if user_id is not None:
             flags |= _USER_ID_FLAG
             after += shortstr(user_id.encode())
         if app_id is not None:
-            flags |= _APP_ID_FLAG
+            flags |= APP_ID_FLAG
             after += shortstr(app_id.encode())
         self._flags_and_type = flags.to_bytes(2, "big") + shortstr(content_type.encode())
         self._table_tail = tail + (b"\x02" if durable else b"\x01")
@@ -109,7 +110,7 @@ class RequestTemplate:
         self._reply_to = None if reply_to is None else shortstr(reply_to)
         self._after_ids = after
         self.made_for = reply_to
-        self._before_times = self._flags_and_type + _U32.pack(_TABLE_FIXED + len(tail)) + _TABLE_START
+        self._before_times = self._flags_and_type + _U32.pack(TABLE_FIXED + len(tail)) + TABLE_START
 
     def encode(
         self, correlation_id: bytes, message_id: bytes, timeout_ms: int, deadline_ms: int, expiration: bytes
@@ -119,7 +120,7 @@ class RequestTemplate:
         return b"".join(
             (
                 self._before_times,
-                _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms),
+                TIMES.pack(timeout_ms, DEADLINE_KEY, deadline_ms),
                 self._table_tail,
                 sized_id if correlation_id is message_id else shortstr(correlation_id),
                 self._reply_to or b"",
@@ -143,7 +144,7 @@ class RequestTemplate:
         if self._reply_to is None:
             table, times, reply, expires = _CAST_TABLE, b"", b"", b""
         else:
-            table, times = _TABLE_START, _TIMES.pack(timeout_ms, _DEADLINE_KEY, deadline_ms)
+            table, times = TABLE_START, TIMES.pack(timeout_ms, DEADLINE_KEY, deadline_ms)
             reply, expires = self._reply_to, bytes((len(expiration),)) + expiration
         sized_id = bytes((len(message_id),)) + message_id
         tail = self._table_tail
@@ -249,9 +250,9 @@ class Request:
         if table is None:
             self._read_foreign()
             return
-        if len(table) >= _TABLE_FIXED and table.startswith(_TABLE_START) and b"rpc-attempt" not in table:
-            timeout_ms, key, deadline_ms = _TIMES.unpack_from(table, len(_TABLE_START))
-            if key == _DEADLINE_KEY and p.content_encoding is None:
+        if len(table) >= TABLE_FIXED and table.startswith(TABLE_START) and b"rpc-attempt" not in table:
+            timeout_ms, key, deadline_ms = TIMES.unpack_from(table, len(TABLE_START))
+            if key == DEADLINE_KEY and p.content_encoding is None:
                 self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
                 return
         try:

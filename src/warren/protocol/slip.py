@@ -8,20 +8,21 @@ know by itself.
 from __future__ import annotations
 
 from copy import copy
-from typing import Annotated, Any, Final
+from functools import cached_property
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from warren.amqp.frames import FrameError, Properties, encode_properties
-from warren.amqp.tables import encode_table, encode_value, join_table, pick, split_table
+from warren.amqp.frames import FrameError, Properties, encode_properties, shortstr
+from warren.amqp.tables import encode_value, join_table, pick, split_table
 from warren.errors import CallError
-from warren.protocol import codecs, evidence, topology
-from warren.protocol.request import BOUNCE_LIMIT, PERSISTENT, VERSION, Request, check_name
+from warren.protocol import evidence, topology
+from warren.protocol.request import BOUNCE_LIMIT, LEAN, PERSISTENT, VERSION, Request, check_name
+from warren.protocol.stage import SLIP, is_carried, slip_field
 
 #: Behind a method's name: asks for it as a stage. No method has such a name, so whoever knows no slips refuses it.
 MARK: Final = ">"
 _MARK: Final = MARK.encode()
-SLIP: Final = "rpc-slip"
 _SLIP: Final = SLIP.encode()
 
 MOST_STAGES: Final = 16
@@ -31,8 +32,9 @@ LONGEST: Final = 2000
 _NOTED: Final = 40
 _LONGEST_NAME: Final = 456
 
-#: Headers of one attempt, or of one request only, which the next stage's does not have.
-_OWN: Final = frozenset({b"CC", b"BCC", b"rpc-attempt", b"rpc-lean", b"rpc-timeout-ms", b"rpc-user", _SLIP})
+_LEAN: Final = LEAN.encode()
+#: Where `stage.slip_text` looks for the slip.
+_USUAL_ORDER: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", _SLIP)
 
 
 class SlipError(ValueError):
@@ -58,7 +60,23 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
         return queue_of(self.to)
 
 
-class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
+class Following(NamedTuple):
+    """What the request of a lean pipeline's next stage has of its own.
+
+    Attributes:
+        queue: where it goes.
+        kind: its type, as a short string.
+        slip: the header field with its slip.
+        here: that of the present one.
+    """
+
+    queue: bytes
+    kind: bytes
+    slip: bytes
+    here: bytes
+
+
+class Slip(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """The stages of a pipeline, and how far it is.
 
     Attributes:
@@ -66,12 +84,14 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
         at: which one the request is for; the first is 0.
         again: whether a stage before may have been run, and have handed over, more than once.
         undone: whether what the stages before have done is being undone: it must not go on.
+        lean: whether its caller knows that the queues of all stages take everything.
     """
 
     stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=MOST_STAGES)]
     at: Annotated[int, msgspec.Meta(ge=0, lt=MOST_STAGES)] = 0
     again: bool = False
     undone: bool = False
+    lean: bool = False
 
     @property
     def here(self) -> Stage:
@@ -86,6 +106,20 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
     def to_undo(self) -> list[Stage]:
         """Those that have run and can be undone, the last one first."""
         return [] if self.undone else [s for s in reversed(self.stages[: self.at]) if s.undo and s.kept is not None]
+
+    @cached_property
+    def kind(self) -> bytes:
+        """The type of a request that is at its stage."""
+        return (method_name(self.here.to) + MARK).encode()
+
+    @cached_property
+    def following(self) -> Following | None:
+        """What the next stage's request has of its own, if that may be a lean one: nothing is to be undone then."""
+        if self.is_last or not self.lean or self.undone or any(stage.undo is not None for stage in self.stages):
+            return None
+        following = Slip(self.stages, self.at + 1, self.again, lean=True)
+        queue, kind = following.here.queue.encode(), shortstr(following.kind)
+        return Following(queue, kind, slip_field(_encode(following)), slip_field(_encode(self)))
 
     @property
     def name(self) -> str:
@@ -125,17 +159,24 @@ def slip_fields(slip: Slip) -> bytes:
     Raises:
         SlipError: it is too long.
     """
-    return encode_table({SLIP: _text(slip)})
+    return slip_field(_text(slip))
 
 
-def _text(slip: Slip) -> str:
+def lean_fields(slip: Slip) -> bytes:
+    """The same of one whose queues are all known to take everything; empty where something could be undone."""
+    if any(stage.undo is not None for stage in slip.stages):
+        return b""
+    return slip_field(_encode(Slip(slip.stages, lean=True)))
+
+
+def _text(slip: Slip) -> bytes:
     text = _encode(slip)
     if len(text) > LONGEST - _NOTED:
         raise SlipError(
             f"the slip of the pipeline has {len(text)} bytes, and {LONGEST - _NOTED} are allowed: take fewer stages or"
             " shorter names, or return less from a stage that can be undone"
         )
-    return text.decode()
+    return text
 
 
 def is_stage(p: Properties) -> bool:
@@ -190,7 +231,7 @@ def read_own_slip(p: Properties, service: str) -> Slip:
     """
     slip = read_slip(p)
     name = method_name(slip.here.to)
-    if slip.here.to != f"{service}.{name}" or p.type != (name + MARK).encode():
+    if slip.here.to != f"{service}.{name}" or p.type != slip.kind:
         raise SlipError(f"the slip is at {slip.here.to!r}, and this is another stage: mend the peer")
     if slip.undone:
         raise SlipError("what the pipeline had done was undone, so it must not go on: send the pipeline again")
@@ -205,13 +246,6 @@ def slip_of(p: Properties) -> Slip | None:
         return None
 
 
-def as_argument(content_type: str, body: bytes) -> bytes:
-    """An encoded result as a request's body: the one argument of the next stage."""
-    if content_type == codecs.JSON:
-        return b"[" + body + b"]"
-    return b"\x91" + body if content_type == codecs.MSGPACK else body
-
-
 def onward_properties(
     request: Request,
     slip: Slip,
@@ -220,6 +254,7 @@ def onward_properties(
     budget: float | None,
     marked: bool,
     server_user: str,
+    word: bool = False,
     bounce: bool = True,
 ) -> bytes:
     """The property bytes of the next stage's request.
@@ -234,6 +269,7 @@ def onward_properties(
         budget: seconds left, None for no limit.
         marked: whether another request of this stage may be run beside this one.
         server_user: the AMQP user that publishes it.
+        word: whether this stage's queue takes everything, which the caller may want to hear of all.
         bounce: whether its bounce may come back to the caller, who has asked for it.
 
     Raises:
@@ -244,7 +280,9 @@ def onward_properties(
     at_once = p.expiration == b"0"
     if bounce and (at_once or size <= BOUNCE_LIMIT) and _asks_bounce(p):
         table[b"CC"] = encode_value([(p.reply_to or b"").decode("utf-8", "replace")])
-    table[_SLIP] = encode_value(_text(slip))
+    table[_SLIP] = encode_value(_text(slip).decode())
+    if word and request.asks_lean:
+        table[_LEAN] = encode_value(True)
     if marked:
         table[b"rpc-attempt"] = encode_value(1)
     if budget is not None:
@@ -254,14 +292,14 @@ def onward_properties(
     if slip.to_undo:
         p.expiration, p.delivery_mode = None, PERSISTENT
     _name_user(p, table, request, server_user)
-    p.type = (method_name(slip.here.to) + MARK).encode()
-    p.table = join_table(table)
+    p.type = slip.kind
+    p.table = join_table({name: table[name] for name in _USUAL_ORDER if name in table} | table)
     return encode_properties(p)
 
 
 def _kept(p: Properties) -> dict[bytes, bytes]:
     table = split_table(p.table or b"")
-    return {name: value for name, value in table.items() if name not in _OWN and not name.startswith(b"x-")}
+    return {name: value for name, value in table.items() if is_carried(name)}
 
 
 def _asks_bounce(p: Properties) -> bool:
@@ -300,7 +338,7 @@ def with_slip(properties: Properties, slip: Slip) -> Properties:
     p = copy(properties)
     table = split_table(p.table or b"")
     table[_SLIP] = encode_value(_encode(slip).decode())
-    p.table, p.type = join_table(table), (method_name(slip.here.to) + MARK).encode()
+    p.table, p.type = join_table(table), slip.kind
     return p
 
 

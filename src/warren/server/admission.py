@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 from warren import checks
+from warren.amqp.frames import Properties
 from warren.protocol import evidence
 from warren.protocol.codecs import CodecError
 from warren.protocol.deadline import remaining_budget
@@ -18,7 +19,8 @@ from warren.protocol.evidence import Ending
 from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
 from warren.protocol.slip import MARK as STAGE_MARK
-from warren.protocol.slip import Slip, SlipError, is_stage, method_name, read_own_slip
+from warren.protocol.slip import Slip, SlipError, is_stage, read_own_slip
+from warren.protocol.stage import slip_text
 from warren.protocol.uploading import kind_of, unmarked
 
 
@@ -68,12 +70,18 @@ class Hold(NamedTuple):
     left: float | None
 
 
-class Staged(NamedTuple):
-    """Run it, as the stage of a pipeline that has this slip."""
+class Staged:
+    """Run it, as the stage of a pipeline that has this slip. No tuple, as it may be made for every request."""
 
-    run: Run
-    slip: Slip
+    __slots__ = ("run", "slip")
 
+    def __init__(self, run: Run, slip: Slip) -> None:
+        self.run = run
+        self.slip = slip
+
+
+#: Slips that one service keeps: some MB at most.
+_MOST_SLIPS: Final = 256
 
 Decision = Run | Refuse | SetAside | HandBack | Hold | Staged
 
@@ -96,6 +104,7 @@ class Admission:
 
     def __init__(self, service: Offered) -> None:
         self._service = service
+        self._slips: dict[bytes, tuple[bytes | None, Slip]] = {}  # with the type of a request
         methods = service.methods
         self._methods: dict[bytes | None, Method | None] = {_wire_name(m, n).encode(): m for n, m in methods.items()}
         self._methods |= {m.full_name.encode(): m for m in methods.values() if m.broadcast}
@@ -133,19 +142,29 @@ class Admission:
         """A stage of a pipeline is decided as a call of its method is."""
         p = request.properties
         try:
-            slip = read_own_slip(p, self._service.name)
+            slip = self._read_slip(p)
         except SlipError as error:
             return Refuse(evidence.DECODE, str(error))
-        marked, name = p.type, method_name(slip.here.to)
-        method = self._service.methods.get(name)
-        if method is None or method.streams or method.takes:
-            return self._no_method(request) if method is None else _other_kind(method)
-        p.type = name.encode()
+        marked = p.type or b""
+        p.type = marked[: -len(STAGE_MARK)]
         try:
             decision = self.decide(request, wall, draining)
         finally:
             p.type = marked
         return Staged(decision, slip) if type(decision) is tuple else decision  # type: ignore[arg-type]  # see `Worker`
+
+    def _read_slip(self, p: Properties) -> Slip:
+        """As `read_own_slip`: the slips of one pipeline are alike, so those that were read are known by their bytes."""
+        text = slip_text(p)
+        if text is None:
+            return read_own_slip(p, self._service.name)
+        known = self._slips.get(text)
+        if known is None or known[0] != p.type:
+            slip = read_own_slip(p, self._service.name)
+            if len(self._slips) >= _MOST_SLIPS:
+                self._slips.clear()
+            known = self._slips[text] = (p.type, slip)
+        return known[1]
 
     def _wrong_version(self, request: Request) -> Refuse:
         message = (

@@ -10,16 +10,28 @@ going on elsewhere: then it is kept, for people to decide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from warren.amqp.frames import Delivery, decode_properties, encode_properties
+from warren.amqp.frames import Delivery, FrameError, decode_properties, encode_properties
+from warren.connection.channel import Returned
 from warren.logs import get_logger
 from warren.protocol import evidence, topology
+from warren.protocol.deadline import remaining_budget
 from warren.protocol.evidence import Ending
 from warren.protocol.request import Request
-from warren.protocol.slip import Slip, Stage, as_argument, onward_properties, queue_of, undo_properties, with_slip
+from warren.protocol.slip import (
+    Slip,
+    Stage,
+    onward_properties,
+    queue_of,
+    slip_of,
+    undo_properties,
+    with_slip,
+)
+from warren.protocol.stage import as_argument
 from warren.server.attempt import Attempt
 from warren.server.copies import Copy, NoQueue, Way
 from warren.server.replies import Replies, Reply
@@ -31,6 +43,8 @@ log: Final = get_logger("warren.server")
 #: of a cast.
 _PATIENCE: Final = 3.0
 _CAST_PATIENCE: Final = 30.0
+
+_EXCHANGES: Final = (topology.EXCHANGE, topology.DEFAULT_EXCHANGE)
 
 _GIVEN_UP: Final = "the caller has given the call up"
 _NO_TIME: Final = "no time is left for it: allow more"
@@ -90,6 +104,7 @@ class Onward:
         """`user` is the AMQP user that the server runs as."""
         self._settler = settler
         self._replies = replies
+        self._service = service
         self._dead = topology.dead_queue(service)
         self._user = user
 
@@ -139,7 +154,7 @@ class Onward:
         """
         queue, ways = slip.here.queue.encode(), []
         marked = attempt.number is not None or attempt.earlier
-        for exchange in (topology.EXCHANGE, topology.DEFAULT_EXCHANGE):
+        for exchange in _EXCHANGES:
             properties = onward_properties(
                 request,
                 slip,
@@ -147,6 +162,7 @@ class Onward:
                 budget=left,
                 marked=marked,
                 server_user=self._user,
+                word=self._replies.lean,
                 bounce=exchange == topology.EXCHANGE,
             )
             if len(properties) > self._settler.copies.room:
@@ -155,9 +171,46 @@ class Onward:
         return ways
 
     def _hand_over(self, attempt: Attempt, request: Request, following: _Next, ways: list[Way]) -> None:
-        failed = partial(self._settler.surely, attempt, evidence.SERVER)
         # Of two, one might fail and undo what the other one builds on.
         twice = attempt.number is not None and not following.slip.to_undo
+        self._publish(attempt, request, following, ways, partial(self._taken, attempt), twice=twice)
+
+    def returned(self, message: Returned) -> bool:
+        """Publish a request again that has come back, as its queue is gone; False where it is none.
+
+        It was published without a confirm, and the one before it has been let go: nobody else has it.
+        """
+        if message.channel is None or not message.properties:
+            return False
+        try:
+            request = _as_delivered(message.properties, message.body)
+        except FrameError:
+            return False
+        slip = slip_of(request.properties)
+        if slip is None:
+            return False
+        attempt = Attempt(message.channel, request.delivery, time.time(), self._service)
+        attempt.request, attempt.slip, attempt.acked = request, slip, True
+        left = remaining_budget(request.timeout_ms, request.deadline_ms, attempt.came)
+        attempt.deadline = None if left is None else time.monotonic() + left
+        queue, properties = slip.here.queue.encode(), message.properties
+        ways = [Way(exchange.encode(), queue, properties) for exchange in _EXCHANGES]
+        following = _Next(slip, properties, message.body)
+        taken = partial(self._settler.surely, attempt, evidence.SERVER, self._settler.release)
+        self._publish(attempt, request, following, ways, taken, twice=False)
+        return True
+
+    def _publish(
+        self,
+        attempt: Attempt,
+        request: Request,
+        following: _Next,
+        ways: list[Way],
+        taken: Callable[[], None],
+        *,
+        twice: bool,
+    ) -> None:
+        failed = partial(self._settler.surely, attempt, evidence.SERVER)
         self._settler.copies.send(
             Copy(
                 ways=ways,
@@ -165,7 +218,7 @@ class Onward:
                 id=request.properties.correlation_id,
                 patience=_patience(attempt, request),
                 outlives_link=attempt.acked,
-                taken=partial(self._taken, attempt),
+                taken=taken,
                 refused=partial(failed, self._not_taken, following),
                 doubtful=None if twice else partial(failed, self._in_doubt, following),
             )
@@ -236,7 +289,7 @@ class Onward:
         after = partial(self._settler.surely, attempt, evidence.SERVER)
         self._settler.copies.send(
             Copy(
-                ways=[Way(e.encode(), queue, properties) for e in (topology.EXCHANGE, topology.DEFAULT_EXCHANGE)],
+                ways=[Way(e.encode(), queue, properties) for e in _EXCHANGES],
                 body=stage.kept or b"",
                 id=decode_properties(properties).correlation_id,
                 patience=_CAST_PATIENCE,

@@ -71,6 +71,8 @@ class Replies:
                 " return less, or raise it"
             )
             return self._useless(attempt, evidence.RESULT_TOO_LARGE, message)
+        if attempt.slip is not None and not attempt.slip.is_last:
+            return Reply(b"", body)  # it is the next stage's argument
         if self.lean and request.asks_lean:
             return Reply(lean_result_properties(request, request.content_type), body)
         return Reply(result_properties(request, request.content_type), body)

@@ -26,6 +26,7 @@ from warren.server.context import CurrentCall, OnRefused, Scope
 from warren.server.cutoffs import CutOffs, limit_time, stop_all
 from warren.server.endings import Endings
 from warren.server.holding import Holding
+from warren.server.lean_stages import LeanStages
 from warren.server.lifespan import Startable
 from warren.server.onward import Onward
 from warren.server.places import Places
@@ -100,7 +101,8 @@ class Worker(_Unconfirmed):
         self.replies = replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
         self._settler.releases.on_clean = self._take_turn
-        self._settler.on_stage = Onward(self._settler, replies, service.name, user).take
+        self._onward = Onward(self._settler, replies, service.name, user)
+        self._settler.on_stage = LeanStages(self._settler, self._onward).take
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
         self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
@@ -140,6 +142,8 @@ class Worker(_Unconfirmed):
 
     def returned(self, message: Returned) -> None:
         self.scope.returned(message.correlation_id)
+        if self._onward.returned(message):
+            return
         self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from warren.amqp.frames import Delivery, Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
-from warren.protocol.codecs import JSON, MSGPACK, TEXT
 from warren.protocol.request import Request
 from warren.protocol.slip import (
     LONGEST,
@@ -15,7 +14,6 @@ from warren.protocol.slip import (
     Slip,
     SlipError,
     Stage,
-    as_argument,
     is_stage,
     method_name,
     onward_properties,
@@ -112,12 +110,6 @@ def test_a_bounce_goes_to_its_caller_only(wanted: list[str], comes: bool) -> Non
         table = decode_table(decode_properties(written).table or b"")
         assert ("CC" in table) == (comes and bounce and size == 1)
         assert table["rpc-attempt"] == 1
-
-
-def test_a_result_is_the_one_argument_of_the_next_stage() -> None:
-    assert as_argument(JSON, b'{"a":1}') == b'[{"a":1}]'
-    assert msgspec.msgpack.decode(as_argument(MSGPACK, msgspec.msgpack.encode({"a": 1}))) == [{"a": 1}]
-    assert as_argument(TEXT, b"text") == b"text"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""Stages of lean pipelines: their results are published as the next stage's requests where a reply would be.
+
+Without a confirm, as nothing can refuse them, and right before the ack, on the same channel: the broker takes both in
+this order [AMQP 0-9-1, 4.7], so it lets the one request go when it has the other. One that comes back, as its queue is
+gone, is `Onward`'s, as is everything else that a stage may end in.
+"""
+
+from __future__ import annotations
+
+from warren.protocol.slip import Following
+from warren.protocol.stage import TRUST, as_argument, lean_next
+from warren.server.attempt import Attempt
+from warren.server.onward import Onward
+from warren.server.replies import Reply
+from warren.server.settler import Settler
+
+
+class LeanStages:
+    """Hands over the stages of one service that can be handed over so."""
+
+    def __init__(self, settler: Settler, onward: Onward) -> None:
+        """`onward` takes all others."""
+        self._settler = settler
+        self._onward = onward
+
+    def take(self, attempt: Attempt, reply: Reply) -> bool:
+        """Undertake what there is to do after a stage; False where that is what is done after any call."""
+        slip = attempt.slip
+        following: Following | None = None if slip is None or reply.failure is not None else slip.following
+        if following is not None and self._hand_over(attempt, reply.body, following):
+            return True
+        return self._onward.take(attempt, reply)
+
+    def _hand_over(self, attempt: Attempt, result: bytes, following: Following) -> bool:
+        request, channel, left = attempt.request, attempt.channel, attempt.left
+        if request is None or left is None or channel.closed is not None or not _is_due(attempt):
+            return False
+        waited = (request.timeout_ms or 0) / 1000 - left
+        if left <= 0 or waited > TRUST:
+            return False
+        properties = lean_next(request, following.here, following.slip, following.kind, int(left * 1000))
+        if properties is None or len(properties) > channel.room:
+            return False
+        channel.publish(b"", following.queue, properties, as_argument(request.content_type, result))
+        self._settler.release(attempt)
+        return True
+
+
+def _is_due(attempt: Attempt) -> bool:
+    """Whether it is still the worker's, and never run again: what is, or was let go before, needs the confirm."""
+    if attempt.settled or attempt.answered or attempt.acked:
+        return False
+    return attempt.method.delivery == "report" and not attempt.delivery.redelivered
