@@ -42,7 +42,7 @@ BROKER_NEEDS = {"amqp", "logs", "printable"}
 #: The only files that may name headers of requests and replies.
 NAME_HEADERS = {
     f"warren.protocol.{name}"
-    for name in ("request", "reply", "streaming", "uploading", "progress", "dead_message", "control", "slip")
+    for name in ("request", "reply", "streaming", "uploading", "progress", "dead_message", "control", "slip", "stage")
 }
 #: Type variables have defaults from Python 3.13 on; before, they come from a library that only type checkers need.
 TYPE_VARIABLES_WITH_DEFAULTS = {"warren.server.context"}

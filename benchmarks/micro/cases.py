@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, cast
 
 from benchmarks.micro.fakes import FRAME_MAX, ModelLink, delivery_frames
-from warren import AsyncClient, Service
+from warren import AsyncClient, Pipeline, Service
 from warren.amqp import frames
 from warren.amqp.acks import Acks
 from warren.amqp.confirms import Confirms
@@ -369,6 +369,13 @@ async def _nothing(_call: Any, proceed: Proceed) -> Any:
 def call_async() -> Iterator[Step]:
     """A client, from `AsyncClient.call` to the bytes that are sent, and from those that come to its result."""
     yield from _calling(lambda client: client.call(echo, 12345))
+
+
+@case(each=BATCH)
+def call_pipeline() -> Iterator[Step]:
+    """The same of a pipeline, to its last result."""
+    stages = Pipeline(echo).then(echo_in_thread)
+    yield from _calling(lambda client: client.call(stages, 12345))
 
 
 @case(each=BATCH)

@@ -30,9 +30,11 @@ def raw(url: str) -> Iterator[Any]:
         yield channel
 
 
-def dying(name: str, url: str, runs: Path, mode: str, stage: int, point: str) -> AbstractContextManager[list[Victim]]:
+def dying(
+    name: str, url: str, runs: Path, mode: str, stage: int, point: str, run: int = 1
+) -> AbstractContextManager[list[Victim]]:
     """A worker of one stage that dies there."""
-    options = {"RUNS": str(runs), "MODE": mode, "STAGE": str(stage), "POINT": point}
+    options = {"RUNS": str(runs), "MODE": mode, "STAGE": str(stage), "POINT": point, "RUN": str(run)}
     return victims(1, name, url, module="tests.support.stages", **options)
 
 
@@ -148,6 +150,61 @@ async def test_a_cut_link_of_a_middle_stage_gives_a_result_or_an_honest_error(
         assert end == "123"
     else:
         assert max(ran.values()) == 1
+
+
+@pytest.mark.scenario(
+    165,
+    "The worker of a lean pipeline's stage dies: its caller is told which stage, and what ran; no stage runs twice.",
+)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+async def test_the_death_of_a_worker_in_a_lean_stage_is_told_with_its_stage(
+    url: str, service_name: str, stage: int, tmp_path: Path, raw: Any
+) -> None:
+    runs = tmp_path / "runs"
+    whole = Stages(service_name, runs, "report")
+    async with AsyncClient(url, timeout=60) as client:
+        with dying(service_name, url, runs, "report", stage, RUNNING, run=2) as (victim,):
+            dies, *others = sorted(whole.services, key=lambda s: s.name != f"{service_name}-{stage}")
+            async with serving(*others, url=url):
+                assert await client.call(whole.whole, "") == "123"
+                call = asyncio.create_task(client.call(whole.whole, ""))
+                await dead(victim)
+                async with serving(dies, url=url):
+                    end = await outcome(call)
+    assert isinstance(end, WorkerLost)
+    assert end.stage == (stage, f"{service_name}-{stage}.run", Execution.UNKNOWN, False)
+    assert end.execution is (Execution.EXECUTED if stage > 1 else Execution.UNKNOWN)
+    assert Counter(lines(runs)) == {str(n): 2 if n <= stage else 1 for n in (1, 2, 3)}
+    for number in (1, 2, 3):
+        assert depth(raw, f"{service_name}-{number}") == 0
+
+
+@pytest.mark.scenario(
+    166,
+    "The connection of a lean stage's worker is cut at its request, its hand-over or the ack: a result, or an honest"
+    " error; no stage runs twice.",
+)
+@pytest.mark.parametrize(("way", "frame"), [("down", "Basic.Deliver"), ("up", "Basic.Publish"), ("up", "Basic.Ack")])
+async def test_a_cut_link_of_a_lean_stage_gives_a_result_or_an_honest_error(
+    proxy: Proxy, url: str, service_name: str, frame: str, way: Any, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    whole = Stages(service_name, runs, "report")
+    one, two, three = whole.services
+    async with (
+        serving(one, three, url=url),
+        serving(two, url=proxy.url),
+        AsyncClient(url, timeout=60) as client,
+    ):
+        assert await client.call(whole.whole, "") == "123"
+        proxy.cut_at(way, frame, nth=1)
+        end = await outcome(asyncio.create_task(client.call(whole.whole, "")))
+        if not isinstance(end, str):
+            assert isinstance(end, WorkerLost)
+            assert end.stage == (2, f"{two.name}.run", Execution.UNKNOWN, False)
+        ran = Counter(lines(runs))
+    assert max(ran.values()) == 2  # of the two calls
+    assert ran["1"] == 2
 
 
 @pytest.mark.scenario(

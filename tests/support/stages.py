@@ -1,12 +1,14 @@
 """A worker process of one of the three services of a pipeline, which dies at a chosen point.
 
 ``python -m tests.support.stages NAME QUEUE URL``; its environment says more: RUNS, the file to which each run of a
-handler adds a line; MODE, a delivery mode; STAGE, the number of the stage; POINT, where it dies.
+handler adds a line; MODE, a delivery mode; STAGE, the number of the stage; POINT, where it dies; RUN, in which run of
+its handler, if not the first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -61,12 +63,19 @@ def die() -> None:
 
 def main(name: str, queue: Literal["classic", "quorum"], url: str) -> None:
     stage, point = int(os.environ.get("STAGE", "0")), os.environ.get("POINT", "")
+    runs = itertools.count(1)
+    last = int(os.environ.get("RUN", "1"))
+
+    def running(number: int) -> None:
+        if number == stage and point == RUNNING and next(runs) == last:
+            die()
+
     stages = Stages(
         name,
         Path(os.environ["RUNS"]),
         os.environ["MODE"],
         queue,
-        lambda number: die() if number == stage and point == RUNNING else None,
+        running,
     )
     send, taken = Copies.send, Onward._taken
 

@@ -188,10 +188,7 @@ class ClientCore:
         """Publish a call with the time that it has left."""
         target: Target = call.target
         now = time.monotonic()
-        known = self._endings.lean
-        lean = target.trusting and known.knows(target.queue, now)
-        if lean and target.stages is not None:
-            lean = known.knows_all(target.stages.queues, now)
+        lean = target.trusting and self._endings.lean.knows(target, now)
         properties = self._requests.properties(call, len(body), call.deadline - now, time.time(), lean)
         lane = self._plain if lean or target.kind == "bare" else self._confirming
         lane.publish(call, target.exchange, target.routing_key, properties, body)

@@ -26,7 +26,7 @@ from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.bounce import Bounce, is_bounce, read_bounce
 from warren.protocol.progress import PROGRESS, read_progress
-from warren.protocol.reply import doubted, reply_too_large, says_lean, stage_not_reached
+from warren.protocol.reply import doubted, reply_too_large
 from warren.protocol.slip import queue_of
 from warren.protocol.streaming import ITEM
 from warren.protocol.uploading import TAKEN
@@ -138,23 +138,9 @@ class Endings:
                 call.waiter.taken(p)
         elif self.calls.end(call):
             if call.target.trusting and not self._durable:
-                self._weigh_word(call, p)
+                self.lean.weigh(call, p, time.monotonic())
             p.correlation_id = call.first_id  # what the call is known by, whichever of its attempts is answered
             self._finish(call, (doubted(p) if call.earlier else p, delivery.body))
-
-    def _weigh_word(self, call: PendingCall, p: Properties) -> None:
-        """A worker may say how its queue is; the last one of a pipeline, how those of all stages were."""
-        stages = call.target.stages
-        if says_lean(p):
-            if stages is None:
-                self.lean.heard(call.target.queue, time.monotonic())
-            else:  # of the first stage's, that was said when its request was there
-                for queue in stages.queues:
-                    self.lean.heard(queue, getattr(call, "asked", 0.0))
-        elif stages is not None:
-            stage = stage_not_reached(p)
-            if stage is not None and stage <= len(stages.names):
-                self.lean.refused(queue_of(stages.names[stage - 1]), time.monotonic())
 
     def _on_bounce(self, call: PendingCall, bounce: Bounce, p: Properties) -> None:
         stage = bounced_stage(p, call.target)

@@ -6,8 +6,13 @@ they tell nothing, and the broker works for them on every call [docs/adr/0036].
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
+
+from warren.amqp.frames import Properties
+from warren.client.calls import PendingCall
+from warren.client.requests import Target
+from warren.protocol.reply import says_lean, stage_not_reached
+from warren.protocol.slip import queue_of
 
 #: Seconds for which a worker's word about its queue counts. As short as this, since a queue may be deleted and made
 #: anew with a limit, and the node of a queue may go down.
@@ -32,24 +37,39 @@ class LeanQueues:
         self._until: dict[str, float] = {}
         self._barred: dict[str, float] = {}
 
-    def knows(self, queue: str, now: float) -> bool:
-        """Whether the queue is known to take everything, and this call need not ask whether it still does."""
-        return self._fresh.get(queue, 0.0) > now or self._may_wait(queue, now)
+    def knows(self, target: Target, now: float) -> bool:
+        """Whether a call is a lean one: all its queues are known to take everything, and it need not ask again."""
+        if self._fresh.get(target.queue, 0.0) <= now and self._is_old(target.queue, now):
+            return False
+        if target.stages is not None:
+            for queue in target.stages.queues:
+                if self._fresh.get(queue, 0.0) <= now and self._is_old(queue, now):
+                    return False
+        return True
 
-    def _may_wait(self, queue: str, now: float) -> bool:
-        """The word is old: this call asks, and those that follow need not until it has its answer."""
+    def _is_old(self, queue: str, now: float) -> bool:
+        """It is: this call asks, and if the word still counts, those that follow need not until the answer is there."""
         until = self._until.get(queue, 0.0)
         if until > now:
             _put(self._fresh, queue, min(until, now + _ONE_ASKS))
-        return False
+        return True
 
-    def knows_all(self, queues: Iterable[str], now: float) -> bool:
-        """The same of several queues."""
-        known = [self.knows(queue, now) for queue in queues]
-        return False not in known
+    def weigh(self, call: PendingCall, reply: Properties, now: float) -> None:
+        """A worker may say how its queue is; the last one of a pipeline, how those of all stages were."""
+        target: Target = call.target
+        stages = target.stages
+        if says_lean(reply):
+            if stages is None:
+                self._heard(target.queue, now)
+            else:  # the first ones have said so when the request was there: at the earliest when it was written
+                for queue in stages.queues:
+                    self._heard(queue, getattr(call, "asked", 0.0))
+        elif stages is not None:
+            stage = stage_not_reached(reply)
+            if stage is not None and stage <= len(stages.names):
+                self.refused(queue_of(stages.names[stage - 1]), now)
 
-    def heard(self, queue: str, now: float) -> None:
-        """A worker says that its queue took everything at this time."""
+    def _heard(self, queue: str, now: float) -> None:
         until = now + TRUST
         if self._barred.get(queue, 0.0) <= now and until > self._until.get(queue, 0.0):
             _put(self._until, queue, until)

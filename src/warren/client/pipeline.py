@@ -44,7 +44,7 @@ class Pipeline(Generic[P, R]):
         key = await client.call(thumbnails, "https://…")
 
     Each worker hands its result over to the next stage itself, and lets its own request go once the broker has
-    confirmed that: nothing passes through the caller, who gets the last result, or the first error. It is called like a
+    that: nothing passes through the caller, who gets the last result, or the first error. It is called like a
     method, with `call`, `cast`, `submit` and `map`. It never changes; `then` makes another one.
     """
 

@@ -32,6 +32,7 @@ class Holding:
         """`patience` watches over the time of those that wait for a place; `take_turn` starts one, and never raises."""
         self._places = places
         self._releases = releases
+        releases.on_clean = take_turn
         self._patience = patience
         self._take_turn = take_turn
         self._starting = False

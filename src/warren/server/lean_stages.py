@@ -7,8 +7,15 @@ gone, is `Onward`'s, as is everything else that a stage may end in.
 
 from __future__ import annotations
 
-from warren.protocol.slip import Following
+import time
+
+from warren.amqp.frames import Delivery, FrameError
+from warren.connection.channel import Returned
+from warren.protocol.deadline import remaining_budget
+from warren.protocol.request import Request
+from warren.protocol.slip import Following, method_name, slip_of
 from warren.protocol.stage import TRUST, as_argument, lean_next
+from warren.server.admission import Offered
 from warren.server.attempt import Attempt
 from warren.server.onward import Onward
 from warren.server.replies import Reply
@@ -18,10 +25,12 @@ from warren.server.settler import Settler
 class LeanStages:
     """Hands over the stages of one service that can be handed over so."""
 
-    def __init__(self, settler: Settler, onward: Onward) -> None:
+    def __init__(self, settler: Settler, onward: Onward, service: Offered) -> None:
         """`onward` takes all others."""
         self._settler = settler
         self._onward = onward
+        self._service = service
+        settler.on_stage = self.take
 
     def take(self, attempt: Attempt, reply: Reply) -> bool:
         """Undertake what there is to do after a stage; False where that is what is done after any call."""
@@ -44,6 +53,34 @@ class LeanStages:
         channel.publish(b"", following.queue, properties, as_argument(request.content_type, result))
         self._settler.release(attempt)
         return True
+
+    def returned(self, message: Returned) -> bool:
+        """Publish a request again that has come back, now with confirms; False where it is none.
+
+        The one before it has been let go. So it is what an ``at-most-once`` stage has in hand: gone with this process.
+        """
+        request = _read(message)
+        slip = None if request is None else slip_of(request.properties)
+        if request is None or slip is None or slip.at == 0:
+            return False
+        method = self._service.methods.get(method_name(slip.stages[slip.at - 1].to))
+        if method is None or message.channel is None:
+            return False
+        attempt = Attempt(message.channel, request.delivery, time.time(), self._service.name)
+        attempt.request, attempt.slip, attempt.method, attempt.acked = request, slip, method, True
+        left = remaining_budget(request.timeout_ms, request.deadline_ms, attempt.came)
+        attempt.deadline = None if left is None else time.monotonic() + left
+        self._onward.publish_again(attempt, slip, request.delivery.properties, message.body)
+        return True
+
+
+def _read(message: Returned) -> Request | None:
+    delivery = Delivery(0, False, b"\x00")
+    delivery.properties = message.properties or b""
+    try:
+        return Request(delivery)
+    except FrameError:
+        return None
 
 
 def _is_due(attempt: Attempt) -> bool:

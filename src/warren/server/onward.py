@@ -10,16 +10,13 @@ going on elsewhere: then it is kept, for people to decide.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from warren.amqp.frames import Delivery, FrameError, decode_properties, encode_properties
-from warren.connection.channel import Returned
+from warren.amqp.frames import Delivery, decode_properties, encode_properties
 from warren.logs import get_logger
 from warren.protocol import evidence, topology
-from warren.protocol.deadline import remaining_budget
 from warren.protocol.evidence import Ending
 from warren.protocol.request import Request
 from warren.protocol.slip import (
@@ -27,7 +24,6 @@ from warren.protocol.slip import (
     Stage,
     onward_properties,
     queue_of,
-    slip_of,
     undo_properties,
     with_slip,
 )
@@ -104,7 +100,6 @@ class Onward:
         """`user` is the AMQP user that the server runs as."""
         self._settler = settler
         self._replies = replies
-        self._service = service
         self._dead = topology.dead_queue(service)
         self._user = user
 
@@ -171,46 +166,9 @@ class Onward:
         return ways
 
     def _hand_over(self, attempt: Attempt, request: Request, following: _Next, ways: list[Way]) -> None:
+        failed = partial(self._settler.surely, attempt, evidence.SERVER)
         # Of two, one might fail and undo what the other one builds on.
         twice = attempt.number is not None and not following.slip.to_undo
-        self._publish(attempt, request, following, ways, partial(self._taken, attempt), twice=twice)
-
-    def returned(self, message: Returned) -> bool:
-        """Publish a request again that has come back, as its queue is gone; False where it is none.
-
-        It was published without a confirm, and the one before it has been let go: nobody else has it.
-        """
-        if message.channel is None or not message.properties:
-            return False
-        try:
-            request = _as_delivered(message.properties, message.body)
-        except FrameError:
-            return False
-        slip = slip_of(request.properties)
-        if slip is None:
-            return False
-        attempt = Attempt(message.channel, request.delivery, time.time(), self._service)
-        attempt.request, attempt.slip, attempt.acked = request, slip, True
-        left = remaining_budget(request.timeout_ms, request.deadline_ms, attempt.came)
-        attempt.deadline = None if left is None else time.monotonic() + left
-        queue, properties = slip.here.queue.encode(), message.properties
-        ways = [Way(exchange.encode(), queue, properties) for exchange in _EXCHANGES]
-        following = _Next(slip, properties, message.body)
-        taken = partial(self._settler.surely, attempt, evidence.SERVER, self._settler.release)
-        self._publish(attempt, request, following, ways, taken, twice=False)
-        return True
-
-    def _publish(
-        self,
-        attempt: Attempt,
-        request: Request,
-        following: _Next,
-        ways: list[Way],
-        taken: Callable[[], None],
-        *,
-        twice: bool,
-    ) -> None:
-        failed = partial(self._settler.surely, attempt, evidence.SERVER)
         self._settler.copies.send(
             Copy(
                 ways=ways,
@@ -218,12 +176,19 @@ class Onward:
                 id=request.properties.correlation_id,
                 patience=_patience(attempt, request),
                 outlives_link=attempt.acked,
-                taken=taken,
+                taken=partial(self._taken, attempt),
                 refused=partial(failed, self._not_taken, following),
                 doubtful=None if twice else partial(failed, self._in_doubt, following),
             )
         )
         attempt.settled = True
+
+    def publish_again(self, attempt: Attempt, slip: Slip, properties: bytes, body: bytes) -> None:
+        """The next stage's request, which has this slip, has come back, and nobody else has it."""
+        queue = slip.here.queue.encode()
+        ways = [Way(exchange.encode(), queue, properties) for exchange in _EXCHANGES]
+        following = _Next(slip, properties, body)
+        self._hand_over(attempt, following.as_request(), following, ways)
 
     def _taken(self, attempt: Attempt) -> None:
         if attempt.number is not None:  # it would run again, and go on again, if its ack were lost

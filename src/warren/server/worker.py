@@ -100,9 +100,7 @@ class Worker(_Unconfirmed):
         self._patience = CutOffs(self._waited_too_long)
         self.replies = replies = Replies(service.max_message_size, tracebacks=service.tracebacks)
         self._settler = Settler(service.name, user, instance, replies)
-        self._settler.releases.on_clean = self._take_turn
-        self._onward = Onward(self._settler, replies, service.name, user)
-        self._settler.on_stage = LeanStages(self._settler, self._onward).take
+        self._stages = LeanStages(self._settler, Onward(self._settler, replies, service.name, user), service)
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
         self.statistics = Statistics(service.methods)
         self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
@@ -142,9 +140,8 @@ class Worker(_Unconfirmed):
 
     def returned(self, message: Returned) -> None:
         self.scope.returned(message.correlation_id)
-        if self._onward.returned(message):
-            return
-        self._endings.reply_returned(message.correlation_id, message.why)
+        if not self._stages.returned(message):
+            self._endings.reply_returned(message.correlation_id, message.why)
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
         self.on_queue_deleted(self)
