@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cached_property
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ from warren.amqp.tables import encode_value, join_table, pick, split_table
 from warren.errors import CallError
 from warren.protocol import evidence, topology
 from warren.protocol.request import BOUNCE_LIMIT, LEAN, PERSISTENT, VERSION, Request, check_name
-from warren.protocol.stage import SLIP, is_carried, slip_field
+from warren.protocol.stage import SLIP, Following, is_carried, slip_field
 
 #: Behind a method's name: asks for it as a stage. No method has such a name, so whoever knows no slips refuses it.
 MARK: Final = ">"
@@ -60,22 +60,6 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
         return queue_of(self.to)
 
 
-class Following(NamedTuple):
-    """What the request of a lean pipeline's next stage has of its own.
-
-    Attributes:
-        queue: where it goes.
-        kind: its type, as a short string.
-        slip: the header field with its slip.
-        here: that of the present one.
-    """
-
-    queue: bytes
-    kind: bytes
-    slip: bytes
-    here: bytes
-
-
 class Slip(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """The stages of a pipeline, and how far it is.
 
@@ -98,7 +82,7 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         """The stage that the request is for."""
         return self.stages[self.at]
 
-    @property
+    @cached_property
     def is_last(self) -> bool:
         return self.at + 1 == len(self.stages)
 

@@ -29,6 +29,25 @@ _TRANSIENT: Final = 1  # delivery mode
 _NOT_LEAN: Final = frozenset({b"CC", b"rpc-attempt", b"x-death"})
 
 
+class Following:
+    """What the request of a lean pipeline's next stage has of its own.
+
+    Attributes:
+        queue: where it goes.
+        kind: its type, as a short string.
+        slip: the header field with its slip.
+        here: that of the present one.
+    """
+
+    __slots__ = ("here", "kind", "queue", "slip")
+
+    def __init__(self, queue: bytes, kind: bytes, slip: bytes, here: bytes) -> None:
+        self.queue = queue
+        self.kind = kind
+        self.slip = slip
+        self.here = here
+
+
 def slip_field(text: bytes) -> bytes:
     """The header field that carries a slip; no table."""
     return _KEY + len(text).to_bytes(4, "big") + text
@@ -57,20 +76,19 @@ def as_argument(content_type: str, body: bytes) -> bytes:
     return b"\x91" + body if content_type == codecs.MSGPACK else body
 
 
-def lean_next(request: Request, here: bytes, slip: bytes, kind: bytes, left_ms: int) -> bytes | None:
+def lean_next(request: Request, following: Following, left_ms: int) -> bytes | None:
     """The property bytes of the next stage's request; None of one that is written in another form, or asks for more.
 
     Args:
         request: of the stage that has run.
-        here: the field of its slip.
-        slip: that of the next one's.
-        kind: the next one's type, as a short string.
+        following: of its slip.
         left_ms: milliseconds left.
     """
     p, given = request.properties, request.delivery.properties
     table, reply_to, expiration = p.table, p.reply_to, p.expiration
     if given[:2] not in _USUAL_FLAGS or p.delivery_mode != _TRANSIENT or expiration == b"0" or not reply_to:
         return None
+    here, slip = following.here, following.slip
     end = TABLE_FIXED + len(here)
     if table is None or table[TABLE_FIXED:end] != here or not _is_usual(table):
         return None
@@ -95,7 +113,7 @@ def lean_next(request: Request, here: bytes, slip: bytes, kind: bytes, left_ms: 
             given[mode:expires],
             shortstr(left),
             given[id_:type_],
-            kind,
+            following.kind,
             given[type_ + 1 + len(p.type or b"") :],
         )
     )

@@ -19,7 +19,7 @@ from warren.protocol.evidence import Ending
 from warren.protocol.request import VERSION, Request
 from warren.protocol.signature import Arguments, Method
 from warren.protocol.slip import MARK as STAGE_MARK
-from warren.protocol.slip import Slip, SlipError, is_stage, read_own_slip
+from warren.protocol.slip import Slip, SlipError, read_own_slip
 from warren.protocol.stage import slip_text
 from warren.protocol.uploading import kind_of, unmarked
 
@@ -80,6 +80,7 @@ class Staged:
         self.slip = slip
 
 
+_STAGE: Final = STAGE_MARK.encode()
 #: Slips that one service keeps: some MB at most.
 _MOST_SLIPS: Final = 256
 
@@ -117,11 +118,10 @@ class Admission:
         if version != VERSION and version is not None:
             return self._wrong_version(request)
         if method is None:
-            return (
-                self._decide_stage(request, wall, draining)
-                if is_stage(request.properties)
-                else self._no_method(request)
-            )
+            kind = request.properties.type
+            if kind is not None and kind.endswith(_STAGE):
+                return self._decide_stage(request, kind, wall, draining)
+            return self._no_method(request)
         if delivery.redelivered and method.delivery != "at-least-once":
             return Refuse(evidence.WORKER_LOST, _LOST)
         if delivery.body is None:
@@ -138,14 +138,13 @@ class Admission:
         except CodecError as error:
             return Refuse(_ENDINGS.get(error.reason, evidence.DECODE), str(error))
 
-    def _decide_stage(self, request: Request, wall: float, draining: bool) -> Decision:
+    def _decide_stage(self, request: Request, marked: bytes, wall: float, draining: bool) -> Decision:
         """A stage of a pipeline is decided as a call of its method is."""
         p = request.properties
         try:
             slip = self._read_slip(p)
         except SlipError as error:
             return Refuse(evidence.DECODE, str(error))
-        marked = p.type or b""
         p.type = marked[: -len(STAGE_MARK)]
         try:
             decision = self.decide(request, wall, draining)

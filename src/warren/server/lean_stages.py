@@ -13,8 +13,8 @@ from warren.amqp.frames import Delivery, FrameError
 from warren.connection.channel import Returned
 from warren.protocol.deadline import remaining_budget
 from warren.protocol.request import Request
-from warren.protocol.slip import Following, method_name, slip_of
-from warren.protocol.stage import TRUST, as_argument, lean_next
+from warren.protocol.slip import method_name, slip_of
+from warren.protocol.stage import TRUST, Following, as_argument, lean_next
 from warren.server.admission import Offered
 from warren.server.attempt import Attempt
 from warren.server.onward import Onward
@@ -47,7 +47,7 @@ class LeanStages:
         waited = (request.timeout_ms or 0) / 1000 - left
         if left <= 0 or waited > TRUST:
             return False
-        properties = lean_next(request, following.here, following.slip, following.kind, int(left * 1000))
+        properties = lean_next(request, following, int(left * 1000))
         if properties is None or len(properties) > channel.room:
             return False
         channel.publish(b"", following.queue, properties, as_argument(request.content_type, result))

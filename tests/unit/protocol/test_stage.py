@@ -40,7 +40,7 @@ def request(properties: bytes) -> Request:
 
 def following(of: Request, slip: Slip = LEAN) -> bytes | None:
     assert slip.following is not None
-    return lean_next(of, slip.following.here, slip.following.slip, slip.following.kind, 29_000)
+    return lean_next(of, slip.following, 29_000)
 
 
 def fields(written: bytes) -> dict[str, Any]:
