@@ -60,7 +60,6 @@ INTERPRETED = {
     "client/async_client": "what it asks of the running loop and task is asyncio's, and it is little",
     "client/awaited": "its future is a subclass of asyncio's, which is written in C: compiled, it crashes",
     "server/context": "its type variable is another one for type checkers, whose branch compiled code takes",
-    "protocol/slip": "its structs are of a library that makes their methods as the class is made",
     "client/options": "it says what is wrong with what users give; compiled code refuses other types in its own words",
 }
 
