@@ -299,6 +299,22 @@ def test_a_threads_items_that_raise_end_a_conversation(url: str, service_name: s
         wait_for(lambda: taking.ended)
 
 
+def test_items_that_cannot_even_be_begun_begin_no_call(url: str, service_name: str) -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[Row]:
+            raise OSError("no such file")
+
+    with in_another_thread(url, service_name) as (taking, client):
+        with pytest.raises(OSError, match="no such file"):
+            client.upload(taking.on_loop, Broken())
+        answers = client.converse(taking.echo_on_loop, Broken())
+        for _ in range(2):
+            with pytest.raises(OSError, match="no such file"):
+                next(answers)
+        assert client.statistics.in_flight == 0
+        assert taking.ended == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_leaving_a_conversation_closes_both_sides(url: str, service_name: str, kind: str) -> None:
     async with taking_and_client(url, service_name) as (taking, client):

@@ -272,9 +272,10 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
             options = self._prepared.options
             self._process = os.getpid()
             self._deadline, self._running = options.deadline(), options.bound_to()
-            self._held = held = Held(self._prepared, self._deadline, options.idle_timeout, self._sending)
-            if self._sending is not None:
+            held = Held(self._prepared, self._deadline, options.idle_timeout, self._sending)
+            if self._sending is not None:  # first: without its items nothing would go on
                 self._feed_beside(self._sending, held)
+            self._held = held
         elif self._process != os.getpid():
             raise RuntimeError("this stream was begun before a fork, and is the parent's: begin another one here")
         return self._held
