@@ -48,6 +48,10 @@ CASES = {
     ),
     "pipeline": Case(tuple(f"{way}: 7540113804746346428" for way in ("asyncio", "futures", "threads")), service="fib"),
     "log_tail": Case((r"got: started", r"got: last line", r"nobody follows any more")),
+    "thumbnails": Case(
+        (r"a thumbnail of 80 x 60 pixels is kept", r"stage 2 of 3: ValueError: nothing to be seen.*"),
+        errors=r"(?s)darkroom: shrink.* raised .*ValueError: nothing to be seen\n",
+    ),
     "upload": Case((r"all of it has come", r"3000000 bytes are stored")),
     "tutorial_six": Case(
         (r"fib\(20\) = 6765", r"fib\(abc\): n must be an int, not a str; the signature is fib\(n: int\)"),
