@@ -162,7 +162,8 @@ class Inflows(Uploads):
         return inflow
 
     def _closed(self, inflow: Inflow) -> None:
-        self._open.pop((inflow.id, inflow.address), None)
+        if self._open.get((inflow.id, inflow.address)) is inflow:  # else another run of the same call is there
+            del self._open[inflow.id, inflow.address]
 
     def _came(self, p: Properties, body: bytes | None) -> None:
         inflow = self._open.get((p.correlation_id or b"", p.reply_to or b""))

@@ -344,7 +344,8 @@ class Outlets(Streams):
         return outlet
 
     def _closed(self, outlet: Outlet) -> None:
-        self._open.pop((outlet.id, outlet.address), None)
+        if self._open.get((outlet.id, outlet.address)) is outlet:  # else another run of the same call is there
+            del self._open[outlet.id, outlet.address]
 
     def credit(self, id: bytes, address: bytes, count: int) -> None:
         """A caller has consumed so many items of its stream in all."""

@@ -8,6 +8,7 @@ import pytest
 from warren import Service, provided
 from warren.protocol.signature import Method, method_of
 from warren.server.looking import _method
+from warren.server.streaming import Outlets
 
 
 def declared(function: Any) -> Method:
@@ -133,3 +134,28 @@ def test_methods_of_a_class_may_yield() -> None:
             yield n
 
     assert method_of(Rows.all).streams
+
+
+async def test_the_end_of_a_run_does_not_take_the_next_run_of_the_same_call_along() -> None:
+    """An ``at-least-once`` request may be delivered again while its first run is still being closed."""
+    outlets = Outlets(list, 0)
+    first, second = _Run(), _Run()
+    outlets._open[second.id, second.address] = second  # type: ignore[assignment]
+    outlets._closed(first)  # type: ignore[arg-type]
+    outlets.credit(second.id, second.address, 7)
+    assert (first.consumed, second.consumed) == (0, 7)
+    outlets._closed(second)  # type: ignore[arg-type]
+    outlets.credit(second.id, second.address, 8)
+    assert second.consumed == 7
+
+
+class _Run:
+    """An outlet, as far as its table knows it."""
+
+    id, address = b"call", b"replies"
+
+    def __init__(self) -> None:
+        self.consumed = 0
+
+    def credit(self, count: int) -> None:
+        self.consumed = count
