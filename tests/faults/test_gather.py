@@ -5,6 +5,9 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from tests.support.proxy import Proxy
 from tests.support.serving import doomed, lines
 from tests.support.waiting import PATIENCE, until
 from warren import AsyncClient, CallError, Execution, WorkerLost
@@ -38,3 +41,21 @@ async def test_an_instance_that_stands_still_is_not_waited_for_beyond_the_timeou
                 assert len(lines(runs)) == 1
         finally:
             os.kill(workers[0].pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["first", "again"])
+async def test_a_broker_that_says_nothing_is_not_waited_for_beyond_the_timeout(
+    proxy: Proxy, url: str, service_name: str, tmp_path: Path, earlier: bool
+) -> None:
+    with doomed(1, service_name, url, tmp_path / "runs"):
+        async with AsyncClient(proxy.url, timeout=PATIENCE, liveness_timeout=10 * PATIENCE, heartbeat=0) as client:
+            await client.connect()
+            if earlier:
+                assert (await client.broadcast(f"{service_name}.at-most-once", "x")).all
+            proxy.up.silent = proxy.down.silent = True
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    told = await client.options(timeout=1).broadcast(f"{service_name}.at-most-once", "x")
+            finally:
+                proxy.up.silent = proxy.down.silent = False
+            assert (told.told, told.failed, told.silent) == ([], {}, 1)

@@ -36,6 +36,8 @@ R = TypeVar("R")
 ROLL_CALL = 0.3
 #: Seconds between two looks at whether those that have a request are still there.
 _LOOK = 1.0
+#: Seconds beyond the deadline that the broker gets to say who is there: with that it is known why nobody has answered.
+_LAST_WORD = 1.0
 
 
 class Answer(Generic[R]):
@@ -246,12 +248,10 @@ class Gathering:
             await self._connected()
             self._tasks.append(self._core.tasks.spawn(self._watch()))
             left = max(0.0, self._deadline - time.monotonic())
-            async for heard in self._core.roll.heard(self._asked.service, left):
-                self._hear(heard)
-                if self._expect is not None and self._enough:
-                    break
-            if not self._heard:  # nobody is there, or nobody lets itself be asked
-                self._counted = await self._core.roll.counted(topology.service_queue(self._asked.service))
+            async with asyncio.timeout(left + _LAST_WORD):
+                await self._hear_all(left)
+        except TimeoutError:  # the broker says nothing: nobody is known of then
+            pass
         except CallError as error:
             self._failure = error
         except asyncio.CancelledError:  # with the client
@@ -260,6 +260,14 @@ class Gathering:
         finally:
             self._listens = False
             self._changed.set()
+
+    async def _hear_all(self, left: float) -> None:
+        async for heard in self._core.roll.heard(self._asked.service, left):
+            self._hear(heard)
+            if self._expect is not None and self._enough:
+                break
+        if not self._heard:  # nobody is there, or nobody lets itself be asked
+            self._counted = await self._core.roll.counted(topology.service_queue(self._asked.service))
 
     async def _connected(self) -> None:
         """Wait for the connection, as calls do."""
