@@ -60,3 +60,9 @@ def test_nothing_compiled_awaits_while_it_handles_an_exception(name: str) -> Non
 def test_what_needs_plain_python_is_there(node: str) -> None:
     file, _, name = node.partition("::")
     assert name in (ROOT / file).read_text()
+
+
+def test_no_module_asks_a_class_for_its_slots() -> None:
+    """Compiled classes do not say, so that it would fail in wheels only."""
+    sources = (ROOT / "src" / "warren").rglob("*.py")
+    assert [path.name for path in sources if ".__slots__" in path.read_text()] == []

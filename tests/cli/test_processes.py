@@ -413,11 +413,16 @@ def buried_by_the_loop() -> Iterator[None]:
 
 @pytest.mark.usefixtures("buried_by_the_loop")
 @pytest.mark.parametrize("order", [lambda process: process.stop(30.0), Process.kill], ids=["stop", "kill"])
-async def test_a_worker_that_ends_as_it_is_told_to_keeps_its_exit_code(order: Callable[[Process], None]) -> None:
+async def test_a_worker_that_ends_as_it_is_told_to_keeps_its_exit_code(
+    order: Callable[[Process], None], tmp_path: Path
+) -> None:
+    os.mkfifo(go_on := tmp_path / "go on")
+
     def command(_name: str, _lifeline: int) -> list[str]:
-        return [sys.executable, "-S", "-c", f"import sys; sys.exit({CANNOT_SERVE})"]
+        return [sys.executable, "-S", "-c", f"import sys; open({str(go_on)!r}).read(); sys.exit({CANNOT_SERVE})"]
 
     process = await Process.start("worker-1", command, os.environ)
+    go_on.write_text("now")  # not while it is being started, where the loop turns
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - the loop shall not turn
     order(process)
     await process.ended

@@ -63,6 +63,24 @@ class FrameError(Exception):
 # --- values -------------------------------------------------------------------------------------------------------
 
 
+#: What a message's properties are called, without their headers. (Compiled classes have no list of their slots.)
+PROPERTY_NAMES: Final = (
+    "app_id",
+    "cluster_id",
+    "content_encoding",
+    "content_type",
+    "correlation_id",
+    "delivery_mode",
+    "expiration",
+    "message_id",
+    "priority",
+    "reply_to",
+    "timestamp",
+    "type",
+    "user_id",
+)
+
+
 class Properties:
     """Basic content properties as they stand on the wire: UTF-8 bytes, and the headers as an encoded table."""
 

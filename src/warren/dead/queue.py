@@ -21,7 +21,7 @@ from functools import cached_property
 from hashlib import blake2s
 from typing import Any
 
-from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties
+from warren.amqp.frames import PROPERTY_NAMES, Delivery, FrameError, Properties, decode_properties
 from warren.amqp.tables import decode_table
 from warren.connection.channel import HotChannel, Returned
 from warren.connection.dial import open_link
@@ -81,7 +81,7 @@ class DeadMessage:
     @property
     def named_properties(self) -> dict[str, bytes | int]:
         """Its properties by name, without the headers; none if they cannot be read."""
-        named = {name: getattr(self.properties, name, None) for name in Properties.__slots__ if name != "table"}
+        named = {name: getattr(self.properties, name, None) for name in PROPERTY_NAMES}
         return {name: value for name, value in named.items() if value is not None}
 
     @property

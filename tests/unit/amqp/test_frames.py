@@ -346,3 +346,7 @@ def test_the_limit_counts_the_whole_frame() -> None:
 def test_a_frame_shorter_than_its_fields_is_a_frame_error_whatever_follows(short: bytes) -> None:
     with pytest.raises(FrameError, match="shorter than what it should hold"):
         Receiving().feed(short + pika_frames.heartbeat() * 8)
+
+
+def test_the_names_of_the_properties_are_all_of_them_but_the_headers() -> None:
+    assert sorted((*frames.PROPERTY_NAMES, "table")) == [name for name in dir(Properties()) if name[0] != "_"]
