@@ -78,7 +78,10 @@ class Uplink:
         def publish(to: bytes, properties: bytes, body: bytes) -> None:
             channel.publish(_EXCHANGE, to, properties, body)
 
-        sender.write(self._reply_to(), publish)
+        try:
+            sender.write(self._reply_to(), publish)
+        except Exception as error:  # the channel was closed in the breath that opened it, say; others go on
+            self._fail([sender], error)
 
     async def _open(self, link: Link, waiting: list[Sender]) -> None:
         try:
