@@ -456,6 +456,23 @@ async def test_an_item_that_cannot_travel_ends_the_call(url: str, service_name: 
         await until(lambda: taking.ended)
 
 
+async def test_a_generator_that_was_begun_is_closed_though_nobody_takes_its_items(url: str, service_name: str) -> None:
+    closed = asyncio.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield from range(10)
+        finally:
+            closed.set()
+
+    async with taking_and_client(url, service_name) as (_, client):
+        begun = numbers()
+        assert next(begun) == 0
+        with pytest.raises(MethodNotFound):
+            await client.upload(f"{service_name}.nobody_has_this", begun)
+        assert closed.is_set()
+
+
 async def test_an_item_over_a_limit_ends_the_call(url: str, service_name: str) -> None:
     taking = Taking(service_name, max_message_size=1000)
     async with serving(taking.service, url=url), AsyncClient(url, max_message_size=100_000) as client:

@@ -328,15 +328,13 @@ async def _feed(sending: Sending, items: AsyncIterable[Any] | Iterable[Any]) -> 
     finally:
         if hasattr(iterator, "aclose"):
             await iterator.aclose()
+        if isinstance(items, Generator):  # also where nobody has asked for an item
+            items.close()
 
 
 async def _as_async(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
-    try:
-        for item in items:
-            yield item
-    finally:
-        if isinstance(items, Generator):
-            items.close()
+    for item in items:
+        yield item
 
 
 def _fed(task: asyncio.Task[None], sending: Sending, owner: Ended) -> None:
