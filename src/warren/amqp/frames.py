@@ -63,24 +63,6 @@ class FrameError(Exception):
 # --- values -------------------------------------------------------------------------------------------------------
 
 
-#: What a message's properties are called, without their headers. (Compiled classes have no list of their slots.)
-PROPERTY_NAMES: Final = (
-    "app_id",
-    "cluster_id",
-    "content_encoding",
-    "content_type",
-    "correlation_id",
-    "delivery_mode",
-    "expiration",
-    "message_id",
-    "priority",
-    "reply_to",
-    "timestamp",
-    "type",
-    "user_id",
-)
-
-
 class Properties:
     """Basic content properties as they stand on the wire: UTF-8 bytes, and the headers as an encoded table."""
 
@@ -132,6 +114,10 @@ class Properties:
         self.user_id = user_id
         self.app_id = app_id
         self.cluster_id = cluster_id
+
+
+#: What a message's properties are called, without their headers. Not from the slots: compiled classes do not tell these.
+PROPERTY_NAMES: Final = tuple(name for name in dir(Properties) if name[0] != "_" and name != "table")
 
 
 class Delivery:
