@@ -116,7 +116,7 @@ class Properties:
         self.cluster_id = cluster_id
 
 
-#: What a message's properties are called, without their headers. Not from the slots: compiled classes do not tell these.
+#: What a message's properties are called, without their headers. Compiled classes do not tell their slots.
 PROPERTY_NAMES: Final = tuple(name for name in dir(Properties) if name[0] != "_" and name != "table")
 
 
