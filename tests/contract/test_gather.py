@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -215,6 +215,24 @@ async def test_a_method_that_does_not_allow_it_is_refused_by_each_instance(url: 
             client.gather(made[0].charge)
         with pytest.raises(TypeError, match=r"broadcast=True"):
             await client.broadcast(made[0].charge)
+
+
+def test_a_method_with_items_is_not_asked_of_all_and_the_error_says_how_it_is_called(url: str) -> None:
+    service = Service("s")
+
+    @service.method
+    def store(items: Iterator[int]) -> int:
+        return len(list(items))
+
+    @service.method
+    def rows() -> Iterator[int]:
+        yield 1
+
+    client = Client(url)
+    with pytest.raises(TypeError, match=r"takes items and has one result: call it with client\.upload"):
+        client.gather(store, iter([1]))
+    with pytest.raises(TypeError, match=r"yields items: call it with client\.stream"):
+        client.broadcast(rows)
 
 
 async def test_a_pipeline_is_not_asked_of_all(url: str) -> None:

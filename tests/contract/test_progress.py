@@ -211,7 +211,13 @@ def test_what_cannot_be_called_is_refused() -> None:
     async def coroutine(_said: Progress) -> None:
         """It would never run."""
 
+    async def generator(_said: Progress) -> AsyncIterator[None]:
+        yield
+
+    class Coroutine:
+        async def __call__(self, _said: Progress) -> None: ...
+
     client = Client("amqp://127.0.0.1:1")
-    for wrong in (coroutine, 3):
+    for wrong in (coroutine, generator, Coroutine(), 3):
         with pytest.raises(TypeError, match="on_progress=print"):
             client.options(on_progress=wrong)  # type: ignore[arg-type]

@@ -455,8 +455,8 @@ def send(raw: Any, to: str, reply: str, *, type: str = "item", body: Any = None,
         ([{"seq": -1, "items": 1, "body": [1]}], "cannot be read"),
         ([{"items": 1, "body": [1]}], "cannot be read"),
         ([{"type": "what", "seq": 0, "items": 1, "body": [1]}], "cannot be read"),
-        ([{"seq": 0, "items": 1, "body": {"no": "array"}}], "does not fit"),
-        ([{"seq": 0, "items": 1, "body": ["text"]}], "item 0 does not fit"),
+        ([{"seq": 0, "items": 1, "body": {"no": "array"}}], "items must be an array"),
+        ([{"seq": 0, "items": 1, "body": ["text"]}], "item 0 must be"),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,6 +29,7 @@ from warren.protocol.evidence import conclude
 from warren.protocol.request import root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import method_of
+from warren.protocol.uploading import CALL, kind_of
 
 R = TypeVar("R")
 
@@ -121,6 +122,9 @@ class AskedOfAll:
                 f"{function!r} passes one result on: ask all instances of a method, and pass on each answer"
             )
         method = None if isinstance(function, str) else method_of(function)
+        if method is not None and kind_of(method) is not CALL:
+            kind = kind_of(method)
+            raise TypeError(f"{method.full_name} {kind.shown}: call it with client.{kind.verb}")
         if method is not None and not method.broadcast:
             raise TypeError(
                 f"{method.full_name} may not be asked of all instances at once: declare it with"

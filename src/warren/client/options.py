@@ -14,7 +14,7 @@ from warren.protocol import codecs
 from warren.protocol.progress import PROGRESS_FIELD, Progress
 from warren.protocol.request import encode_headers
 from warren.protocol.running import Running, get_running
-from warren.protocol.signature import Method
+from warren.protocol.signature import Method, is_async
 
 Encoding = Literal["json", "msgpack"]
 ReplyQueue = Literal["exclusive", "durable"]
@@ -156,7 +156,7 @@ def nested_deadline(running: Running | None, now: float) -> float | None:
 
 
 def _check_on_progress(on_progress: object) -> None:
-    if not callable(on_progress) or inspect.iscoroutinefunction(on_progress):
+    if not callable(on_progress) or is_async(on_progress) or inspect.isasyncgenfunction(on_progress):
         raise TypeError(f"on_progress={on_progress!r} is no plain function: say for example on_progress=print")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,6 +36,8 @@ AROUND = 16
 
 _GIVEN_UP = "nobody sends the items any more"
 _CUT_OFF = "the handler was cut off at its deadline while it waited for an item: allow more time"
+# Where in a message something does not fit; the caller knows its items by their numbers from the first.
+_PLACE = re.compile(r"items\[(\d+)\]")
 
 
 class _Message(NamedTuple):
@@ -203,9 +206,8 @@ class Inflow(_Arrived):
             content_type = codecs.normalise(as_text(message.content_type))
             items = deque(self._decoder(content_type)(message.body))
         except CodecError as error:
-            which = f"item {message.seq}" if message.number == 1 else f"an item from {message.seq} on"
-            failure = conclude(evidence.ITEM_REFUSED, f"{which} does not fit: {error}; send what does")
-            raise self._kept(failure) from error
+            told = _PLACE.sub(lambda found: f"item {message.seq + int(found[1])}", str(error), count=1)
+            raise self._kept(conclude(evidence.ITEM_REFUSED, f"{told}; send what the method takes")) from error
         if len(items) != message.number:
             raise self._kept(broken(f"{len(items)} items came in a message that says {message.number}"))
         return items

@@ -12,7 +12,7 @@ import functools
 import inspect
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -37,6 +37,8 @@ from warren.server.context import CurrentCall, Streams, cancel, current_call, en
 from warren.server.cutoffs import stop
 
 _ASYNC, _PLAIN = (AsyncIterator, AsyncGenerator), (Iterator, Generator)
+# What else a generator function may say that it returns. (Another function that returns an Iterable returns a list.)
+_UNSAID = (AsyncIterable, Iterable, Any, object, None)
 #: Seconds without a message after which an empty one asks the broker whether the caller's queue is still there.
 SIGN_OF_LIFE = 5.0
 #: Seconds that the loop gets to send what a thread has left behind.
@@ -86,16 +88,26 @@ def streamed(where: str, function: Callable[..., Any]) -> Streamed | None:
     """A function that yields, or says that it returns an iterator, as a method; None for any other.
 
     Raises:
-        TypeError: its items cannot travel.
+        TypeError: its items cannot travel, or it says that it returns something else.
     """
     try:
         hint = hints_of(where, function).get("return")
     except TypeError:
         hint = None  # which whoever declares it is told anyway
     origin = get_origin(hint) or hint
-    if inspect.isasyncgenfunction(function) or origin in _ASYNC:
+    on_loop, yields = inspect.isasyncgenfunction(function), inspect.isgeneratorfunction(function)
+    if (on_loop or yields) and origin not in (*_ASYNC, *_PLAIN, *_UNSAID):
+        said = returns_of({"return": hint})
+        raise TypeError(
+            f"{where}: it yields, and says that it returns {said}: say Iterator, or AsyncIterator, of an item"
+        )
+    if inspect.iscoroutinefunction(function) and origin in _PLAIN:
+        raise TypeError(
+            f"{where}: an `async def` yields on the event loop: say that it returns an AsyncIterator, and yield"
+        )
+    if on_loop or origin in _ASYNC:
         return Streamed(where, function, hint, on_loop=True)
-    if inspect.isgeneratorfunction(function) or origin in _PLAIN:
+    if yields or origin in _PLAIN:
         return Streamed(where, function, hint, on_loop=False)
     return None
 

@@ -88,7 +88,7 @@ class Taking:
         decode = self._decoders.get(content_type)
         if decode is None:
             decode = self._decoders[content_type] = codecs.decoder(
-                content_type, types.GenericAlias(list, (self._item,))
+                content_type, types.GenericAlias(list, (self._item,)), root="items"
             )
         return decode
 

@@ -1,6 +1,6 @@
 """Methods that yield, as they are declared."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -65,6 +65,48 @@ def test_items_without_a_type_may_be_anything() -> None:
         yield 1
 
     assert declared(rows).item_hint is Any
+
+
+def as_a_list(table: str) -> list[int]:  # type: ignore[misc]
+    yield 1
+
+
+def as_a_dict(table: str) -> dict[str, int]:  # type: ignore[misc]
+    yield "a"
+
+
+def as_one(table: str) -> int:  # type: ignore[misc]
+    yield 1
+
+
+async def on_loop_as_a_list(table: str) -> list[int]:  # type: ignore[misc]
+    yield 1
+
+
+@pytest.mark.parametrize("function", [as_a_list, as_a_dict, as_one, on_loop_as_a_list])
+def test_what_yields_and_says_that_it_returns_something_else_is_refused(function: Any) -> None:
+    with pytest.raises(TypeError, match=r"it yields, and says that it returns .*: say Iterator, or AsyncIterator"):
+        declared(function)
+
+
+def test_an_async_function_that_returns_a_plain_iterator_is_refused() -> None:
+    async def rows(table: str) -> Iterator[int]:
+        return iter([1])
+
+    with pytest.raises(TypeError, match=r"yields on the event loop: say that it returns an AsyncIterator, and yield"):
+        declared(rows)
+
+
+@pytest.mark.parametrize("says", [Iterable[int], Iterable, object, Any, None])
+def test_a_generator_may_say_less_of_what_it_returns(says: Any) -> None:
+    def rows():  # type: ignore[no-untyped-def]
+        yield 1
+
+    if says is not None:
+        rows.__annotations__["return"] = says
+    method = declared(rows)
+    assert method.streams
+    assert method.item_hint is (int if says == Iterable[int] else Any)
 
 
 def test_items_that_cannot_travel_are_refused() -> None:
