@@ -167,9 +167,7 @@ class BaseClient:
     ) -> Prepared:
         """A call with items that is to be begun."""
         if self._middleware:
-            raise TypeError(
-                f"a {kind.noun} does not pass through a client's middleware yet: make another client without it"
-            )
+            raise TypeError(f"no {kind.noun} passes through a client's middleware yet: make another client without it")
         return Prepared(self._options, self._errors, kind, target, args, kwargs, items, self._max_item)
 
     def _asked_of_all(

@@ -159,6 +159,8 @@ def _stage_method(function: Callable[..., Any]) -> Method:
         raise TypeError(
             f"{function!r} is a name, and a stage is a function: import it, or declare it with @service.stub"
         )
+    if isinstance(function, (list, tuple, Pipeline)):
+        raise TypeError(f"{function!r} is several stages: give one after the other, Pipeline(first).then(second)")
     method = method_of(function)
     if method.streams:
         raise TypeError(f"{method.full_name} yields items, and a stage has one result: return a list")

@@ -69,7 +69,7 @@ def _check(options: Options, kind: Kind) -> None:
         )
     if options.expect is not None:
         raise ValueError(
-            f"expect={options.expect}: one instance serves a {kind.noun}: leave expect to gather and broadcast"
+            f"expect={options.expect}: one instance serves each {kind.noun}: leave expect to gather and broadcast"
         )
 
 

@@ -96,6 +96,9 @@ def test_a_pipeline_of_stages_that_do_not_fit_is_refused_when_it_is_built() -> N
         Pipeline(count).then(show).then(count)
     with pytest.raises(TypeError, match=r"'shapes.show' is a name.*@service.stub$"):
         Pipeline("shapes.show")  # type: ignore[call-overload]
+    for several in ([count, show], (count, show), Pipeline(show)):
+        with pytest.raises(TypeError, match=r"is several stages: .*Pipeline\(first\)\.then\(second\)$"):
+            Pipeline(count).then(several)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not a method of a service"):
         Pipeline(len)
 
