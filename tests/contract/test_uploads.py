@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.serving import serving, serving_in_thread
@@ -445,6 +446,31 @@ async def test_an_item_of_another_type_is_an_error_in_the_handler(url: str, serv
         assert (caught.value.reason, caught.value.execution) == ("ITEM", Execution.EXECUTED)
         assert len(taking.ended) == 1
         assert isinstance(taking.ended[0], InvalidArgument)
+
+
+class Odd(msgspec.Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number == 1:
+            raise KeyError("a type's own code may raise whatever")
+
+
+async def test_an_item_whose_own_type_refuses_it_is_not_left_out(url: str, service_name: str) -> None:
+    service, refused = Service(service_name), list[Exception]()
+
+    @service.method
+    async def take(items: AsyncIterator[Odd]) -> int:
+        try:
+            await anext(items)
+        except Exception as error:
+            refused.append(error)
+        return len([item async for item in items])  # as the first ones cannot be had, this is no iterator that ends
+
+    async with serving(service, url=url), AsyncClient(url) as client:
+        with pytest.raises(InvalidArgument, match="KeyError|own code"):
+            await client.upload(take, [{"number": number} for number in range(3)])
+    assert isinstance(refused[0], InvalidArgument)
 
 
 async def test_an_item_that_cannot_travel_ends_the_call(url: str, service_name: str) -> None:

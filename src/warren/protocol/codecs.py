@@ -96,8 +96,8 @@ def decoder(content_type: str, hint: Any = Any, *, strict: bool = True, root: Ro
         except msgspec.ValidationError as error:
             raise ValidationError(complaints.explain(error, root)) from error
         # RecursionError: a bomb of nesting. TypeError: a map as the key of a map, before msgspec 0.22.
-        # UnicodeDecodeError is a ValueError.
-        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        # UnicodeDecodeError is a ValueError. A type's own code (`__post_init__`) may raise whatever.
+        except Exception as error:
             raise CodecError(_reason(error, root)) from error
 
     return guarded

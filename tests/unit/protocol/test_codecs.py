@@ -158,6 +158,20 @@ def test_an_unknown_content_type_is_refused_by_name(content_type: str) -> None:
         assert refused.value.reason == "ENCODING"
 
 
+class Picky(msgspec.Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        raise KeyError(self.number)
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_what_a_types_own_code_raises_is_a_refusal_of_the_value(content_type: str) -> None:
+    body = codecs.encode(content_type, {"number": 7})
+    with pytest.raises(CodecError, match="7"):
+        codecs.decoder(content_type, Picky)(body)
+
+
 def test_every_codec_error_is_a_value_error() -> None:
     assert all(issubclass(e, ValueError) for e in (CodecError, ValidationError, UnknownEncoding))
 
