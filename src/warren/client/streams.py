@@ -250,13 +250,23 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
         return self
 
     def __next__(self) -> T_co:
-        while not self._ready:
-            if self._over:
-                raise StopIteration
+        while self._ready or not self._over:
+            if not self._ready:
+                self._fill()
+            try:
+                return self._ready.popleft()
+            except IndexError:  # this was the end, or another thread was faster
+                continue
+        raise StopIteration
+
+    def _fill(self) -> None:
+        """Wait for what comes next, unless another thread has while this one looked."""
+        with self._alone():
+            if self._ready or self._over:
+                return
             held = self._begun()
-            with self._alone(), self._last_error():
+            with self._last_error():
                 self._accept(self._next(held))
-        return self._ready.popleft()
 
     def _next(self, held: Held) -> Message | End:
         taking = Taking(held)

@@ -148,19 +148,21 @@ class Inflow(_Arrived):
         """Its items, for a handler in a thread."""
         return Items(self)
 
-    async def take(self) -> deque[Any] | None:
-        """The items that come next; None at the end."""
+    async def take(self, ready: deque[Any]) -> bool:
+        """Lay the items ready that come next; False at the end."""
         with self._alone():
             self._consume()
             while (found := self._next()) is _NOTHING:
                 self._waiting = self._loop.create_future()
                 await self._waiting
-            return None if found is None else self._read(found)
+            return self._lay_ready(found, ready)
 
-    def take_in_thread(self) -> deque[Any] | None:
+    def take_in_thread(self, ready: deque[Any]) -> bool:
         """The same in a thread."""
         call = self.attempt.call
         with self._alone():
+            if ready:  # another thread has taken some since this one looked
+                return True
             self._consume()
             forget = call.on_cancelled(self.stop)
             try:
@@ -170,13 +172,17 @@ class Inflow(_Arrived):
                             self._cut_off(self.attempt.limit, _CUT_OFF)
             finally:
                 forget()
-            return None if found is None else self._read(found)
+            return self._lay_ready(found, ready)
+
+    def _lay_ready(self, found: _Message | None, ready: deque[Any]) -> bool:
+        if found is not None:
+            ready.extend(self._read(found))
+        return found is not None
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Two at a time would change the order of items."""
-        if self._closed:
-            raise RuntimeError("the call that these items were sent to has ended: take them in its handler")
+        self._refuse_late()
         if not self._turn.acquire(blocking=False):
             raise RuntimeError("two take from one iterator at a time: let one of them take, and hand on what it gets")
         try:
@@ -186,6 +192,7 @@ class Inflow(_Arrived):
 
     def _next(self) -> Any:
         """What there is to take: a message, None at the end, or nothing yet."""
+        self._refuse_late()
         if self._stopped:
             self._cut_off(evidence.GIVEN_UP, _GIVEN_UP)
         if self._messages:
@@ -195,16 +202,20 @@ class Inflow(_Arrived):
             raise self._failure
         return _NOTHING if self._count is None else None
 
+    def _refuse_late(self) -> None:
+        if self._closed:
+            raise RuntimeError("the call that these items were sent to has ended: take them in its handler")
+
     def _cut_off(self, ending: evidence.Ending, why: str) -> None:
         """End a thread's handler as a task is ended."""
         self.attempt.stopped_by = self.attempt.stopped_by or (ending, why)
         raise asyncio.CancelledError(why)
 
-    def _read(self, message: _Message) -> deque[Any]:
+    def _read(self, message: _Message) -> list[Any]:
         """The items of a message; where they cannot be read, nothing that follows is handed out either."""
         try:
             content_type = codecs.normalise(as_text(message.content_type))
-            items = deque(self._decoder(content_type)(message.body))
+            items: list[Any] = self._decoder(content_type)(message.body)
         except CodecError as error:
             told = _PLACE.sub(lambda found: f"item {message.seq + int(found[1])}", str(error), count=1)
             raise self._kept(conclude(evidence.ITEM_REFUSED, f"{told}; send what the method takes")) from error
@@ -255,8 +266,10 @@ class Inflow(_Arrived):
         self._watch()
 
     def close(self) -> None:
-        """The handler has ended."""
-        self._closed = True
+        """The handler has ended: whatever else waits for an item hears of it."""
+        with self._changed:
+            self._closed = True
+            self._wake()
         self.on_closed(self)
         with contextlib.suppress(RuntimeError):  # the loop was closed under a thread
             self._loop.call_soon_threadsafe(self._forget_timer)
@@ -286,11 +299,8 @@ class AsyncItems(AsyncIterator[Any]):
         return self
 
     async def __anext__(self) -> Any:
-        while not self._ready:
-            items = await self._inflow.take()
-            if items is None:
-                raise StopAsyncIteration
-            self._ready = items
+        if not self._ready and not await self._inflow.take(self._ready):
+            raise StopAsyncIteration
         return self._ready.popleft()
 
 
@@ -305,9 +315,9 @@ class Items(Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        while not self._ready:
-            items = self._inflow.take_in_thread()
-            if items is None:
-                raise StopIteration
-            self._ready = items
-        return self._ready.popleft()
+        while self._ready or self._inflow.take_in_thread(self._ready):
+            try:
+                return self._ready.popleft()
+            except IndexError:  # another thread was faster
+                continue
+        raise StopIteration
