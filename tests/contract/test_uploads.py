@@ -301,6 +301,94 @@ def test_a_threads_items_that_raise_end_a_conversation(url: str, service_name: s
         wait_for(lambda: taking.ended)
 
 
+async def begun(source: Source) -> AsyncIterator[Row]:
+    """What is left of items, of which one was taken before."""
+    items = source.on_loop()
+    await anext(items)
+    return items
+
+
+def begun_in_thread(source: Source) -> Iterator[Row]:
+    items = source.in_thread()
+    next(items)
+    return items
+
+
+async def both_begun(source: Source) -> list[Any]:
+    return [await begun(source), begun_in_thread(source)]
+
+
+async def test_items_that_were_begun_are_closed_where_the_handler_takes_none(url: str, service_name: str) -> None:
+    async with taking_and_client(url, service_name) as (taking, client):
+        source = Source(10)
+        kept = await both_begun(source)
+        for items in kept:
+            assert await client.upload(taking.some_on_loop, items, 0) == 0
+        assert len(source.closed) == 2
+
+
+async def test_items_that_were_begun_are_closed_where_the_call_cannot_begin(url: str, service_name: str) -> None:
+    source, taking = Source(10), Taking(service_name)
+    kept = await both_begun(source)
+    async with serving(taking.service, url=url), AsyncClient(url, timeout=60, max_in_flight=1) as client:
+        first = asyncio.create_task(client.upload(taking.on_loop, Source(1, hang=True).on_loop()))
+        await until(lambda: taking.taken == 1)
+        for items in kept:
+            with pytest.raises(Overloaded):
+                await client.upload(taking.on_loop, items)
+        first.cancel()
+        await asyncio.wait([first])
+    assert len(source.closed) == 2
+    kept = await both_begun(source)
+    for items in kept:
+        with pytest.raises(Cancelled):  # the client is closed
+            await client.upload("nobody.there", items)
+    assert len(source.closed) == 4
+
+
+async def test_items_that_were_begun_are_closed_with_a_conversation_that_was_not(url: str, service_name: str) -> None:
+    source = Source(10)
+    kept = await both_begun(source)
+    async with AsyncClient(url) as client:
+        for items in kept:
+            async with client.converse("nobody.there", items):
+                pass
+    assert len(source.closed) == 2
+    rest = begun_in_thread(source)
+    with Client(url) as blocking, blocking.converse("nobody.there", rest):
+        pass
+    assert len(source.closed) == 3
+
+
+def test_a_result_is_there_though_the_items_fail_to_close(
+    url: str, service_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def items() -> Iterator[Row]:
+        try:
+            while True:
+                yield Row(0)
+        finally:
+            raise OSError("no room left")
+
+    with in_another_thread(url, service_name) as (taking, client):
+        assert client.upload(taking.some_on_loop, items(), 3) == 3
+        assert "failed to close" in caplog.text
+        assert "no room left" in caplog.text
+
+
+async def test_items_that_are_not_async_cannot_end_as_if_they_were(url: str, service_name: str) -> None:
+    class Strange:
+        def __iter__(self) -> Iterator[Row]:
+            return self
+
+        def __next__(self) -> Row:
+            raise StopAsyncIteration
+
+    async with taking_and_client(url, service_name) as (taking, client):
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            await client.upload(taking.on_loop, Strange())
+
+
 def test_items_that_cannot_even_be_begun_begin_no_call(url: str, service_name: str) -> None:
     class Broken:
         def __iter__(self) -> Iterator[Row]:

@@ -74,7 +74,7 @@ class AsyncUploads(BaseClient):
             Exception: what the items, or the handler, have raised.
         """
         prepared = self._prepared(UPLOAD, target, args, kwargs, checked_items(items, on_loop=True))
-        return await upload(prepared, cast("Any", self)._shared.core())
+        return await upload(prepared, cast("Any", self)._shared.core)
 
     @overload
     def converse(

@@ -84,7 +84,11 @@ class Inlet:
         self._end: End | None = None
         self._sending = sending
         self._call: PendingCall | None = None
-        self._call = line.start(target, body, deadline, self)
+        try:
+            self._call = line.start(target, body, deadline, self)
+        except BaseException:
+            self._stop_sending()
+            raise
         if sending is not None:
             sending.begin(self._call.id, line.cancels.uplink, self)
 

@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from warren.client.outcomes import upload_idle, upload_lost, upload_refused, upload_stopped
 from warren.client.uplink import Publish, Sender, Uplink
-from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol import codecs
 from warren.protocol.codecs import CodecError
@@ -262,7 +261,7 @@ class Sending(_Filled, Sender):
         if self._grace is None and not self.over:
             self._grace = self._loop.call_later(_GRACE, lambda: self.fail(upload_lost()))
 
-    def fail(self, error: CallError) -> None:
+    def fail(self, error: BaseException) -> None:
         if not self.over:
             self._owner.fail(error)
 
@@ -298,54 +297,88 @@ def checked_items(items: Any, *, on_loop: bool) -> Any:
 
 
 class AsyncFeed:
-    """The items of an upload, taken in a task of their own."""
+    """The items of an upload, taken in a task of their own; where there is no call to take them, they are closed."""
 
-    def __init__(self, sending: Sending, items: AsyncIterable[Any] | Iterable[Any], owner: Ended) -> None:
-        """Begin to take them."""
-        self._task = asyncio.get_running_loop().create_task(_feed(sending, items))
-        self._task.add_done_callback(lambda task: _fed(task, sending, owner))
+    def __init__(self, sending: Sending, items: AsyncIterable[Any] | Iterable[Any]) -> None:
+        """Begin to take them when the loop comes to it."""
+        self._sending = sending
+        self._begun = False
+        self._task = asyncio.get_running_loop().create_task(self._run(items))
+        self._task.add_done_callback(self._fed)
         sending.on_over = self._stop
 
     def _stop(self) -> None:
-        self._task.cancel()
+        if self._begun:  # else it would close nothing; and it sees by itself that it is over
+            self._task.cancel()
 
     async def closed(self) -> None:
         """Wait, once the call has ended, until what they come from is closed: not for ever, as that is others' code."""
         if not self._task.done() and self._task is not asyncio.current_task():
             await asyncio.wait([self._task], timeout=_PATIENCE)
 
+    async def _run(self, items: AsyncIterable[Any] | Iterable[Any]) -> None:
+        self._begun = True
+        iterator = aiter(items) if isinstance(items, AsyncIterable) else _Plain(iter(items))
+        try:
+            while await self._sending.room():
+                try:
+                    item = await anext(iterator)
+                except StopAsyncIteration:
+                    self._sending.end()
+                    return
+                self._sending.put(item)
+        finally:
+            if hasattr(iterator, "aclose"):
+                with _logged():
+                    await iterator.aclose()
 
-async def _feed(sending: Sending, items: AsyncIterable[Any] | Iterable[Any]) -> None:
-    iterator = aiter(items) if isinstance(items, AsyncIterable) else _as_async(items)
-    try:
-        while await sending.room():
-            try:
-                item = await anext(iterator)
-            except StopAsyncIteration:
-                sending.end()
-                return
-            sending.put(item)
-    finally:
-        if hasattr(iterator, "aclose"):
-            await iterator.aclose()
-        if isinstance(items, Generator):  # also where nobody has asked for an item
+    def _fed(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if self._sending.over:
+            if error is not None:
+                log.error("what gave an upload its items failed when its call had ended: mend it", exc_info=error)
+        elif task.cancelled():
+            self._sending.fail(upload_stopped())
+        elif error is not None:
+            self._sending.fail(error)
+
+
+class _Plain(AsyncIterator[Any]):
+    """An iterator that is not async, as one that is."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+
+    async def __anext__(self) -> Any:
+        try:
+            item = next(self._iterator, _NOTHING)
+        except StopAsyncIteration as error:
+            raise RuntimeError("items that are not async raised StopAsyncIteration, which would end them") from error
+        if item is _NOTHING:
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        close_generator(self._iterator)
+
+
+_NOTHING: Any = object()
+
+
+def close_generator(items: Any) -> None:
+    """Close what items come from; a file, say, stays open, as it is somebody else's."""
+    if isinstance(items, Generator):
+        with _logged():
             items.close()
 
 
-async def _as_async(items: Iterable[Any]) -> AsyncGenerator[Any, None]:
-    for item in items:
-        yield item
-
-
-def _fed(task: asyncio.Task[None], sending: Sending, owner: Ended) -> None:
-    error = None if task.cancelled() else task.exception()
-    if sending.over:
-        if error is not None:
-            log.error("what gave an upload its items failed to close: mend it", exc_info=error)
-    elif task.cancelled():
-        owner.fail(upload_stopped())
-    elif error is not None:
-        owner.fail(error)
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """What closing raises is logged: how the call has ended is not hidden by that."""
+    try:
+        yield
+    except Exception:
+        log.exception("what gave an upload its items failed to close: mend it")
 
 
 class Feed:
@@ -383,10 +416,9 @@ class Feed:
         return True
 
     def close(self) -> None:
-        """Close what they come from; a file, say, stays open, as it is somebody else's."""
+        """Close what they come from."""
         self._is_done = True
-        if isinstance(self._iterator, Generator):
-            self._iterator.close()
+        close_generator(self._iterator)
 
 
 def feed_in_thread(feed: Feed, fail: Callable[[BaseException], None]) -> None:

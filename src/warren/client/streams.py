@@ -18,7 +18,7 @@ from warren.client.inlet import End, Inlet, Message
 from warren.client.io_thread import IOThread
 from warren.client.outcomes import after_items, after_sending
 from warren.client.prepared import Prepared
-from warren.client.sending import AsyncFeed, Feed, Sending, feed_in_thread
+from warren.client.sending import AsyncFeed, Feed, Sending, close_generator, feed_in_thread
 from warren.client.waiters import Waiting, Withdrawal
 from warren.errors import CallError
 from warren.protocol.running import Running
@@ -128,18 +128,24 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
             core, prepared = self._core(), self._prepared
             options, self._loop = prepared.options, core.loop
             with self._last_error():
-                self._inlet = inlet = Inlet(
+                self._feed_beside()
+                self._inlet = Inlet(
                     core, prepared.target, prepared.body, options.deadline(), options.idle_timeout, self._sending
                 )
-                if self._sending is not None:
-                    self._feed = AsyncFeed(self._sending, prepared.items, inlet)
         elif self._loop is not asyncio.get_running_loop():
             raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
         return self._inlet
 
+    def _feed_beside(self) -> None:
+        if self._sending is not None:
+            self._feed = AsyncFeed(self._sending, self._prepared.items)
+
     async def aclose(self) -> None:
         """Give the call up, if it has not ended; any number of times."""
         self._close()
+        if self._inlet is None and self._feed is None and self._sending is not None:
+            self._sending.close()
+            self._feed_beside()  # which only closes what they come from
         if self._feed is not None:
             await self._feed.closed()
 
@@ -307,6 +313,8 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
         In a forked child it leaves the parent's call alone.
         """
         self._close()
+        if self._held is None:
+            close_generator(self._prepared.items)
 
     def _close(self) -> None:
         held, over, self._over = self._held, self._over, True

@@ -17,26 +17,33 @@ from warren.client.waiters import Withdrawal
 from warren.errors import CallError
 
 
-async def upload(prepared: Prepared, core: ClientCore) -> Any:
+async def upload(prepared: Prepared, core: Callable[[], ClientCore]) -> Any:
     """Make an upload, in the task that runs; its items are taken in one beside.
 
     Raises:
         Exception: what it has ended in instead of a result, or what its items have raised.
     """
-    options = prepared.options
-    sending, future = _sending(prepared), TakerFuture()
-    inlet = Inlet(core, prepared.target, prepared.body, options.deadline(), None, sending)
-    inlet.take(future)
-    feed = AsyncFeed(sending, prepared.items, inlet)
+    sending = _sending(prepared)
+    feed = AsyncFeed(sending, prepared.items)
     try:
-        return prepared.read_result(await future)
+        return prepared.read_result(await _outcome(prepared, core(), sending))
     except Exception as error:
         after_sending(error, sending.sent, sending.taken)
         raise
     finally:
+        sending.close()
+        await feed.closed()
+
+
+async def _outcome(prepared: Prepared, core: ClientCore, sending: Sending) -> Any:
+    future = TakerFuture()
+    inlet = Inlet(core, prepared.target, prepared.body, prepared.options.deadline(), None, sending)
+    try:
+        inlet.take(future)
+        return await future
+    finally:
         inlet.give_up()
         del future, inlet  # what they hold may be the exception that is raised: no cycle with this frame
-        await feed.closed()
 
 
 def _sending(prepared: Prepared) -> Sending:
