@@ -196,6 +196,7 @@ class Sending(_Filled, Sender):
         self._to = b""
         self._id = b""
         self._uplink: Uplink | None = None
+        self._owner: Ended | None = None
 
     def begin(self, call_id: bytes, uplink: Uplink, owner: Ended) -> None:
         """It belongs to this call, which has begun."""
@@ -262,7 +263,7 @@ class Sending(_Filled, Sender):
             self._grace = self._loop.call_later(_GRACE, lambda: self.fail(upload_lost()))
 
     def fail(self, error: BaseException) -> None:
-        if not self.over:
+        if not self.over and self._owner is not None:
             self._owner.fail(error)
 
     def close(self) -> None:
@@ -271,6 +272,7 @@ class Sending(_Filled, Sender):
         self._wake()
         on_over, self.on_over = self.on_over, _do_nothing  # once: it would disturb what closes
         on_over()
+        self._owner = None  # which knows this one: no cycle
         if self._uplink is not None:
             self._uplink.forget(self)
         for timer in (self._timer, self._grace):
@@ -353,7 +355,7 @@ class _Plain(AsyncIterator[Any]):
         try:
             item = next(self._iterator, _NOTHING)
         except StopAsyncIteration as error:
-            raise RuntimeError("items that are not async raised StopAsyncIteration, which would end them") from error
+            raise RuntimeError("an iterator that is not async raised StopAsyncIteration: raise StopIteration at the end") from error
         if item is _NOTHING:
             raise StopAsyncIteration
         return item
