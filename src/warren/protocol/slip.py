@@ -18,7 +18,7 @@ from warren.amqp.tables import encode_value, join_table, pick, split_table
 from warren.errors import CallError
 from warren.protocol import evidence, topology
 from warren.protocol.request import BOUNCE_LIMIT, LEAN, PERSISTENT, VERSION, Request, check_name
-from warren.protocol.stage import SLIP, Following, is_carried, slip_field
+from warren.protocol.stage import SLIP, Following, is_carried, slip_field, slip_text
 
 #: Behind a method's name: asks for it as a stage. No method has such a name, so whoever knows no slips refuses it.
 MARK: Final = ">"
@@ -174,11 +174,10 @@ def read_slip(p: Properties) -> Slip:
     Raises:
         SlipError: there is none, or none that makes sense.
     """
-    try:
-        text = pick(p.table or b"", _SLIP).get(SLIP)
-    except FrameError as error:
-        raise SlipError(f"the headers of a stage cannot be read: {error}; send an AMQP table") from error
-    if not isinstance(text, str) or len(text) > LONGEST:
+    text = slip_text(p)  # first: a worker knows slips by these bytes, so they have to be what is read
+    if text is None:
+        text = _found_text(p)
+    if text is None or len(text) > LONGEST:
         raise SlipError(
             f"a stage of a pipeline has no slip: send the header {SLIP!r}, a text of at most {LONGEST} bytes"
         )
@@ -193,6 +192,15 @@ def read_slip(p: Properties) -> Slip:
         if stage.undo is not None:
             _check_target(stage.undo)
     return slip
+
+
+def _found_text(p: Properties) -> bytes | None:
+    """The text of the slip, wherever among the headers it stands."""
+    try:
+        text = pick(p.table or b"", _SLIP).get(SLIP)
+    except FrameError as error:
+        raise SlipError(f"the headers of a stage cannot be read: {error}; send an AMQP table") from error
+    return text.encode() if isinstance(text, str) else None
 
 
 def _check_target(full_name: str) -> None:
