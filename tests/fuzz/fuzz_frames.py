@@ -28,6 +28,9 @@ class Log:
     def delivered(self, d: Delivery) -> None:
         self.events.append((d.tag, d.redelivered, d.route(), d.properties, d.body, d.body_size))
 
+    def returned(self, d: Delivery) -> None:
+        self.events.append((d.envelope, d.properties, d.body))
+
     def confirmed(self, tag: int, multiple: bool) -> None:
         self.events.append((tag, multiple))
 

@@ -13,7 +13,7 @@ from pika import spec
 
 from tests.property import strategies as some
 from tests.support import pika_frames
-from warren.amqp.frames import Delivery, FrameError
+from warren.amqp.frames import Delivery, FrameError, read_return
 from warren.amqp.splitter import Splitter
 
 TAPPED = (1, 7)
@@ -40,6 +40,9 @@ class Log:
 
     def delivered(self, d: Delivery) -> None:
         self.events.append(("delivered", d.tag, d.redelivered, d.route(), d.properties, d.body, d.body_size))
+
+    def returned(self, d: Delivery) -> None:
+        self.events.append(("returned", read_return(d.envelope), d.properties, d.body))
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         self.events.append(("confirmed", tag, multiple))
@@ -119,15 +122,19 @@ def _hot(data: bytes, event: Event, tapped: bool) -> Frame:
 
 
 @st.composite
-def returns(draw: st.DrawFn, channel: int) -> list[Frame]:
-    """Content that is Pika's even on a tapped channel."""
-    chunks = draw(bodies)
+def returns(draw: st.DrawFn, channel: int, tapped: bool) -> list[Frame]:
+    chunks, exchange, key = draw(bodies), draw(some.short), draw(some.short)
+    props = spec.BasicProperties(**draw(some.property_sets))
     made = [
-        pika_frames.method(channel, spec.Basic.Return(312, "NO_ROUTE", draw(some.short), draw(some.short))),
-        pika_frames.header(channel, sum(map(len, chunks)), spec.BasicProperties(**draw(some.property_sets))),
+        pika_frames.method(channel, spec.Basic.Return(312, "NO_ROUTE", exchange, key)),
+        pika_frames.header(channel, sum(map(len, chunks)), props),
         *(pika_frames.body(channel, chunk) for chunk in chunks),
     ]
-    return [Frame(data, for_pika=True) for data in made]
+    if not tapped:
+        return [Frame(data, for_pika=True) for data in made]
+    told = (b"NO_ROUTE", exchange.encode(), key.encode())
+    event = ("returned", told, pika_frames.properties(props), b"".join(chunks))
+    return [Frame(data) for data in made[:-1]] + [Frame(made[-1], event)]
 
 
 PIKA_ONLY = (
@@ -145,7 +152,7 @@ PIKA_ONLY = (
 def on_channel(channel: int, tapped: bool) -> st.SearchStrategy[list[Frame]]:
     """All frames of one channel, in order."""
     methods = st.sampled_from(PIKA_ONLY).map(lambda m: [Frame(pika_frames.method(channel, m), for_pika=True)])
-    event = st.one_of(deliveries(channel, tapped), confirms(channel, tapped), returns(channel), methods)
+    event = st.one_of(deliveries(channel, tapped), confirms(channel, tapped), returns(channel, tapped), methods)
     return st.lists(event, max_size=4).map(lambda parts: list(itertools.chain.from_iterable(parts)))
 
 
@@ -240,7 +247,7 @@ almost_frames = st.builds(
         st.binary(max_size=40),
         st.builds(
             lambda m, rest: m + rest,
-            st.sampled_from([b"\0<\0<", b"\0<\0G", b"\0<\0P", b"\0<\0x"]),
+            st.sampled_from([b"\0<\0<", b"\0<\0002", b"\0<\0G", b"\0<\0P", b"\0<\0x"]),
             st.binary(max_size=24),
         ),
     ),
@@ -268,6 +275,9 @@ class Counter:
     count = 0
 
     def delivered(self, _delivery: Delivery) -> None:
+        self.count += 1
+
+    def returned(self, _delivery: Delivery) -> None:
         self.count += 1
 
     def confirmed(self, _tag: int, _multiple: bool) -> None:

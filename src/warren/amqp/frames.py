@@ -118,6 +118,8 @@ class Properties:
 
 #: What a message's properties are called, without their headers. Compiled classes do not tell their slots.
 PROPERTY_NAMES: Final = tuple(name for name in dir(Properties) if name[0] != "_" and name != "table")
+#: The tag of what has come back: nothing to acknowledge. Broker's tags are not negative.
+RETURNED: Final = -1
 
 
 class Delivery:
@@ -247,6 +249,28 @@ def reject_frame(channel: int, tag: int) -> bytes:
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def read_return(envelope: bytes) -> tuple[bytes, bytes, bytes]:
+    """Why a message came back, in words, and the exchange and routing key that it was published with.
+
+    Raises:
+        FrameError: it does not add up.
+    """
+    try:
+        why, i = _shortstr_at(envelope, 2)  # past the code
+        exchange, i = _shortstr_at(envelope, i)
+        key, i = _shortstr_at(envelope, i)
+    except IndexError as error:
+        raise FrameError("a return ends too early") from error
+    if i != len(envelope):
+        raise FrameError("a return does not end with its routing key")
+    return why, exchange, key
+
+
+def _shortstr_at(data: bytes, i: int) -> tuple[bytes, int]:
+    end = i + 1 + data[i]
+    return data[i + 1 : end], end
 
 
 def decode_properties(data: bytes) -> Properties:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from warren.amqp.frames import BODY, END, HEADER, METHOD, OVERHEAD, Delivery, FrameError
+from warren.amqp.frames import BODY, END, HEADER, METHOD, OVERHEAD, RETURNED, Delivery, FrameError
 from warren.amqp.numbers import read_frame_head, read_tag_and_flag, read_u32, read_u64
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
+_RETURN: Final = 60 << 16 | 50
 _DELIVER: Final = 60 << 16 | 60
 _GET_OK: Final = 60 << 16 | 71
 _ACK: Final = 60 << 16 | 80
@@ -23,9 +24,13 @@ _NO_END: Final = "a frame does not end with its end mark"
 
 
 class Tap(Protocol):
-    """Who takes the hot frames of one channel."""
+    """Who takes the hot frames of one channel.
+
+    What comes back (`returned`) is a delivery that is tagged so, and whole, whatever its size: we have published it.
+    """
 
     def delivered(self, delivery: Delivery) -> None: ...
+    def returned(self, delivery: Delivery) -> None: ...
     def confirmed(self, tag: int, multiple: bool) -> None: ...
     def refused(self, tag: int, multiple: bool) -> None: ...
 
@@ -75,6 +80,8 @@ class _Content:
                 raise FrameError(_SHORT)
             tag, redelivered = read_tag_and_flag(data, start + 4)
             self._delivery = Delivery(tag, bool(redelivered), data[start + 13 : stop - 4])  # a count comes last
+        elif method == _RETURN:
+            self._delivery = Delivery(RETURNED, False, data[start + 4 : stop])
         elif method not in (_ACK, _NACK):
             return False
         elif stop - start < 13:
@@ -93,7 +100,7 @@ class _Content:
         size = read_u64(data, start + 4)[0]
         delivery.properties = data[start + 12 : stop]
         delivery.body_size = self._missing = size
-        if size > self._limit:
+        if size > self._limit and delivery.tag != RETURNED:
             delivery.body = None
         elif not size:
             self._finish(delivery)
@@ -126,7 +133,10 @@ class _Content:
     def _finish(self, delivery: Delivery) -> None:
         self._delivery = None
         self._splitter.delivered = True
-        self.tap.delivered(delivery)
+        if delivery.tag == RETURNED:
+            self.tap.returned(delivery)
+        else:
+            self.tap.delivered(delivery)
 
 
 class Splitter:
@@ -150,7 +160,7 @@ class Splitter:
         self.delivered = False
 
     def tap(self, channel: int, tap: Tap, *, body_limit: int) -> None:
-        """From now on `tap` gets the deliveries and confirms of `channel`."""
+        """From now on `tap` gets the deliveries, returns and confirms of `channel`."""
         self._contents[channel] = _Content(self, tap, body_limit)
 
     def untap(self, channel: int) -> None:

@@ -14,7 +14,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from warren.amqp import frames
 from warren.amqp.acks import Acks
-from warren.amqp.frames import Delivery
+from warren.amqp.frames import Delivery, decode_properties
 from warren.connection.diagnosis import describe
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.futures import reject, resolve
@@ -128,14 +128,14 @@ class Returned(NamedTuple):
     Attributes:
         route: exchange and routing key of the publish.
         channel: on which it was published.
-        properties: its property bytes; None where they cannot be written again.
+        properties: its property bytes, as they were published.
     """
 
     route: tuple[bytes, bytes]
     correlation_id: bytes | None
     why: str
     channel: HotChannel | None = None
-    properties: bytes | None = None
+    properties: bytes = b""
     body: bytes = b""
 
 
@@ -149,18 +149,11 @@ class Receiver(Protocol):
     def consumer_cancelled(self, channel: HotChannel) -> None: ...
 
 
-def _returned(channel: HotChannel, method: Any, properties: Any, body: bytes) -> Returned:
-    route = _raw(method.exchange) or b"", _raw(method.routing_key) or b""
-    try:
-        written = b"".join(properties.encode())
-    except Exception:  # headers that Pika reads and does not write
-        written = None
-    return Returned(route, _raw(properties.correlation_id), str(method.reply_text), channel, written, body)
-
-
-def _raw(text: str | bytes | None) -> bytes | None:
-    """The bytes of a short string; Pika leaves one that is not UTF-8 as bytes."""
-    return text.encode() if isinstance(text, str) else text
+def _returned(channel: HotChannel, delivery: Delivery) -> Returned:
+    """Not by way of Pika: it cannot read all headers that AMQP has, and would write others than it has read."""
+    why, exchange, key = frames.read_return(delivery.envelope)
+    id, body = decode_properties(delivery.properties).correlation_id, delivery.body or b""
+    return Returned((exchange, key), id, why.decode("utf-8", "replace"), channel, delivery.properties, body)
 
 
 class _Proofs:
@@ -212,7 +205,7 @@ async def _fill(acks: Acks, inspect: Callable[[], Awaitable[tuple[int, int]]], w
 
 
 class HotChannel(Channel):
-    """A channel for messages: publishes, acknowledgements, deliveries and confirms go past Pika."""
+    """A channel for messages: publishes, acknowledgements, deliveries, returns and confirms go past Pika."""
 
     def __init__(self, raw: PikaChannel, stream: Stream) -> None:
         super().__init__(raw, stream)
@@ -232,7 +225,6 @@ class HotChannel(Channel):
         self._receiver = receiver
         self._stream.splitter.tap(self.number, self, body_limit=body_limit)
         self._stream.before_flush(self._write_acks)
-        self._raw.add_on_return_callback(self._on_return)
         self._raw.add_on_cancel_callback(self._on_cancel)
 
     async def confirm(self) -> None:
@@ -381,6 +373,10 @@ class HotChannel(Channel):
             self._acks.open(delivery.tag)
         self._receiver.delivered(self, delivery)
 
+    def returned(self, delivery: Delivery) -> None:
+        assert self._receiver is not None
+        self._receiver.returned(_returned(self, delivery))
+
     def confirmed(self, tag: int, multiple: bool) -> None:
         assert self._receiver is not None
         self._receiver.confirmed(tag, multiple)
@@ -402,10 +398,6 @@ class HotChannel(Channel):
             self.consumers.remove(tag)
         if not self.consumers:
             self._receiver.consumer_cancelled(self)
-
-    def _on_return(self, _channel: object, method: Any, properties: Any, body: bytes) -> None:
-        assert self._receiver is not None
-        self._receiver.returned(_returned(self, method, properties, body))
 
     def _detach(self) -> None:
         self._stream.splitter.untap(self.number)

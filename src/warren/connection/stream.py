@@ -4,7 +4,7 @@ A stream
 
 * sends everything that was written in one turn of the loop with one call of the transport: one place writes, one
   flushes;
-* hands the deliveries and confirms of tapped channels to their tap and every other frame, untouched, to Pika;
+* hands the deliveries, returns and confirms of tapped channels to their tap and every other frame, untouched, to Pika;
 * keeps Pika's liveness check satisfied while only hot frames arrive, by showing it a heartbeat once a second;
 * sends a heartbeat from outside (`beat`) when user code blocks the loop.
 """

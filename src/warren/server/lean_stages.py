@@ -76,7 +76,7 @@ class LeanStages:
 
 def _read(message: Returned) -> Request | None:
     delivery = Delivery(0, False, b"\x00")
-    delivery.properties = message.properties or b""
+    delivery.properties = message.properties
     try:
         return Request(delivery)
     except FrameError:

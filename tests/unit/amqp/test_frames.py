@@ -10,7 +10,7 @@ from pika import spec
 
 from tests.support import pika_frames
 from warren.amqp import frames
-from warren.amqp.frames import Delivery, FrameError, Properties
+from warren.amqp.frames import Delivery, FrameError, Properties, encode_properties
 from warren.amqp.splitter import Splitter
 
 FRAME_MAX = 4096
@@ -21,10 +21,14 @@ class Log:
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
+        self.returns: list[Delivery] = []
         self.confirms: list[tuple[str, int, bool]] = []
 
     def delivered(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
+
+    def returned(self, delivery: Delivery) -> None:
+        self.returns.append(delivery)
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         self.confirms.append(("confirmed", tag, multiple))
@@ -236,13 +240,40 @@ def test_all_other_frames_are_passed_on_untouched(frame: bytes) -> None:
     assert Receiving().feed(frame).passed_on == [frame]
 
 
-def test_a_returned_message_is_passed_on_with_its_content() -> None:
-    made = [
+def come_back(head: bytes, *chunks: bytes) -> list[Delivery]:
+    """What is told of a return with these property bytes."""
+    size = sum(map(len, chunks))
+    payload = (60).to_bytes(4, "big")[2:] + bytes(2) + size.to_bytes(8, "big") + head
+    made = (
         pika_frames.method(1, spec.Basic.Return(312, "NO_ROUTE", "warren", "calc")),
-        header(2),
-        body(b"ab"),
-    ]
-    assert Receiving().feed(b"".join(made)).passed_on == made
+        b"\x02\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce",
+        *(body(chunk) for chunk in chunks),
+    )
+    receiving = Receiving(body_limit=1).feed(b"".join(made))
+    assert receiving.passed_on == []
+    assert receiving.log.deliveries == []
+    return receiving.log.returns
+
+
+def test_a_message_that_comes_back_is_whole_whatever_is_received_otherwise() -> None:
+    (returned,) = come_back(b"\x00\x00", b"ab", b"c")
+    assert frames.read_return(returned.envelope) == (b"NO_ROUTE", b"warren", b"calc")
+    assert returned.body == b"abc"
+
+
+@pytest.mark.parametrize("value", [b"T" + b"\xff" * 8, b"d\x3f\xe0" + bytes(6), b"b\x07", b"S\x00\x00\x00\x01\xff"])
+def test_headers_that_pika_cannot_read_or_write_come_back_as_they_were(value: bytes) -> None:
+    table = b"\x01a" + value
+    head = encode_properties(Properties(table=table))
+    assert [returned.properties for returned in come_back(head)] == [head]
+
+
+@pytest.mark.parametrize(
+    "envelope", [b"", b"\x01\x38", b"\x01\x38\x00\x00", b"\x01\x38\x00\x00\x05a", b"\x01\x38\x00\x00\x00\x00"]
+)
+def test_a_return_that_does_not_add_up_is_no_amqp(envelope: bytes) -> None:
+    with pytest.raises(FrameError, match="return"):
+        frames.read_return(envelope)
 
 
 def test_frames_are_passed_on_one_at_a_time_however_they_came() -> None:

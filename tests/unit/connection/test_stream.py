@@ -69,6 +69,9 @@ class Tap:
     def delivered(self, delivery: Delivery) -> None:
         self.bodies.append(delivery.body)
 
+    def returned(self, delivery: Delivery) -> None:
+        raise AssertionError
+
     def confirmed(self, tag: int, multiple: bool) -> None:
         raise AssertionError
 
