@@ -10,6 +10,7 @@ import pytest
 from tests.contract.test_endings import declare_queue
 from tests.contract.test_lean import LEAN, answer, taken
 from tests.support.serving import serving
+from tests.support.waiting import until
 from warren import AsyncClient, CallError, Execution, Pipeline, Service, Unavailable
 from warren.protocol.stage import TRUST
 
@@ -19,11 +20,12 @@ class Two:
 
     def __init__(self, name: str, delivery: Any = "report", **options: Any) -> None:
         self.first, self.second = Service(f"{name}-one", **options), Service(f"{name}-two")
-        self.go = asyncio.Event()
+        self.go, self.begun = asyncio.Event(), asyncio.Event()
         self.go.set()
 
         @self.first.method(delivery=delivery)
         async def begin(n: int) -> int:
+            self.begun.set()
             await self.go.wait()
             return n
 
@@ -96,6 +98,7 @@ async def test_a_word_that_is_old_when_its_stage_ends_does_not_count(
     async with serving(two.first, url=url):
         await two.run(client, raw)
         two.go.clear()
+        two.begun.clear()
         call = asyncio.create_task(client.call(two.whole, 1))
         await asyncio.sleep(TRUST)
         two.go.set()
@@ -132,6 +135,27 @@ async def test_a_lean_request_whose_queue_is_gone_is_published_when_that_is_back
         assert is_lean(request)
         answer(raw, request, None)
         assert await call == 1
+
+
+async def test_a_worker_that_stops_waits_for_what_may_come_back(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    two = Two(service_name)
+    declare_queue(raw, two.queue)
+    async with serving(two.first, url=url) as server:
+        await two.run(client, raw)
+        raw.queue_delete(two.queue)
+        two.go.clear()
+        two.begun.clear()
+        call = asyncio.create_task(client.options(timeout=20).call(two.whole, 1))
+        await two.begun.wait()
+        server.stop()
+        await until(lambda: not raw.queue_declare(two.first.name, passive=True).method.consumer_count)
+        await asyncio.sleep(0.1)  # what it still asks the broker now would be an answer behind what comes back
+        two.go.set()
+    with pytest.raises(Unavailable) as raised:
+        await call
+    assert raised.value.reason == "NO_ROUTE"
 
 
 async def test_a_lean_request_whose_queue_stays_away_names_its_stage_and_is_not_believed_again(

@@ -7,10 +7,12 @@ gone, is `Onward`'s, as is everything else that a stage may end in.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from warren.amqp.frames import Delivery, FrameError
-from warren.connection.channel import Returned
+from warren.connection.channel import HotChannel, Returned
+from warren.connection.errors import ChannelClosed, LinkLost
 from warren.protocol.deadline import remaining_budget
 from warren.protocol.request import Request
 from warren.protocol.slip import method_name, slip_of
@@ -30,6 +32,7 @@ class LeanStages:
         self._settler = settler
         self._onward = onward
         self._service = service
+        self._used: HotChannel | None = None  # by the last hand-over
         settler.on_stage = self.take
 
     def take(self, attempt: Attempt, reply: Reply) -> bool:
@@ -51,8 +54,16 @@ class LeanStages:
         if properties is None or len(properties) > channel.room:
             return False
         channel.publish(b"", following.queue, properties, as_argument(request.content_type, result))
+        self._used = channel
         self._settler.release(attempt)
         return True
+
+    async def settled(self) -> None:
+        """Wait until nothing is on its way any more, neither what may come back nor a copy."""
+        if self._used is not None:
+            with contextlib.suppress(ChannelClosed, LinkLost):  # it says no more
+                await self._used.settled()  # an answer that stands behind all that comes back
+        await self._settler.copies.settled()
 
     def returned(self, message: Returned) -> bool:
         """Publish a request again that has come back, now with confirms; False where it is none.

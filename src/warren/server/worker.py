@@ -276,7 +276,7 @@ class Worker(_Unconfirmed):
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
         await stop_all(self._places.taken, evidence.DRAIN, _DRAINED.format(timeout), _CANCEL_TIME)
         self.hand_back()  # what has come since, where the broker has not stopped the consumer yet
-        await _within(_SETTLE_TIME, self.copies.settled())  # what is not confirmed may get lost with the connection
+        await _within(_SETTLE_TIME, self._stages.settled())  # what is not confirmed may get lost with the connection
         return abandoned
 
     def close(self) -> None:
