@@ -355,7 +355,9 @@ class _Plain(AsyncIterator[Any]):
         try:
             item = next(self._iterator, _NOTHING)
         except StopAsyncIteration as error:
-            raise RuntimeError("an iterator that is not async raised StopAsyncIteration: raise StopIteration at the end") from error
+            raise RuntimeError(
+                "an iterator that is not async raised StopAsyncIteration: raise StopIteration at the end"
+            ) from error
         if item is _NOTHING:
             raise StopAsyncIteration
         return item

@@ -23,8 +23,7 @@ from warren.protocol.evidence import conclude
 from warren.protocol.streaming import DEFAULT_WINDOW, Behind
 from warren.protocol.uploading import Taken, read_sent, taken_properties
 from warren.server.attempt import Attempt
-from warren.server.context import cancel
-from warren.server.cutoffs import stop
+from warren.server.ways import Way
 
 #: Seconds after which a caller is told again how far its items were taken: what it was told may have got lost, and what
 #: comes back says that it is gone.
@@ -110,33 +109,20 @@ class _Arrived:
             self._waiting.set_result(None)
 
 
-class Inflow(_Arrived):
+class Inflow(_Arrived, Way):
     """One upload at its worker: its handler takes it in turn, and its caller hears how far."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, attempt: Attempt, way: tuple[str, str], decoder: Callable[[str], Decode]
     ) -> None:
         """`way`: the routing keys for items, and of this process."""
-        super().__init__()
-        request = attempt.request
-        assert request is not None
-        self.attempt = attempt
-        self.address, self.id = request.properties.reply_to or b"", request.properties.correlation_id or b""
-        self.on_closed: Callable[[Inflow], None] = lambda _inflow: None
-        self._loop = loop
+        _Arrived.__init__(self)
+        Way.__init__(self, loop, attempt, _GIVEN_UP)
         self._way = way
         self._decoder = decoder
         self._taken: _Message | None = None  # it is consumed when the next one is asked for
         self._begun = self._closed = False
         self._turn = threading.Lock()  # of the one that takes
-        self._timer: asyncio.TimerHandle | None = None
-
-    def abandon(self) -> None:
-        """The link is lost, or its caller is gone: end it, as nobody would ever be answered."""
-        self.attempt.answered = True
-        cancel(self.attempt.call)
-        self.stop()
-        stop(self.attempt, evidence.GIVEN_UP, _GIVEN_UP)
 
     # --- from the handler ---------------------------------------------------------------------------------------
 
@@ -270,13 +256,7 @@ class Inflow(_Arrived):
         with self._changed:
             self._closed = True
             self._wake()
-        self.on_closed(self)
-        with contextlib.suppress(RuntimeError):  # the loop was closed under a thread
-            self._loop.call_soon_threadsafe(self._forget_timer)
-
-    def _forget_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._leave()
 
 
 _NOTHING: Any = object()

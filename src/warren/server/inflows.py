@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from warren.server.admission import Offered
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Uploads
 from warren.server.inflow import AROUND, Inflow, broken
+from warren.server.ways import Ways
 
 log = get_logger("warren.server")
 
@@ -116,7 +116,7 @@ class ItemsQueue:
         """See `confirmed`."""
 
 
-class Inflows(Uploads):
+class Inflows(Ways[Inflow], Uploads):
     """The uploads of one worker.
 
     Attributes:
@@ -125,14 +125,11 @@ class Inflows(Uploads):
 
     def __init__(self, attempts: Callable[[], list[Attempt]], service: Offered) -> None:
         """`attempts` are those that run."""
-        self._loop = asyncio.get_running_loop()
-        self._attempts = attempts
+        super().__init__(attempts)
         self._max_size = max_size = service.max_message_size
         self._methods = service.methods
-        self._open: dict[tuple[bytes, bytes], Inflow] = {}
         self.queue = ItemsQueue(max(max_size, MOST_TOGETHER) + AROUND)
         self.queue.on_item, self.queue.on_gone = self._came, self._gone
-        self.source: Callable[[], str | None] = lambda: None
 
     async def look_after(self, link: Link) -> None:
         """See to it that the queue is there, where a method takes items; also on a new link.
@@ -149,21 +146,14 @@ class Inflows(Uploads):
         Raises:
             CallError: there is none.
         """
-        attempt = next(a for a in self._attempts() if getattr(a, "call", None) is call)
-        source = self.source()
+        attempt, source = self._attempt_of(call), self.source()
         if source is None or not self.queue.name:
             missing = "control queue" if source is None else "queue for items"
             raise conclude(evidence.STREAM, f"this worker has no {missing}, which uploads need: allow it one")
         inflow = Inflow(self._loop, attempt, (self.queue.name, source), decoder)
-        if not inflow.address or inflow.address.startswith(topology.DIRECT_REPLY_TO):
+        if not inflow.has_caller:
             raise conclude(evidence.STREAM, "an upload needs a reply queue of the caller's own: call it as an upload")
-        inflow.on_closed = self._closed
-        self._open[inflow.id, inflow.address] = inflow
-        return inflow
-
-    def _closed(self, inflow: Inflow) -> None:
-        if self._open.get((inflow.id, inflow.address)) is inflow:  # else another run of the same call is there
-            del self._open[inflow.id, inflow.address]
+        return self._add(inflow)
 
     def _came(self, p: Properties, body: bytes | None) -> None:
         inflow = self._open.get((p.correlation_id or b"", p.reply_to or b""))
@@ -173,12 +163,3 @@ class Inflows(Uploads):
     def _gone(self, why: str) -> None:
         for inflow in list(self._open.values()):
             inflow.fail(broken(why))
-
-    def returned(self, id: bytes | None) -> None:
-        for inflow in [inflow for inflow in list(self._open.values()) if inflow.id == id]:
-            inflow.abandon()
-
-    def lost(self) -> None:
-        """The channel that their requests came on is gone, and with it what would answer them."""
-        for inflow in list(self._open.values()):
-            inflow.abandon()

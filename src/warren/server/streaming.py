@@ -31,10 +31,9 @@ from warren.protocol.streaming import (
     read_window,
     together,
 )
-from warren.protocol.topology import DIRECT_REPLY_TO
 from warren.server.attempt import Attempt
-from warren.server.context import CurrentCall, Streams, cancel, current_call, enter, prepare, streams_of
-from warren.server.cutoffs import stop
+from warren.server.context import CurrentCall, Streams, current_call, enter, prepare, streams_of
+from warren.server.ways import Way, Ways
 
 _ASYNC, _PLAIN = (AsyncIterator, AsyncGenerator), (Iterator, Generator)
 # What else a generator function may say that it returns. (Another function that returns an Iterable returns a list.)
@@ -150,24 +149,20 @@ def _opened() -> Iterator[Outlet]:
 # --- serving ------------------------------------------------------------------------------------------------------
 
 
-class Outlet:
+class Outlet(Way):
     """One stream at its worker: what was yielded and not sent, and how far it is ahead of its caller."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Attempt, source: str, max_size: int) -> None:
         """`source` is where the caller's credit goes; `max_size`: bytes of the largest item."""
+        super().__init__(loop, attempt, _GIVEN_UP)
         request = attempt.request
         assert request is not None
-        p = request.properties
-        self.attempt = attempt
-        self.address, self.id = p.reply_to or b"", p.correlation_id or b""
-        self.on_closed: Callable[[Outlet], None] = lambda _outlet: None
-        self._loop = loop
         self._source = source
         self._run = secrets.token_hex(6).encode()
         self._max_size = max_size
         self._item = attempt.method.item_hint
         self._content_type = content_type_of(request.content_type)
-        self._ahead = Ahead(read_window(p.table))
+        self._ahead = Ahead(read_window(request.properties.table))
         self._changed = threading.Condition()  # of all that follows: a generator may run in a thread
         self._buffer: list[bytes] = []
         self._first = 0  # the number of the first in there
@@ -175,7 +170,6 @@ class Outlet:
         self._stopped = False
         self._room: asyncio.Future[None] | None = None
         self._silent = True
-        self._timer: asyncio.TimerHandle | None = None
         loop.call_soon_threadsafe(self._watch)
 
     # --- the generator ------------------------------------------------------------------------------------------
@@ -289,13 +283,6 @@ class Outlet:
         if self._room is not None:
             self._room.cancel()
 
-    def abandon(self) -> None:
-        """The link is lost, or its caller is gone: end it, as nobody would ever be answered."""
-        self.attempt.answered = True
-        cancel(self.attempt.call)
-        self.stop()
-        stop(self.attempt, evidence.GIVEN_UP, _GIVEN_UP)
-
     # --- signs of life ------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
@@ -317,25 +304,16 @@ class Outlet:
     def close(self) -> None:
         """The generator has ended."""
         self._stopped = True
-        self.on_closed(self)
-        with contextlib.suppress(RuntimeError):  # the loop was closed under a thread
-            self._loop.call_soon_threadsafe(self._forget_timer)
-
-    def _forget_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._leave()
 
 
-class Outlets(Streams):
+class Outlets(Ways[Outlet], Streams):
     """The streams of one worker."""
 
     def __init__(self, attempts: Callable[[], list[Attempt]], max_size: int) -> None:
         """`attempts` are those that run."""
-        self._loop = asyncio.get_running_loop()
-        self._attempts = attempts
+        super().__init__(attempts)
         self._max_size = max_size
-        self._open: dict[tuple[bytes, bytes], Outlet] = {}
-        self.source: Callable[[], str | None] = lambda: None
 
     def open(self, call: CurrentCall[Any]) -> Outlet:
         """The way to a call's caller.
@@ -343,33 +321,17 @@ class Outlets(Streams):
         Raises:
             CallError: there is none, or none for its credit.
         """
-        attempt = next(a for a in self._attempts() if getattr(a, "call", None) is call)
-        source = self.source()
+        attempt, source = self._attempt_of(call), self.source()
         if source is None:
             raise conclude(evidence.STREAM, "this worker has no control queue, which streams need: allow it one")
         outlet = Outlet(self._loop, attempt, source, self._max_size)
-        if not outlet.address or outlet.address.startswith(DIRECT_REPLY_TO):
+        if not outlet.has_caller:
             outlet.close()
             raise conclude(evidence.STREAM, "a stream needs a reply queue of the caller's own: call it as a stream")
-        outlet.on_closed = self._closed
-        self._open[outlet.id, outlet.address] = outlet
-        return outlet
-
-    def _closed(self, outlet: Outlet) -> None:
-        if self._open.get((outlet.id, outlet.address)) is outlet:  # else another run of the same call is there
-            del self._open[outlet.id, outlet.address]
+        return self._add(outlet)
 
     def credit(self, id: bytes, address: bytes, count: int) -> None:
         """A caller has consumed so many items of its stream in all."""
         outlet = self._open.get((id, address))
         if outlet is not None:
             outlet.credit(count)
-
-    def returned(self, id: bytes | None) -> None:
-        for outlet in [outlet for outlet in list(self._open.values()) if outlet.id == id]:
-            outlet.abandon()
-
-    def lost(self) -> None:
-        """The channel of all of them is gone."""
-        for outlet in list(self._open.values()):
-            outlet.abandon()
