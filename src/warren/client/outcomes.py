@@ -46,9 +46,7 @@ def closed(call: PendingCall) -> CallError:
 
 
 def connection_lost(reason: object) -> CallError:
-    return conclude(
-        evidence.CONNECTION_LOST, f"{reason}; whether the handler ran is not known: look before you repeat it"
-    )
+    return conclude(evidence.CONNECTION_LOST, f"{reason}; look what was done before you repeat it")
 
 
 def channel_closed(reason: ChannelClosed) -> CallError:
@@ -56,7 +54,7 @@ def channel_closed(reason: ChannelClosed) -> CallError:
     if reason.code == ACCESS_REFUSED:
         message = (
             f"the broker refuses a publish, this one or another on the same channel: {reason.text};"
-            " whether the handler ran is not known; give this user the permission to write"
+            " look what was done before you repeat it, and give this user the permission to write"
         )
         return conclude(evidence.PUBLISH_DENIED, message)
     message = f"the broker closed the channel before it had confirmed the request: {reason}; look at the broker's log"
