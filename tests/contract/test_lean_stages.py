@@ -137,6 +137,29 @@ async def test_a_lean_request_whose_queue_is_gone_is_published_when_that_is_back
         assert await call == 1
 
 
+async def test_while_requests_come_back_a_worker_keeps_what_it_hands_over(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    """What waits to be published again is bounded by its prefetch, which counts what it has not let go."""
+    two = Two(service_name)
+    declare_queue(raw, two.queue)
+    async with serving(two.first, url=url, concurrency=5) as server:
+        await two.run(client, raw)
+        raw.queue_delete(two.queue)
+        copies = server._posts[0].worker.copies
+        calls = [asyncio.create_task(client.options(timeout=20).call(two.whole, 1))]
+        await until(lambda: len(copies))
+        calls += [asyncio.create_task(client.options(timeout=20).call(two.whole, n)) for n in range(20)]
+        most = 0
+        while not all(call.done() for call in calls):
+            most = max(most, len(copies))
+            await asyncio.sleep(0.01)
+        assert most <= 1 + 5 + 5  # where requests wait, others may come in their stead, once
+        for call in calls:
+            with pytest.raises(Unavailable, match="NO_ROUTE"):
+                await call
+
+
 async def test_a_worker_that_stops_waits_for_what_may_come_back(
     client: AsyncClient, url: str, raw: Any, service_name: str
 ) -> None:

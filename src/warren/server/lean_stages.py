@@ -33,6 +33,7 @@ class LeanStages:
         self._onward = onward
         self._service = service
         self._used: HotChannel | None = None  # by the last hand-over
+        self._barred = 0.0  # until then all is confirmed (`time.monotonic`)
         settler.on_stage = self.take
 
     def take(self, attempt: Attempt, reply: Reply) -> bool:
@@ -48,7 +49,7 @@ class LeanStages:
         if request is None or left is None or channel.closed is not None or not _is_due(attempt):
             return False
         waited = (request.timeout_ms or 0) / 1000 - left
-        if left <= 0 or waited > TRUST:
+        if left <= 0 or waited > TRUST or (self._barred and time.monotonic() < self._barred):
             return False
         properties = lean_next(request, following, int(left * 1000))
         if properties is None or len(properties) > channel.room:
@@ -69,6 +70,7 @@ class LeanStages:
         """Publish a request again that has come back, now with confirms; False where it is none.
 
         The one before it has been let go. So it is what an ``at-most-once`` stage has in hand: gone with this process.
+        And no prefetch bounds how many such there are, so for a while all others are confirmed at once.
         """
         request = _read(message)
         slip = None if request is None else slip_of(request.properties)
@@ -81,6 +83,7 @@ class LeanStages:
         attempt.request, attempt.slip, attempt.method, attempt.acked = request, slip, method, True
         left = remaining_budget(request.timeout_ms, request.deadline_ms, attempt.came)
         attempt.deadline = None if left is None else time.monotonic() + left
+        self._barred = time.monotonic() + TRUST
         self._onward.publish_again(attempt, slip, request.delivery.properties, message.body)
         return True
 
