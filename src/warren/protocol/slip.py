@@ -141,8 +141,9 @@ def slip_fields(slip: Slip) -> bytes:
     """The header fields that carry a slip; no table.
 
     Raises:
-        SlipError: it is too long.
+        SlipError: it is too long, or will be at its last stage.
     """
+    _text(Slip(slip.stages, len(slip.stages) - 1, slip.again, slip.undone))
     return slip_field(_text(slip))
 
 

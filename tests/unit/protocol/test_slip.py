@@ -1,5 +1,6 @@
 """Routing slips are anybody's claim: what makes no sense is refused, and nothing in one is believed beyond it."""
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -78,6 +79,20 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
 def test_one_that_is_too_long_is_not_written() -> None:
     with pytest.raises(SlipError, match="1960 are allowed"):
         slip_fields(Slip((Stage("a.b", "a.c", b"x" * LONGEST),)))
+
+
+def test_one_that_will_be_too_long_at_its_last_stage_does_not_begin() -> None:
+    """Else all stages but the last would run, each time, for nothing."""
+    begun = [Stage(f"{'s' * 100}.{n}{'m' * 60}") for n in range(9)]
+    for length in range(1, 456):
+        slip = Slip((*begun, Stage(f"last.{'m' * length}")))
+        with contextlib.suppress(SlipError):
+            slip_fields(slip)
+            slip_fields(Slip(slip.stages, len(begun)))
+            continue
+        with pytest.raises(SlipError):
+            slip_fields(slip)
+        return
 
 
 def test_the_next_request_is_the_same_but_for_what_belongs_to_its_stage() -> None:
