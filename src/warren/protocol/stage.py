@@ -93,7 +93,7 @@ def lean_next(request: Request, following: Following, left_ms: int) -> bytes | N
     if table is None or table[TABLE_FIXED:end] != here or not _is_usual(table):
         return None
     others = table[end:] and _carried(table[end:])
-    if others is None:
+    if others is None or (table[end:] and b"rpc-attempt" in table):  # then `Request` may have read other times
         return None
     # What stays is taken as it stands there: between the table and the expiration, then the id, then behind the type.
     before = 3 + len(p.content_type or b"")

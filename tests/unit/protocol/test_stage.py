@@ -1,6 +1,6 @@
 """The fast path of lean pipelines writes what the ordinary one writes, or nothing."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ from warren.amqp.tables import decode_table, encode_table
 from warren.protocol.codecs import JSON, MSGPACK, TEXT
 from warren.protocol.request import PERSISTENT, Request, RequestTemplate
 from warren.protocol.slip import LONGEST, Slip, Stage, lean_fields, onward_properties, read_slip
-from warren.protocol.stage import as_argument, lean_next, slip_text
+from warren.protocol.stage import Following, as_argument, lean_next, slip_text
 
 STAGES = (Stage("images.fetch"), Stage("images.resize"), Stage("store.put"))
 LEAN = Slip(STAGES, lean=True)
@@ -138,6 +138,13 @@ def test_one_that_asks_for_more_or_is_written_otherwise_goes_the_ordinary_way(pr
         return  # which is refused before
     read.deadline_ms = 1
     assert following(read) is None
+
+
+@pytest.mark.parametrize("name", ["note", "x-note"])
+@pytest.mark.parametrize("twice", [{"rpc-deadline": "never"}, {"rpc-timeout-ms": 2**40}])
+def test_times_that_stand_twice_are_not_written_as_they_were_not_read(name: str, twice: dict[str, Any]) -> None:
+    read = request(given(encode_table({name: "rpc-attempt", **twice})))
+    assert lean_next(read, cast(Following, LEAN.following), (read.timeout_ms or 0)) is None
 
 
 def test_nothing_is_lean_behind_which_something_could_be_undone_or_that_ends() -> None:
