@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
-from model import Basket, CardDeclined, Order, SoldOut
+from model import Basket, Cancelled, CardDeclined, Order, SoldOut
 from orders import NoSuchOrder, Orders
 
 from warren import AsyncClient, CallError, Code, Origin, remote
@@ -20,7 +20,7 @@ STATUS = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
-OWN: dict[type[Exception], int] = {SoldOut: 409, CardDeclined: 402, NoSuchOrder: 404}
+OWN: dict[type[Exception], int] = {SoldOut: 409, CardDeclined: 402, Cancelled: 409, NoSuchOrder: 404}
 
 
 @asynccontextmanager

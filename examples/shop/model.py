@@ -32,3 +32,7 @@ class SoldOut(Exception):
 
 class CardDeclined(Exception):
     """The bank does not pay, now or later."""
+
+
+class Cancelled(Exception):
+    """This order was cancelled before, and its number is used up."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from contract import charge, release, reserve, send, settle
-from model import Basket, CardDeclined, Order, SoldOut
+from model import Basket, Cancelled, CardDeclined, Order, SoldOut
 from order_table import OrderTable
 from store import open_store
 
@@ -16,7 +16,7 @@ class NoSuchOrder(Exception):
     """Nobody has placed an order of this number."""
 
 
-orders = Service("orders", errors=[SoldOut, CardDeclined, NoSuchOrder])
+orders = Service("orders", errors=[SoldOut, CardDeclined, Cancelled, NoSuchOrder])
 
 
 @dataclass
@@ -44,7 +44,9 @@ class Orders:
         If it ends in any `CallError`, the order is open: place it again, or `finish` it.
         """
         order = self._table.add(number, basket)
-        if order.status != "open":
+        if order.status == "cancelled":  # and the answer that said why did not arrive
+            raise Cancelled(number)
+        if order.status == "paid":
             return order
         try:
             order.total = await self._client.call(reserve, number, basket.item, basket.count)
