@@ -422,15 +422,6 @@ async def test_a_worker_without_a_control_queue_refuses_streams(url: str, servic
         assert yielding.yielded == 0
 
 
-async def test_a_client_with_middleware_says_that_it_cannot_stream(url: str, service_name: str) -> None:
-    async def through(_call: Any, proceed: Any) -> Any:
-        return await proceed()
-
-    async with AsyncClient(url, middleware=[through]) as client:
-        with pytest.raises(TypeError, match="no stream passes through a client's middleware"):
-            client.stream(f"{service_name}.on_loop", 1)
-
-
 @pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another stream"), ({"expect": 2}, "gather")])
 async def test_an_option_that_no_stream_has_is_refused(
     url: str, service_name: str, option: dict[str, Any], instead: str

@@ -654,15 +654,6 @@ async def test_a_worker_without_a_control_queue_refuses_uploads(url: str, servic
         assert taking.ended == []
 
 
-async def test_a_client_with_middleware_says_that_it_cannot(url: str, service_name: str) -> None:
-    async def through(_call: Any, proceed: Any) -> Any:
-        return await proceed()
-
-    async with AsyncClient(url, middleware=[through]) as client:
-        with pytest.raises(TypeError, match="no upload passes through a client's middleware"):
-            await client.upload(f"{service_name}.on_loop", [])
-
-
 @pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another upload"), ({"expect": 2}, "gather")])
 async def test_an_option_that_no_upload_has_is_refused(
     url: str, service_name: str, option: dict[str, Any], instead: str

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, NamedTuple
 
@@ -139,6 +139,28 @@ async def test_a_blocking_client_takes_the_trace_of_its_thread_along(seen: Seen,
     job = seen.span("job", SpanKind.INTERNAL)
     made = [span for span in seen.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
     assert [parent_of(span) for span in made] == [id_of(job)] * 2
+
+
+async def test_a_stream_is_one_span_at_each_side(seen: Seen, service_name: str, url: str) -> None:
+    service = Service(service_name, middleware=[seen.layer])
+
+    @service.method
+    async def rows(number: int) -> AsyncIterator[int]:
+        for row in range(number):
+            yield row
+
+    async with serving(service, url=url), AsyncClient(url, middleware=[seen.layer]) as client:
+        with seen.tracers.get_tracer("web").start_as_current_span("job"):
+            stream = client.stream(rows, 3)
+        assert [row async for row in stream] == [0, 1, 2]
+        await seen.until(3)
+    name = f"{service_name}.rows"
+    made, served = (seen.span(name, kind) for kind in (SpanKind.CLIENT, SpanKind.SERVER))
+    assert parent_of(made) == id_of(seen.span("job", SpanKind.INTERNAL))
+    assert parent_of(served) == id_of(made)
+    assert made.attributes is not None
+    assert made.attributes["warren.kind"] == "stream"
+    assert made.attributes["rpc.response.status_code"] == "OK"
 
 
 async def test_attributes_are_those_of_the_conventions(seen: Seen, service_name: str, url: str) -> None:

@@ -257,7 +257,7 @@ class AsyncClient(AsyncMap, AsyncGather, AsyncUploads):
 
         Raises:
             CallError: here, what cannot be sent; while iterating, what `call` raises. A note says how many items came.
-            TypeError: a method that yields nothing; arguments that do not fit; a client with middleware.
+            TypeError: a method that yields nothing; arguments that do not fit.
             ValueError: a name that cannot be one; ``resend=True`` or ``expect`` among the options.
         """
         return AsyncStream(self._prepared(STREAM, target, args, kwargs), self._shared.core)

@@ -48,7 +48,7 @@ class AsyncGather(BaseClient):
         Raises:
             CallError: here, what cannot be sent; while iterating, that nobody is there, or that the broker does not
                 let this client ask. What an instance's call ends in is in its `Answer`.
-            TypeError: a method that does not allow it; arguments that do not fit; a client with middleware.
+            TypeError: a method that does not allow it; arguments that do not fit.
         """
         asked = self._asked_of_all(target, args, kwargs)
         return _answers(cast("Any", self)._shared.core, asked)

@@ -68,8 +68,7 @@ class AsyncUploads(BaseClient):
 
         Raises:
             CallError: what `call` raises. A note says how many items were sent and taken.
-            TypeError: a method that takes none; nothing to take items from; arguments that do not fit; a client with
-                middleware.
+            TypeError: a method that takes none; nothing to take items from; arguments that do not fit.
             ValueError: a name that cannot be one; ``resend=True`` or ``expect`` among the options.
             Exception: what the items, or the handler, have raised.
         """

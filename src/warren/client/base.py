@@ -166,20 +166,15 @@ class BaseClient:
         items: Any = None,
     ) -> Prepared:
         """A call with items that is to be begun."""
-        if self._middleware:
-            raise TypeError(f"no {kind.noun} passes through a client's middleware yet: make another client without it")
-        return Prepared(self._options, self._errors, kind, target, args, kwargs, items, self._max_item)
+        return Prepared(
+            self._options, self._errors, kind, target, args, kwargs, items, self._max_item, self._middleware
+        )
 
     def _asked_of_all(
         self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AskedOfAll:
         """A request to all instances, which is to be made."""
-        if self._middleware:
-            raise TypeError(
-                "what all instances are asked does not pass through a client's middleware yet: make another client"
-                " without it"
-            )
-        return AskedOfAll(self._options, self._errors, target, args, kwargs)
+        return AskedOfAll(self._options, self._errors, target, args, kwargs, self._middleware)
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
         """A call through the client's middleware."""

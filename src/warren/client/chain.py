@@ -27,14 +27,17 @@ _GRACE = 1.0
 _TOO_SLOW = "the client's middleware has not ended with the call's time: await nothing in it without a limit"
 
 
+ItemsKind = Literal["stream", "upload", "conversation"]
+
+
 class ClientCall:
     """A call that is being made, as middleware sees it, and may change it before it proceeds.
 
     Attributes:
-        kind: ``call``, ``cast`` or ``bare``.
+        kind: ``call``, ``cast`` or ``bare``; ``stream``, ``upload`` or ``conversation``, whose items pass by.
         service, method: what is called; of a bare call the queue, and nothing.
         function: the declared function; None where the call was made by name.
-        args, kwargs: its arguments, as they were given.
+        args, kwargs: its arguments, as they were given; without the items of an upload.
         headers: the application's headers, to be changed in place. A bare call has none: its peer reads none.
         deadline: when the call has to have ended, in seconds of `time.monotonic`.
         call_id: its ``message_id``, the same in each attempt; None until it is sent.
@@ -45,7 +48,7 @@ class ClientCall:
     )  # fmt: skip
 
     def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> None:
-        self.kind: Literal["call", "cast", "bare"] = target.kind
+        self.kind: ItemsKind | Literal["call", "cast", "bare"] = target.kind
         self.service, self.method = target.queue, target.method
         self.function: Callable[..., Any] | None = None if target.declared is None else target.declared.function
         self.args = args
@@ -177,17 +180,19 @@ class Chained:
             error.call_id = self.call.call_id if begun else error.call_id
             self._attempts.weigh(error)
 
-    def _send(self, core: ClientCore) -> AwaitedCall:
+    def _send(self, core: ClientCore) -> asyncio.Future[Any]:
+        future = AwaitedCall(core, *self._written(), self.deadline)
+        if self.call.call_id is None:
+            self.call.call_id = future.call_id
+        return future
+
+    def _written(self) -> tuple[Target, bytes]:
+        """The request, as the middleware has left it."""
         call, target = self.call, self._target
         if target.kind == "bare":
-            body = encode_bare(*call.args)
-        else:
-            target = with_own(target, call.headers, None if call.call_id is None else call.call_id.encode())
-            body = encode_call(target, call.args, call.kwargs)
-        future = AwaitedCall(core, target, body, self.deadline)
-        if call.call_id is None:
-            call.call_id = future.call_id
-        return future
+            return target, encode_bare(*call.args)
+        target = with_own(target, call.headers, None if call.call_id is None else call.call_id.encode())
+        return target, encode_call(target, call.args, call.kwargs)
 
     def _read(self, outcome: Any) -> Any:
         if self._target.kind == "bare":

@@ -10,10 +10,12 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from warren.client.awaited import AwaitedCall
+from warren.client.chain import Chained, ClientMiddleware
 from warren.client.core import ClientCore
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.pipeline import Pipeline
@@ -109,6 +111,7 @@ class AskedOfAll:
         function: Callable[..., Any] | str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        middleware: tuple[ClientMiddleware, ...] = (),
     ) -> None:
         """Write it.
 
@@ -143,9 +146,16 @@ class AskedOfAll:
         if self._returns is not Any:
             typed_decoder(target.content_type, self._returns)
         self.body = encode_call(target, args, kwargs, "gather")
-        if len(self.body) > MAX_QUESTION:
-            why = f"the request has {len(self.body)} bytes: all instances are sent {MAX_QUESTION} at most; send less"
-            raise conclude(evidence.REQUEST_TOO_LARGE, why, method=self.name, queue=target.queue)
+        self.check_size(self.body)
+        self.middleware = middleware
+        self.args, self.kwargs = (args, kwargs) if middleware else ((), {})
+        self.context: Context | None = copy_context() if middleware else None
+
+    def check_size(self, body: bytes) -> None:
+        """Refuse (`CallError`) what control queues do not take."""
+        if len(body) > MAX_QUESTION:
+            why = f"the request has {len(body)} bytes: all instances are sent {MAX_QUESTION} at most; send less"
+            raise self.failed(evidence.REQUEST_TOO_LARGE, why)
 
     def target(self, instance: str) -> Target:
         """Where the call of this instance goes."""
@@ -166,10 +176,25 @@ class AskedOfAll:
         target.trusting = False  # which is about the service's queue
         return target
 
-    def answer(self, instance: str, target: Target, outcome: Any) -> Answer[Any]:
+    def begin(self, core: ClientCore, target: Target, deadline: float) -> asyncio.Future[Any]:
+        """Call one instance.
+
+        Raises:
+            CallError: it cannot even begin: nothing was sent.
+        """
+        if not self.middleware:
+            return AwaitedCall(core, target, self.body, deadline)
+        chained = _ChainedToOne(self, target, deadline, self._errors)
+        context = None if self.context is None else self.context.copy()
+        call = core.tasks.spawn(chained.run_alone(core), context)
+        call.add_done_callback(_retrieve)
+        return call
+
+    def answer(self, instance: str, target: Target, call: asyncio.Future[Any]) -> Answer[Any]:
         """What this instance's call has ended in."""
         try:
-            return Answer(instance, read_result(outcome, target, self._errors))
+            outcome = call.result()
+            return Answer(instance, outcome if self.middleware else read_result(outcome, target, self._errors))
         except Exception as error:
             if isinstance(error, CallError) and error.reason == evidence.NO_ROUTE.reason:
                 error.message = "the instance has ended since it has said that it is there: it was not told"
@@ -178,6 +203,28 @@ class AskedOfAll:
     def failed(self, ending: evidence.Ending, why: str) -> CallError:
         """The error that stands for an answer which does not come."""
         return conclude(ending, why, method=self.name, queue=topology.service_queue(self.service))
+
+
+class _ChainedToOne(Chained):
+    """The call of one instance through a client's middleware."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, asked: AskedOfAll, target: Target, deadline: float, errors: dict[str, type[Exception]]) -> None:
+        super().__init__(asked.middleware, target, asked.args, dict(asked.kwargs), deadline, errors)
+        self.call.method = asked.name.removeprefix(f"{asked.service}.")
+        self._asked = asked
+
+    def _written(self) -> tuple[Target, bytes]:
+        target, body = super()._written()
+        self._asked.check_size(body)
+        return target, body
+
+
+def _retrieve(call: asyncio.Task[Any]) -> None:
+    """Else asyncio would complain of an error that nobody has asked for."""
+    if not call.cancelled():
+        call.exception()
 
 
 class Gathering:
@@ -189,7 +236,7 @@ class Gathering:
         self._asked = asked
         self._deadline = deadline
         self._expect = asked.options.expect
-        self._calls: dict[str, AwaitedCall] = {}
+        self._calls: dict[str, asyncio.Future[Any]] = {}
         self._ready: deque[Answer[Any]] = deque()
         self._changed = asyncio.Event()
         self._heard = self._taking = self._counted = 0
@@ -298,7 +345,7 @@ class Gathering:
         instance, asked = heard.instance, self._asked
         target = asked.target(instance)
         try:
-            call = AwaitedCall(self._core, target, asked.body, self._deadline)
+            call = asked.begin(self._core, target, self._deadline)
         except CallError as error:
             self._ready.append(Answer(instance, error=error))
         else:
@@ -309,7 +356,7 @@ class Gathering:
     def _ended(self, instance: str, target: Target, call: asyncio.Future[Any]) -> None:
         if self._calls.get(instance) is call and not call.cancelled():
             del self._calls[instance]
-            self._ready.append(self._asked.answer(instance, target, call.result()))
+            self._ready.append(self._asked.answer(instance, target, call))
             self._changed.set()
 
     # --- who is still there -------------------------------------------------------------------------------------

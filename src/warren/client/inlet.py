@@ -38,6 +38,12 @@ class End(NamedTuple):
     came: int
 
 
+class Concluded(NamedTuple):
+    """An end that a client's middleware has seen, and what it has made of it."""
+
+    value: Any
+
+
 class Taker(Protocol):
     """Who waits for what comes next."""
 
@@ -85,12 +91,15 @@ class Inlet:
         self._sending = sending
         self._call: PendingCall | None = None
         try:
-            self._call = line.start(target, body, deadline, self)
+            self._begin(target, body, deadline)
         except BaseException:
             self._stop_sending()
             raise
-        if sending is not None:
-            sending.begin(self._call.id, line.cancels.uplink, self)
+
+    def _begin(self, target: Target, body: bytes, deadline: float) -> None:
+        self._call = self._line.start(target, body, deadline, self)
+        if self._sending is not None:
+            self._sending.begin(self._call.id, self._line.cancels.uplink, self)
 
     # --- from the client's core ---------------------------------------------------------------------------------
 
@@ -159,13 +168,17 @@ class Inlet:
 
     def give_up(self) -> None:
         """Nobody takes any more."""
-        call, self._call = self._call, None
         self._messages.clear()
         self._end = End(None, self._behind.came)
+        self._drop()
+        self._hand_out()
+
+    def _drop(self) -> None:
+        """The call, if it is under way, goes on for nobody."""
+        call, self._call = self._call, None
         self._stop_sending()
         if call is not None:
             self._line.cancel(call)
-        self._hand_out()
 
     def withdraw(self) -> None:
         """The call that it is made for is given up, so nobody waits for this one either."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
-from warren.client.inlet import End, Message
+from warren.client.chain import ClientMiddleware
+from warren.client.inlet import Concluded, End, Message
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.outcomes import stream_broken
 from warren.client.requests import Own, Target
@@ -77,7 +79,9 @@ class Prepared:
     """A call with items that is not begun, and how what comes of it is read.
 
     Attributes:
+        kind: what goes between caller and handler.
         items, max_item: what is sent, of a call that sends some; and bytes of the largest.
+        args, kwargs, context: of a call through `middleware`: the arguments, and the context that this runs in.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Prepared:
         kwargs: dict[str, Any],
         items: Any = None,
         max_item: int = MAX_MESSAGE_SIZE,
+        middleware: tuple[ClientMiddleware, ...] = (),
     ) -> None:
         """Write its request.
 
@@ -98,7 +103,7 @@ class Prepared:
         """
         self.target = target = items_target(options, kind, function)
         self.items, self.max_item = items, max_item
-        self._kind = kind
+        self.kind = kind
         hint = kwargs.pop("returns", Any) if target.declared is None else _given(target.declared, kind)
         self._items = types.GenericAlias(list, (hint,))
         typed_decoder(target.content_type, self._items)
@@ -107,6 +112,9 @@ class Prepared:
         self.options = options
         self.body = encode_call(target, args, kwargs, kind.verb)
         self._errors = errors
+        self.middleware = middleware
+        self.args, self.kwargs = (args, kwargs) if middleware else ((), {})
+        self.context: Context | None = copy_context() if middleware else None
 
     def read(self, outcome: Message | End) -> deque[Any] | None:
         """The items that have come; None at the end.
@@ -116,11 +124,8 @@ class Prepared:
         """
         if isinstance(outcome, Message):
             return self._read_items(outcome)
-        if outcome.outcome is None:
-            return None
-        count = self._read_end(outcome)
-        if count != outcome.came:
-            raise self._broken(f"{outcome.came} items came of a stream that has {count}")
+        if outcome.outcome is not None:
+            self.conclude(outcome)
         return None
 
     def read_result(self, outcome: Message | End) -> Any:
@@ -131,12 +136,22 @@ class Prepared:
         """
         if isinstance(outcome, Message):
             raise self._broken("items came of a method that yields none")
-        return self._read_end(outcome)
+        return self.conclude(outcome)
 
-    def _read_end(self, end: End) -> Any:
+    def conclude(self, end: End) -> Any:
+        """The result of an upload; of the others, how many items they had.
+
+        Raises:
+            Exception: what it has ended in instead.
+        """
+        if isinstance(end.outcome, Concluded):
+            return end.outcome.value
         if isinstance(end.outcome, BaseException) and not isinstance(end.outcome, Exception):
             raise end.outcome
-        return read_result(end.outcome, self.target, self._errors)
+        result = read_result(end.outcome, self.target, self._errors)
+        if self.kind is not UPLOAD and result != end.came:
+            raise self._broken(f"{end.came} items came of a stream that has {result}")
+        return result
 
     def _read_items(self, message: Message) -> deque[Any]:
         try:

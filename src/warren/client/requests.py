@@ -103,11 +103,13 @@ class Target:
 
     def having(self, headers: Mapping[str, Any] | None, own: Own) -> Target:
         """The same for requests that have something of their own; all that was prepared is shared."""
-        return Target(
+        having = Target(
             self.kind, self.method, self.queue, self.name, self.content_type, self.fail_fast, self.resend, self.wait,
             headers, self.declared, self.returns, own, self.caller, self.templates, self.routing_key,
             stages=self.stages,
         )  # fmt: skip
+        having.exchange, having.trusting = self.exchange, self.trusting
+        return having
 
 
 def queues(target: Target) -> list[str]:

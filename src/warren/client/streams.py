@@ -13,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from warren.client.chained_items import begin_items
 from warren.client.core import ClientCore
 from warren.client.inlet import End, Inlet, Message
 from warren.client.io_thread import IOThread
@@ -129,9 +130,7 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
             options, self._loop = prepared.options, core.loop
             with self._last_error():
                 self._feed_beside()
-                self._inlet = Inlet(
-                    core, prepared.target, prepared.body, options.deadline(), options.idle_timeout, self._sending
-                )
+                self._inlet = begin_items(core, prepared, options.deadline(), options.idle_timeout, self._sending)
         elif self._loop is not asyncio.get_running_loop():
             raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
         return self._inlet
@@ -195,8 +194,7 @@ class Held:
 
     def begun(self, core: ClientCore) -> Inlet:
         if self._inlet is None:
-            p = self._prepared
-            self._inlet = Inlet(core, p.target, p.body, self._deadline, self._idle_timeout, self._sending)
+            self._inlet = begin_items(core, self._prepared, self._deadline, self._idle_timeout, self._sending)
         return self._inlet
 
     def begin(self, core: ClientCore) -> None:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from warren.client.chained_items import begin_items
 from warren.client.core import ClientCore
-from warren.client.inlet import Inlet
 from warren.client.io_thread import IOThread
 from warren.client.outcomes import after_sending
 from warren.client.prepared import Prepared
@@ -37,7 +37,7 @@ async def upload(prepared: Prepared, core: Callable[[], ClientCore]) -> Any:
 
 async def _outcome(prepared: Prepared, core: ClientCore, sending: Sending) -> Any:
     future = TakerFuture()
-    inlet = Inlet(core, prepared.target, prepared.body, prepared.options.deadline(), None, sending)
+    inlet = begin_items(core, prepared, prepared.options.deadline(), None, sending)
     try:
         inlet.take(future)
         return await future

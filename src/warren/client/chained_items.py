@@ -1,0 +1,136 @@
+"""Streams and uploads through a client's middleware, which runs around all of them: items pass it by, ends do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from warren.client.chain import Chained, ItemsKind
+from warren.client.core import ClientCore
+from warren.client.inlet import Concluded, End, Inlet
+from warren.client.prepared import Prepared
+from warren.client.requests import Target
+from warren.client.sending import Sending
+from warren.client.target import encode_call, with_own
+from warren.connection.supervisor import closed_error
+from warren.errors import CallError
+from warren.protocol import evidence
+from warren.protocol.uploading import unmarked
+
+
+def begin_items(
+    core: ClientCore, prepared: Prepared, deadline: float, idle_timeout: float | None, sending: Sending | None
+) -> Inlet:
+    """Begin a call with items; `sending` goes the other way.
+
+    Raises:
+        CallError: it cannot even begin: nothing was sent.
+    """
+    if prepared.middleware:
+        return _ChainedInlet(core, prepared, deadline, idle_timeout, sending)
+    return Inlet(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
+
+
+class _Outcome(asyncio.Future[Any]):
+    """What the call has ended in; middleware that cancels it gives the call up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, drop: Callable[[], None]) -> None:
+        super().__init__(loop=loop)
+        self._drop = drop
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not self.done():
+            self._drop()
+        return super().cancel(msg)
+
+
+class _ChainedItems(Chained):
+    """The chain, whose innermost part begins the call, once, and has its end."""
+
+    __slots__ = ("_begin", "_prepared", "came", "is_begun")
+
+    def __init__(
+        self, prepared: Prepared, deadline: float, begin: Callable[[Target, bytes], asyncio.Future[Any]]
+    ) -> None:
+        target = prepared.target
+        super().__init__(prepared.middleware, target, prepared.args, prepared.kwargs, deadline, {})
+        self.call.kind = cast("ItemsKind", prepared.kind.noun)
+        self.call.method = unmarked(target.method)
+        self._begin = begin
+        self._prepared = prepared
+        self.is_begun = False
+        self.came = 0  # items, when the call has ended
+
+    def _send(self, core: ClientCore) -> asyncio.Future[Any]:
+        if self.is_begun:
+            raise RuntimeError(
+                f"items are had, or sent, once: middleware cannot proceed with a {self.call.kind} again; begin another"
+                " one where this one is made"
+            )
+        prepared, call = self._prepared, self.call
+        target = with_own(prepared.target, call.headers, None)
+        outcome = self._begin(target, encode_call(target, call.args, call.kwargs, prepared.kind.verb))
+        self.is_begun = True
+        return outcome
+
+    def _read(self, outcome: Any) -> Any:
+        try:
+            return self._prepared.conclude(End(outcome, self.came))
+        except CallError as error:
+            if self.came:
+                evidence.begun(error)
+            raise
+
+
+class _ChainedInlet(Inlet):
+    """An inlet whose call the middleware begins, and whose end is what the middleware makes of it."""
+
+    def __init__(
+        self,
+        core: ClientCore,
+        prepared: Prepared,
+        deadline: float,
+        idle_timeout: float | None,
+        sending: Sending | None,
+    ) -> None:
+        self._chained = _ChainedItems(prepared, deadline, self._proceed)
+        self._outcome = _Outcome(core.loop, self._drop)
+        self._work = core.tasks.spawn(self._chained.run_alone(core), prepared.context)
+        super().__init__(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
+
+    def _begin(self, target: Target, body: bytes, deadline: float) -> None:
+        self._work.add_done_callback(self._conclude)
+
+    def _proceed(self, target: Target, body: bytes) -> asyncio.Future[Any]:
+        super()._begin(target, body, self._chained.deadline)
+        if self._call is not None:
+            self._chained.call.call_id = self._call.first_id.decode()
+        return self._outcome
+
+    def finish(self, outcome: Any) -> None:
+        self._call = None
+        self._stop_sending()
+        self._chained.came = self._behind.came
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        if self._chained.is_begun or self._end is not None:
+            super().fail(error)
+        else:  # it will not be begun any more
+            self._end = End(error, 0)
+            self._work.cancel()
+            self._hand_out()
+
+    def give_up(self) -> None:
+        super().give_up()
+        self._work.cancel()
+
+    def _conclude(self, work: asyncio.Task[Any]) -> None:
+        """The middleware has ended, and with it all."""
+        self._drop()
+        outcome = closed_error() if work.cancelled() else work.exception() or Concluded(work.result())
+        if self._end is None:
+            self._end = End(outcome, self._behind.came)
+            self._hand_out()
