@@ -186,7 +186,8 @@ async def test_it_may_change_arguments_and_the_result_of_an_upload(kind: Any, ur
 
 
 async def test_errors_pass_through_it_behind_the_items(kind: Any, url: str, service_name: str) -> None:
-    watch, got = Watch(), []
+    watch = Watch()
+    got: list[int] = []
     async with calling(kind, url, service_name, watch) as (rows, calls):
         with pytest.raises(SoldOut, match="no more") as caught:
             await calls.stream(rows.rows, 3, "fail", got=got)
