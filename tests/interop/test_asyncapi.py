@@ -51,6 +51,9 @@ def place(name: str, definition: Any = ITEM, **more: Any) -> MethodInfo:
     [
         ServiceInfo("calc", version="1.2", description="Calculates.", methods=[place("fib", doc="Fib.\n\nMore.")]),
         ServiceInfo("two.words", methods=[place("a"), place("b", OTHER), place("take-it"), MethodInfo("any")]),
+        ServiceInfo(
+            "rows", methods=[place("list", streams=True), place("both", streams=True, takes=True, taken=OTHER)]
+        ),
         ServiceInfo("odd", methods=[place("ä/~{x}"), MethodInfo("x", arguments=3, result=[], doc="\x1b[2J")]),
     ],
     ids=lambda service: service.name,
@@ -58,7 +61,31 @@ def place(name: str, definition: Any = ITEM, **more: Any) -> MethodInfo:
 def test_the_parser_finds_nothing_to_complain_of(service: ServiceInfo) -> None:
     said = parsed(document(service, "localhost:5672", "/", tls=False))
     assert said["found"] == []
-    assert [operation[1:] for operation in said["operations"]] == [["receive", True]] * len(service.methods)
+    calls = [operation[1:] for operation in said["operations"] if not operation[0].endswith(".items")]
+    assert calls == [["receive", True]] * len(service.methods)
+
+
+def test_items_have_messages_of_their_own() -> None:
+    methods = [
+        place("rows", streams=True),
+        place("store", takes=True, taken=ITEM),
+        place("talk", streams=True, takes=True),
+    ]
+    written = document(ServiceInfo("calc", methods=methods), "localhost:5672", "/", tls=False)
+    messages = written["components"]["messages"]
+    types = {name: messages[f"{name}.request"]["bindings"]["amqp"]["messageType"] for name in ("rows", "store", "talk")}
+    assert types == {"rows": "rows[]", "store": "store[<]", "talk": "talk[<>]"}
+    assert messages["rows.item"]["payload"]["schema"] == {"type": "array", "items": {"type": "integer"}}
+    assert messages["rows.result"]["payload"]["schema"] == {"type": "integer", "minimum": 0}
+    assert messages["store.sent"]["payload"]["schema"]["items"]["title"] == "Item"
+    replies = {name: list(written["channels"][f"{name}.reply"]["messages"]) for name in types}
+    assert replies == {
+        "rows": ["item", "result", "error"],
+        "store": ["taken", "result", "error"],
+        "talk": ["item", "taken", "result", "error"],
+    }
+    assert [name for name in written["operations"] if name.endswith(".items")] == ["store.items", "talk.items"]
+    assert parsed(written)["found"] == []
 
 
 def test_the_parser_does_complain_of_what_is_wrong() -> None:

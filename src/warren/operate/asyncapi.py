@@ -1,4 +1,7 @@
-"""A service as an AsyncAPI 3.1 document: for each method a request channel, a reply channel and an operation. Pure."""
+"""A service as an AsyncAPI 3.1 document: for each method a request channel, a reply channel and an operation. Pure.
+
+A method that yields has messages with items in its reply channel; one that takes items has a channel more for those.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 from warren.operate.schemas import Definitions, plain_name
 from warren.operate.told import MethodInfo, ServiceInfo
 from warren.protocol import topology
+from warren.protocol.streaming import ITEM
+from warren.protocol.uploading import END, TAKEN, Kind, kind_between
 
 _BINDING = "0.3.0"
 _FORMAT = "application/schema+json;version=draft-07"
@@ -16,16 +21,18 @@ _FORMAT = "application/schema+json;version=draft-07"
 def document(service: ServiceInfo, host: str, vhost: str, *, tls: bool) -> dict[str, Any]:
     """The document; `host` is the broker's, without user and password."""
     definitions = Definitions(plain_name)
-    methods = {plain_name(m.name): m for m in service.methods if not (m.streams or m.takes)}
+    methods = {plain_name(method.name): method for method in service.methods}
     messages = {name: _messages(method, definitions) for name, method in methods.items()}
-    channels = {name: _channels(name, service.name, vhost) for name in methods}
+    channels = {name: _channels(name, service.name, vhost, messages[name]) for name in methods}
     return {
         "asyncapi": "3.1.0",
         "info": _info(service),
         "defaultContentType": "application/json",
         "servers": {"broker": {"host": host, "protocol": "amqps" if tls else "amqp", "protocolVersion": "0-9-1"}},
         "channels": {name: channel for found in channels.values() for name, channel in found.items()},
-        "operations": {name: _operation(name, method) for name, method in methods.items()},
+        "operations": {
+            name: operation for of, method in methods.items() for name, operation in _operations(of, method).items()
+        },
         "components": {
             "messages": {f"{of}.{kind}": message for of, found in messages.items() for kind, message in found.items()},
             "schemas": {name: _schema(schema) for name, schema in sorted(definitions.all.items())},
@@ -38,24 +45,45 @@ def _info(service: ServiceInfo) -> dict[str, Any]:
     return info | ({"description": service.description} if service.description else {})
 
 
-def _channels(name: str, service: str, vhost: str) -> dict[str, Any]:
+#: The messages of a call with items that are no replies: those that its caller sends behind the request.
+_SENT = ("sent", "end")
+
+
+def _kind(method: MethodInfo) -> Kind:
+    return kind_between(takes=method.takes, streams=method.streams)
+
+
+def _channels(name: str, service: str, vhost: str, messages: Mapping[str, Any]) -> dict[str, Any]:
+    def of(*kinds: str) -> dict[str, Any]:
+        return {kind: _ref(f"components/messages/{name}.{kind}") for kind in kinds}
+
     queue = topology.service_queue(service)
     said = {"name": queue, "durable": True, "exclusive": False, "autoDelete": False, "vhost": vhost}
-    return {
+    channels = {
         f"{name}.request": {
             "address": queue,
-            "messages": {"request": _ref(f"components/messages/{name}.request")},
+            "messages": of("request"),
             "bindings": {"amqp": {"is": "queue", "queue": said, "bindingVersion": _BINDING}},
         },
         f"{name}.reply": {
             "address": None,
-            "messages": {kind: _ref(f"components/messages/{name}.{kind}") for kind in ("result", "error")},
+            "messages": of(*(kind for kind in messages if kind not in ("request", *_SENT))),
         },
     }
+    if "sent" in messages:
+        control = {"name": topology.CONTROL_EXCHANGE, "type": "direct", "durable": True, "vhost": vhost}
+        channels[f"{name}.items"] = {
+            "address": None,
+            "description": "The routing key is that which the worker has told in the header rpc-items-to.",
+            "messages": of(*_SENT),
+            "bindings": {"amqp": {"is": "routingKey", "exchange": control, "bindingVersion": _BINDING}},
+        }
+    return channels
 
 
-def _operation(name: str, method: MethodInfo) -> dict[str, Any]:
-    request, reply = f"channels/{name}.request", f"channels/{name}.reply"
+def _operations(name: str, method: MethodInfo) -> dict[str, Any]:
+    request, reply, items = (f"channels/{name}.{channel}" for channel in ("request", "reply", "items"))
+    replies = [*(["item"] if method.streams else []), *(["taken"] if method.takes else []), "result", "error"]
     operation = {
         "action": "receive",
         "channel": _ref(request),
@@ -63,10 +91,14 @@ def _operation(name: str, method: MethodInfo) -> dict[str, Any]:
         "reply": {
             "address": {"location": "$message.header#/replyTo"},
             "channel": _ref(reply),
-            "messages": [_ref(f"{reply}/messages/{kind}") for kind in ("result", "error")],
+            "messages": [_ref(f"{reply}/messages/{kind}") for kind in replies],
         },
     }
-    return operation | _described(method)
+    operations = {name: operation | _described(method)}
+    if method.takes:
+        sent = [_ref(f"{items}/messages/{kind}") for kind in _SENT]
+        operations[f"{name}.items"] = {"action": "receive", "channel": _ref(items), "messages": sent}
+    return operations
 
 
 def _described(method: MethodInfo) -> dict[str, str]:
@@ -78,22 +110,38 @@ def _messages(method: MethodInfo, definitions: Definitions) -> dict[str, Any]:
     def payload(schema: Any) -> dict[str, Any]:
         return _schema(definitions.taken_in(schema, lambda name: _ref(f"components/schemas/{name}/schema")))
 
-    identified = {"correlationId": {"location": "$message.header#/correlationId"}}
-    return {
-        "request": {
-            "name": method.name,
-            **identified,
-            "headers": _headers("replyTo"),
-            "payload": payload(method.arguments),
-        },
-        "result": {
-            "name": f"{method.name} result",
-            **identified,
-            "headers": _headers(),
-            "payload": payload(method.result),
-        },
-        "error": {"name": f"{method.name} error", **identified, "headers": _headers(), "payload": _PROBLEM},
+    name, kind = method.name, _kind(method)
+    messages = {"request": _message(name, payload(method.arguments), "replyTo", type=name + kind.mark)}
+    if method.streams:
+        messages["item"] = _message(f"{name} items", _array(payload(method.result)), type=ITEM.decode())
+    if method.takes:
+        messages["taken"] = _message(f"{name} taken", None, type=TAKEN.decode())
+        messages["sent"] = _message(f"{name} sent", _array(payload(method.taken)), "replyTo", type=ITEM.decode())
+        messages["end"] = _message(f"{name} end", None, "replyTo", type=END.decode())
+    result = _schema({"type": "integer", "minimum": 0}) if method.streams else payload(method.result)
+    return messages | {
+        "result": _message(f"{name} result", result),
+        "error": _message(f"{name} error", _PROBLEM),
     }
+
+
+def _message(name: str, payload: Any, *headers: str, type: str = "") -> dict[str, Any]:
+    """A message; `type` is the AMQP property, `payload` None where the body is empty."""
+    message = {
+        "name": name,
+        "correlationId": {"location": "$message.header#/correlationId"},
+        "headers": _headers(*headers),
+    }
+    if payload is not None:
+        message["payload"] = payload
+    if type:
+        message["bindings"] = {"amqp": {"messageType": type, "bindingVersion": _BINDING}}
+    return message
+
+
+def _array(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Several items, as they travel."""
+    return {**payload, "schema": {"type": "array", "items": payload["schema"]}}
 
 
 #: What an error says, beside its status in the headers: docs/wire.md has all of it.

@@ -53,7 +53,12 @@ _KINDS = {(False, False): CALL, (False, True): STREAM, (True, False): UPLOAD, (T
 
 def kind_of(method: Method) -> Kind:
     """What goes between the caller of a method and its handler."""
-    return _KINDS[method.takes, method.streams]
+    return kind_between(takes=method.takes, streams=method.streams)
+
+
+def kind_between(*, takes: bool, streams: bool) -> Kind:
+    """What goes between the caller and the handler of a method that takes items, or yields some."""
+    return _KINDS[takes, streams]
 
 
 def unmarked(name: str) -> str:
