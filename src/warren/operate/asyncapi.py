@@ -74,7 +74,7 @@ def _channels(name: str, service: str, vhost: str, messages: Mapping[str, Any]) 
         control = {"name": topology.CONTROL_EXCHANGE, "type": "direct", "durable": True, "vhost": vhost}
         channels[f"{name}.items"] = {
             "address": None,
-            "description": "The routing key is that which the worker has told in the header rpc-items-to.",
+            "description": "The routing key is that which the worker tells in the reply channel (taken).",
             "messages": of(*_SENT),
             "bindings": {"amqp": {"is": "routingKey", "exchange": control, "bindingVersion": _BINDING}},
         }
