@@ -6,7 +6,8 @@ import ast
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, get_overloads
@@ -84,16 +85,37 @@ def imported(node: ast.AST) -> Iterator[str]:
             yield submodule if submodule in TREES else node.module
 
 
-def imports(module: str) -> set[str]:
+def every(modules: list[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """A test of each of these modules as one test: thousands of tests would cost more than what they look at."""
+
+    def decorate(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = {}
+            for module in modules:
+                try:
+                    check(module)
+                except AssertionError as error:
+                    broken[module] = str(error)
+            assert broken == {}
+
+        test.__name__ = check.__name__
+        return test
+
+    assert modules
+    return decorate
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
     """All modules that a module imports, wherever in it."""
-    return {name for node in ast.walk(TREES[module]) for name in imported(node)}
+    return frozenset(name for node in ast.walk(TREES[module]) for name in imported(node))
 
 
-def of_warren(names: set[str]) -> set[str]:
+def of_warren(names: Set[str]) -> set[str]:
     return {name for name in names if name.partition(".")[0] == "warren"}
 
 
-def roots(names: set[str]) -> set[str]:
+def roots(names: Set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
@@ -111,7 +133,7 @@ def test_every_room_has_its_floor() -> None:
     assert {room_of(module) for module in ALL} == HEIGHT.keys(), "say in FLOORS where it belongs"
 
 
-@pytest.mark.parametrize("module", ALL)
+@every(ALL)
 def test_no_import_goes_up_or_sideways(module: str) -> None:
     own = room_of(module)
     others = {room_of(name) for name in of_warren(imports(module))} - {own}
@@ -123,32 +145,32 @@ def test_no_modules_import_each_other() -> None:
     assert len([*TopologicalSorter(graph).static_order()]) == len(ALL)  # it raises CycleError where they do
 
 
-@pytest.mark.parametrize("module", ALL)
+@every(ALL)
 def test_pika_is_known_to_the_connection_only(module: str) -> None:
     assert room_of(module) == "connection" or "pika" not in roots(imports(module))
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if room_of(m) == "broker"])
+@every([m for m in ALL if room_of(m) == "broker"])
 def test_the_broker_stands_alone(module: str) -> None:
     assert {room_of(name) for name in of_warren(imports(module))} <= BROKER_NEEDS | {"broker"}
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if HEIGHT[room_of(m)] <= HEIGHT["warren"]])
+@every([m for m in ALL if HEIGHT[room_of(m)] <= HEIGHT["warren"]])
 def test_nothing_below_the_command_line_knows_the_broker(module: str) -> None:
     assert room_of(module) == "broker" or not {n for n in of_warren(imports(module)) if room_of(n) == "broker"}
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if m not in NAME_HEADERS])
+@every([m for m in ALL if m not in NAME_HEADERS])
 def test_header_names_are_written_in_one_place(module: str) -> None:
     assert [text for text in written(module) if "rpc-" in text] == []
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if {m, room_of(m)} & PURE and m not in IMPURE_OF_THE_BROKER])
+@every([m for m in ALL if {m, room_of(m)} & PURE and m not in IMPURE_OF_THE_BROKER])
 def test_pure_modules_have_no_clock_no_chance_and_no_io(module: str) -> None:
     assert roots(imports(module)) & IMPURE == set()
 
 
-@pytest.mark.parametrize("module", ALL)
+@every(ALL)
 def test_nothing_imports_an_edge(module: str) -> None:
     assert imports(module) & EDGES <= ({"warren.cli"} if module == "warren.__main__" else set())
 
@@ -156,20 +178,20 @@ def test_nothing_imports_an_edge(module: str) -> None:
 # --- imports ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if HEIGHT[room_of(m)] < HEIGHT["warren"]])
+@every([m for m in ALL if HEIGHT[room_of(m)] < HEIGHT["warren"]])
 def test_imports_of_warren_stand_at_the_top(module: str) -> None:
     top = {name for node in TREES[module].body for name in imported(node)}
     assert of_warren(imports(module)) - top == set()
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if m != "warren"])
+@every([m for m in ALL if m != "warren"])
 def test_no_import_is_for_type_checking_only(module: str) -> None:
     names = {n.id for n in ast.walk(TREES[module]) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(TREES[module]) if isinstance(n, ast.Attribute)}
     assert ("TYPE_CHECKING" in names) == (module in TYPE_VARIABLES_WITH_DEFAULTS)
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.testing.plugin"])
+@every([m for m in ALL if m != "warren.testing.plugin"])
 def test_pytest_is_known_to_its_plugin_only(module: str) -> None:
     assert roots(imports(module)) & {"pytest", "_pytest", "pytest_asyncio"} == set()
 
@@ -221,7 +243,7 @@ def test_importing_warren_does_not_import_its_edges() -> None:
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", [m for m in ALL if m != "warren.logs"])
+@every([m for m in ALL if m != "warren.logs"])
 def test_every_logger_of_warren_escapes_what_it_logs(module: str) -> None:
     calls = [n for n in ast.walk(TREES[module]) if isinstance(n, ast.Call) and "getLogger" in ast.unparse(n.func)]
     names = [ast.unparse(call.args[0]) if call.args else "" for call in calls]
@@ -231,12 +253,12 @@ def test_every_logger_of_warren_escapes_what_it_logs(module: str) -> None:
 # --- what no file may do ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ALL)
+@every(ALL)
 def test_nothing_that_comes_over_the_wire_can_be_unpickled(module: str) -> None:
     assert roots(imports(module)) & {"pickle", "marshal", "shelve", "dill", "cloudpickle"} == set()
 
 
-@pytest.mark.parametrize("module", ALL)
+@every(ALL)
 def test_nothing_is_evaluated(module: str) -> None:
     calls = (n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call))
     called = {function.id for function in calls if isinstance(function, ast.Name)}
