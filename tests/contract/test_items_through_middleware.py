@@ -1,7 +1,7 @@
 """Streams, uploads and what all instances are asked, through a client's middleware: items pass it by, ends do not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -33,13 +33,17 @@ class SoldOut(Exception):
     """Raised after some items."""
 
 
+class Done(StopAsyncIteration):
+    """What ends a loop, as an error."""
+
+
 class Rows:
     """A service of each kind; it keeps the tenants that its callers have said."""
 
     def __init__(self, name: str) -> None:
         self.tenants: list[Any] = []
         self.closed = 0
-        self.service = service = Service(name, errors=[SoldOut])
+        self.service = service = Service(name, errors=[SoldOut, Done])
 
         @service.method
         async def rows(number: int, then: str = "") -> AsyncIterator[int]:
@@ -53,6 +57,11 @@ class Rows:
                     raise SoldOut("no more")
             finally:
                 self.closed += 1
+
+        @service.method
+        def odd(number: int) -> Iterator[int]:
+            yield from range(number)
+            raise Done("odd")
 
         @service.method
         async def total(items: AsyncIterator[int], factor: int = 1) -> int:
@@ -70,7 +79,7 @@ class Rows:
             self.note()
             return len(item)
 
-        self.rows, self.total, self.double, self.stock = rows, total, double, stock
+        self.rows, self.odd, self.total, self.double, self.stock = rows, odd, total, double, stock
 
     def note(self) -> None:
         self.tenants.append(current_call().headers.get("tenant"))
@@ -194,6 +203,21 @@ async def test_errors_pass_through_it_behind_the_items(kind: Any, url: str, serv
         assert "3 items of the stream had come" in caught.value.__notes__
     assert got == [0, 1, 2]
     assert [type(end) for end in watch.ends] == [SoldOut]
+
+
+@pytest.mark.parametrize("where", ["middleware", "handler"])
+async def test_what_would_end_a_loop_is_never_taken_for_the_end(
+    kind: Any, url: str, service_name: str, where: str
+) -> None:
+    async def layer(call: ClientCall, proceed: Proceed) -> Any:
+        result = await proceed()
+        if call.method == "rows":
+            raise StopAsyncIteration  # as an `anext` does that nobody has thought of
+        return result
+
+    async with calling(kind, url, service_name, layer) as (rows, calls):
+        with pytest.raises(RuntimeError, match="has ended in"):
+            await calls.stream(rows.rows if where == "middleware" else rows.odd, 3)
 
 
 async def test_what_it_raises_says_what_is_certain_of_the_call(kind: Any, url: str, service_name: str) -> None:

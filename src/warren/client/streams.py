@@ -80,6 +80,11 @@ class _Items(Generic[T_co]):
                 if self._sending is not None:
                     after_sending(error, self._sending.sent, self._sending.taken)
             self._close()
+            if isinstance(error, StopIteration | StopAsyncIteration):  # a loop would take it for the end of all items
+                raise RuntimeError(
+                    f"the stream has ended in {error!r}, of the handler or of middleware: let those raise another"
+                    " exception"
+                ) from error
             raise
 
     def _close(self) -> None:
