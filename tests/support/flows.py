@@ -1,0 +1,240 @@
+"""Streams, uploads and conversations that write down what happens to them at both ends, and what has to be true of it.
+
+Handlers note each of their runs, which their items name, so that a caller knows whose items it has got; a caller notes
+what it has got, what it has given, and how it ended. `check` holds one against the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tests.support.evidence import LATE
+from warren import AsyncClient, CallError, Execution, Service
+
+Delivery = Literal["report", "at-least-once", "at-most-once"]
+
+#: What a call with items may be, by the modes that it can be delivered in.
+KINDS = ("stream", "upload", "conversation")
+MODES: tuple[Delivery, ...] = ("report", "at-least-once", "at-most-once")
+ALLOWED = [(kind, mode) for kind in KINDS for mode in MODES if kind == "stream" or mode != "at-least-once"]
+
+#: Where a handler can be told to wait.
+BEGINNING, MIDDLE, END = "before the first item", "in the middle", "after the last item"
+POINTS = (BEGINNING, MIDDLE, END)
+
+
+@dataclass
+class Run:
+    """One run of a handler.
+
+    Attributes:
+        number: which one it is, of all of its service.
+        yielded: how many items it has yielded, or begun to.
+        taken: what it has taken.
+        whole: it has come to its end, and no error was in its way.
+        closed: its ``finally`` is over.
+    """
+
+    number: int
+    yielded: int = 0
+    taken: list[int] = field(default_factory=list)
+    whole: bool = False
+    closed: bool = False
+
+
+@dataclass
+class Gate:
+    """A point at which the handlers of one key wait, each time that they come there."""
+
+    point: str
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Flows:
+    """A service with a stream, an upload and a conversation for each delivery mode that they may have."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.service = Service(name, **options)
+        self.name = name
+        self.runs: defaultdict[str, list[Run]] = defaultdict(list)
+        self.gates: dict[str, Gate] = {}
+        self.methods: dict[tuple[str, str], Any] = {}
+        made: dict[str, Callable[[], Any]] = {
+            "stream": self._stream,
+            "upload": self._upload,
+            "conversation": self._conversation,
+        }
+        for kind, mode in ALLOWED:
+            self.methods[kind, mode] = self.service.method(name=f"{kind}-{mode}", delivery=mode)(made[kind]())
+
+    def _stream(self) -> Any:
+        async def stream(key: str, count: int) -> AsyncIterator[list[int]]:
+            with self._run(key) as run:
+                await self._at(key, BEGINNING)
+                for number in range(count):
+                    run.yielded += 1
+                    yield [run.number, number]
+                    await self._between(key, number, count)
+                run.whole = True
+
+        return stream
+
+    def _upload(self) -> Any:
+        async def upload(items: AsyncIterator[int], key: str, count: int) -> int:
+            with self._run(key) as run:
+                await self._at(key, BEGINNING)
+                async for item in items:
+                    run.taken.append(item)
+                    await self._between(key, len(run.taken) - 1, count)
+                run.whole = True
+                return len(run.taken)
+
+        return upload
+
+    def _conversation(self) -> Any:
+        async def conversation(items: AsyncIterator[int], key: str, count: int) -> AsyncIterator[list[int]]:
+            with self._run(key) as run:
+                await self._at(key, BEGINNING)
+                async for item in items:
+                    run.taken.append(item)
+                    run.yielded += 1
+                    yield [run.number, item]
+                    await self._between(key, len(run.taken) - 1, count)
+                run.whole = True
+
+        return conversation
+
+    @contextmanager
+    def _run(self, key: str) -> Any:
+        run = Run(sum(map(len, self.runs.values())))
+        self.runs[key].append(run)
+        try:
+            yield run
+        finally:
+            run.closed = True
+
+    async def _between(self, key: str, number: int, count: int) -> None:
+        await asyncio.sleep(0)  # so that each item travels alone
+        if number + 1 == count:
+            await self._at(key, END)
+        elif number == count // 2:
+            await self._at(key, MIDDLE)
+
+    async def _at(self, key: str, point: str) -> None:
+        gate = self.gates.get(key)
+        if gate is not None and gate.point == point:
+            gate.reached.set()
+            await gate.go.wait()
+
+
+class Flow:
+    """One call with items, at its caller.
+
+    Attributes:
+        items: what has come.
+        value, error: what it ended in.
+        given: how many items were taken of those to send; closed: whether what they came from is closed.
+    """
+
+    def __init__(self, flows: Flows, kind: str, mode: str, key: str, count: int) -> None:
+        self.key, self.count = key, count
+        self.items: list[list[int]] = []
+        self.value: Any = None
+        self.error: CallError | None = None
+        self.given = 0
+        self.closed = kind == "stream"
+        self._flows, self._kind, self._mode = flows, kind, mode
+
+    async def _source(self) -> AsyncIterator[int]:
+        try:
+            while self.given < self.count:
+                self.given += 1
+                yield self.given - 1
+                await asyncio.sleep(0)
+        finally:
+            self.closed = True
+
+    def begin(self, client: AsyncClient) -> Any:
+        """The call: an iterator, or, of an upload, what is to be awaited."""
+        method = self._flows.methods[self._kind, self._mode]
+        args = self.key, self.count
+        if self._kind == "stream":
+            return client.stream(method, *args)
+        return (client.upload if self._kind == "upload" else client.converse)(method, self._source(), *args)
+
+    async def take(self, call: Any, pause: float = 0.0) -> None:
+        """Take all that comes, with a pause after each item."""
+        try:
+            if self._kind == "upload":
+                self.value = await call
+            else:
+                async for item in call:
+                    self.items.append(item)
+                    await asyncio.sleep(pause)
+        except CallError as error:
+            self.error = error
+
+    async def run(self, client: AsyncClient, *, within: float) -> Flow:
+        """Do all of it, with this timeout; returns itself. It fails if the call outlives that."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(within + LATE):
+                await self.take(self.begin(client.options(timeout=within)))
+        except TimeoutError:
+            raise AssertionError(f"{self}: outlived its {within} s, after {time.monotonic() - begun:.1f} s") from None
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what it takes its items from is closed, if they were begun, and each handler that ran for it."""
+        return (self.closed or not self.given) and all(run.closed for run in self._flows.runs[self.key])
+
+    def __str__(self) -> str:
+        how = "well" if self.error is None else f"in {self.error.reason} / {self.error.execution}, {self.error}"
+        runs = self._flows.runs[self.key]
+        return f"{self._kind} {self._mode} {self.key}: {self.items or self.value}, {self.given} given, {how}; {runs}"
+
+    # --- what has to be true --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What came, what ran, and what is said of it do not contradict each other."""
+        runs = self._flows.runs[self.key]
+        assert len(runs) <= 1 or self._mode == "at-least-once", f"ran twice: {self}"
+        for run in runs:
+            assert run.taken == [*range(len(run.taken))], f"what was taken has gaps: {self}"
+            assert not run.whole or self._kind == "stream" or len(run.taken) == self.count, (
+                f"a silent short end: {self}"
+            )
+        self._check_items(runs)
+        if self.error is None:
+            self._check_whole(runs)
+        else:
+            self._check_evidence(self.error, runs)
+
+    def _check_items(self, runs: list[Run]) -> None:
+        """They are the first ones of one run."""
+        if self.items:
+            number = self.items[0][0]
+            assert self.items == [[number, at] for at in range(len(self.items))], f"gaps, or of two runs: {self}"
+            (run,) = (run for run in runs if run.number == number)
+            assert len(self.items) <= run.yielded, f"more than it has yielded: {self}"
+
+    def _check_whole(self, runs: list[Run]) -> None:
+        came = self.value if self._kind == "upload" else len(self.items)
+        assert came == self.count, f"it is short, and says that it is whole: {self}"
+        whole = runs if self._kind == "upload" else [run for run in runs if run.number == self.items[0][0]]
+        assert [run.whole for run in whole] == [True], f"its run has not come to its end: {self}"
+
+    def _check_evidence(self, error: CallError, runs: list[Run]) -> None:
+        if error.execution is Execution.EXECUTED:
+            assert runs, f"nothing ran: {self}"
+        else:
+            assert not self.items, f"items have come: {self}"
+            assert error.execution is Execution.UNKNOWN or not runs, f"it ran: {self}"
