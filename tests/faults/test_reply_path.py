@@ -87,7 +87,8 @@ def delete_reply_queues(node: Node) -> None:
     """As an operator may; a connection may not touch another's exclusive queue."""
     node.eval(
         '[rabbit_amqqueue:delete(Q, false, false, <<"tests">>) || Q <- rabbit_amqqueue:list(<<"/">>),'
-        f' binary:match(element(4, amqqueue:get_name(Q)), <<"amq.gen">>) =/= nomatch, {NO_CONTROL_QUEUE}]'
+        ' binary:match(element(4, amqqueue:get_name(Q)), [<<"amq.gen">>, <<"warren.reply">>]) =/= nomatch,'
+        f" {NO_CONTROL_QUEUE}]"
     )
 
 
@@ -282,6 +283,22 @@ async def test_a_deleted_reply_queue_ends_what_waits_for_it_and_is_replaced(
     await works_again(client, served.echo)
     assert [served.runs[text] for text in texts] == [1] * 5
     assert messages(rabbit, served.queue) == 0
+
+
+@pytest.mark.scenario(
+    22,
+    "The same with a durable one: replies may have been lost with it, so that what waits for them ends at once, too.",
+)
+async def test_a_deleted_durable_reply_queue_ends_what_waits_for_it(served: Counting, rabbit: Node) -> None:
+    async with AsyncClient(rabbit.url, reply="durable") as client:
+        call = asyncio.create_task(ending(client.options(timeout=60).call(served.hold, "x"), within=60))
+        await until(lambda: served.runs["x"])
+        await works_again(client, served.echo)  # so that the broker has confirmed it
+        delete_reply_queues(rabbit)
+        got = await asyncio.wait_for(call, 2 * LATE)
+        assert got.evidence == ("CONNECTION_LOST", Execution.UNKNOWN)
+        served.release.set()
+        await works_again(client, served.echo)
 
 
 CALLER = """

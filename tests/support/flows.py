@@ -7,6 +7,7 @@ what it has got, what it has given, and how it ended. `check` holds one against 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +35,7 @@ class Run:
     """One run of a handler.
 
     Attributes:
-        number: which one it is, of all of its service.
+        number: which one it is: chosen at random, as another process may run the same.
         yielded: how many items it has yielded, or begun to.
         taken: what it has taken.
         whole: it has come to its end, and no error was in its way.
@@ -113,7 +114,7 @@ class Flows:
 
     @contextmanager
     def _run(self, key: str) -> Any:
-        run = Run(sum(map(len, self.runs.values())))
+        run = Run(secrets.randbelow(2**50))
         self.runs[key].append(run)
         try:
             yield run
@@ -150,7 +151,7 @@ class Flow:
         self.error: CallError | None = None
         self.given = 0
         self.closed = kind == "stream"
-        self._flows, self._kind, self._mode = flows, kind, mode
+        self._flows, self.kind, self.mode = flows, kind, mode
 
     async def _source(self) -> AsyncIterator[int]:
         try:
@@ -163,16 +164,16 @@ class Flow:
 
     def begin(self, client: AsyncClient) -> Any:
         """The call: an iterator, or, of an upload, what is to be awaited."""
-        method = self._flows.methods[self._kind, self._mode]
+        method = self._flows.methods[self.kind, self.mode]
         args = self.key, self.count
-        if self._kind == "stream":
+        if self.kind == "stream":
             return client.stream(method, *args)
-        return (client.upload if self._kind == "upload" else client.converse)(method, self._source(), *args)
+        return (client.upload if self.kind == "upload" else client.converse)(method, self._source(), *args)
 
     async def take(self, call: Any, pause: float = 0.0) -> None:
         """Take all that comes, with a pause after each item."""
         try:
-            if self._kind == "upload":
+            if self.kind == "upload":
                 self.value = await call
             else:
                 async for item in call:
@@ -199,19 +200,17 @@ class Flow:
     def __str__(self) -> str:
         how = "well" if self.error is None else f"in {self.error.reason} / {self.error.execution}, {self.error}"
         runs = self._flows.runs[self.key]
-        return f"{self._kind} {self._mode} {self.key}: {self.items or self.value}, {self.given} given, {how}; {runs}"
+        return f"{self.kind} {self.mode} {self.key}: {self.items or self.value}, {self.given} given, {how}; {runs}"
 
     # --- what has to be true --------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """What came, what ran, and what is said of it do not contradict each other."""
         runs = self._flows.runs[self.key]
-        assert len(runs) <= 1 or self._mode == "at-least-once", f"ran twice: {self}"
+        assert len(runs) <= 1 or self.mode == "at-least-once", f"ran twice: {self}"
         for run in runs:
             assert run.taken == [*range(len(run.taken))], f"what was taken has gaps: {self}"
-            assert not run.whole or self._kind == "stream" or len(run.taken) == self.count, (
-                f"a silent short end: {self}"
-            )
+            assert not run.whole or self.kind == "stream" or len(run.taken) == self.count, f"a silent short end: {self}"
         self._check_items(runs)
         if self.error is None:
             self._check_whole(runs)
@@ -227,9 +226,9 @@ class Flow:
             assert len(self.items) <= run.yielded, f"more than it has yielded: {self}"
 
     def _check_whole(self, runs: list[Run]) -> None:
-        came = self.value if self._kind == "upload" else len(self.items)
+        came = self.value if self.kind == "upload" else len(self.items)
         assert came == self.count, f"it is short, and says that it is whole: {self}"
-        whole = runs if self._kind == "upload" else [run for run in runs if run.number == self.items[0][0]]
+        whole = runs if self.kind == "upload" else [run for run in runs if run.number == self.items[0][0]]
         assert [run.whole for run in whole] == [True], f"its run has not come to its end: {self}"
 
     def _check_evidence(self, error: CallError, runs: list[Run]) -> None:

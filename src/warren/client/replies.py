@@ -13,7 +13,7 @@ from warren.amqp.frames import Delivery, FrameError, Properties, decode_properti
 from warren.client.calls import Calls, PendingCall
 from warren.client.outcomes import waiter_failed
 from warren.connection.channel import HotChannel, Returned
-from warren.connection.errors import ChannelClosed, LinkLost
+from warren.connection.errors import NOT_FOUND, ChannelClosed, LinkLost
 from warren.connection.link import Link
 from warren.logs import get_logger
 from warren.protocol import topology
@@ -36,7 +36,7 @@ class ReplyOwner(Protocol):
         """An error, a bounce, a reply with headers, or one too large to keep; the call has not ended yet."""
 
     def on_replies_lost(self, reason: ChannelClosed) -> None:
-        """The durable reply queue cannot be used again: replies to what was sent cannot come."""
+        """The durable reply queue is gone, or cannot be used again: replies to what was sent may be lost."""
 
 
 class ReplyRoute:
@@ -65,6 +65,8 @@ class ReplyRoute:
 
     async def open(self, link: Link) -> None:
         """Declare, bind and consume the queue; the consumer proves that it is there."""
+        if self._durable and self._connections:
+            await self._look_for_old_one(link)
         channel = await link.hot_channel()
         self._consuming = channel, link
         channel.attach(self, body_limit=self._max_size)
@@ -77,6 +79,17 @@ class ReplyRoute:
         await channel.bind(queue, topology.BOUNCE_EXCHANGE, queue)
         await channel.consume(queue, no_ack=True)
         return queue
+
+    async def _look_for_old_one(self, link: Link) -> None:
+        """Say so if the queue of the links before is gone, as what was in it is, or came to no queue since."""
+        channel = await link.channel()
+        try:
+            await channel.inspect_queue(self._name)
+            await channel.close()
+        except ChannelClosed as error:
+            if error.code == NOT_FOUND:
+                log.warning("the reply queue %s is gone, with what was in it: declaring it again", self._name)
+                self._owner.on_replies_lost(error)
 
     async def _open_durable(self, channel: HotChannel) -> str:
         queue = self._name
