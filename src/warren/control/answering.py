@@ -59,7 +59,11 @@ class PutOff(msgspec.Struct):
 
 
 class Answering:
-    """The control queue of one process (Receiver of its channel)."""
+    """The control queue of one process (Receiver of its channel).
+
+    Attributes:
+        on_broken: called when it is gone, and the link is not: streams wait for what comes through it.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,8 @@ class Answering:
         self._inbox: deque[tuple[HotChannel, Delivery]] = deque()
         self._next_turn: asyncio.TimerHandle | None = None
         self._channel: HotChannel | None = None
+        self._link: Link | None = None
+        self.on_broken: Callable[[Link], None] = lambda _link: None
         self._queue = ""
         self._forbidden = self._said = False
 
@@ -101,11 +107,12 @@ class Answering:
         Raises:
             LinkLost: the link is gone.
         """
-        self._channel = None
+        self._channel, self._link = None, link
         try:
             await declare_control_exchange(link)
             channel = await link.hot_channel()
             channel.attach(self, body_limit=MAX_QUESTION)
+            channel.on_closed = lambda reason: self._on_closed(channel, reason)
             await self._consume(channel)
             self._channel = channel
         except ChannelClosed as error:
@@ -235,7 +242,16 @@ class Answering:
         """See `confirmed`."""
 
     def consumer_cancelled(self, channel: HotChannel) -> None:
-        """Its queue was deleted: `look_after` declares another."""
+        """Its queue was deleted: another is declared."""
+        if channel is self._channel and self._link is not None:
+            self.on_broken(self._link)
+
+    def _on_closed(self, channel: HotChannel, reason: Exception) -> None:
+        is_own = (
+            isinstance(reason, ChannelClosed) and channel is self._channel
+        )  # else its link is gone, or it never was
+        if is_own and not self._forbidden and self._link is not None:
+            self.on_broken(self._link)
 
 
 def _may_answer(question: Question) -> bool:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-from warren.connection.backoff import Backoff
 from warren.connection.channel import HotChannel
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
@@ -20,6 +16,7 @@ from warren.server.declarations import declare, refusal
 from warren.server.inflows import Inflows
 from warren.server.intake import Intake
 from warren.server.progress import Reports
+from warren.server.repair import Repair
 from warren.server.streaming import Outlets
 from warren.server.worker import Worker
 
@@ -32,47 +29,6 @@ _CANCEL_PATIENCE = 5.0
 #: Seconds that the broker gets to say how a queue stands that has refused a copy. With the patience of a hand-back
 #: (`settler`) less than a worker that stops waits for it.
 _ASK_PATIENCE = 1.0
-
-
-class _Repair:
-    """Opens something of a link again, in the background: one attempt at a time, and one more if it broke meanwhile.
-
-    What is under way for a link that is gone does not count: the new link's things break by themselves.
-    """
-
-    def __init__(self, spawn: Spawn, attempt: Callable[[Link], Coroutine[Any, Any, None]]) -> None:
-        self._spawn = spawn
-        self._attempt = attempt
-        self._backoff = Backoff(random.Random())
-        self._link: Link | None = None  # for which one is under way
-        self._once_more = False
-
-    def wanted(self, link: Link) -> None:
-        """It has broken on this link."""
-        if self._link is link:
-            self._once_more = True
-        else:
-            self._link, self._once_more = link, False
-            self._spawn(self._run(link))
-
-    async def _run(self, link: Link) -> None:
-        again = True
-        while again and self._link is link:
-            self._once_more = False
-            try:
-                await asyncio.sleep(self._backoff.next(time.monotonic()))  # what broke it may do so again
-                await self._attempt(link)
-            except (ChannelClosed, ConnectFailed, LinkLost) as error:
-                log.warning("a service's channel cannot be opened again: %s; reconnecting", error)
-                self._forget(link)
-                await link.close()
-                return
-            again = self._once_more
-        self._forget(link)
-
-    def _forget(self, link: Link) -> None:
-        if self._link is link:
-            self._link = None
 
 
 class Post:
@@ -88,10 +44,10 @@ class Post:
         self._link: Link | None = None
         self._intake = Intake(worker)
         self._may_declare = False
-        self._consuming = _Repair(spawn, self._consume_again)
-        self._copying = _Repair(spawn, self._open_copies)
-        self._declaring = _Repair(spawn, self._declare_again)
-        self._taking = _Repair(spawn, self.uploads.queue.open)
+        self._consuming = Repair(spawn, self._consume_again)
+        self._copying = Repair(spawn, self._open_copies)
+        self._declaring = Repair(spawn, self._declare_again)
+        self._taking = Repair(spawn, self.uploads.queue.open)
         self.uploads.queue.on_broken = self._taking.wanted
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken

@@ -84,12 +84,12 @@ class Server(Observable):
         self._settings = make_settings(url, **connection)
         self.abandoned: list[str] = []
         self._life = Lifecycle()
+        self._tasks = Tasks()
         self._posts: list[Post] = []
-        self._upkeep = Upkeep(self._posts)
+        self._upkeep = Upkeep(self._posts, self._tasks.spawn)
         self._vitals = Vitals()
         self._looking = Looking("", self._posts, self._life, self._vitals)
         self._failure: CallError | None = None
-        self._tasks = Tasks()
         self._serving: asyncio.Task[None] | None = None
 
     def run(self) -> None:
@@ -168,7 +168,7 @@ class Server(Observable):
         self._posts = [Post(worker, self._tasks.spawn) for worker in workers]
         self._vitals = Vitals()
         self._looking = Looking(instance, self._posts, self._life, self._vitals)
-        self._upkeep = Upkeep(self._posts, answering(self._control, self._looking))
+        self._upkeep = Upkeep(self._posts, self._tasks.spawn, answering(self._control, self._looking))
         supervisor = Supervisor(
             self._settings, setup=self._set_up, opened=self._on_opened, lost=self._on_lost, failed=self._on_failed
         )

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from warren.connection.declare import declare_exchanges
 from warren.connection.errors import ChannelClosed, ConnectFailed, LinkLost
+from warren.connection.explainer import Spawn
 from warren.connection.link import Link
 from warren.control.answering import Answering
 from warren.logs import get_logger
 from warren.server.post import Post
+from warren.server.repair import Repair
 
 log = get_logger("warren.server")
 
@@ -30,11 +32,14 @@ class Upkeep:
         answering: the control queue; None where there shall be none.
     """
 
-    def __init__(self, posts: Sequence[Post], answering: Answering | None = None) -> None:
+    def __init__(self, posts: Sequence[Post], spawn: Spawn, answering: Answering | None = None) -> None:
+        """`spawn` runs what has to be done in the background, for as long as the server is served."""
         self.link: Link | None = None
         self.answering = answering
         self._posts = posts
         self._may_declare = True
+        if answering is not None:
+            answering.on_broken = Repair(spawn, answering.look_after).wanted
 
     async def declare(self, link: Link) -> None:
         """Declare everything on a new link.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from warren.connection.errors import ChannelClosed
+from warren.connection.errors import ChannelClosed, LinkLost
 from warren.control.answering import Answering
 
 
@@ -14,6 +14,7 @@ class Channel:
     def __init__(self, refusal: ChannelClosed | None) -> None:
         self.closed: ChannelClosed | None = None
         self.consumes = False
+        self.on_closed: Any = None
         self.done: list[str] = []
         self._refusal = refusal
 
@@ -53,11 +54,13 @@ class Link:
 
 async def test_a_control_queue_that_was_deleted_comes_back_on_the_same_channel() -> None:
     link: Any = Link()
-    answering = Answering("one", ["all"], {})
+    answering, broken = Answering("one", ["all"], {}), list[Any]()
+    answering.on_broken = broken.append
     await answering.open(link)
     channel = link.hot[0]
     channel.consumes = False
     answering.consumer_cancelled(channel)
+    assert broken == [link]
     await answering.look_after(link)
     await answering.look_after(link)
     assert link.hot == [channel]
@@ -71,3 +74,17 @@ async def test_what_was_gone_for_a_moment_is_tried_again_and_what_is_forbidden_i
     await answering.open(link)
     await answering.look_after(link)
     assert len(link.hot) == channels
+
+
+@pytest.mark.parametrize(
+    ("reason", "times"), [(ChannelClosed(404, "no"), 1), (ChannelClosed(403, "no"), 1), (LinkLost(), 0)]
+)
+async def test_a_channel_that_is_closed_is_missed_at_once_unless_the_link_is_gone_with_it(
+    reason: Exception, times: int
+) -> None:
+    link: Any = Link()
+    answering, broken = Answering("one", ["all"], {}), list[Any]()
+    answering.on_broken = broken.append
+    await answering.open(link)
+    link.hot[0].on_closed(reason)
+    assert broken == [link] * times

@@ -11,7 +11,8 @@ from warren.connection.channel import HotChannel
 from warren.connection.errors import ChannelClosed, ConnectFailed
 from warren.connection.link import Link
 from warren.connection.tasks import Tasks
-from warren.server.post import Post, _Repair
+from warren.server.post import Post
+from warren.server.repair import Repair
 from warren.server.worker import Worker
 
 
@@ -29,7 +30,7 @@ class Broken:
     def __init__(self) -> None:
         self.attempts: asyncio.Queue[tuple[FakeLink, asyncio.Future[None]]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
-        self.repair = _Repair(self._spawn, self._attempt)
+        self.repair = Repair(self._spawn, self._attempt)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work))
