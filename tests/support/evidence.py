@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rabbit import Node
+from tests.support.waiting import LATE as LATE
 from tests.support.waiting import PATIENCE
 from warren import AsyncClient, CallError, Execution, Service, current_call
 
 Handler = Callable[[str], Coroutine[Any, Any, str]]
-
-#: Seconds by which a call may outlive its deadline. Warren promises 0.5; the rest is for machines that are busy with
-#: other things while they test, the parallel workers of this suite among them.
-LATE = 5.0
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,30 @@
 
 Handlers note each of their runs, which their items name, so that a caller knows whose items it has got; a caller notes
 what it has got, what it has given, and how it ended. `check` holds one against the other.
+
+``python -m tests.support.flows NAME QUEUE URL`` serves both of `QUEUES`, whatever QUEUE says: a worker whose handlers
+wait for ever at the point that their key names. What they do it writes down in the file RUNS: it may be killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import secrets
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from tests.support.evidence import LATE
-from warren import AsyncClient, CallError, Execution, Service
+from tests.support.doomed import note
+from tests.support.serving import lines
+from tests.support.waiting import LATE
+from warren import AsyncClient, CallError, Execution, Server, Service
 
 Delivery = Literal["report", "at-least-once", "at-most-once"]
 
@@ -28,6 +37,8 @@ ALLOWED = [(kind, mode) for kind in KINDS for mode in MODES if kind == "stream" 
 #: Where a handler can be told to wait.
 BEGINNING, MIDDLE, END = "before the first item", "in the middle", "after the last item"
 POINTS = (BEGINNING, MIDDLE, END)
+#: The kinds of the queues of services.
+QUEUES: tuple[Literal["classic", "quorum"], ...] = ("classic", "quorum")
 
 
 @dataclass
@@ -40,6 +51,7 @@ class Run:
         taken: what it has taken.
         whole: it has come to its end, and no error was in its way.
         closed: its ``finally`` is over.
+        waits: it has come to its gate.
     """
 
     number: int
@@ -47,6 +59,7 @@ class Run:
     taken: list[int] = field(default_factory=list)
     whole: bool = False
     closed: bool = False
+    waits: bool = False
 
 
 @dataclass
@@ -75,12 +88,20 @@ class Flows:
         for kind, mode in ALLOWED:
             self.methods[kind, mode] = self.service.method(name=f"{kind}-{mode}", delivery=mode)(made[kind]())
 
+    def gate_of(self, key: str) -> Gate | None:
+        """Where those of this key have to wait."""
+        return self.gates.get(key)
+
+    def changed(self, key: str, run: Run) -> None:
+        """It has done something."""
+
     def _stream(self) -> Any:
         async def stream(key: str, count: int) -> AsyncIterator[list[int]]:
             with self._run(key) as run:
                 await self._at(key, BEGINNING)
                 for number in range(count):
                     run.yielded += 1
+                    self.changed(key, run)
                     yield [run.number, number]
                     await self._between(key, number, count)
                 run.whole = True
@@ -93,6 +114,7 @@ class Flows:
                 await self._at(key, BEGINNING)
                 async for item in items:
                     run.taken.append(item)
+                    self.changed(key, run)
                     await self._between(key, len(run.taken) - 1, count)
                 run.whole = True
                 return len(run.taken)
@@ -105,6 +127,7 @@ class Flows:
                 await self._at(key, BEGINNING)
                 async for item in items:
                     run.taken.append(item)
+                    self.changed(key, run)
                     run.yielded += 1
                     yield [run.number, item]
                     await self._between(key, len(run.taken) - 1, count)
@@ -116,6 +139,7 @@ class Flows:
     def _run(self, key: str) -> Any:
         run = Run(secrets.randbelow(2**50))
         self.runs[key].append(run)
+        self.changed(key, run)
         try:
             yield run
         finally:
@@ -129,9 +153,11 @@ class Flows:
             await self._at(key, MIDDLE)
 
     async def _at(self, key: str, point: str) -> None:
-        gate = self.gates.get(key)
+        gate = self.gate_of(key)
         if gate is not None and gate.point == point:
             gate.reached.set()
+            self.runs[key][-1].waits = True
+            self.changed(key, self.runs[key][-1])
             await gate.go.wait()
 
 
@@ -182,12 +208,12 @@ class Flow:
         except CallError as error:
             self.error = error
 
-    async def run(self, client: AsyncClient, *, within: float) -> Flow:
+    async def run(self, client: AsyncClient, *, within: float, pause: float = 0.0) -> Flow:
         """Do all of it, with this timeout; returns itself. It fails if the call outlives that."""
         begun = time.monotonic()
         try:
             async with asyncio.timeout(within + LATE):
-                await self.take(self.begin(client.options(timeout=within)))
+                await self.take(self.begin(client.options(timeout=within)), pause)
         except TimeoutError:
             raise AssertionError(f"{self}: outlived its {within} s, after {time.monotonic() - begun:.1f} s") from None
         return self
@@ -201,6 +227,11 @@ class Flow:
         how = "well" if self.error is None else f"in {self.error.reason} / {self.error.execution}, {self.error}"
         runs = self._flows.runs[self.key]
         return f"{self.kind} {self.mode} {self.key}: {self.items or self.value}, {self.given} given, {how}; {runs}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its handler has come to its gate."""
+        return any(run.waits for run in self._flows.runs[self.key])
 
     # --- what has to be true --------------------------------------------------------------------------------------
 
@@ -237,3 +268,44 @@ class Flow:
         else:
             assert not self.items, f"items have come: {self}"
             assert error.execution is Execution.UNKNOWN or not runs, f"it ran: {self}"
+
+
+# --- a worker that may be killed --------------------------------------------------------------------------------------
+
+
+class Doomed(Flows):
+    """One whose handlers wait for ever, at the point that stands in their key between slashes."""
+
+    def __init__(self, name: str, log: Path, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._log = log
+
+    def gate_of(self, key: str) -> Gate | None:
+        return Gate(key.split("/")[1]) if "/" in key else None
+
+    def changed(self, key: str, run: Run) -> None:
+        note(self._log, json.dumps([key, asdict(run)]))
+
+
+def read_runs(log: Path) -> dict[str, list[Run]]:
+    """What a worker that is dead has written down, of each key."""
+    last = {(key, run["number"]): Run(**run) for key, run in map(json.loads, lines(log))}
+    found: defaultdict[str, list[Run]] = defaultdict(list)
+    for (key, _), run in last.items():
+        run.closed = True  # nothing of it is left
+        found[key].append(run)
+    return found
+
+
+async def main() -> None:
+    name, _, url = sys.argv[1:]
+    doomed = [Doomed(f"{name}-{queue}", Path(os.environ["RUNS"]), queue=queue, concurrency=500) for queue in QUEUES]
+    server = Server(*(flows.service for flows in doomed), url=url)
+    task = asyncio.create_task(server.serve())
+    await server.ready()
+    print("ready", flush=True)
+    await task
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

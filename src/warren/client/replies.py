@@ -88,7 +88,10 @@ class ReplyRoute:
             await channel.close()
         except ChannelClosed as error:
             if error.code == NOT_FOUND:
-                log.warning("the reply queue %s is gone, with what was in it, and is declared again: find out who deletes it", self._name)
+                log.warning(
+                    "the reply queue %s is gone, with what was in it, and is declared again: find out who deletes it",
+                    self._name,
+                )
                 self._owner.on_replies_lost(error)
 
     async def _open_durable(self, channel: HotChannel) -> str:
