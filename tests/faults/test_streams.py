@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rabbit import Node
+from tests.support.evidence import broker_memory, queued_bytes
 from tests.support.proxy import How, Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
@@ -27,6 +29,11 @@ def raw(url: str) -> Iterator[Any]:
         yield channel
 
 
+@pytest.mark.scenario(
+    180,
+    "A worker dies in the middle of a stream: WORKER_LOST, EXECUTED, behind all items that had come; it is not"
+    " run again.",
+)
 async def test_a_worker_that_dies_ends_the_stream_which_is_not_run_again(
     url: str, service_name: str, tmp_path: Path
 ) -> None:
@@ -41,6 +48,11 @@ async def test_a_worker_that_dies_ends_the_stream_which_is_not_run_again(
         assert len(log.read_text().splitlines()) == 1
 
 
+@pytest.mark.scenario(
+    181,
+    "The caller's link is cut at a delivery of a long stream: the first items and CONNECTION_LOST; the "
+    "generator is closed.",
+)
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13])
 async def test_a_clients_link_that_is_cut_after_any_frame_never_makes_a_stream_short(
     proxy: Proxy, url: str, service_name: str, nth: int
@@ -61,6 +73,7 @@ async def test_a_clients_link_that_is_cut_after_any_frame_never_makes_a_stream_s
         assert len(yielding.closed) == 1
 
 
+@pytest.mark.scenario(181, "The same with durable replies: the stream comes whole, each item once.")
 @pytest.mark.parametrize("how", ["rst", "fin"])
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13])
 async def test_a_stream_with_durable_replies_goes_on_after_a_lost_link(
@@ -81,6 +94,7 @@ async def test_a_stream_with_durable_replies_goes_on_after_a_lost_link(
         assert [row.number for row in items] == [*range(1, 3000)]
 
 
+@pytest.mark.scenario(182, "A caller is gone without a word while a generator waits for it: the generator is closed.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_generator_that_waits_for_a_caller_which_is_gone_is_closed(
     proxy: Proxy, url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +110,10 @@ async def test_a_generator_that_waits_for_a_caller_which_is_gone_is_closed(
         await stream.aclose()
 
 
+@pytest.mark.scenario(
+    183,
+    "A worker loses its link: its generator is closed, and its caller hears WORKER_LOST behind the items.",
+)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_worker_whose_link_is_lost_closes_the_generator_and_its_caller_is_told(
     proxy: Proxy, url: str, service_name: str, kind: str
@@ -112,6 +130,10 @@ async def test_a_worker_whose_link_is_lost_closes_the_generator_and_its_caller_i
         assert len(yielding.closed) == 1
 
 
+@pytest.mark.scenario(
+    184,
+    "The message that lets a stream go on is lost: it is told again, and the stream comes whole.",
+)
 async def test_credit_that_is_lost_is_told_again(url: str, service_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     yielding = Yielding(service_name)
     async with serving(yielding.service, url=url) as server, AsyncClient(url, timeout=60) as client:
@@ -129,8 +151,13 @@ async def test_credit_that_is_lost_is_told_again(url: str, service_name: str, mo
         assert len(items) == 344
 
 
-async def test_a_consumer_that_sleeps_bounds_the_memory_of_its_worker(url: str, service_name: str) -> None:
-    yielding = Yielding(service_name)
+@pytest.mark.scenario(
+    185,
+    "A consumer sleeps before a stream of a gigabyte: its worker waits, and the memory of broker, client and "
+    "worker is bounded.",
+)
+async def test_a_consumer_that_sleeps_bounds_all_memory(rabbit: Node, url: str, service_name: str) -> None:
+    yielding, of_broker = Yielding(service_name), broker_memory(rabbit)
     async with serving(yielding.service, url=url), AsyncClient(url, timeout=60) as client:
         before = resident_memory() or 0
         stream = client.stream(yielding.on_loop, 4000, 256 * 1024)  # a gigabyte
@@ -140,10 +167,13 @@ async def test_a_consumer_that_sleeps_bounds_the_memory_of_its_worker(url: str, 
             seen = yielding.yielded
             await asyncio.sleep(0.2)
         assert yielding.yielded < 20
+        assert queued_bytes(rabbit) < 6 * 1024 * 1024  # no more than the window
+        assert broker_memory(rabbit) - of_broker < 100 * 1024 * 1024
         assert (resident_memory() or 0) - before < 100 * 1024 * 1024
         await stream.aclose()
 
 
+@pytest.mark.scenario(186, "A generator that its middleware has left alone is closed.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_generator_that_its_middleware_has_left_alone_is_closed(
     url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +220,10 @@ def answer(raw: Any, p: Any, body: bytes, **properties: Any) -> None:
     raw.basic_publish("", p.reply_to, body, made)
 
 
+@pytest.mark.scenario(
+    187,
+    "Items that are missing, come twice, of another run, or do not add up: STREAM_BROKEN, behind the good ones.",
+)
 @pytest.mark.parametrize(
     ("messages", "end", "got", "why"),
     [
@@ -236,6 +270,7 @@ async def test_a_stream_with_gaps_is_broken_and_says_so(
     assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
 
 
+@pytest.mark.scenario(187, "Items for a call that is no stream harm nothing.")
 async def test_items_for_a_call_that_is_no_stream_are_passed_over(url: str, service_name: str, raw: Any) -> None:
     service = Service(service_name)
 

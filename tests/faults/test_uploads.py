@@ -10,6 +10,8 @@ from typing import Any
 import pika
 import pytest
 
+from rabbit import Node
+from tests.support.evidence import broker_memory, queued_bytes
 from tests.support.proxy import Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
@@ -51,6 +53,10 @@ async def endless() -> AsyncIterator[int]:
 # --- workers and links that go ------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(
+    190,
+    "A worker dies in the middle of an upload: WORKER_LOST, EXECUTED; it is not run again, and the items are closed.",
+)
 @pytest.mark.parametrize("method", ["take_and_die", "take_and_die_at_most_once"])
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_worker_that_dies_ends_the_upload_which_is_not_run_again(
@@ -70,6 +76,7 @@ async def test_a_worker_that_dies_ends_the_upload_which_is_not_run_again(
         assert len(log.read_text().splitlines()) == 1
 
 
+@pytest.mark.scenario(190, "The same when all was sent, at-most-once: the caller finds out by itself.")
 async def test_a_worker_that_dies_when_all_was_sent_ends_the_upload(
     url: str, service_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +89,11 @@ async def test_a_worker_that_dies_when_all_was_sent_ends_the_upload(
     assert error.execution is Execution.EXECUTED
 
 
+@pytest.mark.scenario(
+    191,
+    "The caller's link is cut at a delivery or a publish of a long upload: whole, or an error at both ends; "
+    "never short.",
+)
 @pytest.mark.parametrize(
     ("way", "frame", "nth"),
     [*(("down", "Basic.Deliver", n) for n in (1, 2, 3, 5)), *(("up", "Basic.Publish", n) for n in (1, 2, 3, 5, 9))],
@@ -112,6 +124,7 @@ async def test_a_callers_link_that_is_cut_after_any_frame_never_makes_an_upload_
         assert await client.call(taking.one) == 1  # over the next link; else its durable queue stays
 
 
+@pytest.mark.scenario(192, "A caller is gone without a word while a handler waits for items: the handler is ended.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_handler_that_waits_for_a_caller_which_is_gone_is_ended(
     proxy: Proxy, url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +143,10 @@ async def test_a_handler_that_waits_for_a_caller_which_is_gone_is_ended(
         assert (error.reason, error.execution) == ("CONNECTION_LOST", Execution.EXECUTED)
 
 
+@pytest.mark.scenario(
+    193,
+    "A worker loses its link: its handler is ended, the caller hears WORKER_LOST, and the next upload works.",
+)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_worker_whose_link_is_lost_ends_the_handler_and_its_caller_is_told(
     proxy: Proxy, url: str, service_name: str, kind: str
@@ -149,6 +166,7 @@ async def test_a_worker_whose_link_is_lost_ends_the_handler_and_its_caller_is_to
         assert await client.upload(getattr(taking, kind), [Row(5)]) == 5  # over the new link
 
 
+@pytest.mark.scenario(193, "The same for a conversation: both sides end.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_conversation_whose_worker_loses_its_link_ends_on_both_sides(
     proxy: Proxy, url: str, service_name: str, kind: str
@@ -184,6 +202,7 @@ def lose(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     monkeypatch.setattr(Sending, "write", lossy)
 
 
+@pytest.mark.scenario(194, "A message with items is lost: STREAM_BROKEN in the handler and at the caller.")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [0, 1, 3])
 async def test_items_that_are_lost_are_an_error_in_the_handler_and_never_a_silent_end(
@@ -203,6 +222,7 @@ async def test_items_that_are_lost_are_an_error_in_the_handler_and_never_a_silen
         assert isinstance(ended, CallError)
 
 
+@pytest.mark.scenario(194, "The last items are lost: they are missed, too.")
 async def test_the_last_items_that_are_lost_are_missed_too(
     url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +233,7 @@ async def test_the_last_items_that_are_lost_are_missed_too(
             await client.upload(taking.on_loop, [Row(0), Row(1), Row(2)])
 
 
+@pytest.mark.scenario(194, "The end of an upload is lost: it is said again.")
 async def test_an_end_that_is_lost_is_said_again(url: str, service_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "SIGN_OF_LIFE", 0.2)
     lose(monkeypatch, 1)
@@ -221,6 +242,7 @@ async def test_an_end_that_is_lost_is_said_again(url: str, service_name: str, mo
         assert await client.upload(taking.on_loop, [Row(1), Row(2)]) == 3
 
 
+@pytest.mark.scenario(194, "What a worker says of how far it has come is lost: it says it again.")
 async def test_what_a_worker_tells_and_is_lost_it_tells_again(
     url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +261,7 @@ async def test_what_a_worker_tells_and_is_lost_it_tells_again(
         assert await client.upload(taking.on_loop, Source(2000).on_loop()) == 1_999_000
 
 
+@pytest.mark.scenario(195, "A caller falls silent: its handler hears STREAM_BROKEN.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_caller_that_says_nothing_any_more_is_given_up(
     url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +277,7 @@ async def test_a_caller_that_says_nothing_any_more_is_given_up(
         assert source.closed
 
 
+@pytest.mark.scenario(195, "A caller that thinks for long is not taken for silent.")
 async def test_a_caller_that_thinks_for_long_says_that_it_is_there(
     url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +297,10 @@ async def test_a_caller_that_thinks_for_long_says_that_it_is_there(
 # --- what is deleted, or forbidden --------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(
+    196,
+    "The control exchange is deleted: the upload ends, EXECUTED; the next one works when it is there again.",
+)
 async def test_an_exchange_that_is_deleted_ends_an_upload_and_the_next_one_works_when_it_is_there_again(
     url: str, service_name: str, raw: Any
 ) -> None:
@@ -300,6 +328,7 @@ async def test_an_exchange_that_is_deleted_ends_an_upload_and_the_next_one_works
         assert await client.upload(taking.on_loop, [Row(3)]) == 3
 
 
+@pytest.mark.scenario(196, "The queue for items is deleted: STREAM_BROKEN; the next upload works.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_queue_for_items_that_is_deleted_ends_an_upload_and_there_is_another(
     url: str, service_name: str, kind: str
@@ -319,6 +348,7 @@ async def test_a_queue_for_items_that_is_deleted_ends_an_upload_and_there_is_ano
         assert await client.upload(getattr(taking, kind), [Row(3)]) == 3
 
 
+@pytest.mark.scenario(196, "The broker forbids to send items: PermissionDenied, EXECUTED.")
 async def test_a_channel_for_items_that_the_broker_refuses_ends_the_upload(url: str, service_name: str) -> None:
     taking = Taking(service_name)
     async with serving(taking.service, url=url), AsyncClient(url, timeout=60) as client:
@@ -336,11 +366,14 @@ async def test_a_channel_for_items_that_the_broker_refuses_ends_the_upload(url: 
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.scenario(
+    197,
+    "A handler sleeps before an upload of a gigabyte: its caller waits, and the memory of broker, client and "
+    "worker is bounded.",
+)
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_handler_that_sleeps_bounds_the_memory_of_its_caller_and_its_worker(
-    url: str, service_name: str, kind: str
-) -> None:
-    taking = Taking(service_name)
+async def test_a_handler_that_sleeps_bounds_all_memory(rabbit: Node, url: str, service_name: str, kind: str) -> None:
+    taking, of_broker = Taking(service_name), broker_memory(rabbit)
     async with serving(taking.service, url=url), AsyncClient(url, timeout=60) as client:
         before = resident_memory() or 0
         source = Source(4000, 256 * 1024)  # a gigabyte
@@ -351,12 +384,15 @@ async def test_a_handler_that_sleeps_bounds_the_memory_of_its_caller_and_its_wor
             seen = source.given
             await asyncio.sleep(0.2)
         assert source.given < 30
+        assert queued_bytes(rabbit) < 6 * 1024 * 1024  # no more than the window
+        assert broker_memory(rabbit) - of_broker < 100 * 1024 * 1024
         assert (resident_memory() or 0) - before < 100 * 1024 * 1024
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         taking.go_on.set()
 
 
+@pytest.mark.scenario(198, "A handler that its middleware has left alone is ended.")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_handler_that_its_middleware_has_left_alone_is_ended(
     url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -377,6 +413,7 @@ async def test_a_handler_that_its_middleware_has_left_alone_is_ended(
         await asyncio.gather(*left, return_exceptions=True)
 
 
+@pytest.mark.scenario(198, "The items of a thread stand still beyond its timeout: it hears of it when they go on.")
 def test_a_thread_whose_items_stand_still_is_told_when_they_go_on(url: str, service_name: str) -> None:
     asked, go_on, ended = threading.Event(), threading.Event(), list[Exception]()
 
@@ -443,6 +480,7 @@ def send(raw: Any, to: str, reply: str, *, type: str = "item", body: Any = None,
     raw.basic_publish("warren.control", to, json.dumps(body).encode(), p)
 
 
+@pytest.mark.scenario(199, "A caller that does not keep to the wire format: an error at both ends, and no short end.")
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
@@ -494,6 +532,7 @@ async def test_a_caller_that_does_not_keep_to_it_breaks_its_upload(
     assert len(ended) == 1
 
 
+@pytest.mark.scenario(199, "A plain peer that keeps to it uploads, and what is nobody's harms nothing.")
 async def test_a_peer_that_keeps_to_what_is_written_uploads(url: str, service_name: str, raw: Any) -> None:
     service = Service(service_name)
 
@@ -518,6 +557,7 @@ async def test_a_peer_that_keeps_to_what_is_written_uploads(url: str, service_na
     assert (p.type, body) == (None, b"60")
 
 
+@pytest.mark.scenario(199, "A worker that does not keep to it: STREAM_BROKEN.")
 @pytest.mark.parametrize(
     ("said", "kind", "why"),
     [
@@ -554,6 +594,7 @@ async def test_a_worker_that_does_not_keep_to_it_breaks_the_upload(
     assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
 
 
+@pytest.mark.scenario(199, "What is said of items to a call that sends none harms nothing.")
 async def test_what_is_said_of_items_to_a_call_that_sends_none_is_passed_over(
     url: str, service_name: str, raw: Any
 ) -> None:

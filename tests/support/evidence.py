@@ -142,6 +142,21 @@ def messages(node: Node, queue: str) -> int:
     return int(found)
 
 
+def queued_bytes(node: Node) -> int:
+    """Bytes of all messages that the broker has in its queues."""
+    return int(
+        node.eval(
+            'lists:sum([N || Q <- rabbit_amqqueue:list(<<"/">>), amqqueue:get_type(Q) =:= rabbit_classic_queue,'
+            " [{message_bytes, N}] <- [rabbit_amqqueue:info(Q, [message_bytes])]])"
+        )
+    )
+
+
+def broker_memory(node: Node) -> int:
+    """Bytes that the broker has in use."""
+    return int(node.eval("erlang:memory(total)"))
+
+
 #: Of a queue `Q` of Erlang's: it is no control queue; of those that the broker names only these are bounded.
 NO_CONTROL_QUEUE = 'not lists:keymember(<<"x-max-length">>, 1, amqqueue:get_arguments(Q))'
 
