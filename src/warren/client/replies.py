@@ -89,7 +89,7 @@ class ReplyRoute:
         except ChannelClosed as error:
             if error.code == NOT_FOUND:
                 log.warning(
-                    "the reply queue %s is gone, with what was in it, and is declared again: find out who deletes it",
+                    "the reply queue %s is gone, with what was in it, and is declared again: look who deletes it",
                     self._name,
                 )
                 self._owner.on_replies_lost(error)
