@@ -100,7 +100,7 @@ class ReplyRoute:
             await channel.declare_queue(queue, arguments=topology.DURABLE_REPLY_ARGUMENTS)
         except ChannelClosed as error:  # its node may be down for good
             log.warning("the reply queue %s cannot be used again: %s; taking another", queue, error)
-            self._name = _new_name()
+            self._name, self._connections = _new_name(), 0
             self._owner.on_replies_lost(error)
             raise
         await channel.bind(queue, topology.BOUNCE_EXCHANGE, queue)
