@@ -1,0 +1,293 @@
+"""The stream machine finds what could go wrong on a stream's way, when it is put there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.property.test_stream_machine import StreamMachine
+from warren.amqp.frames import Properties
+from warren.client import inlet
+from warren.client.cancels import Cancels, Strays
+from warren.client.inlet import End, Inlet, Message
+from warren.client.prepared import Prepared
+from warren.protocol.streaming import Ahead, Behind, Window
+from warren.server import streaming
+from warren.server.streaming import Outlet, Outlets
+from warren.server.ways import Way
+
+#: The first failure is enough; the same examples each time.
+SEARCH = settings(
+    phases=(Phase.generate,),
+    max_examples=400,
+    stateful_step_count=30,
+    report_multiple_bugs=False,
+    database=None,
+    derandomize=True,
+    deadline=None,
+)
+Patch = pytest.MonkeyPatch
+FAULTS: list[Callable[[Patch], None]] = []
+
+
+def fault(bring_in: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    FAULTS.append(bring_in)
+    return bring_in
+
+
+# --- at the worker ----------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_worker_sends_whatever_its_caller_has_consumed(patch: Patch) -> None:
+    patch.setattr(Ahead, "has_room", True)
+
+
+@fault
+def bytes_are_not_counted(patch: Patch) -> None:
+    patch.setattr(Ahead, "has_room", property(lambda self: len(self._sizes) < self._window.items))
+
+
+@fault
+def credit_is_added_up(patch: Patch) -> None:
+    def consumed(self: Ahead, count: int) -> None:
+        for _ in range(min(count, len(self._sizes))):
+            self.bytes -= self._sizes.popleft()
+
+    patch.setattr(Ahead, "consumed", consumed)
+
+
+@fault
+def an_item_is_dropped_between_two_messages(patch: Patch) -> None:
+    def together(bodies: Any, most: int) -> Any:
+        bodies = list(bodies)
+        yield bodies[:2]
+        if bodies[3:]:
+            yield bodies[3:]
+
+    patch.setattr("tests.support.both_ends.together", together)
+
+
+@fault
+def numbers_go_on_from_the_wrong_one(patch: Patch) -> None:
+    def flush(self: Outlet) -> None:
+        with self._changed:
+            bodies, self._buffer = self._buffer, []
+            self._flushes = False
+            for group in streaming.together(bodies):
+                self._send(self._first, group)
+                self._first += 1
+            self._changed.notify_all()
+
+    patch.setattr(Outlet, "_flush", flush)
+
+
+@fault
+def a_thread_that_has_ended_leaves_its_last_items_behind(patch: Patch) -> None:
+    def send_all(self: Outlet, items: Any) -> int:
+        try:
+            for item in items:
+                self._offer(self._encode(item))
+        finally:
+            items.close()
+        return self._ahead.sent
+
+    patch.setattr(Outlet, "send_all_from_thread", send_all)
+
+
+@fault
+def the_last_items_of_a_task_are_sent_behind_its_reply(patch: Patch) -> None:
+    async def send_all(self: Outlet, items: Any) -> int:
+        async with contextlib.aclosing(items):
+            async for item in items:
+                body = self._encode(item)
+                while not self._ahead.has_room:
+                    self._room = self._loop.create_future()
+                    await self._room
+                self._put(body)
+        return self._ahead.sent
+
+    patch.setattr(Outlet, "send_all", send_all)
+
+
+@fault
+def a_generator_that_is_cut_off_stays_open(patch: Patch) -> None:
+    async def send_all(self: Outlet, items: Any) -> int:
+        kept.append(items)
+        async for item in items:
+            body = self._encode(item)
+            while not self._ahead.has_room:
+                self._room = self._loop.create_future()
+                await self._room
+            self._put(body)
+        self._flush()
+        return self._ahead.sent
+
+    kept: list[Any] = []
+    patch.setattr(Outlet, "send_all", send_all)
+
+
+@fault
+def a_thread_that_waits_for_room_does_not_hear_that_it_is_given_up(patch: Patch) -> None:
+    patch.setattr(Outlet, "stop", lambda _self: None)
+
+
+@fault
+def what_comes_back_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(Outlets, "returned", lambda _self, _id: None)
+    patch.setattr(Strays, "is_due", lambda _self, _id, _now: False)
+    patch.setattr(Outlets, "lost", lambda _self: None)
+
+
+@fault
+def a_waiting_stream_gives_no_sign_of_life(patch: Patch) -> None:
+    patch.setattr(Outlet, "_look", lambda _self: None)
+    patch.setattr(Cancels, "add", lambda _self, _call: None)
+
+
+@fault
+def what_has_ended_stays_registered(patch: Patch) -> None:
+    patch.setattr(Way, "_leave", lambda _self: None)
+
+
+@fault
+def a_stream_ends_and_its_timer_does_not(patch: Patch) -> None:
+    patch.setattr(Way, "_forget_timer", lambda _self: None)
+
+
+# --- at the caller ----------------------------------------------------------------------------------------------------
+
+
+@fault
+def credit_is_told_once_only(patch: Patch) -> None:
+    def look(self: Inlet, pause: float) -> None:
+        self._wait(min(2 * pause, inlet._MOST_PATIENT))
+
+    patch.setattr(Inlet, "_look", look)
+
+
+@fault
+def credit_is_told_too_seldom(patch: Patch) -> None:
+    consume = Behind.consume
+    patch.setattr(Behind, "consume", lambda self, count, size: consume(self, count, size) and False)
+    patch.setattr(Inlet, "_look", lambda self, pause: self._wait(pause))
+
+
+@fault
+def items_count_as_consumed_when_they_come(patch: Patch) -> None:
+    came = Inlet.came
+
+    def consumed(self: Inlet, p: Properties, body: bytes, *, again: bool) -> None:
+        came(self, p, body, again=again)
+        if self._messages:
+            message = self._messages[-1]
+            self._behind.consume(message.number, len(message.body))
+            self._tell()
+
+    patch.setattr(Inlet, "came", consumed)
+    patch.setattr(Inlet, "_consume", lambda _self: None)
+
+
+@fault
+def a_gap_is_not_seen(patch: Patch) -> None:
+    def take(self: Behind, seq: int, count: int, size: int) -> str:
+        self.came = seq + count
+        return ""
+
+    patch.setattr(Behind, "take", take)
+
+
+@fault
+def what_comes_twice_is_taken_twice(patch: Patch) -> None:
+    patch.setattr(Behind, "has", lambda _self, _seq, _count: False)
+    patch.setattr(Behind, "take", lambda self, seq, count, size: "")
+
+
+@fault
+def what_comes_again_breaks_a_stream(patch: Patch) -> None:
+    patch.setattr(Behind, "has", lambda _self, _seq, _count: False)
+
+
+@fault
+def runs_are_not_told_apart(patch: Patch) -> None:
+    came = Inlet.came
+
+    def any_run(self: Inlet, p: Properties, body: bytes, *, again: bool) -> None:
+        self._run = p.message_id
+        came(self, p, body, again=again)
+
+    patch.setattr(Inlet, "came", any_run)
+
+
+@fault
+def the_number_of_items_is_not_looked_at(patch: Patch) -> None:
+    def read(self: Prepared, outcome: Message | End) -> Any:
+        if isinstance(outcome, Message):
+            return self._read_items(outcome)
+        if outcome.outcome is not None:
+            self._read_end(outcome)
+        return None
+
+    patch.setattr(Prepared, "read", read)
+
+
+@fault
+def the_window_that_is_asked_for_is_another_than_is_held_to(patch: Patch) -> None:
+    init = Behind.__init__
+    patch.setattr(Behind, "__init__", lambda self, w: init(self, Window(max(1, w.items - 1), w.bytes)))
+
+
+@fault
+def a_stream_that_is_given_up_goes_on_at_its_worker(patch: Patch) -> None:
+    patch.setattr(Cancels, "add", lambda _self, _call: None)
+    patch.setattr(Cancels, "stray", lambda _self, _p: None)
+
+
+@fault
+def an_idle_stream_waits_for_ever(patch: Patch) -> None:
+    def wait(self: Inlet, pause: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(pause, self._look, pause)
+
+    patch.setattr(Inlet, "_wait", wait)
+    patch.setattr(Inlet, "_waits_since", property(lambda _self: float("inf"), lambda _self, _value: None), raising=False)
+
+
+@fault
+def the_end_overtakes_items(patch: Patch) -> None:
+    finish = Inlet.finish
+
+    def at_once(self: Inlet, outcome: Any) -> None:
+        self._messages.clear()
+        finish(self, outcome)
+
+    patch.setattr(Inlet, "finish", at_once)
+
+
+@fault
+def the_items_of_a_stream_that_has_failed_are_kept_from_its_caller(patch: Patch) -> None:
+    fail = Inlet.finish
+
+    def finish(self: Inlet, outcome: Any) -> None:
+        if isinstance(outcome, tuple) and outcome[0].table:
+            self._messages.clear()
+        fail(self, outcome)
+
+    patch.setattr(Inlet, "finish", finish)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("bring_in", FAULTS, ids=lambda bring_in: bring_in.__name__)
+def test_it_is_found(bring_in: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    for name in ("warren.server", "warren.client", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+    bring_in(monkeypatch)
+    with pytest.raises((AssertionError, asyncio.InvalidStateError)):
+        run_state_machine_as_test(StreamMachine, settings=SEARCH)
