@@ -159,7 +159,11 @@ def what_has_ended_stays_registered(patch: Patch) -> None:
 
 @fault
 def a_stream_ends_and_its_timer_does_not(patch: Patch) -> None:
+    def watch(self: Outlet) -> None:
+        self._timer = self._loop.call_later(streaming.SIGN_OF_LIFE, self._look)
+
     patch.setattr(Way, "_forget_timer", lambda _self: None)
+    patch.setattr(Outlet, "_watch", watch)
 
 
 # --- at the caller ----------------------------------------------------------------------------------------------------

@@ -130,7 +130,8 @@ class BothEnds:
     # --- the ends -----------------------------------------------------------------------------------------------
 
     def _make(self, service: Service, durable: bool) -> None:
-        self.wire.declare("any", "requests", None)
+        for queue in ("any", "any.dead"):
+            self.wire.declare(queue, "requests", None)
         limits = Limits(50, 1_000_000, 1_000_000, send_user=False, reply="durable" if durable else "exclusive")
         self.core = ClientCore(make_settings("amqp://model"), limits)
         self.core.open()

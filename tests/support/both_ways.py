@@ -15,6 +15,10 @@ _POST = "tests/unit/server/test_post.py::"
 PURE_ONLY = {
     "tests/property/test_client_machine.py": _CHANNEL,
     "tests/property/test_client_machine_finds.py": _CHANNEL,
+    "tests/property/test_stream_machine.py": _CHANNEL,
+    "tests/property/test_stream_machine_finds.py": _CHANNEL,
+    "tests/property/test_upload_machine.py": _CHANNEL,
+    "tests/property/test_upload_machine_finds.py": _CHANNEL,
     "tests/property/test_worker.py": _CHANNEL,
     "tests/property/test_worker_machine.py": _CHANNEL,
     "tests/property/test_worker_machine_finds.py": _CHANNEL,

@@ -156,10 +156,9 @@ class Inflows(Ways[Inflow], Uploads):
         return self._add(inflow)
 
     def _came(self, p: Properties, body: bytes | None) -> None:
-        inflow = self._open.get((p.correlation_id or b"", p.reply_to or b""))
-        if inflow is not None:
+        for inflow in self._of(p.correlation_id or b"", p.reply_to or b""):
             inflow.came(p, body, self._max_size)
 
     def _gone(self, why: str) -> None:
-        for inflow in list(self._open.values()):
+        for inflow in self._all():
             inflow.fail(broken(why))

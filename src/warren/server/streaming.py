@@ -332,6 +332,5 @@ class Outlets(Ways[Outlet], Streams):
 
     def credit(self, id: bytes, address: bytes, count: int) -> None:
         """A caller has consumed so many items of its stream in all."""
-        outlet = self._open.get((id, address))
-        if outlet is not None:
+        for outlet in self._of(id, address):
             outlet.credit(count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -77,7 +78,8 @@ class Ways(Generic[W]):
         """`attempts` are those that run."""
         self._loop = asyncio.get_running_loop()
         self._attempts = attempts
-        self._open: dict[tuple[bytes, bytes], W] = {}
+        self._changing = threading.Lock()  # they are opened and closed in threads, too
+        self._open: dict[tuple[bytes, bytes], list[W]] = {}
         self.source: Callable[[], str | None] = lambda: None
 
     def _attempt_of(self, call: CurrentCall[Any]) -> Attempt:
@@ -85,19 +87,32 @@ class Ways(Generic[W]):
 
     def _add(self, way: W) -> W:
         way.on_closed = self._closed
-        self._open[way.id, way.address] = way
+        with self._changing:
+            self._open.setdefault((way.id, way.address), []).append(way)
         return way
 
     def _closed(self, way: W) -> None:
-        if self._open.get((way.id, way.address)) is way:  # else another run of the same call is there
-            del self._open[way.id, way.address]
+        pair = way.id, way.address
+        with self._changing:
+            ways = self._open.get(pair, [])
+            if way in ways:
+                ways.remove(way)
+            if not ways:
+                self._open.pop(pair, None)
+
+    def _of(self, id: bytes, address: bytes) -> list[W]:
+        """Those of this call; of several runs of it, where its request was delivered more than once."""
+        return list(self._open.get((id, address), ()))
+
+    def _all(self) -> list[W]:
+        return [way for ways in list(self._open.values()) for way in list(ways)]
 
     def returned(self, id: bytes | None) -> None:
         """A message to the caller with this correlation id came back: it is gone."""
-        for way in [way for way in list(self._open.values()) if way.id == id]:
+        for way in [way for way in self._all() if way.id == id]:
             way.abandon()
 
     def lost(self) -> None:
         """The channel that their requests came on is gone, and with it what would answer them."""
-        for way in list(self._open.values()):
+        for way in self._all():
             way.abandon()

@@ -182,13 +182,29 @@ async def test_the_end_of_a_run_does_not_take_the_next_run_of_the_same_call_alon
     """An ``at-least-once`` request may be delivered again while its first run is still being closed."""
     outlets = Outlets(list, 0)
     first, second = _Run(), _Run()
-    outlets._open[second.id, second.address] = second  # type: ignore[assignment]
+    for run in (first, second):
+        outlets._add(run)  # type: ignore[arg-type]
     outlets._closed(first)  # type: ignore[arg-type]
     outlets.credit(second.id, second.address, 7)
     assert (first.consumed, second.consumed) == (0, 7)
     outlets._closed(second)  # type: ignore[arg-type]
+    outlets._closed(second)  # type: ignore[arg-type]
     outlets.credit(second.id, second.address, 8)
     assert second.consumed == 7
+    assert not outlets._open
+
+
+async def test_both_of_two_runs_of_the_same_call_hear_how_far_its_caller_is_and_that_it_is_gone() -> None:
+    """The first one would wait for room for ever, as only the second one was known by that id."""
+    outlets = Outlets(list, 0)
+    first, second = _Run(), _Run()
+    for run in (first, second):
+        outlets._add(run)  # type: ignore[arg-type]
+    outlets.credit(b"call", b"replies", 7)
+    assert (first.consumed, second.consumed) == (7, 7)
+    outlets.returned(b"call")
+    outlets.lost()
+    assert (first.abandoned, second.abandoned) == (2, 2)
 
 
 class _Run:
@@ -197,7 +213,11 @@ class _Run:
     id, address = b"call", b"replies"
 
     def __init__(self) -> None:
-        self.consumed = 0
+        self.consumed = self.abandoned = 0
+        self.on_closed: Any = None
+
+    def abandon(self) -> None:
+        self.abandoned += 1
 
     def credit(self, count: int) -> None:
         self.consumed = count

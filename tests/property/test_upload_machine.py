@@ -1,0 +1,419 @@
+"""Whatever happens to what a caller sends, in whatever order: its handler gets all of it, or hears that it did not.
+
+The same ends and the same wire as for streams (`test_stream_machine`); here items go from the caller to the worker, and,
+in conversations, others back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule
+
+from tests.support.both_ends import Gate
+from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices
+from tests.support.turns import Stopped
+from warren import Service
+from warren.client.streams import AsyncStream, BlockingStream
+from warren.client.uploads import upload, upload_in_thread
+from warren.errors import CallError, RemoteError
+from warren.protocol.uploading import CONVERSATION, UPLOAD
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Both ends log what is lost and broken."""
+    loggers = [logging.getLogger(name) for name in ("warren.server", "warren.client", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+class Taken:
+    """What one run of a handler has taken.
+
+    Attributes:
+        whole: whether it has come to the end of what was sent.
+        error: what it was told instead.
+    """
+
+    def __init__(self) -> None:
+        self.items: list[str] = []
+        self.whole = False
+        self.error: BaseException | None = None
+        self.over = False
+
+
+class Uploading(Record):
+    """An upload or a conversation, and what its caller and its handler do when they are let.
+
+    Attributes:
+        given: what its caller has given.
+        source_closed, source_ended: how often what gives it was closed, and whether it came to its end.
+        most: how many items its handler takes, at most.
+    """
+
+    def __init__(self, machine: UploadMachine, count: int, breaks: bool, most: int, fails: bool, *given: Any) -> None:
+        super().__init__(len(machine.records), *given)
+        self.count, self.breaks, self.most, self.fails = count, breaks, most, fails
+        self.given: list[str] = []
+        self.taken: list[Taken] = []
+        self.source_begun = self.source_ended = False
+        self.source_closed = 0
+        self.asked_at = 0.0
+        self.gives, self.handles, self.takes = (Gate(machine.ends) for _ in range(3))
+
+    def give(self, at: int) -> str:
+        made = f"{self.number}.{at}." + "y" * self.sizes[at % len(self.sizes)]
+        self.given.append(made)
+        return made
+
+
+class SourceBroke(Exception):
+    """What gives the items has failed."""
+
+
+class UploadMachine(ItemsMachine):
+    """See the module."""
+
+    records: list[Uploading]  # type: ignore[assignment]
+    deleted = False  # whether the queue for items was
+
+    def service(self) -> Service:
+        service = Service("any")
+
+        async def store(items: AsyncIterator[str], number: int) -> int:
+            record, taken = self.taken_by(number)
+            try:
+                await record.handles.passed()
+                while len(taken.items) < record.most:
+                    taken.items.append(await anext(items))
+                    await record.handles.passed()
+            except StopAsyncIteration:
+                taken.whole = True
+            except BaseException as error:
+                taken.error = error
+                raise
+            finally:
+                taken.over = True
+            return self.stored(record, taken)
+
+        def keep(items: Iterator[str], number: int) -> int:
+            record, taken = self.taken_by(number)
+            try:
+                record.handles.passed_in_thread()
+                while len(taken.items) < record.most:
+                    taken.items.append(next(items))
+                    record.handles.passed_in_thread()
+            except StopIteration:
+                taken.whole = True
+            except BaseException as error:
+                taken.error = error
+                raise
+            finally:
+                taken.over = True
+            return self.stored(record, taken)
+
+        async def talk(items: AsyncIterator[str], number: int) -> AsyncIterator[str]:
+            record, taken = self.taken_by(number)
+            run = Run(record, len(record.runs))
+            record.runs.append(run)
+            try:
+                while len(taken.items) < record.most:
+                    await record.handles.passed()
+                    taken.items.append(await anext(items))
+                    yield run.item(len(taken.items) - 1)
+            except StopAsyncIteration:
+                taken.whole = True
+            except BaseException as error:
+                taken.error = error
+                raise
+            finally:
+                taken.over = True
+                run.closed += 1
+            self.stored(record, taken)
+            run.ended = True
+
+        def chat(items: Iterator[str], number: int) -> Iterator[str]:
+            record, taken = self.taken_by(number)
+            run = Run(record, len(record.runs))
+            record.runs.append(run)
+            try:
+                while len(taken.items) < record.most:
+                    record.handles.passed_in_thread()
+                    taken.items.append(next(items))
+                    yield run.item(len(taken.items) - 1)
+            except StopIteration:
+                taken.whole = True
+            except BaseException as error:
+                taken.error = error
+                raise
+            finally:
+                taken.over = True
+                run.closed += 1
+            self.stored(record, taken)
+            run.ended = True
+
+        for function in (store, keep, talk, chat):
+            service.method(function)
+        return service
+
+    def taken_by(self, number: int) -> tuple[Uploading, Taken]:
+        record = self.records[number]
+        record.taken.append(Taken())
+        return record, record.taken[-1]
+
+    @staticmethod
+    def stored(record: Uploading, taken: Taken) -> int:
+        if record.fails:
+            raise ValueError("the handler's own")
+        return len(taken.items)
+
+    # --- what is sent -------------------------------------------------------------------------------------------
+
+    def source(self, record: Uploading) -> Iterator[str]:
+        record.source_begun = True
+        try:
+            for at in range(record.count):
+                record.gives.passed_in_thread()
+                yield record.give(at)
+            if record.breaks:
+                raise SourceBroke
+            record.source_ended = True
+        finally:
+            record.source_closed += 1
+
+    async def async_source(self, record: Uploading) -> AsyncIterator[str]:
+        record.source_begun = True
+        try:
+            for at in range(record.count):
+                await record.gives.passed()
+                yield record.give(at)
+            if record.breaks:
+                raise SourceBroke
+            record.source_ended = True
+        finally:
+            record.source_closed += 1
+
+    # --- callers ------------------------------------------------------------------------------------------------
+
+    @rule(
+        method=st.sampled_from(["store", "keep", "store", "keep", "talk", "chat"]),
+        blocking=st.booleans(),
+        count=st.integers(0, 12),
+        breaks=st.sampled_from([False, False, False, True]),
+        most=st.sampled_from([100, 100, 0, 3]),
+        fails=st.sampled_from([False, False, True]),
+        sizes=SIZES,
+        timeout=st.sampled_from([LONG, LONG, LONG, SHORT]),
+        idle=st.sampled_from([None, None, 3.0]),
+        gives=st.integers(0, 12),
+        handles=st.integers(0, 13),
+        takes=st.integers(0, 12),
+    )
+    def an_upload_begins(
+        self,
+        method: str = "store",
+        blocking: bool = False,
+        count: int = 5,
+        breaks: bool = False,
+        most: int = 100,
+        fails: bool = False,
+        sizes: Any = (1,),
+        timeout: float = LONG,
+        idle: float | None = None,
+        gives: int = 12,
+        handles: int = 13,
+        takes: int = 12,
+    ) -> None:
+        record = Uploading(self, count, breaks, most, fails, sizes, timeout, idle)
+        self.records.append(record)
+        for gate, count_ in ((record.gives, gives), (record.handles, handles), (record.takes, takes)):
+            gate.let(count_)
+        talks = method in ("talk", "chat")
+        if blocking:
+            (self.talk_in_thread if talks else self.upload_in_thread)(record, method)
+        else:
+            (self.talk_in_task if talks else self.upload_in_task)(record, method)
+        self.ends.settle()
+
+    def upload_in_task(self, record: Uploading, method: str) -> None:
+        prepared = self.prepare(record, UPLOAD, method, self.async_source(record))
+        task: list[asyncio.Task[None]] = []
+
+        async def send() -> None:
+            try:
+                result = await upload(prepared, lambda: self.ends.core)
+            except asyncio.CancelledError:
+                record.ends("left")
+            except BaseException as error:
+                self.ended(record, error)
+            else:
+                record.ends(result)
+
+        record.leave = lambda _how: self.ends.loop.turn(task[0].cancel)
+        self.ends.loop.turn(lambda: task.append(self.ends._spawn(send())))
+
+    def upload_in_thread(self, record: Uploading, method: str) -> None:
+        prepared = self.prepare(record, UPLOAD, method, self.source(record))
+
+        def send() -> None:
+            try:
+                result = upload_in_thread(prepared, lambda: self.ends.io)
+            except Stopped:
+                raise
+            except BaseException as error:
+                self.ended(record, error)
+            else:
+                record.ends(result)
+
+        self.ends.threads.start(send)
+
+    def talk_in_task(self, record: Uploading, method: str) -> None:
+        prepared = self.prepare(record, CONVERSATION, method, self.async_source(record))
+        stream: AsyncStream[str] = AsyncStream(prepared, lambda: self.ends.core)
+        task: list[asyncio.Task[None]] = []
+
+        async def take() -> None:
+            try:
+                while True:
+                    await record.takes.passed()
+                    record.asked_at = self.ends.clock.now
+                    record.got.append(await anext(stream))
+            except StopAsyncIteration:
+                record.ends("end")
+            except asyncio.CancelledError:
+                await stream.aclose()
+                record.ends("left")
+            except BaseException as error:
+                self.ended(record, error)
+
+        def leave(how: str) -> None:
+            if how == "cancel":
+                self.ends.loop.turn(task[0].cancel)
+            else:
+                record.excuses.add("its caller has closed it")
+                self.ends.loop.turn(lambda: self.ends._spawn(stream.aclose()))
+
+        record.leave = leave
+        self.ends.loop.turn(lambda: task.append(self.ends._spawn(take())))
+
+    def talk_in_thread(self, record: Uploading, method: str) -> None:
+        prepared = self.prepare(record, CONVERSATION, method, self.source(record))
+        stream: BlockingStream[str] = BlockingStream(prepared, lambda: self.ends.io, owner=None)
+
+        def take() -> None:
+            try:
+                while True:
+                    record.takes.passed_in_thread()
+                    record.asked_at = self.ends.clock.now
+                    record.got.append(next(stream))
+            except Stopped:
+                raise
+            except StopIteration:
+                record.ends("end")
+            except BaseException as error:
+                self.ended(record, error)
+
+        def leave(_how: str) -> None:
+            record.excuses.add("its caller has closed it")
+            stream.close()
+
+        record.leave = leave
+        self.ends.threads.start(take)
+
+    def ended(self, record: Uploading, error: BaseException) -> None:
+        if isinstance(error, CallError) and error.reason == "IDLE":
+            self.hold_to(record.idle, f"{record} may be idle")
+            record.excuses.add("it was idle")
+        if isinstance(error, CallError) and error.reason == "STREAM":
+            self.hold_to(self.deleted, f"{record} is refused without need")
+            record.excuses.add("the queue for items is not there again")
+        if isinstance(error, SourceBroke):
+            self.hold_to(record.breaks, f"{record} has failed, and what gave its items has not")
+        if self.ends.clock.now >= record.deadline:
+            record.excuses.add("it was late")
+        record.ends(error)
+
+    @rule(which=choices, count=st.integers(1, 8), who=st.sampled_from(["gives", "handles", "takes"]))
+    def one_goes_on(self, which: int, count: int, who: str) -> None:
+        if self.records:
+            getattr(self.records[which % len(self.records)], who).let(count)
+            self.ends.settle()
+
+    # --- the wire -----------------------------------------------------------------------------------------------
+
+    @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices)
+    def items_are_spoiled(self, how: str, which: int) -> None:
+        self.spoil(self.a_queue("items"), how, which)
+
+    @rule()
+    def the_queue_for_items_is_deleted(self) -> None:
+        queue = self.ends.post.uploads.queue.name
+        if queue:
+            self.deleted = True
+            self.excuse_all("the queue for its items was deleted")
+            self.ends.loop.turn(lambda: self.ends.wire.delete(queue))
+            self.ends.settle()
+
+    def carries_on(self, record: Record) -> bool:
+        """Items are lost with the caller's link."""
+        return False
+
+    # --- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def handlers_get_what_was_given_in_its_order(self) -> None:
+        for record in self.records:
+            for taken in record.taken:
+                assert taken.items == record.given[: len(taken.items)], f"{record}: {taken.items} of {record.given}"
+                if taken.whole:
+                    assert record.source_ended, f"{record}: its handler was told of an end that is none"
+                    assert taken.items == record.given, f"{record}: its handler was told of an end, and it is short"
+
+    @invariant()
+    def nobody_keeps_more_than_a_window_of_what_is_given(self) -> None:
+        for record in self.records:
+            most = max((taken.items for taken in record.taken), key=len, default=[])
+            if not record.twice:
+                self.within(record.given, most, f"{record} gives too much")
+
+    def check_ending(self, record: Record) -> None:
+        assert isinstance(record, Uploading)
+        ending = record.ending
+        super().check_ending(record)
+        assert record.source_closed == record.source_begun, f"{record}: its source was closed {record.source_closed}"
+        for taken in record.taken:
+            assert taken.over, f"{record}: its handler goes on"
+        if isinstance(ending, int) and not record.runs:
+            assert ending in [len(t.items) for t in record.taken if t.error is None], f"{record}: a wrong result"
+            assert not record.fails, f"{record} has ended well, and its handler has raised"
+        elif ending == "end" and "its caller has closed it" not in record.excuses:
+            assert record.run is None or record.got == record.run.yielded, f"{record} is short"
+            assert any(run.ended for run in record.runs), f"{record} has ended, and its handler has not"
+        elif not record.excuses and ending != "left":
+            self.check_error(record, ending)
+
+    @staticmethod
+    def check_error(record: Uploading, ending: Any) -> None:
+        if isinstance(ending, SourceBroke):
+            return
+        assert record.fails, f"{record} ended in an error that nothing explains"
+        assert isinstance(ending, RemoteError), f"{record} ended in another error than its handler's"
+
+
+TestUploads = UploadMachine.TestCase
+TestUploads.settings = settings(stateful_step_count=30)
