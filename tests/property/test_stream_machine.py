@@ -48,7 +48,8 @@ class Streaming(Record):
         super().__init__(len(machine.records), *given)
         self.count, self.fails = count, fails
         self.asked_at = 0.0
-        self.yields, self.takes = Gate(machine.ends), Gate(machine.ends)
+        self.gates = [Gate(machine.ends), Gate(machine.ends)]
+        self.yields, self.takes = self.gates
 
 
 class StreamMachine(ItemsMachine):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -17,13 +18,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from tests.support.both_ends import Gate
-from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices
+from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, muddle
 from tests.support.turns import Stopped
 from warren import Service
 from warren.client.streams import AsyncStream, BlockingStream
 from warren.client.uploads import upload, upload_in_thread
 from warren.errors import CallError, RemoteError
-from warren.protocol.uploading import CONVERSATION, UPLOAD
+from warren.protocol.streaming import ITEM
+from warren.protocol.uploading import CONVERSATION, TAKEN, UPLOAD
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -74,7 +76,9 @@ class Uploading(Record):
         self.source_begun = self.source_ended = False
         self.source_closed = 0
         self.asked_at = 0.0
-        self.gives, self.handles, self.takes = (Gate(machine.ends) for _ in range(3))
+        self.gates = [Gate(machine.ends) for _ in range(3)]
+        self.gives, self.handles, self.takes = self.gates
+        self.on_loop = False  # what gives its items
 
     def give(self, at: int) -> str:
         made = f"{self.number}.{at}." + "y" * self.sizes[at % len(self.sizes)]
@@ -197,7 +201,7 @@ class UploadMachine(ItemsMachine):
             record.source_closed += 1
 
     async def async_source(self, record: Uploading) -> AsyncIterator[str]:
-        record.source_begun = True
+        record.source_begun = record.on_loop = True
         try:
             for at in range(record.count):
                 await record.gives.passed()
@@ -356,9 +360,31 @@ class UploadMachine(ItemsMachine):
 
     # --- the wire -----------------------------------------------------------------------------------------------
 
-    @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices)
-    def items_are_spoiled(self, how: str, which: int) -> None:
+    @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices, busy=st.booleans())
+    def items_are_spoiled(self, how: str, which: int, busy: bool = False) -> None:
+        self.gather("items", busy)
         self.spoil(self.a_queue("items"), how, which)
+
+    @rule(how=st.sampled_from(["lose", "all", "double", "swap", "turn round"]), which=choices, busy=st.booleans())
+    def what_is_told_of_taking_is_muddled(self, how: str, which: int, busy: bool = False) -> None:
+        """Each of these messages is enough by itself: to lose one, or get it late, does no harm."""
+        self.gather("replies", busy)
+        for queue in self.ends.wire.of_kind("replies"):
+            places = [at for at, message in enumerate(queue.messages) if message.p.type == TAKEN]
+            told = deque(queue.messages[at] for at in places)
+            if told:
+                muddle(told, how, which)
+                rest = [message for message in queue.messages if message.p.type != TAKEN]
+                queue.messages = deque([*told, *rest])
+
+    @rule(lost=st.booleans(), busy=st.booleans())
+    def ends_and_signs_of_life_are_lost_or_doubled(self, lost: bool, busy: bool = False) -> None:
+        """They are told again."""
+        self.gather("items", busy)
+        for queue in self.ends.wire.of_kind("items"):
+            queue.messages = deque(
+                m for m in queue.messages for _ in range(1 if m.p.type == ITEM and m.body else 0 if lost else 2)
+            )
 
     @rule()
     def the_queue_for_items_is_deleted(self) -> None:
@@ -391,13 +417,19 @@ class UploadMachine(ItemsMachine):
             if not record.twice:
                 self.within(record.given, most, f"{record} gives too much")
 
+    def soon_over(self, records: list[Any]) -> None:
+        for record in records:
+            if record.on_loop:
+                assert record.source_closed == 1, f"{record}: what gave its items stays open"
+        super().soon_over(records)
+        for record in records:
+            assert all(taken.over for taken in record.taken), f"{record}: its handler goes on"
+
     def check_ending(self, record: Record) -> None:
         assert isinstance(record, Uploading)
         ending = record.ending
         super().check_ending(record)
         assert record.source_closed == record.source_begun, f"{record}: its source was closed {record.source_closed}"
-        for taken in record.taken:
-            assert taken.over, f"{record}: its handler goes on"
         if isinstance(ending, int) and not record.runs:
             assert ending in [len(t.items) for t in record.taken if t.error is None], f"{record}: a wrong result"
             assert not record.fails, f"{record} has ended well, and its handler has raised"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -27,6 +26,16 @@ kinds = st.sampled_from([*KINDS, "control"])
 SIZES = st.lists(st.integers(0, 50), min_size=1, max_size=3)
 #: Seconds that everything gets to end in, once nothing is in its way.
 _AT_LAST = 100.0
+#: Seconds in which a worker hears that its caller has gone: signs of life go every 5 s.
+_SOON = 20.0
+#: What may take away for good what a call would end with; its time ends it then.
+HOPELESS = {
+    "spoiled",
+    "its request was doubled",
+    "its channel was closed",
+    "the caller was cut off",
+    "the worker was cut off",
+}
 #: Seconds that the short calls have.
 SHORT = 8.0
 LONG = 5000.0
@@ -80,7 +89,9 @@ class Record:
         self.ending: Any = None
         self.excuses: set[str] = set()
         self.twice = False
+        self.request: Message | None = None
         self.leave: Callable[[str], None] = lambda _how: None
+        self.gates: list[Gate] = []
 
     @property
     def alive(self) -> bool:
@@ -135,6 +146,7 @@ class ItemsMachine(RuleBasedStateMachine):
         if exchange == "warren":
             record = self.records[json.loads(body)[0]]
             record.id, record.call_id = id, p.message_id or b""
+            record.request = Message(encode_properties(p), body)
             self.by_correlation[id] = record
         elif exchange == "" and p.type == ITEM and id in self.by_correlation:
             self.item_published(self.by_correlation[id], p, json.loads(body or b"[]"))
@@ -170,15 +182,25 @@ class ItemsMachine(RuleBasedStateMachine):
     def a_queue(self, kind: str) -> Queue | None:
         return next((queue for queue in self.ends.wire.of_kind(kind) if queue.messages), None)
 
-    @rule(how=st.sampled_from(["lose", "lose", "all", "double", "swap", "turn round"]), which=choices)
-    def what_is_told_of_credit_is_muddled(self, how: str, which: int) -> None:
+    def gather(self, kind: str, busy: bool) -> None:
+        """Have something to muddle: all go on for a while, and nothing of this kind comes."""
+        if busy:
+            self.ends.wire.held.add(kind)
+            for gate in self.ends.gates:
+                gate.let(2)
+            self.ends.pass_time(5.1)
+
+    @rule(how=st.sampled_from(["lose", "lose", "all", "double", "swap", "turn round"]), which=choices, busy=st.booleans())
+    def what_is_told_of_credit_is_muddled(self, how: str, which: int, busy: bool = False) -> None:
         """Nothing that is lost or comes late there may do harm to a stream that goes on."""
+        self.gather("control", busy)
         queue = self.a_queue("control")
         if queue is not None:
             muddle(queue.messages, how, which)
 
-    @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices)
-    def replies_are_spoiled(self, how: str, which: int) -> None:
+    @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices, busy=st.booleans())
+    def replies_are_spoiled(self, how: str, which: int, busy: bool = False) -> None:
+        self.gather("replies", busy)
         self.spoil(self.a_queue("replies"), how, which)
 
     def spoil(self, queue: Queue | None, how: str, which: int) -> None:
@@ -244,16 +266,13 @@ class ItemsMachine(RuleBasedStateMachine):
     @rule(which=choices)
     def a_request_is_doubled(self, which: int) -> None:
         """As when a worker that seems to be lost goes on."""
-        queue = self.ends.wire.queues["any"]
-        asked = [record for record in self.alive() if record.id]
-        if not asked:
-            return
-        record = asked[which % len(asked)]
-        held = next((m for m in queue.messages if m.p.correlation_id == record.id), None)
-        if held is not None:
+        asked = [record for record in self.alive() if record.request is not None]
+        if asked:
+            record = asked[which % len(asked)]
+            assert record.request is not None
             record.twice = True
             record.excuses.add("its request was doubled")
-            queue.messages.append(Message(held.properties, held.body))
+            self.ends.wire.queues["any"].messages.append(record.request)
             self.ends.settle()
 
     # --- both sides ---------------------------------------------------------------------------------------------
@@ -332,6 +351,16 @@ class ItemsMachine(RuleBasedStateMachine):
 
     # --- the end ------------------------------------------------------------------------------------------------
 
+    def soon_over(self, records: list[Any]) -> None:
+        """What has ended for its caller ends at its worker, long before its time is over."""
+        for record in records:
+            for gate in record.gates:
+                gate.open()
+        self.ends.pass_time(_SOON)
+        for record in records:
+            for run in record.runs:
+                assert run.closed == 1, f"{record}: run {run.number} was closed {run.closed} times"
+
     def come_to_the_end(self) -> None:
         """Nothing is in the way any more: all that goes on ends, and nothing is left of it."""
         ends = self.ends
@@ -342,14 +371,13 @@ class ItemsMachine(RuleBasedStateMachine):
         ends.pass_time(10.0)  # a link's loss may be under way
         ends.connect_client()
         ends.connect_worker()
+        self.soon_over([record for record in self.records if not record.alive])
         for gate in ends.gates:
             gate.open()
         ends.pass_time(_AT_LAST)
-        stuck = [record for record in self.alive() if not record.excuses and not self.late(record)]
+        stuck = [r for r in self.alive() if not (r.excuses & HOPELESS) and not self.late(r)]
         assert not stuck, f"it does not get on: {stuck}"
-        for record in self.records:
-            for run in record.runs if record.ending else []:
-                assert run.closed == 1, f"{record}: run {run.number} was closed {run.closed} times"
+        self.soon_over([record for record in self.records if not record.alive])
         if self.alive():  # which has lost something for good: its time ends it
             ends.pass_time(LONG)
         ends.pass_time(60.0)  # and threads that wait for a while
@@ -384,10 +412,3 @@ def muddle(messages: deque[Message], how: str, which: int) -> None:
     elif len(messages) > 1:
         one, other = at, (at + 1) % len(messages)
         messages[one], messages[other] = messages[other], messages[one]
-
-
-def numbered() -> Iterator[int]:
-    return itertools.count()
-
-
-__all__ = ["LONG", "SHORT", "SIZES", "Gate", "ItemsMachine", "Record", "Run", "choices", "encode_properties"]
