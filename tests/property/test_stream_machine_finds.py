@@ -18,7 +18,7 @@ from warren.client import inlet
 from warren.client.cancels import Cancels, Strays
 from warren.client.inlet import End, Inlet, Message
 from warren.client.prepared import Prepared
-from warren.protocol.streaming import Ahead, Behind, Window
+from warren.protocol.streaming import Ahead, Behind, Window, together
 from warren.server import streaming
 from warren.server.streaming import Outlet, Outlets
 from warren.server.ways import Way
@@ -66,13 +66,13 @@ def credit_is_added_up(patch: Patch) -> None:
 
 @fault
 def an_item_is_dropped_between_two_messages(patch: Patch) -> None:
-    def together(bodies: Any, most: int) -> Any:
+    def some(bodies: Any, most: int) -> Any:
         bodies = list(bodies)
         yield bodies[:2]
         if bodies[3:]:
             yield bodies[3:]
 
-    patch.setattr("tests.support.both_ends.together", together)
+    patch.setattr("tests.support.both_ends.together", some)
 
 
 @fault
@@ -81,7 +81,7 @@ def numbers_go_on_from_the_wrong_one(patch: Patch) -> None:
         with self._changed:
             bodies, self._buffer = self._buffer, []
             self._flushes = False
-            for group in streaming.together(bodies):
+            for group in together(bodies):
                 self._send(self._first, group)
                 self._first += 1
             self._changed.notify_all()
@@ -260,7 +260,9 @@ def an_idle_stream_waits_for_ever(patch: Patch) -> None:
         self._timer = asyncio.get_running_loop().call_later(pause, self._look, pause)
 
     patch.setattr(Inlet, "_wait", wait)
-    patch.setattr(Inlet, "_waits_since", property(lambda _self: float("inf"), lambda _self, _value: None), raising=False)
+    patch.setattr(
+        Inlet, "_waits_since", property(lambda _self: float("inf"), lambda _self, _value: None), raising=False
+    )
 
 
 @fault

@@ -1,12 +1,13 @@
 """Whatever happens to what a caller sends, in whatever order: its handler gets all of it, or hears that it did not.
 
-The same ends and the same wire as for streams (`test_stream_machine`); here items go from the caller to the worker, and,
-in conversations, others back.
+The same ends and the same wire as for streams (`test_stream_machine`); here items go from the caller to the worker,
+and, in conversations, others back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
 from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, muddle
@@ -25,7 +26,7 @@ from warren.client.streams import AsyncStream, BlockingStream
 from warren.client.uploads import upload, upload_in_thread
 from warren.errors import CallError, RemoteError
 from warren.protocol.streaming import ITEM
-from warren.protocol.uploading import CONVERSATION, TAKEN, UPLOAD
+from warren.protocol.uploading import CONVERSATION, END, TAKEN, UPLOAD
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -57,6 +58,20 @@ class Taken:
         self.whole = False
         self.error: BaseException | None = None
         self.over = False
+
+
+@contextlib.contextmanager
+def ended_in(taken: Taken) -> Iterator[None]:
+    """Notes how it went on in a handler that takes items; their end is no error."""
+    try:
+        yield
+    except (StopIteration, StopAsyncIteration):
+        taken.whole = True
+    except BaseException as error:
+        taken.error = error
+        raise
+    finally:
+        taken.over = True
 
 
 class Uploading(Record):
@@ -98,55 +113,43 @@ class UploadMachine(ItemsMachine):
 
     def service(self) -> Service:
         service = Service("any")
+        for function in (*self.uploads(), *self.conversations()):
+            service.method(function)
+        return service
 
+    def uploads(self) -> tuple[Any, Any]:
         async def store(items: AsyncIterator[str], number: int) -> int:
             record, taken = self.taken_by(number)
-            try:
+            with ended_in(taken):
                 await record.handles.passed()
                 while len(taken.items) < record.most:
                     taken.items.append(await anext(items))
                     await record.handles.passed()
-            except StopAsyncIteration:
-                taken.whole = True
-            except BaseException as error:
-                taken.error = error
-                raise
-            finally:
-                taken.over = True
             return self.stored(record, taken)
 
         def keep(items: Iterator[str], number: int) -> int:
             record, taken = self.taken_by(number)
-            try:
+            with ended_in(taken):
                 record.handles.passed_in_thread()
                 while len(taken.items) < record.most:
                     taken.items.append(next(items))
                     record.handles.passed_in_thread()
-            except StopIteration:
-                taken.whole = True
-            except BaseException as error:
-                taken.error = error
-                raise
-            finally:
-                taken.over = True
             return self.stored(record, taken)
 
+        return store, keep
+
+    def conversations(self) -> tuple[Any, Any]:
         async def talk(items: AsyncIterator[str], number: int) -> AsyncIterator[str]:
             record, taken = self.taken_by(number)
             run = Run(record, len(record.runs))
             record.runs.append(run)
             try:
-                while len(taken.items) < record.most:
-                    await record.handles.passed()
-                    taken.items.append(await anext(items))
-                    yield run.item(len(taken.items) - 1)
-            except StopAsyncIteration:
-                taken.whole = True
-            except BaseException as error:
-                taken.error = error
-                raise
+                with ended_in(taken):
+                    while len(taken.items) < record.most:
+                        await record.handles.passed()
+                        taken.items.append(await anext(items))
+                        yield run.item(len(taken.items) - 1)
             finally:
-                taken.over = True
                 run.closed += 1
             self.stored(record, taken)
             run.ended = True
@@ -156,24 +159,17 @@ class UploadMachine(ItemsMachine):
             run = Run(record, len(record.runs))
             record.runs.append(run)
             try:
-                while len(taken.items) < record.most:
-                    record.handles.passed_in_thread()
-                    taken.items.append(next(items))
-                    yield run.item(len(taken.items) - 1)
-            except StopIteration:
-                taken.whole = True
-            except BaseException as error:
-                taken.error = error
-                raise
+                with ended_in(taken):
+                    while len(taken.items) < record.most:
+                        record.handles.passed_in_thread()
+                        taken.items.append(next(items))
+                        yield run.item(len(taken.items) - 1)
             finally:
-                taken.over = True
                 run.closed += 1
             self.stored(record, taken)
             run.ended = True
 
-        for function in (store, keep, talk, chat):
-            service.method(function)
-        return service
+        return talk, chat
 
     def taken_by(self, number: int) -> tuple[Uploading, Taken]:
         record = self.records[number]
@@ -346,6 +342,9 @@ class UploadMachine(ItemsMachine):
         if isinstance(error, CallError) and error.reason == "STREAM":
             self.hold_to(self.deleted, f"{record} is refused without need")
             record.excuses.add("the queue for items is not there again")
+        if isinstance(error, CallError) and "has been silent" in str(error):
+            self.hold_to(self.hushed >= 60, f"{record}: its caller has not been silent")
+            record.excuses.add("its caller could not be heard")
         if isinstance(error, SourceBroke):
             self.hold_to(record.breaks, f"{record} has failed, and what gave its items has not")
         if self.ends.clock.now >= record.deadline:
@@ -386,6 +385,26 @@ class UploadMachine(ItemsMachine):
                 m for m in queue.messages for _ in range(1 if m.p.type == ITEM and m.body else 0 if lost else 2)
             )
 
+    @rule(
+        method=st.sampled_from(["store", "keep"]),
+        blocking=st.booleans(),
+        count=st.integers(1, 3),
+        handles=st.sampled_from([1, 13]),
+        how=st.sampled_from(["lose", "double", "lose what is before"]),
+    )
+    def the_end_of_a_small_upload_is_muddled(
+        self, method: str, blocking: bool, count: int, handles: int, how: str
+    ) -> None:
+        self.ends.wire.held.add("items")
+        self.an_upload_begins(method, blocking, count=count, sizes=[20], handles=handles)
+        for queue in self.ends.wire.of_kind("items"):
+            if how == "lose what is before" and len(queue.messages) > 1 and queue.messages[-1].p.type == END:
+                self.spoil(queue, "lose", len(queue.messages) - 2)
+        if how != "lose what is before":
+            self.ends_and_signs_of_life_are_lost_or_doubled(how == "lose")
+        self.messages_come("items")
+
+    @precondition(lambda self: not self.calm)
     @rule()
     def the_queue_for_items_is_deleted(self) -> None:
         queue = self.ends.post.uploads.queue.name
@@ -429,6 +448,7 @@ class UploadMachine(ItemsMachine):
         assert isinstance(record, Uploading)
         ending = record.ending
         super().check_ending(record)
+        self.handlers_get_what_was_given_in_its_order()
         assert record.source_closed == record.source_begun, f"{record}: its source was closed {record.source_closed}"
         if isinstance(ending, int) and not record.runs:
             assert ending in [len(t.items) for t in record.taken if t.error is None], f"{record}: a wrong result"

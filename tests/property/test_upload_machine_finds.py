@@ -20,9 +20,8 @@ from warren.client.sending import AsyncFeed, Feed, Sending
 from warren.client.uplink import Uplink
 from warren.errors import CallError
 from warren.protocol.streaming import Ahead, Behind
-from warren.protocol.uploading import Sent, Taken
+from warren.protocol.uploading import Sent
 from warren.server.inflow import Inflow
-from warren.server.inflows import Inflows, ItemsQueue
 from warren.server.ways import Way, Ways
 
 #: The first failure is enough; the same examples each time.
@@ -59,12 +58,12 @@ def the_end_is_told_once_only(patch: Patch) -> None:
 
 @fault
 def the_end_has_the_number_of_the_last_message(patch: Patch) -> None:
-    written = sending.sent_properties
+    written = sent_properties
 
-    def sent_properties(content_type: str, id: bytes, reply_to: bytes, sent: Sent) -> bytes:
+    def wrong(content_type: str, id: bytes, reply_to: bytes, sent: Sent) -> bytes:
         return written(content_type, id, reply_to, sent._replace(seq=max(0, sent.seq - 1)) if sent.is_end else sent)
 
-    patch.setattr(sending, "sent_properties", sent_properties)
+    patch.setattr(sending, "sent_properties", wrong)
 
 
 @fault
@@ -162,8 +161,13 @@ def items_count_as_taken_when_they_come(patch: Patch) -> None:
                 self._behind.consume(message.number, len(message.body))
             self._tell()
 
+    def begin(self: Inflow) -> None:
+        if not self._begun:
+            self._begun = True
+            self._loop.call_soon_threadsafe(self._begin)
+
     patch.setattr(Inflow, "came", consumed)
-    patch.setattr(Inflow, "_consume", lambda self: self._begun or (setattr(self, "_begun", True), self._loop.call_soon_threadsafe(self._begin)))
+    patch.setattr(Inflow, "_consume", begin)
 
 
 @fault
@@ -215,14 +219,6 @@ def an_end_that_comes_twice_breaks_an_upload(patch: Patch) -> None:
 
 
 @fault
-def a_queue_that_is_gone_is_not_told_of(patch: Patch) -> None:
-    patch.setattr(Inflows, "_gone", lambda _self, _why: None)
-    patch.setattr(ItemsQueue, "_gone", lambda _self, _why: None)
-    patch.setattr(Sending, "returned", lambda _self: None)
-    patch.setattr("warren.server.inflow.MOST_SILENT", 1000)
-
-
-@fault
 def what_has_ended_stays_registered(patch: Patch) -> None:
     patch.setattr(Way, "_leave", lambda _self: None)
 
@@ -230,24 +226,6 @@ def what_has_ended_stays_registered(patch: Patch) -> None:
 @fault
 def a_thread_that_waits_for_items_does_not_hear_that_it_is_given_up(patch: Patch) -> None:
     patch.setattr(Inflow, "stop", lambda _self: None)
-
-
-@fault
-def the_first_of_two_runs_hears_nothing(patch: Patch) -> None:
-    of = Ways._of
-    patch.setattr(Ways, "_of", lambda self, id, address: of(self, id, address)[-1:])
-    patch.setattr(Ways, "_all", lambda self: [ways[-1] for ways in self._open.values()])
-
-
-@fault
-def what_was_told_late_takes_room_away(patch: Patch) -> None:
-    heard = Sending.heard
-
-    def latest(self: Sending, taken: Taken) -> None:
-        heard(self, taken)
-        self.over = self.over or taken.number < (self.taken or 0)
-
-    patch.setattr(Sending, "heard", latest)
 
 
 @fault

@@ -1,14 +1,15 @@
-"""What the machines of streams and of uploads have in common: the wire, time, threads, and what must hold in the end."""
+"""What the machines of streams and uploads have in common: the wire, time, threads, and what must hold in the end."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.both_ends import BothEnds, Gate
 from tests.support.model_wire import KINDS, Message, Queue, closed_by_broker
@@ -40,6 +41,10 @@ HOPELESS = {
 SHORT = 8.0
 LONG = 5000.0
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
+
+
+def _rough(self: Any) -> bool:
+    return not self.calm
 
 
 class Run:
@@ -113,17 +118,21 @@ class Record:
 class ItemsMachine(RuleBasedStateMachine):
     """The ends, the wire between them, and ways to disturb it."""
 
+    calm = False  # whether calls are neither cut off nor given up, so that much can happen to them
+
     def __init__(self) -> None:
         super().__init__()
         self.records: list[Record] = []
         self.by_correlation: dict[bytes, Record] = {}
         self.wrong: list[str] = []
+        self.hushed = 0.0  # seconds in which callers and workers could not hear of each other
 
     def service(self) -> Service:
         raise NotImplementedError
 
-    @initialize(items=st.integers(1, 5), size=st.integers(20, 120), durable=st.booleans())
-    def begin(self, items: int, size: int, durable: bool) -> None:
+    @initialize(items=st.integers(1, 5), size=st.integers(20, 120), durable=st.booleans(), calm=st.booleans())
+    def begin(self, items: int, size: int, durable: bool, calm: bool = False) -> None:
+        self.calm = calm
         self.window, self.durable = Window(items, size), durable
         self.ends = BothEnds(self.service(), self.window, durable=durable)
         self.ends.wire.on_publish = self.published
@@ -176,7 +185,7 @@ class ItemsMachine(RuleBasedStateMachine):
     def some_messages_come(self, kind: str, count: int) -> None:
         for queue in self.ends.wire.of_kind(kind):
             for _ in range(count):
-                self.ends.loop.turn(lambda queue=queue: self.ends.wire.deliver(queue))
+                self.ends.loop.turn(partial(self.ends.wire.deliver, queue))
         self.ends.settle()
 
     def a_queue(self, kind: str) -> Queue | None:
@@ -188,9 +197,11 @@ class ItemsMachine(RuleBasedStateMachine):
             self.ends.wire.held.add(kind)
             for gate in self.ends.gates:
                 gate.let(2)
-            self.ends.pass_time(5.1)
+            self.time_passes(5.1)
 
-    @rule(how=st.sampled_from(["lose", "lose", "all", "double", "swap", "turn round"]), which=choices, busy=st.booleans())
+    @rule(
+        how=st.sampled_from(["lose", "lose", "all", "double", "swap", "turn round"]), which=choices, busy=st.booleans()
+    )
     def what_is_told_of_credit_is_muddled(self, how: str, which: int, busy: bool = False) -> None:
         """Nothing that is lost or comes late there may do harm to a stream that goes on."""
         self.gather("control", busy)
@@ -219,6 +230,7 @@ class ItemsMachine(RuleBasedStateMachine):
             link.held = held
             self.ends.settle()
 
+    @precondition(_rough)
     @rule(again=st.booleans())
     def the_client_is_cut_off(self, again: bool) -> None:
         for record in self.alive():
@@ -236,6 +248,7 @@ class ItemsMachine(RuleBasedStateMachine):
     def call_of(self, record: Record) -> PendingCall | None:
         return self.ends.core._calls.find(record.id) if record.id else None
 
+    @precondition(_rough)
     @rule(again=st.booleans())
     def the_worker_is_cut_off(self, again: bool) -> None:
         self.excuse_all("the worker was cut off")
@@ -248,6 +261,7 @@ class ItemsMachine(RuleBasedStateMachine):
         self.ends.connect_client()
         self.ends.connect_worker()
 
+    @precondition(_rough)
     @rule()
     def the_worker_loses_its_channel(self) -> None:
         channel = self.ends.post._intake.channel
@@ -263,6 +277,7 @@ class ItemsMachine(RuleBasedStateMachine):
             self.ends.loop.turn(lambda: channel.close_with(closed_by_broker()))  # type: ignore[attr-defined]
             self.ends.settle()
 
+    @precondition(_rough)
     @rule(which=choices)
     def a_request_is_doubled(self, which: int) -> None:
         """As when a worker that seems to be lost goes on."""
@@ -277,12 +292,14 @@ class ItemsMachine(RuleBasedStateMachine):
 
     # --- both sides ---------------------------------------------------------------------------------------------
 
+    @precondition(_rough)
     @rule(which=choices, how=st.sampled_from(["cancel", "close"]))
     def a_caller_leaves(self, which: int, how: str) -> None:
         if alive := self.alive():
             alive[which % len(alive)].leave(how)
             self.ends.settle()
 
+    @precondition(_rough)
     @rule(which=choices)
     def an_operator_stops_a_call(self, which: int) -> None:
         asked = [record for record in self.alive() if record.call_id]
@@ -300,6 +317,9 @@ class ItemsMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.3, 1.1, 2.1, 5.1, 5.1, 20.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
+        wire = self.ends.wire
+        if wire.held & {"items", "replies"} or len(wire.links) < 2 or any(link.held for link in wire.links):
+            self.hushed += seconds
         self.ends.pass_time(seconds)
 
     def alive(self) -> list[Record]:
