@@ -57,7 +57,7 @@ faults: venv rabbit  ## the fault scenarios only
 scenarios: venv  ## write docs/reliability-scenarios.md, from the marks of the fault scenarios
 	@$(PY) -m pytest tests/faults --collect-only -qq --scenario-table docs/reliability-scenarios.md
 
-test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, in chroots (root); one: ARGS="--only sid"
+test-matrix: venv rabbit  ## contract and fault suites on RabbitMQ 4.0 and 4.3, in chroots (root); one of both, one suite: ARGS="--only sid -n 2 PATH"
 	@$(PY) tools/matrix.py $(ARGS)
 
 fuzz: venv  ## fuzz decoders and request path for a minute each; longer: make fuzz ARGS=600

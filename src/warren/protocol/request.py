@@ -42,6 +42,8 @@ _ROOT_BYTES: Final = _ROOT.encode()
 _MAX_ID: Final = 255
 #: What a server wants to know of a peer's header table; all else in it is the application's.
 _READ: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-attempt")
+#: The order in which Warren writes what those want to know who read a stage by its bytes: `stage`.
+USUAL_ORDER: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", b"rpc-slip")
 
 # The start of every Warren request's header table, with the two numbers that change left out.
 TABLE_START: Final = b"\x05rpc-vI\x00\x00\x00\x01\x0erpc-timeout-msI"
@@ -50,6 +52,12 @@ _CAST_TABLE: Final = b"\x05rpc-vI\x00\x00\x00\x01"
 TIMES: Final = struct.Struct(">i14sq")
 DEADLINE_KEY: Final = b"\x0crpc-deadlinel"
 TABLE_FIXED: Final = len(TABLE_START) + TIMES.size
+# The same as RabbitMQ 4 gives it out, which sorts headers by their names: a bounce, both times, the version.
+_CC: Final = b"\x02CCA"
+_SORTED_FIRST: Final = struct.Struct(">14sq")
+_ASKS_LEAN: Final = encode_table({"rpc-lean": True})
+_TIMEOUT_KEY: Final = b"\x0erpc-timeout-msI"
+_SORTED_LAST: Final = struct.Struct(">16si11s")
 _U32: Final = struct.Struct(">I")
 
 # Property flags of the two templates below, see AMQP 0-9-1 section 4.2.6.1.
@@ -250,17 +258,40 @@ class Request:
         if table is None:
             self._read_foreign()
             return
-        if len(table) >= TABLE_FIXED and table.startswith(TABLE_START) and b"rpc-attempt" not in table:
-            timeout_ms, key, deadline_ms = TIMES.unpack_from(table, len(TABLE_START))
-            if key == DEADLINE_KEY and p.content_encoding is None:
-                self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
-                return
+        if p.content_encoding is None and (self._read_usual(table) or self._read_sorted(table)):
+            return
         try:
+            if USUAL_ORDER[3] in table:
+                table = p.table = in_usual_order(table)
             self._read_table(pick(table, *_READ))
         except FrameError as error:
             self.readable = False
             raise UnreadableHeaders(str(error), self) from error
         self._read_foreign()
+
+    def _read_usual(self, table: bytes) -> bool:
+        """As Warren writes it, and RabbitMQ 3 gives it out; False of any other form."""
+        if len(table) < TABLE_FIXED or not table.startswith(TABLE_START) or b"rpc-attempt" in table:
+            return False
+        timeout_ms, key, deadline_ms = TIMES.unpack_from(table, len(TABLE_START))
+        if key != DEADLINE_KEY:
+            return False
+        self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
+        return True
+
+    def _read_sorted(self, table: bytes) -> bool:
+        """The same as RabbitMQ 4 gives it out, if no other header stands between."""
+        start = 8 + _U32.unpack_from(table, 4)[0] if table.startswith(_CC) and len(table) >= 8 else 0
+        end = len(table) - _SORTED_LAST.size
+        between = end - start - _SORTED_FIRST.size
+        if between and (between != len(_ASKS_LEAN) or table[end - between : end] != _ASKS_LEAN):
+            return False
+        key, deadline_ms = _SORTED_FIRST.unpack_from(table, start)
+        timeout_key, timeout_ms, version = _SORTED_LAST.unpack_from(table, end)
+        if key != DEADLINE_KEY or timeout_key != _TIMEOUT_KEY or version != _CAST_TABLE:
+            return False
+        self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
+        return True
 
     def _read_table(self, table: dict[str, Any]) -> None:
         """Another peer's table: the same headers in any order and integer width."""
@@ -386,6 +417,17 @@ class Request:
                 p.expiration = b"%d" % left
         p.table = join_table(table) if table else None
         return encode_properties(p)
+
+
+def in_usual_order(table: bytes) -> bytes:
+    """A stage's table in the order in which Warren writes it: RabbitMQ sorts headers by their names from 4.0 on.
+
+    Raises:
+        FrameError: it does not add up.
+    """
+    entries = split_table(table)
+    ordered = join_table({name: entries[name] for name in USUAL_ORDER if name in entries} | entries)
+    return ordered if len(ordered) == len(table) else table  # a name stands there twice
 
 
 def _integer(table: Mapping[str, Any], name: str) -> int | None:

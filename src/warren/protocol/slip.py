@@ -17,7 +17,7 @@ from warren.amqp.frames import FrameError, Properties, encode_properties, shorts
 from warren.amqp.tables import encode_value, join_table, pick, split_table
 from warren.errors import CallError
 from warren.protocol import evidence, topology
-from warren.protocol.request import BOUNCE_LIMIT, LEAN, PERSISTENT, VERSION, Request, check_name
+from warren.protocol.request import BOUNCE_LIMIT, LEAN, PERSISTENT, USUAL_ORDER, VERSION, Request, check_name
 from warren.protocol.stage import SLIP, Following, is_carried, slip_field, slip_text
 
 #: Behind a method's name: asks for it as a stage. No method has such a name, so whoever knows no slips refuses it.
@@ -33,8 +33,6 @@ _NOTED: Final = 40
 _LONGEST_NAME: Final = 456
 
 _LEAN: Final = LEAN.encode()
-#: Where `stage.slip_text` looks for the slip.
-_USUAL_ORDER: Final = (b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline", _SLIP)
 
 
 class SlipError(ValueError):
@@ -286,7 +284,7 @@ def onward_properties(
         p.expiration, p.delivery_mode = None, PERSISTENT
     _name_user(p, table, request, server_user)
     p.type = slip.kind
-    p.table = join_table({name: table[name] for name in _USUAL_ORDER if name in table} | table)
+    p.table = join_table({name: table[name] for name in USUAL_ORDER if name in table} | table)
     return encode_properties(p)
 
 

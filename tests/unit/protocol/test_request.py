@@ -12,9 +12,9 @@ from tests.support.messages import properties_of, read_request, request_with, te
 
 from warren.amqp import frames
 from warren.amqp.frames import Delivery, FrameError, Properties, decode_properties, encode_properties
-from warren.amqp.tables import encode_value, join_table, split_table
+from warren.amqp.tables import encode_table, encode_value, join_table, split_table
 from warren.protocol import codecs
-from warren.protocol.request import Request, UnreadableHeaders, check_name, encode_headers, root_field
+from warren.protocol.request import Request, RequestTemplate, UnreadableHeaders, check_name, encode_headers, root_field
 
 
 @pytest.mark.parametrize("name", ["rpc-v", "rpc-anything", "x-death", "CC", "BCC"])
@@ -117,6 +117,39 @@ def test_a_request_whose_table_begins_as_warrens_and_goes_on_differently_is_read
         headers={"rpc-v": 1, "rpc-timeout-ms": 500, "something-else": "long enough to fill", "rpc-deadline": 7}
     )
     assert (request.version, request.timeout_ms, request.deadline_ms) == (1, 500, 7)
+
+
+def as_rabbitmq_4_gives_it_out(properties: bytes) -> bytes:
+    """Its headers sorted by their names."""
+    p = decode_properties(properties)
+    p.table = join_table(dict(sorted(split_table(p.table or b"").items())))
+    return encode_properties(p)
+
+
+@pytest.mark.parametrize("own", [b"", encode_table({"a": 1, "z": b"\x05rpc-vI\x00\x00\x00\x01"})])
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("bounce", [False, True])
+def test_a_request_is_read_whatever_the_order_of_its_headers(own: bytes, asks: bool, bounce: bool) -> None:
+    made = RequestTemplate(
+        "fib", content_type=codecs.JSON, reply_to=b"replies", bounce=bounce, durable=False, asks=asks
+    )
+    properties = made.encode_own(b"c", b"message", 30_000, 1_700_000_000_000, b"30000", own)
+    for given in (properties, as_rabbitmq_4_gives_it_out(properties)):
+        read = read_request(given)
+        assert (read.version, read.timeout_ms, read.deadline_ms) == (1, 30_000, 1_700_000_000_000)
+        assert (read.attempt, read.asks_lean) == (1, asks)
+
+
+@pytest.mark.parametrize("without", [b"rpc-v", b"rpc-timeout-ms", b"rpc-deadline"])
+def test_what_is_not_there_is_not_read_from_sorted_headers(without: bytes) -> None:
+    """Other headers that are as long stand in its place."""
+    p = decode_properties(as_rabbitmq_4_gives_it_out(warren_request().delivery.properties))
+    entries = split_table(p.table or b"")
+    instead = {without: without.upper()}
+    p.table = join_table({instead.get(name, name): value for name, value in entries.items()})
+    read = read_request(encode_properties(p))
+    found = {b"rpc-v": read.version, b"rpc-timeout-ms": read.timeout_ms, b"rpc-deadline": read.deadline_ms}
+    assert {name for name, value in found.items() if value is None} == {without}
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [1]])
