@@ -21,6 +21,7 @@ from warren import (
     Service,
     Unavailable,
 )
+from warren.client.target import Targets, find_target
 from warren.connection.settings import make_settings
 from warren.dead.queue import DeadMessage, Unfit, open_dead_queue
 from warren.server import onward
@@ -459,3 +460,19 @@ def test_what_might_not_be_undone_is_refused_when_it_is_built() -> None:
         Pipeline(staged.fetch, undo=staged.forget).then(careless.resize)
     with pytest.raises(TypeError, match="does not fit"):
         Pipeline(staged.fetch).then(staged.store, undo=staged.shrink)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("delivery", ["report", "at-least-once"])
+async def test_what_can_be_undone_is_not_sent_again(url: str, service_name: str, delivery: str) -> None:
+    """Of two, one might undo what the other one builds on."""
+    staged = Staged(service_name, delivery)
+    async with serving(*staged.services, url=url), AsyncClient(url, timeout=60) as client:
+        with pytest.raises(ValueError, match="resend=True: what one run of"):
+            await client.options(resend=True).call(staged.undoing, "cat")
+        with pytest.raises(ValueError, match="resend=True: what one run of"):
+            await client.options(resend=True).cast(staged.undoing, "cat")
+        assert await client.options(resend=False).call(staged.undoing, "cat") == "cat:6"
+        assert await client.options(resend=True).call(staged.whole, "cat") == "cat:6"
+    assert staged.names == ["fetch", "resize", "store"] * 2
+    assert not find_target(Targets(), client._options, "call", staged.undoing).resend
+    assert find_target(Targets(), client._options, "call", staged.whole).resend is (delivery == "at-least-once")

@@ -982,7 +982,7 @@ class WorkerMachine(RuleBasedStateMachine):
             if asked in self.excused or asked.given_up:
                 continue
             if asked.call:
-                unheard = asked in cut_off and asked.method in AT_MOST_ONCE
+                unheard = asked in cut_off and asked.wish.kind == "direct call"  # which is told on its own channel only
                 assert asked.told or asked in dead or unheard, f"{asked} got no answer"
             else:
                 assert asked.ran or asked in dead or asked.cut_short, f"{asked} is lost"
@@ -1000,7 +1000,7 @@ class WorkerMachine(RuleBasedStateMachine):
 
 
 def _owner(copy: Any) -> Attempt:
-    return cast(Attempt, copy.taken.args[0])
+    return cast(Attempt, copy.refused.args[0])
 
 
 TestWorkerMachine = WorkerMachine.TestCase

@@ -113,7 +113,8 @@ class BaseClient:
             fail_fast: end at once with `Unavailable` when there is no connection or no worker is free, instead of
                 waiting for one.
             resend: send a call again, with the same ``call_id``, when the connection is lost after it was sent. Its
-                handler may then run twice. Default: for functions declared ``at-least-once`` only. Streams refuse it.
+                handler may then run twice. Default: for functions declared ``at-least-once`` only. Streams refuse it,
+                and pipelines with ``undo``.
             encoding: ``json`` or ``msgpack``.
             headers: AMQP headers for the handler to read with ``current_call().headers``, added to those that the
                 client has; None takes one away. At most 3,000 bytes in all.

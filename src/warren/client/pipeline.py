@@ -110,6 +110,7 @@ class Pipeline(Generic[P, R]):
         slip = Slip(tuple(stage.written for stage in stages))
         queues = tuple(dict.fromkeys(map(queue_of, self.names)))
         self.stages = Stages(self.names, queues, slip_fields(slip), lean_fields(slip))
+        self._undoes = any(stage.undo is not None for stage in stages)
         self.__warren_method__ = _joined([stage.method for stage in stages])
 
     def __repr__(self) -> str:
@@ -191,8 +192,19 @@ def shown(names: tuple[str, ...]) -> str:
 def pipeline_target(
     pipeline: Pipeline[..., Any], options: Options, kind: Literal["call", "cast"], caller: str | None
 ) -> Target:
-    """The target of a pipeline: its first stage's queue, with the slip among the headers."""
+    """The target of a pipeline: its first stage's queue, with the slip among the headers.
+
+    One with something to undo is not sent again: of two, one might fail and undo what the other one builds on.
+
+    Raises:
+        ValueError: that is wanted all the same.
+    """
     method: Method = pipeline.__warren_method__
+    if options.resend and pipeline._undoes:
+        raise ValueError(
+            f"resend=True: what one run of {shown(pipeline.names)} undoes another one may have done; say"
+            " options(resend=False), and look what has become of it before you repeat it"
+        )
     return Target(
         kind,
         method.name + MARK,
@@ -200,7 +212,7 @@ def pipeline_target(
         shown(pipeline.names),
         CONTENT_TYPES[options.encoding],
         fail_fast=options.fail_fast and kind == "call",
-        resend=resends(options, method),
+        resend=resends(options, method) and not pipeline._undoes,
         wait=options.wait,
         declared=method,
         caller=caller,

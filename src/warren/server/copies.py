@@ -64,6 +64,7 @@ class Copy:
             of one that is sent again where that is in doubt.
         doubtful: called when the broker may have it, or may not; None: it is sent again. Of one that outlives its link,
             it may be called while there is no link.
+        dropped: called instead of all these when the server stops before; None: that is its owner's to tell.
     """
 
     ways: list[Way]
@@ -74,6 +75,7 @@ class Copy:
     taken: Callable[[], None]
     refused: Callable[[str], None]
     doubtful: Callable[[str], None] | None = None
+    dropped: Callable[[str], None] | None = None
     _tries: int = 0
     _gives_up: float = field(default=float("inf"))
     returned: str | None = None

@@ -38,6 +38,7 @@ _ASIDE_PATIENCE: Final = 30.0
 _CAST_FAILED: Final = "%s: %s failed and is set aside in %s: %s"
 _LOST: Final = "%s: %s is lost: it was taken off its queue before it ran; send it again if it is needed"
 _COPY_LOST: Final = "%s: a request could not be set aside and is lost (call %s): send it again if it is needed"
+_REPLY_LOST: Final = "%s: %s: a reply could not be sent, and its caller waits until its time is over: %s"
 _NOT_HANDED_BACK: Final = "the request could not be handed to another worker: call again"
 _IN_DOUBT: Final = evidence.WORKER_LOST
 _MAYBE_HANDED_BACK: Final = (
@@ -101,6 +102,9 @@ class _Deliveries:
             self._gone("%s: %s: the connection was lost; the broker delivers it again", self._service, attempt.name)
         return lost
 
+    def _reply_lost(self, attempt: Attempt, why: str) -> None:
+        self._gone(_REPLY_LOST, self._service, attempt.name, why)
+
     def _answer(self, attempt: Attempt, reply: Reply) -> None:
         if attempt.request is not None and attempt.request.properties.reply_to:
             self._send(attempt, attempt.request.properties.reply_to, reply)
@@ -134,6 +138,18 @@ class Settler(_Deliveries):
             self.release(attempt)
         else:
             self.set_aside_cast(attempt, reply)
+
+    def _send(self, attempt: Attempt, address: bytes, reply: Reply) -> None:
+        """As any reply; on another channel, if its own is gone and no other worker will get the request and answer it.
+
+        A direct reply-to address may cost the connection there, and the acks of others with it.
+        """
+        gone = attempt.channel.closed is not None and attempt.acked and not attempt.answered
+        if gone and not address.startswith(topology.DIRECT_REPLY_TO):
+            self.copies.send(_reply_copy(attempt, address, reply, partial(self._reply_lost, attempt)))
+            attempt.answered = True
+        else:
+            super()._send(attempt, address, reply)
 
     # --- setting aside ------------------------------------------------------------------------------------------
 
@@ -273,10 +289,32 @@ class Settler(_Deliveries):
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""
         self.releases.close()  # first: what waits must not begin because the copies are given up
         for copy in self.copies.drop():
-            id_ = printable_bytes(copy.id or b"")
-            call = About(id_, {"service": self._service, "call_id": id_})
-            log.error(_COPY_LOST, self._service, call)
+            if copy.dropped is not None:
+                copy.dropped("the server stops")
+            else:
+                log.error(_COPY_LOST, self._service, _call(self._service, copy.id))
         self._gone.sum_up()
+
+
+def _reply_copy(attempt: Attempt, address: bytes, reply: Reply, lost: Callable[[str], None]) -> Copy:
+    """A reply that goes over another channel, once: should it be lost, or perhaps be, it is not sent again."""
+    return Copy(
+        ways=[Way(b"", address, reply.properties)],
+        body=reply.body,
+        id=None if attempt.request is None else attempt.request.properties.correlation_id,
+        patience=0.0,
+        outlives_link=True,
+        taken=lambda: None,
+        refused=lost,
+        doubtful=lost,
+        dropped=lost,
+    )
+
+
+def _call(service: str, id: bytes | None) -> About:
+    """A call, for the log."""
+    id_ = printable_bytes(id or b"")
+    return About(id_, {"service": service, "call_id": id_})
 
 
 def _complain(service: str, attempt: Attempt, error: BaseException) -> None:

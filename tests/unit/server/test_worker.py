@@ -15,6 +15,7 @@ from warren import Service, current_call
 from warren.amqp.frames import Delivery, Properties, decode_properties, encode_properties
 from warren.amqp.tables import decode_table, encode_table
 from warren.connection.channel import HotChannel
+from warren.connection.errors import LinkLost
 from warren.server.worker import Worker
 
 _VARIABLE = contextvars.ContextVar("_VARIABLE", default="nobody's")
@@ -363,3 +364,36 @@ async def test_a_request_that_cannot_be_written_again_for_another_worker_is_answ
     assert [(reply["rpc-reason"], reply["rpc-executed"]) for reply in replies] == [("HAND_BACK", "NOT_EXECUTED")] * call
     assert [key for key, _ in desk.elsewhere.published] == [b"any.dead"] * (not call)
     assert desk.channel.settlements == {1: 1}
+
+
+async def test_the_reply_to_what_nobody_will_get_again_goes_over_another_channel_if_its_own_is_gone(
+    service: Service,
+) -> None:
+    gate = asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 7
+
+    service.method(name="once", delivery="at-most-once")(work)
+
+    @service.method
+    async def report() -> int:
+        return await work()
+
+    desk = Desk(service)
+    desk.deliver("once")
+    desk.deliver("report")
+    await asyncio.sleep(0)
+    desk.channel.closed = LinkLost("cut")
+    desk.worker.link_lost()
+    gate.set()
+    while desk.worker.holding.running:
+        await asyncio.sleep(0)
+    assert desk.elsewhere.published == []
+    link = FakeChannel()
+    desk.worker.copies.attach(cast(HotChannel, link))
+    assert [key for key, _ in link.published] == [b"replies"]
+    desk.worker.link_lost()  # before the confirm: one reply is enough
+    desk.worker.copies.attach(cast(HotChannel, FakeChannel()))
+    assert await desk.rest() == []
