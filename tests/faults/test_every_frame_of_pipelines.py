@@ -34,7 +34,7 @@ _ENOUGH = 8
 _ENOUGH_TO_UNDO = 12
 
 _MODES = {"report": "report", "again": "at-least-once", "once": "at-most-once"}
-_CALLS = ("call, report", "call, again", "call, once", "submit, report", "lean, report", "undo, report", "undo, again")
+_CALLS = ("call, report", "call, again", "call, once", "lean, report", "undo, report", "undo, again")
 _CASTS = ("cast, report", "cast, again", "cast, once", "cast undo, report")
 
 
@@ -218,18 +218,22 @@ async def resume(life: Life, said: str) -> None:
     " cast, one way or the other (embedded broker): a result or an honest error that contradicts no stage, no second"
     " run unasked; a confirmed cast runs to its end, or is kept and resumed; the same peers go on.",
 )
-@pytest.mark.parametrize("side", ["client", *map(str, NUMBERS)])
-@pytest.mark.parametrize("kind", [*_CALLS, *_CASTS])
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [
+        *((kind, side) for kind in (*_CALLS, *_CASTS) for side in ("client", *map(str, NUMBERS))),
+        ("submit, report", "client"),
+    ],
+)
 async def test_a_cut_after_any_frame_of_a_pipeline_is_told_truly(broker: Broker, kind: str, side: str) -> None:
     enough, watch = _ENOUGH_TO_UNDO if "undo" in kind else _ENOUGH, Watch(broker)
     lives = await asyncio.gather(
         *(
-            cut_after(watch, frames, kind=kind, side=side, to_client=to_client, reset=reset)
+            cut_after(watch, frames, kind=kind, side=side, to_client=to_client, reset=(frames + to_client) % 2 == 0)
             for frames in range(1, enough + 1)
             for to_client in (False, True)
-            for reset in (False, True)
         )
     )
     cut, lean = zip(*lives, strict=True)
-    assert all(cut[:4]), "it was never cut"
+    assert all(cut[:2]), "it was never cut"
     assert kind != "lean, report" or sum(lean) > len(lean) / 2, "it was hardly ever lean"
