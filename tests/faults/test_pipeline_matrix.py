@@ -28,7 +28,8 @@ from warren.broker import Broker
 from warren.protocol import topology
 
 MODES = ("report", "at-least-once", "at-most-once")
-Kind = Literal["call", "cast"]
+#: `undo` is a call that fails in its last stage, and what was done before is undone.
+Kind = Literal["call", "cast", "undo"]
 #: Seconds of a call that something else than its timer has to end.
 PATIENT = 60.0
 #: The same where nobody but the timer can.
@@ -67,10 +68,14 @@ class Life:
         r = self.recorded
         return f"{self.kind}, {r.delivery}, in stage {r.held}, {self.gone} goes"
 
+    @property
+    def text(self) -> str:
+        return "bad" if self.kind == "undo" else "x"
+
     def begin(self) -> None:
         client = self.client.options(timeout=self.timeout)
-        whole = self.recorded.whole
-        call = client.cast(whole, "x") if self.kind == "cast" else client.call(whole, "x")
+        whole = self.recorded.undoing if self.kind == "undo" else self.recorded.whole
+        call = client.cast(whole, self.text) if self.kind == "cast" else client.call(whole, self.text)
         self.end = asyncio.create_task(ending(call, within=self.timeout))
 
     async def check(self, raw: Any, url: str, *, timer: bool = False) -> Ending:
@@ -79,7 +84,7 @@ class Life:
         got = await self.end
         await until(lambda: all(in_queue(raw, queue) == 0 for queue in self.queues))
         await self.over(raw, got)
-        said = check_evidence(got, self.recorded, "x", self.what)
+        said = check_evidence(got, self.recorded, self.text, self.what)
         assert timer or got.reason != "CLIENT_TIMER", said
         if self.kind == "cast" and got.error is None and not self.recorded.ran("x")[2]:
             kept = await dead_stages(url, self.recorded, resume=True)
@@ -89,9 +94,19 @@ class Life:
         return got
 
     async def over(self, raw: Any, got: Ending) -> None:
-        """Wait until a cast that was taken has come to an end, or is kept."""
-        if self.kind == "cast" and got.error is None:
-            await until(lambda: self.recorded.ran("x")[2] or any(depth(raw, queue) for queue in self.dead))
+        """Wait until a cast that was taken has come to an end, or is kept; and what has failed is undone, or kept."""
+        if self.kind == "undo":
+            await until(lambda: all(self.recorded.were_undone("bad")[:2]) or self.is_kept(raw) or self.failed_at_once)
+        elif self.kind == "cast" and got.error is None:
+            await until(lambda: self.recorded.ran("x")[2] or self.is_kept(raw))
+
+    @property
+    def failed_at_once(self) -> bool:
+        """Its first stage has failed, which is not undone itself; its request is not stored, its caller was told."""
+        return self.recorded.held == 1 and not self.recorded.ran("bad")[1]
+
+    def is_kept(self, raw: Any) -> bool:
+        return any(depth(raw, queue) for queue in self.dead)
 
     async def serves_again(self) -> None:
         """The same client and workers run another pipeline."""
@@ -160,6 +175,11 @@ def in_queue(raw: Any, queue: str) -> int | None:
     finally:
         if channel.is_open:
             channel.close()
+
+
+def kinds_of(mode: str) -> list[Kind]:
+    """An at-most-once stage might lose what there is to undo."""
+    return ["call", "cast"] if mode == "at-most-once" else ["call", "cast", "undo"]
 
 
 BROKERS = [("rabbit", "classic"), ("rabbit", "quorum"), ("embedded", "classic"), ("embedded", "quorum")]
@@ -240,7 +260,8 @@ async def test_a_reply_queue_that_is_deleted_at_any_point_is_told(
 @pytest.mark.scenario(
     172,
     "The broker restarts while each stage of a pipeline runs, in each delivery mode, on classic and quorum queues:"
-    " calls are told, or go on where they may run twice; casts run to their end, or are kept and resumed.",
+    " calls are told, or go on where they may run twice; casts run to their end, or are kept and resumed;"
+    " what has failed is undone, or kept.",
 )
 async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
     breakable_rabbit: Node, service_name: str
@@ -249,10 +270,9 @@ async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(AsyncClient(url))
         lives = Lives(url, service_name)
-        kinds: tuple[Kind, ...] = ("call", "cast")
         for mode in MODES:
             for held in NUMBERS:
-                for kind in kinds:
+                for kind in kinds_of(mode):
                     for queue in ("classic", "quorum"):
                         lives.add(mode, held, kind, client, queue, gone="the broker")
         await stack.enter_async_context(lives.served())
@@ -261,7 +281,8 @@ async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
         lives.go_on()
         raw = stack.enter_context(raw_channel(url))
         ends = await lives.check(raw)
-        assert {end.reason for end in ends.values()} <= {None, "CONNECTION_LOST", "WORKER_LOST", "CHANNEL_CLOSED"}
+        told = {None, "CONNECTION_LOST", "WORKER_LOST", "CHANNEL_CLOSED"}
+        assert {end.reason for end in ends.values()} <= told
         await lives.serve_again()
 
 
@@ -279,10 +300,9 @@ async def test_silence_at_any_point_is_noticed_and_told(
         through = proxy.url if side == "client" else url
         client = await stack.enter_async_context(AsyncClient(through, **QUICK))
         lives = Lives(url, service_name)
-        kinds: tuple[Kind, ...] = ("call", "cast")
         for mode in MODES:
             for held in NUMBERS:
-                for kind in kinds:
+                for kind in kinds_of(mode):
                     lost = mode == "at-most-once" and side == 3
                     lives.add(mode, held, kind, client, "classic", gone=side, timeout=SHORT if lost else PATIENT)
         at = 0 if side == "client" else int(side)
@@ -292,7 +312,7 @@ async def test_silence_at_any_point_is_noticed_and_told(
         lives.go_on()
         timers = [life for life in lives.all if life.recorded.delivery == "at-most-once" and side == 3]
         ends = await lives.check(raw, timers)
-        told = {None, "CONNECTION_LOST", "WORKER_LOST", "CHANNEL_CLOSED", "CLIENT_TIMER"}
+        told = {None, "CONNECTION_LOST", "WORKER_LOST", "CHANNEL_CLOSED", "CLIENT_TIMER", "HANDLER_EXCEPTION"}
         assert {end.reason for end in ends.values()} <= told
         await lives.serve_again()
 
