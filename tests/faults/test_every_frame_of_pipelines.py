@@ -213,7 +213,7 @@ async def resume(life: Life, said: str) -> None:
 
 
 @pytest.mark.scenario(
-    170,
+    200,
     "The connection of the client, or of any stage's worker, ends or is reset after each frame of a pipeline's call or"
     " cast, one way or the other (embedded broker): a result or an honest error that contradicts no stage, no second"
     " run unasked; a confirmed cast runs to its end, or is kept and resumed; the same peers go on.",

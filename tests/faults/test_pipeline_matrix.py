@@ -193,7 +193,7 @@ def where(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.mark.scenario(
-    171,
+    201,
     "The queue of the stage that runs, or of the next one, is deleted while each stage runs (classic and quorum;"
     " embedded broker, too): its service declares it again and the pipeline goes on, or its caller is told.",
 )
@@ -222,7 +222,7 @@ async def test_a_queue_that_is_deleted_at_any_point_loses_nothing_silently(
 
 
 @pytest.mark.scenario(
-    175,
+    205,
     "The reply queue is deleted while each stage of a pipeline runs: calls hear so at once, or are sent again.",
 )
 @pytest.mark.parametrize("broker", ["rabbit", "embedded"])
@@ -258,7 +258,7 @@ async def test_a_reply_queue_that_is_deleted_at_any_point_is_told(
 
 
 @pytest.mark.scenario(
-    172,
+    202,
     "The broker restarts while each stage of a pipeline runs, in each delivery mode, on classic and quorum queues:"
     " calls are told, or go on where they may run twice; casts run to their end, or are kept and resumed;"
     " what has failed is undone, or kept.",
@@ -287,7 +287,7 @@ async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
 
 
 @pytest.mark.scenario(
-    173,
+    203,
     "Nothing passes any more between the broker and the client, or the worker of any stage, while each stage of a"
     " pipeline runs: noticed; a result or an honest error, casts run to their end, or are kept and resumed.",
 )
@@ -318,7 +318,7 @@ async def test_silence_at_any_point_is_noticed_and_told(
 
 
 @pytest.mark.scenario(
-    174,
+    204,
     "The workers of any stage are stopped while it runs, or before its request comes: its caller is told which stage;"
     " casts wait, or are kept and resumed.",
 )
@@ -364,7 +364,7 @@ async def test_a_stage_whose_workers_are_stopped_is_named(
 
 
 @pytest.mark.scenario(
-    176,
+    206,
     "A lean request comes back to a worker whose channel, or connection, is closed before it is given up (embedded"
     " broker): its caller is told which stage has no queue.",
 )
@@ -446,7 +446,7 @@ class PlainStage:
 
 
 @pytest.mark.scenario(
-    177,
+    207,
     "A stage of another make (plain Pika) dies with a request in hand, before it hands over, before its ack or behind:"
     " whoever gets the request again tells its stage, or keeps the cast; the pipeline goes on behind it.",
 )
