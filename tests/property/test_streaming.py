@@ -128,3 +128,13 @@ class Stream(RuleBasedStateMachine):
 
 
 TestStream = Stream.TestCase
+
+
+def test_signs_of_life_take_nothing_of_the_window() -> None:
+    """Each has two bytes, and nobody consumes it: a stream that had waited for long broke once its window was used."""
+    behind = Behind(Window(4, 52))
+    for _ in range(100):
+        assert behind.take(0, 0, len(b"[]")) == ""
+    assert behind.take(0, 1, 59) == ""
+    assert behind.take(1, 1, 59) == ""
+    assert "used up" in behind.take(2, 1, 59)

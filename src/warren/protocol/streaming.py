@@ -156,8 +156,8 @@ class Behind:
 
 
 def _least(count: int, size: int) -> int:
-    """Bytes that so many items have at least, in a message of so many bytes."""
-    return max(0, size - _AROUND * count)
+    """Bytes that so many items have at least, in a message of so many bytes; a sign of life has none, and stays none."""
+    return max(0, size - _AROUND * count) if count else 0
 
 
 # --- messages with items ------------------------------------------------------------------------------------------
