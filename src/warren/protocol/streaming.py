@@ -156,7 +156,7 @@ class Behind:
 
 
 def _least(count: int, size: int) -> int:
-    """Bytes that so many items have at least, in a message of so many bytes; a sign of life has none, and stays none."""
+    """Bytes that so many items have at least, in a message of so many bytes; a sign of life has none."""
     return max(0, size - _AROUND * count) if count else 0
 
 
