@@ -357,7 +357,7 @@ async def test_a_stage_whose_workers_are_stopped_is_named(
         lives.go_on()
         await stack.enter_async_context(lives.server(number))
         for life in lives.all:
-            got = await life.check(raw, url)
+            got = await life.check(raw, url, timer=life in waiting)
             if life in running and life.kind == "call":
                 assert got.evidence == ("DRAIN", Execution.EXECUTED), (life.what, got)
         await lives.serve_again()
