@@ -20,7 +20,7 @@ from warren.client.sending import AsyncFeed, Feed, Sending
 from warren.client.uplink import Uplink
 from warren.errors import CallError
 from warren.protocol.streaming import Ahead, Behind
-from warren.protocol.uploading import Sent
+from warren.protocol.uploading import Sent, sent_properties
 from warren.server.inflow import Inflow
 from warren.server.ways import Way, Ways
 
