@@ -27,7 +27,7 @@ from warren.client.io_thread import IOThread
 from warren.client.options import Limits
 from warren.connection.settings import make_settings
 from warren.protocol.streaming import Window, together, window_fields
-from warren.server import inflow, post, streaming
+from warren.server import inflow, post, repair, streaming
 from warren.server.control import answering
 from warren.server.inflow import Inflow
 from warren.server.post import Post
@@ -118,7 +118,7 @@ class BothEnds:
         self._put(prepared, "_WINDOW", window_fields(window))
         self._put(core, "Supervisor", self._supervised)
         self._put(post, "declare", _declared)
-        self._put(post, "random", SimpleNamespace(Random=lambda: random.Random(1)))
+        self._put(repair, "random", SimpleNamespace(Random=lambda: random.Random(1)))
 
     def _put(self, module: ModuleType, name: str, value: object) -> None:
         self._patches.enter_context(patch.object(module, name, value))
