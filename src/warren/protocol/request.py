@@ -258,8 +258,15 @@ class Request:
         if table is None:
             self._read_foreign()
             return
-        if p.content_encoding is None and (self._read_usual(table) or self._read_sorted(table)):
-            return
+        if p.content_encoding is None:
+            # In here, and not in a function: it runs for every request.
+            if len(table) >= TABLE_FIXED and table.startswith(TABLE_START) and b"rpc-attempt" not in table:
+                timeout_ms, key, deadline_ms = TIMES.unpack_from(table, len(TABLE_START))
+                if key == DEADLINE_KEY:
+                    self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
+                    return
+            if self._read_sorted(table):
+                return
         try:
             if USUAL_ORDER[3] in table:
                 table = p.table = in_usual_order(table)
@@ -269,18 +276,8 @@ class Request:
             raise UnreadableHeaders(str(error), self) from error
         self._read_foreign()
 
-    def _read_usual(self, table: bytes) -> bool:
-        """As Warren writes it, and RabbitMQ 3 gives it out; False of any other form."""
-        if len(table) < TABLE_FIXED or not table.startswith(TABLE_START) or b"rpc-attempt" in table:
-            return False
-        timeout_ms, key, deadline_ms = TIMES.unpack_from(table, len(TABLE_START))
-        if key != DEADLINE_KEY:
-            return False
-        self.version, self.timeout_ms, self.deadline_ms = VERSION, timeout_ms, deadline_ms
-        return True
-
     def _read_sorted(self, table: bytes) -> bool:
-        """The same as RabbitMQ 4 gives it out, if no other header stands between."""
+        """What Warren writes, as RabbitMQ 4 gives it out, if no other header stands between."""
         start = 8 + _U32.unpack_from(table, 4)[0] if table.startswith(_CC) and len(table) >= 8 else 0
         end = len(table) - _SORTED_LAST.size
         between = end - start - _SORTED_FIRST.size

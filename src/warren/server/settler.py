@@ -84,7 +84,7 @@ class _Deliveries:
             return
         channel = attempt.channel
         if channel.closed is not None:
-            self._gone("%s: %s: the connection was lost before a reply could be sent", self._service, attempt.name)
+            self._send_late(attempt, address, reply)
         elif address.startswith(topology.DIRECT_REPLY_TO):
             # RabbitMQ 3.10 closes the connection (541) over such an address if it is forged, or of a node that is
             # gone. Acknowledged before, the request goes with its reply; else it would do the same to the next worker.
@@ -94,6 +94,10 @@ class _Deliveries:
         else:
             channel.publish(b"", address, reply.properties, reply.body)
         attempt.answered = True
+
+    def _send_late(self, attempt: Attempt, address: bytes, reply: Reply) -> None:
+        """The channel of a request is gone before its reply could be sent."""
+        self._gone("%s: %s: the connection was lost before a reply could be sent", self._service, attempt.name)
 
     def comes_again(self, attempt: Attempt) -> bool:
         """Whether the broker delivers it again, as the connection is lost: then nothing is to be done for it here."""
@@ -139,17 +143,15 @@ class Settler(_Deliveries):
         else:
             self.set_aside_cast(attempt, reply)
 
-    def _send(self, attempt: Attempt, address: bytes, reply: Reply) -> None:
-        """As any reply; on another channel, if its own is gone and no other worker will get the request and answer it.
+    def _send_late(self, attempt: Attempt, address: bytes, reply: Reply) -> None:
+        """On another channel, if no other worker will get the request and answer it.
 
         A direct reply-to address may cost the connection there, and the acks of others with it.
         """
-        gone = attempt.channel.closed is not None and attempt.acked and not attempt.answered
-        if gone and not address.startswith(topology.DIRECT_REPLY_TO):
+        if attempt.acked and not address.startswith(topology.DIRECT_REPLY_TO):
             self.copies.send(_reply_copy(attempt, address, reply, partial(self._reply_lost, attempt)))
-            attempt.answered = True
         else:
-            super()._send(attempt, address, reply)
+            super()._send_late(attempt, address, reply)
 
     # --- setting aside ------------------------------------------------------------------------------------------
 
