@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
 from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices
+from tests.support.model_wire import Message
 from tests.support.turns import Stopped
 from warren import Service
 from warren.client.streams import AsyncStream, BlockingStream
 from warren.errors import CallError, RemoteError
+from warren.protocol.streaming import read_items
 from warren.protocol.uploading import STREAM
+
+METHODS = st.sampled_from(["on_loop", "in_thread", "on_loop", "in_thread", "on_loop_again", "in_thread_again"])
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -42,12 +47,16 @@ def quiet() -> Iterator[None]:
 
 
 class Streaming(Record):
-    """A stream, and what its handler and its caller do when they are let."""
+    """A stream, and what its handler and its caller do when they are let.
+
+    Attributes:
+        waits: whether its caller has asked for an item, since `asked_at`.
+    """
 
     def __init__(self, machine: StreamMachine, count: int, fails: bool, *given: Any) -> None:
         super().__init__(len(machine.records), *given)
         self.count, self.fails = count, fails
-        self.asked_at = 0.0
+        self.asked_at, self.waits = 0.0, False
         self.gates = [Gate(machine.ends), Gate(machine.ends)]
         self.yields, self.takes = self.gates
 
@@ -56,6 +65,7 @@ class StreamMachine(ItemsMachine):
     """See the module."""
 
     records: list[Streaming]  # type: ignore[assignment]
+    hesitated_at = 0.0  # when threads last did
 
     def service(self) -> Service:
         service = Service("any")
@@ -102,7 +112,7 @@ class StreamMachine(ItemsMachine):
     # --- callers ------------------------------------------------------------------------------------------------
 
     @rule(
-        method=st.sampled_from(["on_loop", "in_thread", "on_loop", "in_thread", "on_loop_again", "in_thread_again"]),
+        method=METHODS,
         blocking=st.booleans(),
         count=st.integers(0, 12),
         fails=st.booleans(),
@@ -142,8 +152,9 @@ class StreamMachine(ItemsMachine):
             try:
                 while True:
                     await record.takes.passed()
-                    record.asked_at = self.ends.clock.now
+                    record.asked_at, record.waits = self.ends.clock.now, True
                     record.got.append(await anext(stream))
+                    record.waits = False
             except StopAsyncIteration:
                 await self.ends_once_async(stream)
                 record.ends("end")
@@ -177,8 +188,9 @@ class StreamMachine(ItemsMachine):
             try:
                 while True:
                     record.takes.passed_in_thread()
-                    record.asked_at = self.ends.clock.now
+                    record.asked_at, record.waits = self.ends.clock.now, True
                     record.got.append(next(stream))
+                    record.waits = False
             except Stopped:
                 raise
             except StopIteration:
@@ -216,7 +228,80 @@ class StreamMachine(ItemsMachine):
             self.records[which % len(self.records)].yields.let(count)
             self.ends.settle()
 
+    # --- ways to where something may go wrong -------------------------------------------------------------------
+
+    @rule(method=METHODS, blocking=st.booleans(), more=st.integers(1, 7), times=st.integers(1, 2))
+    def all_that_is_told_of_credit_is_lost(self, method: str, blocking: bool, more: int, times: int) -> None:
+        """The worker waits for it, and nothing comes that would make the caller tell more."""
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, "control", method=method, blocking=blocking, count=self.window.items + more
+        )
+        for _ in range(times):
+            self.ends.pass_time(1.1)
+            for queue in self.ends.wire.of_kind("control"):
+                queue.messages.clear()
+        self.messages_come("control")
+        self.must_be_over(record)
+
+    @rule(
+        method=METHODS,
+        blocking=st.booleans(),
+        count=st.integers(1, 5),
+        how=st.sampled_from(["lose", "lose", "double", "swap"]),
+        which=choices,
+    )
+    def items_go_astray(self, method: str, blocking: bool, count: int, how: str, which: int) -> None:
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, "replies", method=method, blocking=blocking, count=count, yields=0
+        )
+        self.one_by_one(record.yields, count)
+        self.go_astray(record, "replies", how, which)
+
+    @precondition(lambda self: self.durable and (not self.calm or all(map(self.carries_on, self.alive()))))
+    @rule(method=METHODS, blocking=st.booleans(), taken=st.integers(1, 5), more=st.integers(0, 5))
+    def items_come_again(self, method: str, blocking: bool, taken: int, more: int) -> None:
+        """A link is lost with what would have acknowledged them."""
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, method=method, blocking=blocking, count=taken + more, yields=0
+        )
+        assert self.ends.supervisor.link is not None
+        self.ends.supervisor.link.held = True
+        self.one_by_one(record.yields, taken)
+        self.the_client_is_cut_off(again=True)
+        self.must_be_over(record)
+
+    @precondition(lambda self: not self.calm)
+    @rule(method=METHODS, blocking=st.booleans(), first=st.integers(1, 4), more=st.integers(1, 3))
+    def a_second_run_seems_to_go_on_where_the_first_was(
+        self, method: str, blocking: bool, first: int, more: int
+    ) -> None:
+        """All is lost but what would follow by its number."""
+        first = min(first, max(1, self.window.items - 1))
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, method=method, blocking=blocking, count=first + more, yields=first
+        )
+        self.a_request_is_doubled(self.alive().index(record))
+        self.ends.wire.held.add("replies")
+        self.one_by_one(record.yields, 2 * (first + more))
+        for queue in self.ends.wire.of_kind("replies"):
+            queue.messages = deque(m for m in queue.messages if m.p.correlation_id != record.id or seems(record, m))
+        if self.items_of(record, "replies"):
+            self.messages_come("replies")
+            self.must_be_over(record)
+
     # --- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def nobody_waits_longer_than_it_would(self) -> None:
+        if not hasattr(self, "ends"):
+            return
+        now = self.ends.clock.now
+        if self.ends.threads.hesitant:
+            self.hesitated_at = now
+        for record in self.records:
+            if record.alive and record.idle and record.waits:
+                since = max(record.asked_at, self.hesitated_at)
+                assert now < since + record.idle + 1.0, f"{record} has been idle for too long"
 
     def check_ending(self, record: Record) -> None:
         assert isinstance(record, Streaming)
@@ -232,6 +317,12 @@ class StreamMachine(ItemsMachine):
             assert record.fails, f"{record} ended in an error that nothing explains"
             assert isinstance(ending, RemoteError), f"{record} ended in another error than its handler's"
             assert len(record.got) == record.count, f"{record} is short: {record.count} were yielded before it raised"
+
+
+def seems(record: Streaming, message: Message) -> bool:
+    """Whether it has an item of the second run, which its caller waits for from the first."""
+    told, run = read_items(message.p), record.by_id.get(message.p.message_id)
+    return told is not None and run is not None and run.number == 1 and told.seq >= len(record.got)
 
 
 TestStreams = StreamMachine.TestCase

@@ -13,8 +13,11 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_stream_machine import StreamMachine
+from warren.amqp.frames import Properties
 from warren.client.cancels import Cancels, Strays
-from warren.client.inlet import Inlet
+from warren.client.inlet import End, Inlet
+from warren.client.prepared import Prepared
+from warren.client.target import read_result
 from warren.protocol.streaming import Ahead, Behind, Window, together
 from warren.server import streaming
 from warren.server.streaming import Outlet, Outlets
@@ -167,15 +170,96 @@ def a_stream_ends_and_its_timer_does_not(patch: Patch) -> None:
 
 
 @fault
+def credit_is_told_once_only(patch: Patch) -> None:
+    look = Inlet._look
+
+    def silently(self: Inlet, pause: float) -> None:
+        with patch.context() as here:
+            here.setattr(Inlet, "_tell", lambda _self: None)
+            look(self, pause)
+
+    patch.setattr(Inlet, "_look", silently)
+
+
+@fault
+def credit_is_not_told(patch: Patch) -> None:
+    patch.setattr(Cancels, "credit", lambda _self, _source, _call, _count: None)
+
+
+@fault
+def items_count_as_consumed_when_they_come(patch: Patch) -> None:
+    came = Inlet.came
+
+    def consumed(self: Inlet, p: Properties, body: bytes, *, again: bool) -> None:
+        came(self, p, body, again=again)
+        if self._behind.came > self._behind.consumed:
+            self._behind.consume(self._behind.came - self._behind.consumed, len(body))
+            self._tell()
+
+    patch.setattr(Inlet, "came", consumed)
+    patch.setattr(Inlet, "_consume", lambda _self: None)
+
+
+@fault
+def a_gap_is_not_seen(patch: Patch) -> None:
+    def take(self: Behind, seq: int, count: int, size: int) -> str:
+        self.came = seq + count
+        return ""
+
+    patch.setattr(Behind, "take", take)
+
+
+@fault
 def what_comes_twice_is_taken_twice(patch: Patch) -> None:
     patch.setattr(Behind, "has", lambda _self, _seq, _count: False)
     patch.setattr(Behind, "take", lambda self, seq, count, size: "")
 
 
 @fault
+def what_comes_again_breaks_a_stream(patch: Patch) -> None:
+    patch.setattr(Behind, "has", lambda _self, _seq, _count: False)
+
+
+@fault
+def runs_are_not_told_apart(patch: Patch) -> None:
+    came = Inlet.came
+
+    def any_run(self: Inlet, p: Properties, body: bytes, *, again: bool) -> None:
+        self._run = p.message_id
+        came(self, p, body, again=again)
+
+    patch.setattr(Inlet, "came", any_run)
+
+
+@fault
+def the_number_of_items_is_not_looked_at(patch: Patch) -> None:
+    def conclude(self: Prepared, end: End) -> Any:
+        return read_result(end.outcome, self.target, {})
+
+    patch.setattr(Prepared, "conclude", conclude)
+
+
+@fault
 def the_window_that_is_asked_for_is_another_than_is_held_to(patch: Patch) -> None:
     init = Behind.__init__
     patch.setattr(Behind, "__init__", lambda self, w: init(self, Window(max(1, w.items - 1), w.bytes)))
+
+
+@fault
+def a_stream_that_is_given_up_goes_on_at_its_worker(patch: Patch) -> None:
+    patch.setattr(Cancels, "add", lambda _self, _call: None)
+    patch.setattr(Cancels, "stray", lambda _self, _p: None)
+
+
+@fault
+def an_idle_stream_waits_for_ever(patch: Patch) -> None:
+    def wait(self: Inlet, pause: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(pause, self._look, pause)
+
+    patch.setattr(Inlet, "_wait", wait)
+    patch.setattr(
+        Inlet, "_waits_since", property(lambda _self: float("inf"), lambda _self, _value: None), raising=False
+    )
 
 
 @fault
@@ -187,6 +271,18 @@ def the_end_overtakes_items(patch: Patch) -> None:
         finish(self, outcome)
 
     patch.setattr(Inlet, "finish", at_once)
+
+
+@fault
+def the_items_of_a_stream_that_has_failed_are_kept_from_its_caller(patch: Patch) -> None:
+    fail = Inlet.finish
+
+    def finish(self: Inlet, outcome: Any) -> None:
+        if isinstance(outcome, tuple) and outcome[0].table:
+            self._messages.clear()
+        fail(self, outcome)
+
+    patch.setattr(Inlet, "finish", finish)
 
 
 @pytest.mark.slow

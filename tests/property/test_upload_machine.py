@@ -28,6 +28,8 @@ from warren.errors import CallError, RemoteError
 from warren.protocol.streaming import ITEM
 from warren.protocol.uploading import CONVERSATION, END, TAKEN, UPLOAD
 
+METHODS = st.sampled_from(["store", "keep", "store", "keep", "talk", "chat"])
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -43,6 +45,14 @@ def quiet() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+#: Bytes of a small item, at most.
+MOST_BYTES = 20
+#: Seconds without a word from its caller after which a handler hears that something is wrong.
+LONG_SILENCE = 70.0
+#: Seconds in which a caller is silent, at most, where one sign of life is lost.
+BETWEEN_SIGNS = 10.0
 
 
 class Taken:
@@ -211,7 +221,7 @@ class UploadMachine(ItemsMachine):
     # --- callers ------------------------------------------------------------------------------------------------
 
     @rule(
-        method=st.sampled_from(["store", "keep", "store", "keep", "talk", "chat"]),
+        method=METHODS,
         blocking=st.booleans(),
         count=st.integers(0, 12),
         breaks=st.sampled_from([False, False, False, True]),
@@ -362,12 +372,16 @@ class UploadMachine(ItemsMachine):
     @rule(how=st.sampled_from(["lose", "double", "swap"]), which=choices, busy=st.booleans())
     def items_are_spoiled(self, how: str, which: int, busy: bool = False) -> None:
         self.gather("items", busy)
+        self.hushed += BETWEEN_SIGNS * (how == "lose")
         self.spoil(self.a_queue("items"), how, which)
 
     @rule(how=st.sampled_from(["lose", "all", "double", "swap", "turn round"]), which=choices, busy=st.booleans())
     def what_is_told_of_taking_is_muddled(self, how: str, which: int, busy: bool = False) -> None:
         """Each of these messages is enough by itself: to lose one, or get it late, does no harm."""
         self.gather("replies", busy)
+        self.muddle_what_is_told_of_taking(how, which)
+
+    def muddle_what_is_told_of_taking(self, how: str, which: int) -> None:
         for queue in self.ends.wire.of_kind("replies"):
             places = [at for at, message in enumerate(queue.messages) if message.p.type == TAKEN]
             told = deque(queue.messages[at] for at in places)
@@ -380,6 +394,7 @@ class UploadMachine(ItemsMachine):
     def ends_and_signs_of_life_are_lost_or_doubled(self, lost: bool, busy: bool = False) -> None:
         """They are told again."""
         self.gather("items", busy)
+        self.hushed += BETWEEN_SIGNS * lost
         for queue in self.ends.wire.of_kind("items"):
             queue.messages = deque(
                 m for m in queue.messages for _ in range(1 if m.p.type == ITEM and m.body else 0 if lost else 2)
@@ -413,6 +428,90 @@ class UploadMachine(ItemsMachine):
             self.excuse_all("the queue for its items was deleted")
             self.ends.loop.turn(lambda: self.ends.wire.delete(queue))
             self.ends.settle()
+
+    # --- ways to where something may go wrong -------------------------------------------------------------------
+
+    @rule(
+        method=METHODS,
+        blocking=st.booleans(),
+        count=st.integers(1, 5),
+        how=st.sampled_from(["lose", "lose", "double", "swap"]),
+        which=choices,
+    )
+    def items_go_astray(self, method: str, blocking: bool, count: int, how: str, which: int) -> None:
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, "items", method=method, blocking=blocking, count=count, gives=0
+        )
+        self.one_by_one(record.gives, count)
+        self.go_astray(record, "items", how, which)
+
+    @rule(
+        method=METHODS,
+        blocking=st.booleans(),
+        more=st.integers(1, 7),
+        how=st.sampled_from(["turn round", "turn round", "swap", "lose", "all", "double"]),
+        which=choices,
+    )
+    def what_is_told_of_a_whole_window_is_muddled(
+        self, method: str, blocking: bool, more: int, how: str, which: int
+    ) -> None:
+        """The caller waits for it, with more to send."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=self.window.items + more, handles=1
+        )
+        self.ends.wire.held.add("replies")
+        self.one_by_one(record.handles, self.window.items)
+        self.muddle_what_is_told_of_taking(how, which)
+        self.messages_come("replies")
+        self.must_be_over(record)
+
+    @precondition(lambda self: not self.calm)
+    @rule(method=METHODS, blocking=st.booleans(), given=st.integers(0, 5), more=st.integers(1, 5))
+    def the_queue_for_items_is_deleted_under_an_upload(
+        self, method: str, blocking: bool, given: int, more: int
+    ) -> None:
+        """Neither its handler nor its caller waits for ever."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=given + more, gives=given
+        )
+        self.the_queue_for_items_is_deleted()
+        self.must_be_over(record)
+
+    @precondition(lambda self: not self.calm)
+    @rule(method=METHODS, blocking=st.booleans(), given=st.integers(0, 5), more=st.integers(1, 5))
+    def a_caller_is_cut_off_from_its_upload(self, method: str, blocking: bool, given: int, more: int) -> None:
+        """Its handler waits for items, and hears it by what it tells."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=given + more, gives=given
+        )
+        self.the_client_is_cut_off(again=True)
+        self.must_be_over(record)
+
+    @precondition(lambda self: not self.calm)
+    @rule(method=st.sampled_from(["store", "keep"]), blocking=st.booleans(), count=st.integers(1, 5))
+    def two_runs_take_the_same_items(self, method: str, blocking: bool, count: int) -> None:
+        """Within one window, so that neither needs to wait for the other."""
+        count = min(count, self.window.items)
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=count, gives=0, handles=2
+        )
+        self.a_request_is_doubled(self.alive().index(record))
+        self.must_be_over(record)
+        if self.window.bytes >= MOST_BYTES * count:
+            assert all(taken.whole for taken in record.taken), f"{record}: one of its runs has not heard all"
+
+    @rule(method=METHODS, blocking=st.booleans(), given=st.integers(0, 3), more=st.integers(1, 3))
+    def a_caller_falls_silent(self, method: str, blocking: bool, given: int, more: int) -> None:
+        """Its handler does not wait for ever: it hears that something is wrong."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, "items", method=method, blocking=blocking, count=given + more, gives=given
+        )
+        self.time_passes(LONG_SILENCE)
+        for queue in self.ends.wire.of_kind("items"):
+            queue.messages.clear()
+        assert all(taken.over for taken in record.taken), f"{record}: its handler still waits"
+        self.messages_come("items")
+        self.must_be_over(record)
 
     def carries_on(self, record: Record) -> bool:
         """Items are lost with the caller's link."""

@@ -20,8 +20,10 @@ from warren.client.sending import AsyncFeed, Feed, Sending
 from warren.client.uplink import Uplink
 from warren.errors import CallError
 from warren.protocol.streaming import Ahead, Behind
-from warren.protocol.uploading import Sent, sent_properties
+from warren.protocol.uploading import Sent, Taken, sent_properties
+from warren.server import inflow
 from warren.server.inflow import Inflow
+from warren.server.inflows import Inflows
 from warren.server.ways import Way, Ways
 
 #: The first failure is enough; the same examples each time.
@@ -219,6 +221,17 @@ def an_end_that_comes_twice_breaks_an_upload(patch: Patch) -> None:
 
 
 @fault
+def a_queue_that_is_gone_is_not_told_of(patch: Patch) -> None:
+    patch.setattr(Inflows, "_gone", lambda _self, _why: None)
+    patch.setattr(Sending, "returned", lambda _self: None)
+
+
+@fault
+def a_handler_waits_for_a_silent_caller_for_ever(patch: Patch) -> None:
+    patch.setattr(inflow, "MOST_SILENT", 1000)
+
+
+@fault
 def what_has_ended_stays_registered(patch: Patch) -> None:
     patch.setattr(Way, "_leave", lambda _self: None)
 
@@ -226,6 +239,24 @@ def what_has_ended_stays_registered(patch: Patch) -> None:
 @fault
 def a_thread_that_waits_for_items_does_not_hear_that_it_is_given_up(patch: Patch) -> None:
     patch.setattr(Inflow, "stop", lambda _self: None)
+
+
+@fault
+def the_first_of_two_runs_hears_nothing(patch: Patch) -> None:
+    of = Ways._of
+    patch.setattr(Ways, "_of", lambda self, id, address: of(self, id, address)[-1:])
+    patch.setattr(Ways, "_all", lambda self: [ways[-1] for ways in self._open.values()])
+
+
+@fault
+def what_was_told_late_takes_room_away(patch: Patch) -> None:
+    heard = Sending.heard
+
+    def latest(self: Sending, taken: Taken) -> None:
+        heard(self, taken)
+        self.over = self.over or taken.number < (self.taken or 0)
+
+    patch.setattr(Sending, "heard", latest)
 
 
 @fault

@@ -36,6 +36,8 @@ from warren.server.worker import Worker
 
 #: Bytes that travel together.
 TOGETHER = 24
+#: Timers, one behind the other, that may ring at one time.
+_MOST_AT_ONCE = 1000
 
 
 class Gate:
@@ -209,7 +211,10 @@ class BothEnds:
     def pass_time(self, seconds: float) -> None:
         end = self.clock.now + seconds
         self.settle()
+        stands = 0
         while (due := self._due()) is not None and due <= end:
+            stands = 0 if due > self.clock.now else stands + 1
+            assert stands < _MOST_AT_ONCE, "timers ring again and again, and no time passes"
             self.clock.now = max(self.clock.now, due)
             self.settle()
         self.clock.now = end

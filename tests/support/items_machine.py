@@ -119,6 +119,7 @@ class ItemsMachine(RuleBasedStateMachine):
     """The ends, the wire between them, and ways to disturb it."""
 
     calm = False  # whether calls are neither cut off nor given up, so that much can happen to them
+    durable = False  # whether what was sent to the caller outlives its link
 
     def __init__(self) -> None:
         super().__init__()
@@ -369,6 +370,53 @@ class ItemsMachine(RuleBasedStateMachine):
         """Whether it may have ended because its time was over."""
         return record.timeout == SHORT and self.ends.clock.now >= record.deadline
 
+    # --- ways to where something may go wrong -------------------------------------------------------------------
+
+    def clear_the_way(self) -> None:
+        """Nothing is held up, and both ends are there."""
+        self.ends.threads.hesitant = False
+        self.ends.wire.held.clear()
+        for link in self.ends.wire.links:
+            link.held = False
+        self.ends.pass_time(10.0)  # a link's loss may be under way
+        self.ends.connect_client()
+        self.ends.connect_worker()
+
+    def begin_in_the_clear(self, begin: Callable[..., None], held: str = "", **how: Any) -> Any:
+        """A call that nothing stops, but that one kind of message may be held up."""
+        self.clear_the_way()
+        self.ends.wire.held.add(held)
+        begin(sizes=(0,), **how)
+        return self.records[-1]
+
+    def items_of(self, record: Record, kind: str) -> list[tuple[Queue, Message]]:
+        """Its items that are on their way."""
+        found = [(queue, message) for queue in self.ends.wire.of_kind(kind) for message in queue.messages]
+        return [(q, m) for q, m in found if m.p.correlation_id == record.id and m.p.type == ITEM and m.body]
+
+    def go_astray(self, record: Record, kind: str, how: str, which: int) -> None:
+        """Spoil one of its items, in front of others that are on their way as well, and of the end."""
+        if items := self.items_of(record, kind):
+            queue, message = items[which % len(items)]
+            self.spoil(queue, how, queue.messages.index(message))
+            self.messages_come(kind)
+            self.must_be_over(record)
+
+    def one_by_one(self, gate: Gate, count: int) -> None:
+        """Let so many pass, so that each item travels in a message of its own."""
+        for _ in range(count):
+            gate.let(1)
+            self.ends.settle()
+
+    def must_be_over(self, record: Record) -> None:
+        """Nothing stops it any more, so it ends soon, and in what is true."""
+        for gate in record.gates:
+            gate.open()
+        self.ends.pass_time(_SOON)
+        assert not record.alive, f"it does not get on: {record}"
+        self.soon_over([record])
+        self.check_ending(record)
+
     # --- the end ------------------------------------------------------------------------------------------------
 
     def soon_over(self, records: list[Any]) -> None:
@@ -384,13 +432,7 @@ class ItemsMachine(RuleBasedStateMachine):
     def come_to_the_end(self) -> None:
         """Nothing is in the way any more: all that goes on ends, and nothing is left of it."""
         ends = self.ends
-        ends.threads.hesitant = False
-        ends.wire.held.clear()
-        for link in ends.wire.links:
-            link.held = False
-        ends.pass_time(10.0)  # a link's loss may be under way
-        ends.connect_client()
-        ends.connect_worker()
+        self.clear_the_way()
         self.soon_over([record for record in self.records if not record.alive])
         for gate in ends.gates:
             gate.open()
