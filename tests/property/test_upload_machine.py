@@ -20,6 +20,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
 from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, muddle
+from tests.support.model_wire import closed_by_broker
 from tests.support.turns import Stopped
 from warren import Service
 from warren.client.streams import AsyncStream, BlockingStream
@@ -429,6 +430,17 @@ class UploadMachine(ItemsMachine):
             self.ends.loop.turn(lambda: self.ends.wire.delete(queue))
             self.ends.settle()
 
+    @precondition(lambda self: not self.calm)
+    @rule(whose=st.sampled_from(["client", "worker"]))
+    def a_channel_for_items_is_closed(self, whose: str) -> None:
+        holder: Any = self.ends.core.cancels.uplink if whose == "client" else self.ends.post.uploads.queue
+        channel = holder._channel
+        if channel is not None and channel.closed is None:
+            self.deleted = self.deleted or whose == "worker"
+            self.excuse_all("the channel for its items was closed")
+            self.ends.loop.turn(lambda: channel.close_with(closed_by_broker()))
+            self.ends.settle()
+
     # --- ways to where something may go wrong -------------------------------------------------------------------
 
     @rule(
@@ -466,15 +478,24 @@ class UploadMachine(ItemsMachine):
         self.must_be_over(record)
 
     @precondition(lambda self: not self.calm)
-    @rule(method=METHODS, blocking=st.booleans(), given=st.integers(0, 5), more=st.integers(1, 5))
-    def the_queue_for_items_is_deleted_under_an_upload(
-        self, method: str, blocking: bool, given: int, more: int
+    @rule(
+        method=METHODS,
+        blocking=st.booleans(),
+        given=st.integers(0, 5),
+        more=st.integers(1, 5),
+        way=st.sampled_from(["queue", "client", "worker"]),
+    )
+    def the_way_of_items_is_closed_under_an_upload(
+        self, method: str, blocking: bool, given: int, more: int, way: str
     ) -> None:
         """Neither its handler nor its caller waits for ever."""
         record = self.begin_in_the_clear(
             self.an_upload_begins, method=method, blocking=blocking, count=given + more, gives=given
         )
-        self.the_queue_for_items_is_deleted()
+        if way == "queue":
+            self.the_queue_for_items_is_deleted()
+        else:
+            self.a_channel_for_items_is_closed(way)
         self.must_be_over(record)
 
     @precondition(lambda self: not self.calm)

@@ -23,7 +23,7 @@ from warren.protocol.streaming import Ahead, Behind
 from warren.protocol.uploading import Sent, Taken, sent_properties
 from warren.server import inflow
 from warren.server.inflow import Inflow
-from warren.server.inflows import Inflows
+from warren.server.inflows import Inflows, ItemsQueue
 from warren.server.ways import Way, Ways
 
 #: The first failure is enough; the same examples each time.
@@ -90,6 +90,12 @@ def what_comes_back_is_not_looked_at(patch: Patch) -> None:
 def a_lost_link_does_not_end_an_upload(patch: Patch) -> None:
     patch.setattr(Uplink, "_fail", staticmethod(lambda _senders, _reason: None))
     patch.setattr(Uplink, "send", lambda _self, _sender: None)
+
+
+@fault
+def the_closing_of_a_channel_is_not_told(patch: Patch) -> None:
+    patch.setattr(Uplink, "_on_closed", lambda _self, _channel, _reason: None)
+    patch.setattr(ItemsQueue, "_on_closed", lambda _self, _channel, _link, _reason: None)
 
 
 @fault
