@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
-from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices
+from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, rough_or_alone
 from tests.support.model_wire import Message
 from tests.support.turns import Stopped
 from warren import Service
@@ -243,6 +243,25 @@ class StreamMachine(ItemsMachine):
         self.messages_come("control")
         self.must_be_over(record)
 
+    @rule(method=METHODS, blocking=st.booleans(), takes=st.integers(1, 3), sizes=SIZES)
+    def a_window_is_used_up(self, method: str, blocking: bool, takes: int, sizes: list[int]) -> None:
+        """Its handler would yield more, and its caller does not take it yet."""
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, method=method, blocking=blocking, count=12, takes=takes, sizes=sizes
+        )
+        self.nobody_keeps_more_than_a_window()
+        self.must_be_over(record)
+
+    @precondition(rough_or_alone)
+    @rule(method=METHODS, blocking=st.booleans(), yields=st.integers(1, 5), more=st.integers(1, 7))
+    def a_caller_is_cut_off_from_its_stream(self, method: str, blocking: bool, yields: int, more: int) -> None:
+        """Its handler has more to yield; where the caller does not get that any more, it hears so."""
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, method=method, blocking=blocking, count=yields + more, yields=yields
+        )
+        self.the_client_is_cut_off(again=True)
+        self.must_be_over(record)
+
     @rule(
         method=METHODS,
         blocking=st.booleans(),
@@ -270,7 +289,7 @@ class StreamMachine(ItemsMachine):
         self.the_client_is_cut_off(again=True)
         self.must_be_over(record)
 
-    @precondition(lambda self: not self.calm)
+    @precondition(rough_or_alone)
     @rule(method=METHODS, blocking=st.booleans(), first=st.integers(1, 4), more=st.integers(1, 3))
     def a_second_run_seems_to_go_on_where_the_first_was(
         self, method: str, blocking: bool, first: int, more: int

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
-from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, muddle
+from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, muddle, rough_or_alone
 from tests.support.model_wire import closed_by_broker
 from tests.support.turns import Stopped
 from warren import Service
@@ -411,14 +411,16 @@ class UploadMachine(ItemsMachine):
     def the_end_of_a_small_upload_is_muddled(
         self, method: str, blocking: bool, count: int, handles: int, how: str
     ) -> None:
-        self.ends.wire.held.add("items")
-        self.an_upload_begins(method, blocking, count=count, sizes=[20], handles=handles)
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, "items", method=method, blocking=blocking, count=count, handles=handles, sizes=(20,)
+        )
         for queue in self.ends.wire.of_kind("items"):
             if how == "lose what is before" and len(queue.messages) > 1 and queue.messages[-1].p.type == END:
                 self.spoil(queue, "lose", len(queue.messages) - 2)
         if how != "lose what is before":
             self.ends_and_signs_of_life_are_lost_or_doubled(how == "lose")
         self.messages_come("items")
+        self.must_be_over(record)
 
     @precondition(lambda self: not self.calm)
     @rule()
@@ -477,7 +479,7 @@ class UploadMachine(ItemsMachine):
         self.messages_come("replies")
         self.must_be_over(record)
 
-    @precondition(lambda self: not self.calm)
+    @precondition(rough_or_alone)
     @rule(
         method=METHODS,
         blocking=st.booleans(),
@@ -498,7 +500,7 @@ class UploadMachine(ItemsMachine):
             self.a_channel_for_items_is_closed(way)
         self.must_be_over(record)
 
-    @precondition(lambda self: not self.calm)
+    @precondition(rough_or_alone)
     @rule(method=METHODS, blocking=st.booleans(), given=st.integers(0, 5), more=st.integers(1, 5))
     def a_caller_is_cut_off_from_its_upload(self, method: str, blocking: bool, given: int, more: int) -> None:
         """Its handler waits for items, and hears it by what it tells."""
@@ -508,7 +510,7 @@ class UploadMachine(ItemsMachine):
         self.the_client_is_cut_off(again=True)
         self.must_be_over(record)
 
-    @precondition(lambda self: not self.calm)
+    @precondition(rough_or_alone)
     @rule(method=st.sampled_from(["store", "keep"]), blocking=st.booleans(), count=st.integers(1, 5))
     def two_runs_take_the_same_items(self, method: str, blocking: bool, count: int) -> None:
         """Within one window, so that neither needs to wait for the other."""

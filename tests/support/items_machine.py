@@ -47,6 +47,11 @@ def _rough(self: Any) -> bool:
     return not self.calm
 
 
+def rough_or_alone(self: Any) -> bool:
+    """Whether what would disturb all calls disturbs none that has to be left in peace."""
+    return not self.calm or not self.alive()
+
+
 class Run:
     """One run of a handler that yields.
 
@@ -386,7 +391,7 @@ class ItemsMachine(RuleBasedStateMachine):
         """A call that nothing stops, but that one kind of message may be held up."""
         self.clear_the_way()
         self.ends.wire.held.add(held)
-        begin(sizes=(0,), **how)
+        begin(**{"sizes": (0,), **how})
         return self.records[-1]
 
     def items_of(self, record: Record, kind: str) -> list[tuple[Queue, Message]]:
