@@ -253,13 +253,23 @@ class StreamMachine(ItemsMachine):
         self.must_be_over(record)
 
     @precondition(rough_or_alone)
-    @rule(method=METHODS, blocking=st.booleans(), yields=st.integers(1, 5), more=st.integers(1, 7))
-    def a_caller_is_cut_off_from_its_stream(self, method: str, blocking: bool, yields: int, more: int) -> None:
-        """Its handler has more to yield; where the caller does not get that any more, it hears so."""
+    @rule(method=METHODS, blocking=st.booleans(), yields=st.integers(1, 5))
+    def a_caller_is_cut_off_from_its_stream(self, method: str, blocking: bool, yields: int) -> None:
+        """Its handler has more to yield than a window; where the caller does not get that any more, it hears so."""
         record = self.begin_in_the_clear(
-            self.a_stream_begins, method=method, blocking=blocking, count=yields + more, yields=yields
+            self.a_stream_begins, method=method, blocking=blocking, count=12, yields=yields
         )
         self.the_client_is_cut_off(again=True)
+        self.must_be_over(record)
+
+    @rule(method=METHODS, blocking=st.booleans(), yields=st.integers(0, 5))
+    def a_handler_pauses_for_too_long(self, method: str, blocking: bool, yields: int) -> None:
+        """Its caller waits for so long, and no longer."""
+        record = self.begin_in_the_clear(
+            self.a_stream_begins, method=method, blocking=blocking, count=yields + 1, yields=yields, idle=3.0
+        )
+        self.ends.pass_time(5.1)
+        self.nobody_waits_longer_than_it_would()
         self.must_be_over(record)
 
     @rule(
@@ -299,7 +309,7 @@ class StreamMachine(ItemsMachine):
         record = self.begin_in_the_clear(
             self.a_stream_begins, method=method, blocking=blocking, count=first + more, yields=first
         )
-        self.a_request_is_doubled(self.alive().index(record))
+        self.double(record)
         self.ends.wire.held.add("replies")
         self.one_by_one(record.yields, 2 * (first + more))
         for queue in self.ends.wire.of_kind("replies"):

@@ -479,6 +479,33 @@ class UploadMachine(ItemsMachine):
         self.messages_come("replies")
         self.must_be_over(record)
 
+    @rule(method=METHODS, most=st.integers(0, 4), more=st.integers(0, 3), fails=st.booleans())
+    def a_handler_ends_before_its_items(self, method: str, most: int, more: int, fails: bool) -> None:
+        """What gives them is closed, though it waits; in a thread it would first have to give one more."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, count=9, gives=most + more, most=most, fails=fails
+        )
+        self.ends.pass_time(1.1)
+        assert not record.alive, f"it does not get on: {record}"
+        self.must_be_over(record)
+
+    @rule(method=METHODS, blocking=st.booleans(), count=st.integers(0, 5))
+    def what_gives_items_breaks(self, method: str, blocking: bool, count: int) -> None:
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=count, breaks=True
+        )
+        self.must_be_over(record)
+
+    @rule(method=METHODS, blocking=st.booleans(), handles=st.integers(1, 4), sizes=SIZES)
+    def a_window_is_used_up(self, method: str, blocking: bool, handles: int, sizes: list[int]) -> None:
+        """Its caller would give more, and its handler does not take it yet, and says so again and again."""
+        record = self.begin_in_the_clear(
+            self.an_upload_begins, method=method, blocking=blocking, count=12, handles=handles, sizes=sizes
+        )
+        self.ends.pass_time(11.0)
+        self.nobody_keeps_more_than_a_window_of_what_is_given()
+        self.must_be_over(record)
+
     @precondition(rough_or_alone)
     @rule(
         method=METHODS,
@@ -518,7 +545,8 @@ class UploadMachine(ItemsMachine):
         record = self.begin_in_the_clear(
             self.an_upload_begins, method=method, blocking=blocking, count=count, gives=0, handles=2
         )
-        self.a_request_is_doubled(self.alive().index(record))
+        if record.alive:  # else there is no queue for items
+            self.double(record)
         self.must_be_over(record)
         if self.window.bytes >= MOST_BYTES * count:
             assert all(taken.whole for taken in record.taken), f"{record}: one of its runs has not heard all"

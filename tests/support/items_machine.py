@@ -289,12 +289,14 @@ class ItemsMachine(RuleBasedStateMachine):
         """As when a worker that seems to be lost goes on."""
         asked = [record for record in self.alive() if record.request is not None]
         if asked:
-            record = asked[which % len(asked)]
-            assert record.request is not None
-            record.twice = True
-            record.excuses.add("its request was doubled")
-            self.ends.wire.queues["any"].messages.append(record.request)
-            self.ends.settle()
+            self.double(asked[which % len(asked)])
+
+    def double(self, record: Record) -> None:
+        assert record.request is not None
+        record.twice = True
+        record.excuses.add("its request was doubled")
+        self.ends.wire.queues["any"].messages.append(record.request)
+        self.ends.settle()
 
     # --- both sides ---------------------------------------------------------------------------------------------
 
@@ -415,6 +417,8 @@ class ItemsMachine(RuleBasedStateMachine):
 
     def must_be_over(self, record: Record) -> None:
         """Nothing stops it any more, so it ends soon, and in what is true."""
+        if not record.alive:
+            self.soon_over([record])
         for gate in record.gates:
             gate.open()
         self.ends.pass_time(_SOON)
