@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.serving import serving
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 from warren import (
     AsyncClient,
     CallError,
@@ -35,6 +35,13 @@ class SoldOut(Exception):
 
 class Done(StopAsyncIteration):
     """What ends a loop, as an error."""
+
+
+class Nothing(Exception):
+    """An error that is false, as one that counts what it has may be."""
+
+    def __bool__(self) -> bool:
+        return False
 
 
 class Rows:
@@ -257,6 +264,63 @@ async def test_without_proceeding_a_stream_is_empty_and_an_upload_has_its_result
         assert rows.tenants == taken == []
 
 
+async def test_an_error_that_is_false_ends_them_too(kind: Any, url: str, service_name: str) -> None:
+    async def fail(_call: ClientCall, _proceed: Proceed) -> Any:
+        raise Nothing
+
+    async with calling(kind, url, service_name, fail) as (rows, calls):
+        for asked in (calls.stream(rows.rows, 3), calls.upload(rows.total, [1]), calls.converse(rows.double, [1])):
+            with pytest.raises(Nothing):
+                await within(asked, "the end of a call whose middleware raises")
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_what_would_end_the_loop_ends_one_instances_call(url: str, service_name: str, error: Any) -> None:
+    async def fail(_call: ClientCall, proceed: Proceed) -> Any:
+        await proceed()
+        raise error
+
+    async with calling(Client, url, service_name, fail) as (rows, calls):  # an `AsyncClient`'s would end the user's
+        (answer,) = await within(calls.gather(rows.stock, "tea"), "what has become of the one that is there")
+        assert isinstance(answer.error, RuntimeError)
+        assert error.__name__ in str(answer.error)
+
+
+async def test_an_instance_whose_call_was_cancelled_before_it_began_is_not_waited_for(
+    url: str, service_name: str
+) -> None:
+    async def cancel_the_first() -> None:
+        while not (found := [task for task in asyncio.all_tasks() if "Chained.run_alone" in repr(task.get_coro())]):
+            await asyncio.sleep(0)
+        found[0].cancel()
+
+    async with calling(AsyncClient, url, service_name, Watch()) as (rows, calls):
+        cancelling = asyncio.create_task(cancel_the_first())
+        (answer,) = await within(calls.gather(rows.stock, "tea"), "the answer of the one whose call is cancelled")
+        await cancelling
+        assert isinstance(answer.error, Cancelled)
+        assert rows.tenants == []
+
+
+async def test_it_proceeds_with_nothing_that_nobody_waits_for(kind: Any, url: str, service_name: str) -> None:
+    refused: list[CallError] = []
+
+    async def stubborn(call: ClientCall, proceed: Proceed) -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            with pytest.raises(Cancelled, match="nobody waits") as caught:
+                await proceed()
+            refused.append(caught.value)
+
+    async with calling(kind, url, service_name, stubborn) as (rows, calls):
+        with pytest.raises(DeadlineExceeded, match="idle_timeout"):
+            await calls.stream(rows.rows, 3, idle_timeout=0.2)
+        await until(lambda: len(refused) == 1)
+        assert refused[0].execution is Execution.NOT_SENT
+        assert rows.tenants == []
+
+
 async def test_it_proceeds_once(kind: Any, url: str, service_name: str) -> None:
     async def again(call: ClientCall, proceed: Proceed) -> Any:
         await proceed()
@@ -309,7 +373,7 @@ async def test_a_call_that_its_middleware_leaves_behind_is_given_up(kind: Any, u
     async with calling(kind, url, service_name, leave) as (rows, calls):
         await calls.stream(rows.rows, 2, "hang")
         await until(lambda: rows.closed == 1)
-        left[0].cancel()
+        await until(lambda: left[0].cancelled())  # else it would wait for ever
 
 
 async def test_it_is_told_that_the_handler_runs_whose_items_have_come(kind: Any, url: str, service_name: str) -> None:

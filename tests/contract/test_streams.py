@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.serving import serving, serving_in_thread
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until, within
 from tests.support.yielding import Row, TooFar, Yielding, taken
 from warren import (
     AsyncClient,
@@ -200,6 +200,31 @@ async def test_a_task_that_is_cancelled_closes_it(url: str, service_name: str) -
         await until(lambda: yielding.closed)
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
+
+
+async def test_a_generator_that_goes_on_when_it_is_cancelled_is_closed_when_it_would_wait(
+    url: str, service_name: str
+) -> None:
+    service, heard, closed = Service(service_name), asyncio.Event(), asyncio.Event()
+
+    @service.method
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            yield 0
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                heard.set()
+            for number in range(1000):
+                yield number
+        finally:
+            closed.set()
+
+    async with serving(service, url=url), AsyncClient(url, timeout=600) as client:
+        async with client.stream(stubborn) as stream:
+            assert await anext(stream) == 0
+        await within(heard.wait(), "that it is cancelled")
+        await within(closed.wait(), "its end")
 
 
 def test_leaving_the_loop_in_a_thread_closes_it(url: str, service_name: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serving import serving, serving_in_thread
 from tests.support.taking import Source, Taking, TooMuch
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 from tests.support.yielding import Row, taken
 from warren import (
     AsyncClient,
@@ -245,6 +245,31 @@ async def test_a_handler_that_has_enough_ends_the_call_with_its_result(url: str,
         assert await client.upload(getattr(taking, f"some_{kind}"), source.on_loop(), 3) == 3
         assert source.closed
         assert client.statistics.in_flight == 0
+
+
+async def test_a_handler_that_goes_on_when_it_is_cancelled_is_ended_when_it_would_wait(
+    url: str, service_name: str
+) -> None:
+    service, begun, ended = Service(service_name), asyncio.Event(), list[int]()
+
+    @service.method
+    async def stubborn(items: AsyncIterator[int]) -> None:
+        while len(ended) < 2:
+            try:
+                begun.set()
+                await anext(items)
+            except asyncio.CancelledError:  # which it takes for the end of one wait
+                ended.append(1)
+
+    async def nothing() -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 0
+
+    async with serving(service, url=url), AsyncClient(url, timeout=600) as client:
+        calling = asyncio.create_task(client.upload(stubborn, nothing()))
+        await within(begun.wait(), "the handler")
+        calling.cancel()
+        await until(lambda: len(ended) == 2, seconds=30)  # and not when its caller has been silent for a minute
 
 
 def test_a_handler_that_has_enough_closes_a_threads_items(url: str, service_name: str) -> None:

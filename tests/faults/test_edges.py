@@ -150,8 +150,8 @@ async def test_after_a_fork_a_stream_that_was_begun_is_the_parents(url: str, edg
                 child = os.fork()
                 if child == 0:
                     try:
-                        for _ in stream:
-                            pass
+                        for item in stream:
+                            print("the child has", item)
                     except RuntimeError as error:
                         assert "the parent's" in str(error)
                         stream.close()

@@ -25,7 +25,7 @@ from warren.protocol.evidence import Ending
 #: Seconds after a call's deadline in which middleware may still finish what it does about its end.
 _GRACE = 1.0
 _TOO_SLOW = "the client's middleware has not ended with the call's time: await nothing in it without a limit"
-
+_NOBODY_WAITS = "nobody waits for this call any more: let middleware end when it is cancelled"
 
 ItemsKind = Literal["stream", "upload", "conversation"]
 
@@ -80,10 +80,11 @@ class Chained:
     Attributes:
         call: what the middleware sees.
         deadline: when it has to have ended, in seconds of `time.monotonic`.
+        is_over: it has ended for its caller, though its middleware may go on: nothing more is sent.
     """
 
     __slots__ = (
-        "_attempts", "_core", "_errors", "_is_late", "_middleware", "_target", "_task", "call", "deadline",
+        "_attempts", "_core", "_errors", "_is_late", "_middleware", "_target", "_task", "call", "deadline", "is_over",
     )  # fmt: skip
 
     def __init__(
@@ -102,7 +103,7 @@ class Chained:
         self._attempts = evidence.Attempts()
         self._core: Callable[[], ClientCore]
         self._task: asyncio.Task[Any] | None = None
-        self._is_late = False
+        self._is_late = self.is_over = False
         self.call = ClientCall(target, args, kwargs, deadline)
 
     async def run(self, core: Callable[[], ClientCore]) -> Any:
@@ -143,14 +144,17 @@ class Chained:
         It ends then, or when its time is over, even if the middleware ends for nothing.
         """
         work = core.tasks.spawn(self.run(lambda: core), copy_context())
+        work.add_done_callback(retrieve)
         ending, message = evidence.TIMER, _TOO_SLOW
         try:
             await asyncio.wait([work], timeout=self.call.remaining + 2 * _GRACE)
         except asyncio.CancelledError:
             ending, message = evidence.CLOSED, "the client was closed"
+            self.is_over = True
             work.cancel()
             await asyncio.wait([work], timeout=_GRACE)
         if not work.done():
+            self.is_over = True
             raise self._ended_by(ending, message)
         if not work.cancelled():
             return work.result()
@@ -161,6 +165,8 @@ class Chained:
     async def _proceed(self) -> Any:
         attempts, future = self._attempts, None
         try:
+            if self.is_over:
+                raise self._ended_by(evidence.GIVEN_UP_OUTSIDE, _NOBODY_WAITS)
             future = self._send(self._core())
             attempts.begin()
             result = self._read(await future)
@@ -206,3 +212,9 @@ class Chained:
         return evidence.conclude(
             ending, message, word=execution, method=target.name, queue=target.queue, call_id=self.call.call_id
         )
+
+
+def retrieve(work: asyncio.Task[Any]) -> None:
+    """Else asyncio would complain of an error that nobody has asked for."""
+    if not work.cancelled():
+        work.exception()

@@ -94,12 +94,14 @@ class _ChainedInlet(Inlet):
         idle_timeout: float | None,
         sending: Sending | None,
     ) -> None:
+        self._core, self._context = core, prepared.context
         self._chained = _ChainedItems(prepared, deadline, self._proceed)
         self._outcome = _Outcome(core.loop, self._drop)
-        self._work = core.tasks.spawn(self._chained.run_alone(core), prepared.context)
         super().__init__(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
 
     def _begin(self, target: Target, body: bytes, deadline: float) -> None:
+        """Let the middleware begin; a loop with eager tasks does so in here."""
+        self._work = self._core.tasks.spawn(self._chained.run_alone(self._core), self._context)
         self._work.add_done_callback(self._conclude)
 
     def _proceed(self, target: Target, body: bytes) -> asyncio.Future[Any]:
@@ -120,17 +122,28 @@ class _ChainedInlet(Inlet):
             super().fail(error)
         else:  # it will not be begun any more
             self._end = End(error, 0)
-            self._work.cancel()
+            self._stop_middleware()
             self._hand_out()
 
     def give_up(self) -> None:
         super().give_up()
+        self._stop_middleware()
+
+    def _stop_middleware(self) -> None:
+        self._chained.is_over = True
         self._work.cancel()
 
     def _conclude(self, work: asyncio.Task[Any]) -> None:
-        """The middleware has ended, and with it all."""
-        self._drop()
-        outcome = closed_error() if work.cancelled() else work.exception() or Concluded(work.result())
+        """The middleware has ended, and with it all, also a `proceed()` that it has left alone."""
+        self._outcome.cancel()
+        outcome = _ended_in(work)
         if self._end is None:
             self._end = End(outcome, self._behind.came)
             self._hand_out()
+
+
+def _ended_in(work: asyncio.Task[Any]) -> BaseException | Concluded:
+    if work.cancelled():
+        return closed_error()
+    error = work.exception()
+    return Concluded(work.result()) if error is None else error  # an exception may be false

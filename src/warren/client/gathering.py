@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from warren.client.awaited import AwaitedCall
-from warren.client.chain import Chained, ClientMiddleware
+from warren.client.chain import Chained, ClientMiddleware, retrieve
 from warren.client.core import ClientCore
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.pipeline import Pipeline
 from warren.client.requests import Own, Target
 from warren.client.roll_call import consumers_of
 from warren.client.target import encode_call, read_result, split_name, typed_decoder
+from warren.client.waiters import result_of
 from warren.connection.supervisor import closed_error
 from warren.errors import CallError, Code
 from warren.protocol import evidence, topology
@@ -187,18 +188,22 @@ class AskedOfAll:
         chained = _ChainedToOne(self, target, deadline, self._errors)
         context = None if self.context is None else self.context.copy()
         call = core.tasks.spawn(chained.run_alone(core), context)
-        call.add_done_callback(_retrieve)
+        call.add_done_callback(retrieve)
         return call
 
     def answer(self, instance: str, target: Target, call: asyncio.Future[Any]) -> Answer[Any]:
         """What this instance's call has ended in."""
         try:
-            outcome = call.result()
+            outcome = result_of(call)
             return Answer(instance, outcome if self.middleware else read_result(outcome, target, self._errors))
         except Exception as error:
             if isinstance(error, CallError) and error.reason == evidence.NO_ROUTE.reason:
                 error.message = "the instance has ended since it has said that it is there: it was not told"
             return Answer(instance, error=error)
+        except BaseException as error:  # it would end the loop, and this instance would be missing
+            failure = RuntimeError(f"the call has ended in {error!r}: let middleware raise another exception")
+            failure.__cause__ = error
+            return Answer(instance, error=failure)
 
     def failed(self, ending: evidence.Ending, why: str) -> CallError:
         """The error that stands for an answer which does not come."""
@@ -219,12 +224,6 @@ class _ChainedToOne(Chained):
         target, body = super()._written()
         self._asked.check_size(body)
         return target, body
-
-
-def _retrieve(call: asyncio.Task[Any]) -> None:
-    """Else asyncio would complain of an error that nobody has asked for."""
-    if not call.cancelled():
-        call.exception()
 
 
 class Gathering:
@@ -354,7 +353,7 @@ class Gathering:
         self._changed.set()
 
     def _ended(self, instance: str, target: Target, call: asyncio.Future[Any]) -> None:
-        if self._calls.get(instance) is call and not call.cancelled():
+        if self._calls.get(instance) is call:
             del self._calls[instance]
             self._ready.append(self._asked.answer(instance, target, call))
             self._changed.set()

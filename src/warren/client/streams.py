@@ -26,6 +26,8 @@ from warren.protocol.running import Running
 
 T_co = TypeVar("T_co", covariant=True)
 
+_OF_THE_PARENT = "this stream was begun before a fork, and is the parent's: begin another one here"
+
 
 class TakerFuture(asyncio.Future[Any]):
     """What a task waits for (Taker)."""
@@ -262,6 +264,8 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
         while self._ready or not self._over:
             if not self._ready:
                 self._fill()
+            elif self._process != os.getpid():
+                raise RuntimeError(_OF_THE_PARENT)
             try:
                 return self._ready.popleft()
             except IndexError:  # this was the end, or another thread was faster
@@ -296,7 +300,7 @@ class BlockingStream(_Items[T_co], Iterator[T_co]):
                 self._feed_beside(self._sending, held)
             self._held = held
         elif self._process != os.getpid():
-            raise RuntimeError("this stream was begun before a fork, and is the parent's: begin another one here")
+            raise RuntimeError(_OF_THE_PARENT)
         return self._held
 
     def _feed_beside(self, sending: Sending, held: Held) -> None:

@@ -243,8 +243,8 @@ class ChainedPromise(_InTask, _Promise):
         return result_of(outcome)
 
 
-def result_of(outcome: asyncio.Task[Any] | BaseException) -> Any:
-    """What a task has ended in, or why it was never begun."""
+def result_of(outcome: asyncio.Future[Any] | BaseException) -> Any:
+    """What a task, or a call, has ended in, or why it was never begun."""
     if isinstance(outcome, BaseException):
         raise outcome
     if outcome.cancelled():

@@ -139,6 +139,7 @@ class Inflow(_Arrived, Way):
         with self._alone():
             self._consume()
             while (found := self._next()) is _NOTHING:
+                self.check_stopped()
                 self._waiting = self._loop.create_future()
                 await self._waiting
             return self._lay_ready(found, ready)

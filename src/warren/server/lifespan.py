@@ -150,9 +150,9 @@ class _Stay:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         error = _EndedEarly("it was cancelled") if task.cancelled() else task.exception()
         if not self._entered.done():
-            self._entered.set_exception(error or _EndedEarly("it ended without yielding"))
+            self._entered.set_exception(_EndedEarly("it ended without yielding") if error is None else error)
         elif not self._leaving.is_set():
-            error = error or _EndedEarly("it ended by itself")
+            error = _EndedEarly("it ended by itself") if error is None else error
             self._on_broken(_failed(self._service, "cannot be served any longer", error))
         elif error is not None and not task.cancelled():
             log.error("the lifespan of service %r raised as it ended", self._service, exc_info=error)

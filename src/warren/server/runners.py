@@ -103,7 +103,8 @@ class Runner:
         attempt = self._tasks.pop(task)
         if not attempt.ended:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            self._endings.raised(attempt, error or RuntimeError("the handler's end was not reported"))
+            unsaid = RuntimeError("the handler's end was not reported")
+            self._endings.raised(attempt, unsaid if error is None else error)
         self._cutoffs.forget(attempt)
         self._leave(attempt)
 

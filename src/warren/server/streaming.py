@@ -180,6 +180,7 @@ class Outlet(Way):
             async for item in items:
                 body = self._encode(item)
                 while not self._ahead.has_room:
+                    self.check_stopped()
                     self._room = self._loop.create_future()
                     await self._room
                 self._put(body)

@@ -47,6 +47,11 @@ class Way:
         """Nobody wants more: whoever waits for it in the handler hears of that."""
         raise NotImplementedError
 
+    def check_stopped(self) -> None:
+        """End a handler that was cancelled before, has gone on, and now would wait: it is cancelled once only."""
+        if self.attempt.stopped_by is not None:
+            raise asyncio.CancelledError(self.attempt.stopped_by[1])
+
     def abandon(self) -> None:
         """The link is lost, or its caller is gone: end it, as nobody would ever be answered."""
         self.attempt.answered = True
