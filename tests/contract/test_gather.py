@@ -3,15 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.support.serving import serving
-from tests.support.waiting import until, until_ended, within
+from tests.support.waiting import PATIENCE, until, until_ended, within
 from warren import (
     AsyncClient,
     CallError,
@@ -30,9 +30,10 @@ from warren import (
 )
 from warren.amqp.frames import Properties, encode_properties
 from warren.client.gathering import Answer
+from warren.client.roll_call import RollCall
 from warren.connection.dial import open_link
 from warren.connection.settings import make_settings
-from warren.control.asking import Asking
+from warren.control.asking import Asking, Questions
 from warren.operate.asked import ask
 from warren.operate.queues import look
 from warren.operate.silent import find
@@ -383,6 +384,31 @@ async def test_an_instance_with_too_much_to_do_says_so(url: str, service_name: s
         told = [await one for one in asked]
         assert sum(len(one.told) for one in told) == shop.asked < 110
         await running
+
+
+async def test_who_is_cancelled_while_it_finds_out_who_is_there_leaves_no_channel(url: str, service_name: str) -> None:
+    settings = make_settings(url)
+    link = await open_link(settings, *settings.hosts[0])
+    roll, asked = RollCall(lambda: link), [Questions() for _ in range(60)]
+
+    async def cancelled(work: Coroutine[Any, Any, Any], after: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(after):
+                await work
+
+    async def is_tidy() -> bool:
+        channel = await link.channel()  # which has the lowest number that is free
+        await channel.close()
+        return channel.number == 1 + sum(questions.is_open for questions in asked)
+
+    async with shops(url, service_name, 1):
+        for number, questions in enumerate(asked):  # one by one, so that they get to different points
+            await cancelled(roll.counted(service_name), number / 20_000)
+            await cancelled(questions.open(link), number / 10_000)
+        async with asyncio.timeout(PATIENCE):
+            while not await is_tidy():
+                await asyncio.sleep(0.05)
+    await link.close()
 
 
 # --- hostile ------------------------------------------------------------------------------------------------------

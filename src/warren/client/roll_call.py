@@ -62,8 +62,10 @@ class RollCall:
             return 0
         try:
             channel = await link.channel()
-            _, consumers = await channel.inspect_queue(queue)
-            await channel.close()
+            try:
+                _, consumers = await channel.inspect_queue(queue)
+            finally:
+                channel.drop()
         except (ChannelClosed, LinkLost):
             return 0
         return consumers

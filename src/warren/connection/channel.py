@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -84,6 +85,12 @@ class Channel:
             self._raw.add_on_close_callback(lambda _channel, _reason: resolve(done, None))
             self._raw.close()
             await done
+
+    def drop(self) -> None:
+        """Close it, if it is not closed, without waiting for that, as whoever was cancelled cannot."""
+        if not (self._raw.is_closing or self._raw.is_closed):
+            with contextlib.suppress(AMQPError):  # the connection is closing
+                self._raw.close()
 
     def check(self) -> None:
         """Raise why it is closed, if it is. It may be so right behind an answer, before anybody listens for that."""

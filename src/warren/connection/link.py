@@ -159,7 +159,11 @@ class Link:
             raise LinkLost(describe(error)) from error
         channel = kind(raw, self.stream)
         channel.pending.add(opened)
-        await opened
+        try:
+            await opened
+        except asyncio.CancelledError:
+            channel.drop()
+            raise
         channel.check()
         return channel
 

@@ -55,15 +55,22 @@ class Questions:
             CallError: the broker refuses what is needed for asking, or the link is lost.
         """
         try:
-            self._channel = channel = await link.hot_channel()
-            channel.attach(self, body_limit=MAX_ANSWER)
-            channel.on_closed = lambda _reason: self._end_all()
-            queue = await channel.declare_reply_queue(arguments=topology.REPLY_ARGUMENTS)
-            await channel.consume(queue, no_ack=True)
-            await _declare(link)
+            channel = await link.hot_channel()
+            try:
+                await self._open_on(channel, link)
+            except BaseException:
+                channel.drop()
+                raise
         except (ChannelClosed, LinkLost) as error:
             raise conclude(SETUP_DENIED, f"the broker refuses what is needed to ask: {error}") from error
-        self._link, self._queue = link, queue.encode()
+
+    async def _open_on(self, channel: HotChannel, link: Link) -> None:
+        channel.attach(self, body_limit=MAX_ANSWER)
+        channel.on_closed = lambda _reason: self._end_all()
+        queue = await channel.declare_reply_queue(arguments=topology.REPLY_ARGUMENTS)
+        await channel.consume(queue, no_ack=True)
+        await _declare(link)
+        self._channel, self._link, self._queue = channel, link, queue.encode()
 
     async def ask(
         self,
@@ -166,10 +173,11 @@ async def _declare(link: Link) -> None:
     channel = await link.channel()
     try:
         await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
-        await channel.close()
     except ChannelClosed as error:
         if error.code != ACCESS_REFUSED:
             raise
+    finally:
+        channel.drop()
 
 
 async def _open(settings: Settings) -> Link:
