@@ -22,9 +22,11 @@ from warren import (
     Execution,
     MethodNotFound,
     Service,
+    Unavailable,
     provided,
 )
 from warren.client.blocking import Client as BlockingClient
+from warren.control.answering import Answering
 from warren.server import streaming
 
 KINDS = ("on_loop", "in_thread")
@@ -445,6 +447,19 @@ async def test_a_worker_without_a_control_queue_refuses_streams(url: str, servic
             await anext(client.stream(yielding.on_loop, 1))
         assert (caught.value.reason, caught.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
         assert yielding.yielded == 0
+
+
+async def test_a_worker_whose_control_queue_is_deleted_says_to_call_again(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        with monkeypatch.context() as deleted:
+            deleted.setattr(Answering, "hears", False)
+            with pytest.raises(Unavailable, match="control queue was deleted") as caught:
+                await anext(client.stream(yielding.on_loop, 1))
+        assert (caught.value.reason, caught.value.execution) == ("STREAM_DOWN", Execution.NOT_EXECUTED)
+        assert yielding.yielded == 0
+        assert len([row async for row in client.stream(yielding.on_loop, 1)]) == 1
 
 
 @pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another stream"), ({"expect": 2}, "gather")])

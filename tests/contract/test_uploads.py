@@ -28,10 +28,13 @@ from warren import (
     Overloaded,
     Progress,
     Service,
+    Unavailable,
     current_call,
     provided,
 )
 from warren.client.blocking import Client as BlockingClient
+from warren.control.answering import Answering
+from warren.server.inflows import ItemsQueue
 
 KINDS = ("on_loop", "in_thread")
 MiB = 1024 * 1024
@@ -677,6 +680,23 @@ async def test_a_worker_without_a_control_queue_refuses_uploads(url: str, servic
             await client.upload(taking.on_loop, rows(1))
         assert (caught.value.reason, caught.value.execution) == ("STREAM", Execution.NOT_EXECUTED)
         assert taking.ended == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "where", "name", "value"),
+    [("control queue", Answering, "hears", False), ("queue for items", ItemsQueue, "name", property(lambda _: ""))],
+)
+async def test_a_worker_whose_queues_are_deleted_says_to_call_again(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch, missing: str, where: Any, name: str, value: Any
+) -> None:
+    async with taking_and_client(url, service_name) as (taking, client):
+        with monkeypatch.context() as deleted:
+            deleted.setattr(where, name, value, raising=False)
+            with pytest.raises(Unavailable, match=f"{missing} was deleted") as caught:
+                await client.upload(taking.on_loop, rows(1))
+        assert (caught.value.reason, caught.value.execution) == ("STREAM_DOWN", Execution.NOT_EXECUTED)
+        assert taking.ended == []
+        assert await client.upload(taking.on_loop, rows(2)) == 1
 
 
 @pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another upload"), ({"expect": 2}, "gather")])

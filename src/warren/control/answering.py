@@ -101,6 +101,11 @@ class Answering:
         channel = self._channel
         return channel is not None and channel.closed is None and channel.consumes
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether a queue that is not there is going to be: it may be deleted, and is not forbidden."""
+        return self._link is not None and not self._forbidden
+
     async def open(self, link: Link) -> None:
         """Begin to answer on a new link; where the broker refuses that, it is logged once.
 

@@ -161,6 +161,7 @@ def answering(mode: ControlMode | None, looking: Looking) -> Answering | None:
     answering = Answering(instance, keys, controlled.verbs, controlled.settle, controlled.take)
     for post in looking.posts:
         post.streams.source = post.uploads.source = lambda: to_instance(instance) if answering.hears else None
+        post.streams.comes_back = post.uploads.comes_back = lambda: answering.comes_back
     return answering
 
 

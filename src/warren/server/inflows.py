@@ -42,6 +42,11 @@ class ItemsQueue:
         self.on_gone: Callable[[str], None] = lambda _why: None
         self.on_broken: Callable[[Link], None] = lambda _link: None  # it is gone, and the link is not
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether one that is not there is going to be."""
+        return self._link is not None and not self._forbidden
+
     async def open(self, link: Link) -> None:
         """Declare, bind and consume it; where the broker refuses that, it is logged, and there is none.
 
@@ -147,9 +152,10 @@ class Inflows(Ways[Inflow], Uploads):
             CallError: there is none.
         """
         attempt, source = self._attempt_of(call), self.source()
-        if source is None or not self.queue.name:
-            missing = "control queue" if source is None else "queue for items"
-            raise conclude(evidence.STREAM, f"this worker has no {missing}, which uploads need: allow it one")
+        if source is None:
+            self._refuse_without("control queue", comes_back=self.comes_back())
+        if not self.queue.name:
+            self._refuse_without("queue for items", comes_back=self.queue.comes_back)
         inflow = Inflow(self._loop, attempt, (self.queue.name, source), decoder)
         if not inflow.has_caller:
             raise conclude(evidence.STREAM, "an upload needs a reply queue of the caller's own: call it as an upload")

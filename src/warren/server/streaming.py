@@ -324,7 +324,7 @@ class Outlets(Ways[Outlet], Streams):
         """
         attempt, source = self._attempt_of(call), self.source()
         if source is None:
-            raise conclude(evidence.STREAM, "this worker has no control queue, which streams need: allow it one")
+            self._refuse_without("control queue", comes_back=self.comes_back())
         outlet = Outlet(self._loop, attempt, source, self._max_size)
         if not outlet.has_caller:
             outlet.close()

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from warren.protocol import evidence
+from warren.protocol.evidence import conclude
 from warren.protocol.topology import DIRECT_REPLY_TO
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, cancel
@@ -77,6 +78,7 @@ class Ways(Generic[W]):
 
     Attributes:
         source: the routing key, in the control exchange, of this process; None where it has no control queue.
+        comes_back: whether it is going to have one, as it is only deleted.
     """
 
     def __init__(self, attempts: Callable[[], list[Attempt]]) -> None:
@@ -86,6 +88,7 @@ class Ways(Generic[W]):
         self._changing = threading.Lock()  # they are opened and closed in threads, too
         self._open: dict[tuple[bytes, bytes], list[W]] = {}
         self.source: Callable[[], str | None] = lambda: None
+        self.comes_back: Callable[[], bool] = lambda: False
 
     def _attempt_of(self, call: CurrentCall[Any]) -> Attempt:
         return next(attempt for attempt in self._attempts() if getattr(attempt, "call", None) is call)
@@ -95,6 +98,13 @@ class Ways(Generic[W]):
         with self._changing:
             self._open.setdefault((way.id, way.address), []).append(way)
         return way
+
+    def _refuse_without(self, queue: str, *, comes_back: bool) -> NoReturn:
+        """Refuse (`CallError`) a call for which there is no such queue."""
+        if comes_back:
+            why = f"this worker's {queue} was deleted, and is not there again yet: call again, and look who deletes it"
+            raise conclude(evidence.STREAM_DOWN, why)
+        raise conclude(evidence.STREAM, f"this worker has no {queue}, which calls with items need: allow it one")
 
     def _closed(self, way: W) -> None:
         pair = way.id, way.address

@@ -72,6 +72,7 @@ async def test_what_was_gone_for_a_moment_is_tried_again_and_what_is_forbidden_i
     link: Any = Link(ChannelClosed(code, "no"))
     answering = Answering("one", ["all"], {})
     await answering.open(link)
+    assert answering.comes_back is (code == 404)
     await answering.look_after(link)
     assert len(link.hot) == channels
 
