@@ -1,6 +1,7 @@
 """OpenTelemetry: one trace through clients, services and nested calls, and durations with few labels."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,7 +26,17 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.raw import raw_channel
 from tests.support.serving import serving
-from warren import AsyncClient, CallError, Client, ClientCall, InvalidArgument, Service, Unavailable, current_call
+from warren import (
+    AsyncClient,
+    CallError,
+    Cancelled,
+    Client,
+    ClientCall,
+    InvalidArgument,
+    Service,
+    Unavailable,
+    current_call,
+)
 from warren.middleware import Proceed
 from warren.protocol import evidence
 from warren.telemetry import conventions
@@ -381,6 +392,37 @@ async def test_a_call_that_is_given_up_is_seen_as_cancelled(seen: Seen, service_
     made, served = (seen.span(f"{service_name}.hang", kind) for kind in (SpanKind.CLIENT, SpanKind.SERVER))
     assert attributes(made)["rpc.response.status_code"] == attributes(served)["rpc.response.status_code"] == "CANCELLED"
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_a_stream_that_its_caller_leaves_is_no_failure(seen: Seen, service_name: str, url: str) -> None:
+    service = Service(service_name, middleware=[seen.layer])
+
+    @service.method
+    async def ticks() -> AsyncIterator[int]:
+        for tick in itertools.count():
+            yield tick
+
+    @service.method
+    async def echo(numbers: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for number in numbers:
+            yield number
+
+    async with serving(service, url=url), AsyncClient(url, middleware=[seen.layer]) as client:
+        for left in (client.stream(ticks), client.converse(echo, itertools.count())):
+            assert await anext(left) == 0
+            await left.aclose()
+        await seen.until(4)
+        closed = client.stream(ticks)
+        assert await anext(closed) == 0
+        await client.close()
+        with pytest.raises(Cancelled):
+            _ = [tick async for tick in closed]
+    await seen.until(6)
+    *left_ones, lost = (span for span in seen.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT)
+    assert [attributes(span)["rpc.response.status_code"] for span in (*left_ones, lost)] == ["CANCELLED"] * 3
+    assert ["error.type" in attributes(span) for span in (*left_ones, lost)] == [False, False, True]
+    assert [span.status.status_code for span in (*left_ones, lost)] == [StatusCode.UNSET] * 2 + [StatusCode.ERROR]
+    assert [span.events for span in left_ones] == [()] * 2
 
 
 class Request(NamedTuple):

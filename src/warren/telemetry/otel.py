@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -36,6 +36,8 @@ from warren.version import __version__
 _OF_SERVERS = frozenset(
     {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 )
+#: Kinds of calls that their callers may leave before the end.
+_LEFT = frozenset({"stream", "conversation"})
 #: Characters of a trace's headers that surely fit beside no others.
 _SURELY_FITS = 1000
 
@@ -110,7 +112,8 @@ class Tracing:
         if call.kind != "bare":
             self._tell(call.headers, around)
         try:
-            return await _measured(span, around, self._made, common, proceed, is_failure=_any)
+            is_failure = _unless_left if call.kind in _LEFT else _any
+            return await _measured(span, around, self._made, common, proceed, is_failure)
         finally:
             if call.call_id is not None and span.is_recording():
                 span.set_attribute(names.CALL_ID, call.call_id)
@@ -131,7 +134,7 @@ class Tracing:
             span.set_attributes({names.CALL_ID: call.call_id or "", names.ATTEMPT: call.attempt})
         try:
             around = trace.set_span_in_context(span, parent)
-            return await _measured(span, around, self._served, common, proceed, is_failure=_OF_SERVERS.__contains__)
+            return await _measured(span, around, self._served, common, proceed, _is_of_server)
         finally:
             span.end()
 
@@ -233,7 +236,7 @@ async def _measured(
     durations: Histogram,
     common: _Common,
     proceed: Proceed,
-    is_failure: Any,
+    is_failure: Callable[[BaseException], bool],
 ) -> Any:
     """Proceed inside a span, and say how it ended."""
     began = time.perf_counter()
@@ -243,7 +246,7 @@ async def _measured(
         return await proceed()
     except BaseException as error:
         code = _code_of(error)
-        if is_failure(code):
+        if is_failure(error):
             failure = _type_of(error)
             _tell_failure(span, error)
         raise
@@ -258,8 +261,17 @@ def _failed(code: Code, failure: str) -> dict[str, str]:
     return {names.STATUS_CODE: code.value, names.ERROR_TYPE: failure}
 
 
-def _any(_code: Code) -> bool:
+def _any(_error: BaseException) -> bool:
     return True
+
+
+def _unless_left(error: BaseException) -> bool:
+    """Whether a stream has failed: to leave the loop over it is how one ends that has no end."""
+    return not isinstance(error, asyncio.CancelledError)
+
+
+def _is_of_server(error: BaseException) -> bool:
+    return _code_of(error) in _OF_SERVERS
 
 
 def _code_of(error: BaseException) -> Code:
