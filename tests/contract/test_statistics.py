@@ -10,7 +10,18 @@ import pytest
 
 from tests.support.serving import serving
 from tests.support.waiting import until
-from warren import AsyncClient, CallError, Client, RefusedCall, Server, Service, Unavailable, current_call
+from warren import (
+    AsyncClient,
+    CallError,
+    Client,
+    InvalidArgument,
+    Pipeline,
+    RefusedCall,
+    Server,
+    Service,
+    Unavailable,
+    current_call,
+)
 
 
 class Counted:
@@ -42,6 +53,22 @@ class Counted:
         async def hang(who: str) -> None:
             self.hanging.append(who)
             await asyncio.Event().wait()
+
+        @self.service.method(broadcast=True)
+        async def all_(n: int) -> int:
+            return n
+
+        @self.service.method
+        async def rows(n: int) -> AsyncIterator[int]:
+            yield n
+
+        @self.service.method
+        async def store(items: AsyncIterator[int], n: int) -> int:
+            return n
+
+        @self.service.method
+        async def echo(items: AsyncIterator[int], n: int) -> AsyncIterator[int]:
+            yield n
 
         @self.service.method(time_limit=0.05)
         async def slow() -> None:
@@ -117,6 +144,24 @@ async def test_a_request_that_is_refused_is_counted_once_and_told(
         assert call.headers == {"tenant": "a"}
         assert call.sent_at is not None
         assert before - 1 <= call.sent_at <= time.time() + 1
+
+
+async def test_a_refusal_is_counted_for_its_method_however_that_was_called(url: str, service_name: str) -> None:
+    async with counted(url, service_name) as (made, client):
+        wrong = "text"
+        asked = [answer.error async for answer in client.gather(f"{service_name}.all_", wrong)]
+        assert [type(error) for error in asked] == [InvalidArgument]
+        pipeline: Any = Pipeline(made.service.methods["ok"].function).then(made.service.methods["all_"].function)
+        for call in (
+            client.call(pipeline, wrong),
+            anext(client.stream(f"{service_name}.rows", wrong)),
+            client.upload(f"{service_name}.store", [1], wrong),
+            anext(client.converse(f"{service_name}.echo", [1], wrong)),
+        ):
+            assert (await failing(call)).reason == "VALIDATION"
+        names = ["all_", "ok", "rows", "store", "echo"]
+        assert made.counts == {f"refused {name}": {"VALIDATION": 1} for name in names}
+        assert [call.method for call, _ in made.told] == names
 
 
 async def test_a_call_that_is_given_up_is_counted_where_it_was(url: str, service_name: str) -> None:

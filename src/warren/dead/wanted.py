@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from warren.dead.queue import DeadMessage
-from warren.protocol import slip
 from warren.protocol.uploading import unmarked
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
@@ -57,7 +56,7 @@ class Wanted:
 def _names(entry: DeadMessage) -> set[str]:
     """What a message's method may be called: as it stands there, and without the mark of a pipeline or of items."""
     method = entry.method or "-"
-    return {method, unmarked(method.removesuffix(slip.MARK))}
+    return {method, unmarked(method)}
 
 
 def parse_duration(text: str) -> timedelta:

@@ -14,6 +14,7 @@ from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_table, pick
 from warren.protocol.control import LONGEST
 from warren.protocol.signature import Method
+from warren.protocol.slip import MARK as STAGE_MARK
 from warren.protocol.streaming import ITEM, MARK, Window, is_number, within_window
 
 #: Behind the name of a method in ``type``: its items come from the caller; and go to it as well. See `streaming.MARK`.
@@ -62,9 +63,15 @@ def kind_between(*, takes: bool, streams: bool) -> Kind:
 
 
 def unmarked(name: str) -> str:
-    """A method's own name."""
+    """A method's own name, without what says how it is called: as a stage, or for its items."""
+    name = name.removesuffix(STAGE_MARK)
     mark = next((mark for mark in (MARK, UPLOAD_MARK, CONVERSATION_MARK) if name.endswith(mark)), "")
     return name.removesuffix(mark)
+
+
+def own_name(asked: str | None, service: str) -> str | None:
+    """The method's own name where a request to a service has it marked, or in full, as one to all instances."""
+    return None if asked is None else unmarked(asked.removeprefix(f"{service}."))
 
 
 # --- from the worker ----------------------------------------------------------------------------------------------

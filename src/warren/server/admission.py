@@ -173,7 +173,7 @@ class Admission:
         return Refuse(evidence.VERSION, message)
 
     def _no_method(self, request: Request) -> Refuse:
-        name = None if request.method is None else unmarked(request.method.removesuffix(STAGE_MARK))
+        name = None if request.method is None else unmarked(request.method)
         if name is not None and "." in name:
             return self._not_for_all(name)
         if name is not None and (method := self._service.methods.get(name)) is not None:

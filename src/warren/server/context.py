@@ -14,6 +14,7 @@ from warren.protocol.progress import Progress, asked_for, checked
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, set_running
 from warren.protocol.signature import Arguments
+from warren.protocol.uploading import own_name
 
 if TYPE_CHECKING:  # until Python 3.13 has it for all; type checkers bring it along
     from typing_extensions import TypeVar as _TypeVar
@@ -193,7 +194,7 @@ class RefusedCall(_Facts):
 
     def __init__(self, service: str, request: Request, scope: Scope) -> None:
         self.service = service
-        self.method = request.method
+        self.method = own_name(request.method, service)
         self.attempt = request.attempt
         self._request = request
         self._scope = scope

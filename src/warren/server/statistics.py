@@ -11,6 +11,7 @@ from warren.histogram import Histogram
 from warren.printable import printable_bytes
 from warren.protocol.request import Request
 from warren.protocol.signature import Method
+from warren.protocol.uploading import own_name
 from warren.server.attempt import Attempt
 from warren.server.replies import Reply
 
@@ -96,8 +97,9 @@ class Statistics:
             does not exist is not kept.
     """
 
-    def __init__(self, known: Container[str | None]) -> None:
+    def __init__(self, service: str, known: Container[str | None]) -> None:
         """`known` are the names of the service's methods."""
+        self._service = service
         self._known = known
         self.methods: dict[Method, MethodStats] = {}
         self.refusals: dict[tuple[str, str], int] = {}
@@ -127,7 +129,7 @@ class Statistics:
 
     def refused(self, request: Request, reason: str) -> None:
         """A request has ended before its handler."""
-        method = request.method
+        method = own_name(request.method, self._service)
         key = (method if method is not None and method in self._known else "", reason)
         self.refusals[key] = self.refusals.get(key, 0) + 1
 

@@ -102,7 +102,7 @@ class Worker(_Unconfirmed):
         self._settler = Settler(service.name, user, instance, replies)
         self._stages = LeanStages(self._settler, Onward(self._settler, replies, service.name, user), service)
         self.copies = self._settler.copies  # what is put elsewhere; its channel is its server's to open
-        self.statistics = Statistics(service.methods)
+        self.statistics = Statistics(service.name, service.methods)
         self._endings = Endings(service, self.scope, replies, self._settler, self.statistics)
         threads = WorkerThreads(concurrency, f"warren-{service.name}")
         self._runner = Runner(self._endings, threads, service.middleware, stopped=self._stopped)

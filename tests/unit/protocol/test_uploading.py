@@ -11,6 +11,7 @@ from warren.protocol.uploading import (
     UPLOAD_MARK,
     Sent,
     Taken,
+    own_name,
     read_sent,
     read_taken,
     sent_properties,
@@ -80,6 +81,15 @@ def test_what_a_caller_says_without_sense_is_nothing(kind: bytes | None, said: d
     assert read_sent(Properties(type=kind, table=encode_table(said))) is None
 
 
-@pytest.mark.parametrize("mark", ["", "[]", UPLOAD_MARK, CONVERSATION_MARK])
+@pytest.mark.parametrize("mark", ["", ">", "[]", UPLOAD_MARK, CONVERSATION_MARK])
 def test_a_mark_comes_off_its_name(mark: str) -> None:
-    assert unmarked(f"store{mark}") == "store"
+    assert (
+        unmarked(f"store{mark}")
+        == own_name(f"store{mark}", "blobs")
+        == own_name(f"blobs.store{mark}", "blobs")
+        == "store"
+    )
+
+
+def test_of_another_service_a_name_stays_in_full() -> None:
+    assert own_name("images.store", "blobs") == "images.store"

@@ -54,7 +54,7 @@ def count(stats: Statistics, attempt: Ended, reply: Reply = RESULT) -> None:
 
 @pytest.mark.parametrize("number", [1, 1023, 1024, 1025, 5000])
 def test_every_call_is_counted_however_many_are_added_up_at_a_time(clock: list[float], number: int) -> None:
-    stats, rng = Statistics({"place"}), random.Random(number)
+    stats, rng = Statistics("orders", {"place"}), random.Random(number)
     works = [rng.uniform(0.001, 10) for _ in range(number)]
     for n, work in enumerate(works):
         clock[0] = 100.0 + work
@@ -74,14 +74,14 @@ def test_every_call_is_counted_however_many_are_added_up_at_a_time(clock: list[f
 
 
 def test_casts_have_no_wait(clock: list[float]) -> None:
-    stats = Statistics({"place"})
+    stats = Statistics("orders", {"place"})
     count(stats, Ended(b"a"))
     place = stats.as_object()["methods"]["place"]
     assert (place["ended"], place["wait"]["buckets"]) == (1, {})
 
 
 def test_callers_beyond_the_first_ones_are_counted_together(clock: list[float]) -> None:
-    stats = Statistics({"place"})
+    stats = Statistics("orders", {"place"})
     for n in range(3000):
         count(stats, Ended(b"caller %d" % n), FAILURE)
     callers = stats.as_object()["methods"]["place"]["callers"]
@@ -91,7 +91,7 @@ def test_callers_beyond_the_first_ones_are_counted_together(clock: list[float]) 
 
 
 def test_names_of_methods_that_do_not_exist_are_not_kept() -> None:
-    stats = Statistics({"place"})
+    stats = Statistics("orders", {"place"})
     for n in range(1000):
         delivery = Delivery(1, False, b"")
         delivery.properties = encode_properties(Properties(type=b"place" if n % 2 else b"no %d" % n))
@@ -132,7 +132,7 @@ def test_the_pace_needs_few_marks_however_often_one_looks() -> None:
 
 
 def test_all_that_has_ended_is_counted_whether_it_is_added_up_or_not() -> None:
-    counted = Statistics({"place"})
+    counted = Statistics("orders", {"place"})
     for _ in range(3):
         count(counted, Ended(b"till"))
     assert counted.count == 3
