@@ -22,6 +22,7 @@ from floorplan import as_mermaid, read
 from rabbit import Node
 from warren import Code, Execution
 from warren.broker import Broker
+from warren.cli.commands import COMMANDS
 from warren.protocol import evidence
 
 pytestmark = pytest.mark.timeout(1200)  # tutorials take their time
@@ -117,6 +118,12 @@ def _anchors(page: Path) -> set[str]:
 def test_every_python_block_compiles(page: Path) -> None:
     for number, code in enumerate(blocks(page, "python"), 1):
         compile(code, f"{page.name}, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_command_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"(?:`|^\$? ?)warren ([a-z][a-z-]*)", page.read_text(), re.M)
+    assert [command for command in named if command not in COMMANDS] == []
 
 
 def test_every_page_that_the_source_refers_to_exists() -> None:
