@@ -183,8 +183,10 @@ class Endings:
             attempt.call.ended = True
             if not attempt.reached:  # its task or thread may still get there
                 ending = evidence.WORKER_LOST
-        attempt.ended = True
-        self._settler.fail(attempt, error, ending)
+        known, attempt.ended = attempt.ended, True
+        reply = self._settler.fail(attempt, error, ending)
+        if reply is not None and not known and not attempt.entered:
+            self._refused.note(attempt, reply)
 
     def close(self) -> None:
         """Say what was not said of a flood."""

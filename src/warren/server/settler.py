@@ -278,14 +278,17 @@ class Settler(_Deliveries):
         except BaseException as error:
             self.fail(attempt, error, instead)
 
-    def fail(self, attempt: Attempt, error: BaseException, ending: Ending = evidence.SERVER) -> None:
-        """Answer what is not answered yet, and settle what is not settled. Never raises."""
+    def fail(self, attempt: Attempt, error: BaseException, ending: Ending = evidence.SERVER) -> Reply | None:
+        """Answer what is not answered yet, and settle what is not settled. Returns the answer. Never raises."""
         _complain(self._service, attempt, error)
+        reply = None
         if attempt.request is not None:
             with _logged():
-                (self._answer if attempt.settled else self.reply)(attempt, self._replies.failed(attempt, error, ending))
+                reply = self._replies.failed(attempt, error, ending)
+                (self._answer if attempt.settled else self.reply)(attempt, reply)
         with _logged():
             self.reject(attempt)
+        return reply
 
     def close(self) -> None:
         """Give up what is still on its way: the broker has the originals, except of those named in the log."""

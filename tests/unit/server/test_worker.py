@@ -345,6 +345,7 @@ async def test_without_a_thread_for_it_a_call_is_answered_and_gives_its_place_ba
     desk.deliver("work")
     replies = await desk.rest()
     assert [(r["rpc-reason"], r["rpc-executed"]) for r in replies] == [("SERVER", "NOT_EXECUTED")] * 2
+    assert desk.worker.statistics.as_object()["refused"] == {"work": {"SERVER": 2}}
 
 
 @pytest.mark.parametrize("call", [True, False])
