@@ -162,7 +162,7 @@ def _stage_method(function: Callable[..., Any]) -> Method:
         )
     if isinstance(function, (list, tuple, Pipeline)):
         raise TypeError(f"{function!r} is several stages: give one after the other, Pipeline(first).then(second)")
-    method = method_of(function)
+    method = method_of(function, otherwise="with @service.stub")
     if method.streams:
         raise TypeError(f"{method.full_name} yields items, and a stage has one result: return a list")
     if method.takes:

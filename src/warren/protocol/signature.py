@@ -213,17 +213,15 @@ def untyped_decoder(content_type: str) -> Decode:
     return codecs.decoder(content_type)
 
 
-def method_of(function: Callable[..., Any]) -> Method:
+def method_of(function: Callable[..., Any], otherwise: str = "call it by name") -> Method:
     """The method that a function was declared as; also for what a decorator above the declaration made of it.
 
     Raises:
-        TypeError: it was not declared with ``@service.method``.
+        TypeError: it was not declared with ``@service.method``; `otherwise` says what else can be done.
     """
     method = getattr(function, _ATTRIBUTE, None)
     if not isinstance(method, Method):
-        raise TypeError(
-            f"{function!r} is not a method of a service: decorate it with @service.method, or call it by name"
-        )
+        raise TypeError(f"{function!r} is not a method of a service: decorate it with @service.method, or {otherwise}")
     return method
 
 

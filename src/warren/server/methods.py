@@ -133,7 +133,7 @@ class Methods(dict[str, Method]):
             TypeError: it does not fit, or there is no such stub here.
             ValueError: the stub is implemented already.
         """
-        of = method_of(stub)
+        of = method_of(stub, otherwise="with @service.stub")
         if self._stubs.get(of.name) is not of:
             raise TypeError(f"{of.full_name} is not a stub of service {self._service!r}: declare it with @service.stub")
         if of.name in self:
