@@ -243,12 +243,20 @@ class StreamMachine(ItemsMachine):
         self.messages_come("control")
         self.must_be_over(record)
 
-    @rule(method=METHODS, blocking=st.booleans(), takes=st.integers(1, 3), sizes=SIZES)
-    def a_window_is_used_up(self, method: str, blocking: bool, takes: int, sizes: list[int]) -> None:
-        """Its handler would yield more, and its caller does not take it yet."""
-        record = self.begin_in_the_clear(
-            self.a_stream_begins, method=method, blocking=blocking, count=12, takes=takes, sizes=sizes
-        )
+    @rule(
+        method=METHODS,
+        blocking=st.booleans(),
+        count=st.sampled_from([12, 12, 6, 4]),
+        fails=st.booleans(),
+        takes=st.integers(1, 3),
+        sizes=SIZES,
+    )
+    def a_window_is_used_up(
+        self, method: str, blocking: bool, count: int, fails: bool, takes: int, sizes: list[int]
+    ) -> None:
+        """Its handler would yield more, or has ended, and its caller does not take it yet."""
+        how: Any = {"method": method, "blocking": blocking, "count": count, "fails": fails, "sizes": sizes}
+        record = self.begin_in_the_clear(self.a_stream_begins, takes=takes, **how)
         self.nobody_keeps_more_than_a_window()
         self.must_be_over(record)
 

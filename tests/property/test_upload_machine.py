@@ -404,9 +404,9 @@ class UploadMachine(ItemsMachine):
     @rule(
         method=st.sampled_from(["store", "keep"]),
         blocking=st.booleans(),
-        count=st.integers(1, 3),
-        handles=st.sampled_from([1, 13]),
-        how=st.sampled_from(["lose", "double", "lose what is before"]),
+        count=st.sampled_from([1, 2, 3, 3]),
+        handles=st.sampled_from([1, 1, 13]),
+        how=st.sampled_from(["lose", "double", "double", "lose what is before"]),
     )
     def the_end_of_a_small_upload_is_muddled(
         self, method: str, blocking: bool, count: int, handles: int, how: str
