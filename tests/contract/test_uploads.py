@@ -374,6 +374,19 @@ async def test_items_that_were_begun_are_closed_where_the_call_cannot_begin(url:
     assert len(source.closed) == 4
 
 
+async def test_items_of_a_call_that_is_refused_before_it_is_made_stay_its_callers(url: str, service_name: str) -> None:
+    async with taking_and_client(url, service_name) as (taking, client):
+        on_loop, in_thread = Source(10), Source(10)
+        kept: list[Any] = [await begun(on_loop), begun_in_thread(in_thread)]
+        for items in kept:
+            with pytest.raises(TypeError):
+                await client.upload(taking.on_loop, items, 1, 2, 3)  # type: ignore[call-overload]
+            with pytest.raises(TypeError):
+                client.converse(taking.on_loop, items)  # type: ignore[call-overload]
+            assert await client.upload(taking.on_loop, items) == sum(range(1, 10))  # all of them
+        assert len(on_loop.closed) == len(in_thread.closed) == 1
+
+
 async def test_items_that_were_begun_are_closed_with_a_conversation_that_was_not(url: str, service_name: str) -> None:
     source = Source(10)
     kept = await both_begun(source)

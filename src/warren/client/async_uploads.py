@@ -57,7 +57,8 @@ class AsyncUploads(BaseClient):
 
         Items are asked for as the handler takes them: no side keeps more than a window of them (256 items, or 4 MiB).
         They are taken in a task beside this one; a plain iterable on the event loop, which it must not block. A
-        generator is closed when the call ends, whatever that ends in. The `timeout` is for the whole call,
+        generator is closed when the call ends, whatever that ends in; one of a call that is refused before it is made
+        (`TypeError`, say) stays its caller's. The `timeout` is for the whole call,
         ``idle_timeout`` for the wait until the handler takes more. A handler that has come to the end of its items has
         had all of them, once, in their order.
 

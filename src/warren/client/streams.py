@@ -119,6 +119,8 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
         return self
 
     async def __anext__(self) -> T_co:
+        if self._ready:
+            self._check_loop()  # in a forked child, say, these are the parent's
         while not self._ready:
             if self._over:
                 raise StopAsyncIteration
@@ -138,9 +140,12 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
             with self._last_error():
                 self._feed_beside()
                 self._inlet = begin_items(core, prepared, options.deadline(), options.idle_timeout, self._sending)
-        elif self._loop is not asyncio.get_running_loop():
-            raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
+        self._check_loop()
         return self._inlet
+
+    def _check_loop(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("this stream was begun on another event loop, and goes on there only: begin another one")
 
     def _feed_beside(self) -> None:
         if self._sending is not None:
