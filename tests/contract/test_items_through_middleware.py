@@ -18,6 +18,7 @@ from warren import (
     ClientCall,
     DeadlineExceeded,
     Execution,
+    InvalidArgument,
     PermissionDenied,
     Service,
     Unavailable,
@@ -330,6 +331,23 @@ async def test_it_proceeds_once(kind: Any, url: str, service_name: str) -> None:
         with pytest.raises(RuntimeError, match="cannot proceed with a stream again"):
             await calls.stream(rows.rows, 3)
         assert rows.tenants == [None]
+
+
+async def test_who_proceeds_again_after_an_error_tells_the_caller_of_that_error(
+    kind: Any, url: str, service_name: str
+) -> None:
+    async def once_more(call: ClientCall, proceed: Proceed) -> Any:
+        try:
+            return await proceed()
+        except CallError:
+            return await proceed()
+
+    async with calling(kind, url, service_name, once_more) as (rows, calls):
+        for wrong, noun in (calls.stream(rows.rows, "x"), "stream"), (calls.upload(rows.total, [1], "x"), "upload"):
+            with pytest.raises(InvalidArgument) as caught:
+                await wrong
+            assert any(f"cannot proceed with a {noun} again" in note for note in caught.value.__notes__)
+        assert await calls.stream(rows.rows, 3) == [0, 1, 2]
 
 
 async def test_what_could_not_begin_may_be_tried_again(kind: Any, url: str, service_name: str) -> None:

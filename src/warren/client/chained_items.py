@@ -45,10 +45,14 @@ class _Outcome(asyncio.Future[Any]):
         return super().cancel(msg)
 
 
+class _Again(RuntimeError):
+    """Middleware proceeds once more; what the first time ended in is the cause, and what the caller is told."""
+
+
 class _ChainedItems(Chained):
     """The chain, whose innermost part begins the call, once, and has its end."""
 
-    __slots__ = ("_begin", "_prepared", "came", "is_begun")
+    __slots__ = ("_begin", "_failure", "_prepared", "came", "is_begun")
 
     def __init__(
         self, prepared: Prepared, deadline: float, begin: Callable[[Target, bytes], asyncio.Future[Any]]
@@ -59,15 +63,16 @@ class _ChainedItems(Chained):
         self.call.method = unmarked(target.method)
         self._begin = begin
         self._prepared = prepared
+        self._failure: Exception | None = None
         self.is_begun = False
         self.came = 0  # items, when the call has ended
 
     def _send(self, core: ClientCore) -> asyncio.Future[Any]:
         if self.is_begun:
-            raise RuntimeError(
+            raise _Again(
                 f"items are had, or sent, once: middleware cannot proceed with a {self.call.kind} again; begin another"
                 " one where this one is made"
-            )
+            ) from self._failure
         prepared, call = self._prepared, self.call
         target = with_own(prepared.target, call.headers, None)
         outcome = self._begin(target, encode_call(target, call.args, call.kwargs, prepared.kind.verb))
@@ -77,8 +82,9 @@ class _ChainedItems(Chained):
     def _read(self, outcome: Any) -> Any:
         try:
             return self._prepared.conclude(End(outcome, self.came))
-        except CallError as error:
-            if self.came:
+        except Exception as error:
+            self._failure = error
+            if self.came and isinstance(error, CallError):
                 evidence.begun(error)
             raise
 
@@ -146,4 +152,12 @@ def _ended_in(work: asyncio.Task[Any]) -> BaseException | Concluded:
     if work.cancelled():
         return closed_error()
     error = work.exception()
-    return Concluded(work.result()) if error is None else error  # an exception may be false
+    return Concluded(work.result()) if error is None else _told(error)  # an exception may be false
+
+
+def _told(error: BaseException) -> BaseException:
+    """What the caller is told: what has happened, rather than that middleware could not have it once more."""
+    if not isinstance(error, _Again) or error.__cause__ is None:
+        return error
+    error.__cause__.add_note(str(error))
+    return error.__cause__
