@@ -66,3 +66,19 @@ def test_no_module_asks_a_class_for_its_slots() -> None:
     """Compiled classes do not say, so that it would fail in wheels only."""
     sources = (ROOT / "src" / "warren").rglob("*.py")
     assert [path.name for path in sources if ".__slots__" in path.read_text()] == []
+
+
+#: Names whose first type is no class of ours: compiled, they are any object.
+_OF_ANY_TYPE = {("protocol/codecs", "decoder"), ("protocol/codecs", "guarded"), ("client/target", "encode_call")}
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_the_errors_that_one_function_catches_under_one_name_are_of_one_type(module: str) -> None:
+    """Compiled, a name has the type that it had first: another error would be a `TypeError`, on top of itself."""
+    tree = ast.parse((ROOT / "src" / "warren" / f"{module}.py").read_text())
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+        caught = [
+            node for node in ast.walk(function) if isinstance(node, ast.ExceptHandler) and node.name and node.type
+        ]
+        kinds = {(node.name, ast.unparse(node.type)) for node in caught if node.type}
+        assert (module, function.name) in _OF_ANY_TYPE or len(kinds) == len({name for name, _ in kinds}), function.name

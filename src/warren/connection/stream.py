@@ -109,9 +109,9 @@ class Stream(asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  # type: i
                 self.flush_soon()
         except (FrameError, NotAmqp) as error:
             self.fail(error)
-        except Exception as error:  # Pika's parser, or a callback behind it: the connection's state is unknown now
+        except Exception as failure:  # Pika's parser, or a callback behind it: the connection's state is unknown now
             log.exception("closing the connection after an error while reading from it")
-            self.fail(error)
+            self.fail(failure)
 
     def _meet(self, data: bytes) -> None:
         """Take what comes first: a peer that speaks something else is known by it."""

@@ -133,9 +133,9 @@ class Worker(_Unconfirmed):
                 self._admit(attempt, request, decision)  # type: ignore[arg-type]  # none of the others is of this very type
             else:
                 self._decline(attempt, decision)
-        except BaseException as error:
-            self._fail(attempt, error)
-            if isinstance(error, KeyboardInterrupt):  # for the process; other classes are somebody's values
+        except BaseException as failure:  # a name of its own: compiled, one name has one type
+            self._fail(attempt, failure)
+            if isinstance(failure, KeyboardInterrupt):  # for the process; other classes are somebody's values
                 raise
 
     def returned(self, message: Returned) -> None:
