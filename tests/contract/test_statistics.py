@@ -1,6 +1,7 @@
 """Each request is counted once, by what it ended in, and what is refused is told to who wants to know."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -162,6 +163,26 @@ async def test_a_refusal_is_counted_for_its_method_however_that_was_called(url: 
         names = ["all_", "ok", "rows", "store", "echo"]
         assert made.counts == {f"refused {name}": {"VALIDATION": 1} for name in names}
         assert [call.method for call, _ in made.told] == names
+
+
+async def test_without_a_thread_for_it_a_call_is_refused_and_nothing_else_suffers(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def none(thread: threading.Thread) -> None:
+        if thread.name.startswith(f"warren-{service_name}"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with counted(url, service_name) as (made, client):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", none)
+            error = await failing(client.call(f"{service_name}.thread"))
+        assert (error.reason, error.execution.name) == ("SERVER", "NOT_EXECUTED")
+        assert made.counts == {"refused thread": {"SERVER": 1}}
+        await client.call(f"{service_name}.thread")
+        assert made.server.statistics()["process"]["reconnects"] == 0
 
 
 async def test_a_call_that_is_given_up_is_counted_where_it_was(url: str, service_name: str) -> None:
