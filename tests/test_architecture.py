@@ -280,7 +280,7 @@ def public_names() -> list[str]:
 
 
 def test_the_public_surface_stays_small() -> None:
-    assert len(public_names()) <= 31  # with Pipeline and Progress
+    assert len(public_names()) <= 35  # with what calls return: who writes types has to name them
 
 
 def test_every_import_of_the_package_is_a_re_export() -> None:

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from warren.client.batches import star as star
     from warren.client.blocking import Client as Client
     from warren.client.chain import ClientCall as ClientCall
+    from warren.client.gathering import Answer as Answer
+    from warren.client.gathering import Told as Told
     from warren.client.pipeline import Pipeline as Pipeline
+    from warren.client.streams import AsyncStream as AsyncStream
+    from warren.client.streams import BlockingStream as BlockingStream
     from warren.connection.settings import ConnectionOptions as ConnectionOptions
     from warren.connection.settings import Secret as Secret
     from warren.protocol.progress import Progress as Progress
@@ -47,7 +51,10 @@ if TYPE_CHECKING:
 else:
     # The same for the interpreter. Type checkers would take `__getattr__` for a promise that every name is there.
     _HOMES = {
+        "Answer": "warren.client.gathering",
         "AsyncClient": "warren.client.async_client",
+        "AsyncStream": "warren.client.streams",
+        "BlockingStream": "warren.client.streams",
         "Client": "warren.client.blocking",
         "ClientCall": "warren.client.chain",
         "Outcome": "warren.client.batches",
@@ -63,6 +70,7 @@ else:
         "remote": "warren.server.methods",
         "Server": "warren.server.server",
         "Service": "warren.server.service",
+        "Told": "warren.client.gathering",
     }
 
     #: For ``from warren import *``, which would give only what is loaded already.

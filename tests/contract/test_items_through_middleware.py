@@ -436,7 +436,7 @@ async def test_idle_timeout_counts_before_it_proceeds_too(kind: Any, url: str, s
     async with calling(kind, url, service_name, stuck) as (rows, calls):
         with pytest.raises(CallError, match="idle_timeout") as caught:
             await calls.stream(rows.rows, 3, idle_timeout=0.2)
-        assert caught.value.execution is not Execution.EXECUTED
+        assert caught.value.execution is Execution.NOT_SENT
         assert rows.tenants == []
 
 

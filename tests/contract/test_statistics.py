@@ -64,6 +64,11 @@ class Counted:
             yield n
 
         @self.service.method
+        async def endless(n: int) -> AsyncIterator[int]:
+            while True:
+                yield n
+
+        @self.service.method
         async def store(items: AsyncIterator[int], n: int) -> int:
             return n
 
@@ -125,6 +130,16 @@ async def test_an_error_is_counted_once_by_its_code_a_cast_that_is_set_aside_too
         await client.cast(f"{service_name}.{method}")
         await until(lambda: made.counts == {method: (2, {error: 2})})
         assert made.told == []
+
+
+async def test_a_stream_that_its_caller_leaves_has_not_failed(url: str, service_name: str) -> None:
+    async with counted(url, service_name) as (made, client):
+        async with client.stream(f"{service_name}.endless", 1) as stream:
+            assert await anext(stream) == 1
+        await until(lambda: made.counts == {"endless": (1, {})})
+        stream = client.options(timeout=0.5).stream(f"{service_name}.endless", 1)
+        await anext(stream)
+        await until(lambda: made.counts == {"endless": (2, {"DEADLINE_EXCEEDED/HANDLER": 1})})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, Final
 from warren.errors import CallError
 from warren.histogram import Histogram
 from warren.printable import printable_bytes
+from warren.protocol import evidence
 from warren.protocol.request import Request
 from warren.protocol.signature import Method
 from warren.protocol.uploading import own_name
@@ -88,6 +89,12 @@ class MethodStats:
         return self
 
 
+def _was_left(method: Method, failure: CallError) -> bool:
+    """Whether the caller of a stream has left its loop, as is usual for one that has no end: that is no failure."""
+    given_up = evidence.GIVEN_UP
+    return failure.reason == given_up.reason and failure.code is given_up.code and method.streams
+
+
 class Statistics:
     """What one service's worker has done.
 
@@ -116,7 +123,7 @@ class Statistics:
         of.add_name(request.properties.app_id)
         if deadline is not None:  # so it came with a time
             of.add_wait(began - deadline + (request.timeout_ms or 0) / 1000)
-        if reply.failure is not None:
+        if reply.failure is not None and not _was_left(attempt.method, reply.failure):
             self._failed(of, request.properties.app_id, reply.failure)
         if len(of.works) >= _AT_ONCE:
             of.added_up()
