@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -389,9 +389,33 @@ async def test_a_call_that_its_middleware_leaves_behind_is_given_up(kind: Any, u
         await until(lambda: rows.tenants)
 
     async with calling(kind, url, service_name, leave) as (rows, calls):
-        await calls.stream(rows.rows, 2, "hang")
+        assert await calls.stream(rows.rows, 0, "hang") == []
         await until(lambda: rows.closed == 1)
         await until(lambda: left[0].cancelled())  # else it would wait for ever
+
+
+async def test_what_it_passes_over_makes_no_stream_short(kind: Any, url: str, service_name: str) -> None:
+    async def pass_over(call: ClientCall, proceed: Proceed) -> Any:
+        if call.args[1] == "hang":  # and leave it behind, when an item has come
+            left.append(asyncio.ensure_future(proceed()))
+            await until(lambda: came)
+        else:
+            with suppress(SoldOut):
+                await proceed()
+
+    left: list[Any] = []
+    came: list[Any] = []
+    async with calling(kind, url, service_name, pass_over) as (rows, calls):
+        assert await calls.stream(rows.rows, 0, "fail") == []
+        got: list[int] = []
+        with pytest.raises(SoldOut):
+            await calls.stream(rows.rows, 3, "fail", got=got)
+        assert got == [0, 1, 2]
+        stream: Any = calls.client.stream(rows.rows, 2, "hang")
+        came.append(await (anext(stream) if kind is AsyncClient else asyncio.to_thread(next, stream)))
+        with pytest.raises(Cancelled, match="middleware has ended before the stream") as caught:
+            await calls._take(stream, came)
+        assert caught.value.execution is Execution.EXECUTED
 
 
 async def test_it_is_told_that_the_handler_runs_whose_items_have_come(kind: Any, url: str, service_name: str) -> None:

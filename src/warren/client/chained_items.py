@@ -52,7 +52,7 @@ class _Again(RuntimeError):
 class _ChainedItems(Chained):
     """The chain, whose innermost part begins the call, once, and has its end."""
 
-    __slots__ = ("_begin", "_failure", "_prepared", "came", "is_begun")
+    __slots__ = ("_begin", "_failure", "_prepared", "came", "is_begun", "is_whole")
 
     def __init__(
         self, prepared: Prepared, deadline: float, begin: Callable[[Target, bytes], asyncio.Future[Any]]
@@ -64,7 +64,7 @@ class _ChainedItems(Chained):
         self._begin = begin
         self._prepared = prepared
         self._failure: Exception | None = None
-        self.is_begun = False
+        self.is_begun = self.is_whole = False  # it has ended well
         self.came = 0  # items, when the call has ended
 
     def _send(self, core: ClientCore) -> asyncio.Future[Any]:
@@ -81,12 +81,21 @@ class _ChainedItems(Chained):
 
     def _read(self, outcome: Any) -> Any:
         try:
-            return self._prepared.conclude(End(outcome, self.came))
+            result = self._prepared.conclude(End(outcome, self.came))
         except Exception as error:
             self._failure = error
             if self.came and isinstance(error, CallError):
                 evidence.begun(error)
             raise
+        self.is_whole = True
+        return result
+
+    def short(self) -> Exception:
+        """What its caller is told where some items have come, and the middleware passes over that not all have."""
+        if self._failure is not None:
+            return self._failure
+        why = f"the client's middleware has ended before the {self.call.kind}: let it await proceed() to its end"
+        return self._ended_by(evidence.GIVEN_UP_OUTSIDE, why)
 
 
 class _ChainedInlet(Inlet):
@@ -145,6 +154,8 @@ class _ChainedInlet(Inlet):
         """The middleware has ended, and with it all, also a `proceed()` that it has left alone."""
         self._outcome.cancel()
         outcome = _ended_in(work)
+        if isinstance(outcome, Concluded) and self._behind.came and not self._chained.is_whole:
+            outcome = self._chained.short()
         if self._end is None:
             self._end = End(outcome, self._behind.came)
             self._hand_out()
