@@ -397,9 +397,9 @@ async def test_who_is_cancelled_while_it_finds_out_who_is_there_leaves_no_channe
                 await work
 
     async def is_tidy() -> bool:
-        channel = await link.channel()  # which has the lowest number that is free
+        channel = await link.channel()  # which has the lowest number that is free; there may be gaps
         await channel.close()
-        return channel.number == 1 + sum(questions.is_open for questions in asked)
+        return channel.number <= 1 + sum(questions.is_open for questions in asked)
 
     async with shops(url, service_name, 1):
         for number, questions in enumerate(asked):  # one by one, so that they get to different points

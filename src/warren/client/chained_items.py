@@ -14,7 +14,7 @@ from warren.client.requests import Target
 from warren.client.sending import Sending
 from warren.client.target import encode_call, with_own
 from warren.connection.supervisor import closed_error
-from warren.errors import CallError, Execution
+from warren.errors import CallError
 from warren.protocol import evidence
 from warren.protocol.uploading import unmarked
 
@@ -137,7 +137,7 @@ class _ChainedInlet(Inlet):
             super().fail(error)
         else:  # it will not be begun any more
             if isinstance(error, CallError):
-                error.execution = Execution.NOT_SENT
+                evidence.unsent(error)
             self._end = End(error, 0)
             self._stop_middleware()
             self._hand_out()

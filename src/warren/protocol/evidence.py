@@ -211,6 +211,11 @@ def begun(error: CallError) -> None:
     error.execution = _most(error.execution, Execution.EXECUTED)
 
 
+def unsent(error: CallError) -> None:
+    """Make an error say that nothing was sent, nor will be."""
+    error.execution = Execution.NOT_SENT
+
+
 def of_stage(error: CallError, number: int, name: str, *, undone: bool = False) -> None:
     """Make an error that is about one stage of a pipeline say so, and what is certain of all of them together.
 
