@@ -38,6 +38,20 @@ class Done(StopAsyncIteration):
     """What ends a loop, as an error."""
 
 
+class Mute(StopAsyncIteration):
+    """One that cannot say what it is."""
+
+    def __repr__(self) -> str:
+        raise StopAsyncIteration
+
+
+class MuteExit(SystemExit):
+    """Another one."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
 class Nothing(Exception):
     """An error that is false, as one that counts what it has may be."""
 
@@ -213,19 +227,21 @@ async def test_errors_pass_through_it_behind_the_items(kind: Any, url: str, serv
     assert [type(end) for end in watch.ends] == [SoldOut]
 
 
-@pytest.mark.parametrize("where", ["middleware", "handler"])
+@pytest.mark.parametrize("where", ["middleware", "mute middleware", "handler"])
 async def test_what_would_end_a_loop_is_never_taken_for_the_end(
     kind: Any, url: str, service_name: str, where: str
 ) -> None:
     async def layer(call: ClientCall, proceed: Proceed) -> Any:
         result = await proceed()
         if call.method == "rows":
-            raise StopAsyncIteration  # as an `anext` does that nobody has thought of
+            raise (
+                Mute if where == "mute middleware" else StopAsyncIteration
+            )  # as an `anext` does that nobody has thought of
         return result
 
     async with calling(kind, url, service_name, layer) as (rows, calls):
         with pytest.raises(RuntimeError, match="has ended in"):
-            await calls.stream(rows.rows if where == "middleware" else rows.odd, 3)
+            await calls.stream(rows.odd if where == "handler" else rows.rows, 3)
 
 
 async def test_what_it_raises_says_what_is_certain_of_the_call(kind: Any, url: str, service_name: str) -> None:
@@ -275,7 +291,7 @@ async def test_an_error_that_is_false_ends_them_too(kind: Any, url: str, service
                 await within(asked, "the end of a call whose middleware raises")
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, MuteExit])
 async def test_what_would_end_the_loop_ends_one_instances_call(url: str, service_name: str, error: Any) -> None:
     async def fail(_call: ClientCall, proceed: Proceed) -> Any:
         await proceed()

@@ -213,7 +213,28 @@ async def test_no_request_is_taken_from_a_queue_whose_service_does_not_start(
         await until(lambda: "call" in diary.kinds)
 
 
-@pytest.mark.parametrize("error", [SystemExit("no settings"), asyncio.CancelledError()], ids=["exit", "cancelled"])
+class Mute(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    __repr__ = __str__
+
+
+class MuteExit(Mute, SystemExit):
+    """Another one."""
+
+
+ODD = {
+    "exit": SystemExit("no settings"),
+    "cancelled": asyncio.CancelledError(),
+    "mute": Mute(),
+    "mute exit": MuteExit(),
+}
+
+
+@pytest.mark.parametrize("error", ODD.values(), ids=ODD)
 async def test_whatever_it_raises_is_told(url: str, service_name: str, diary: Diary, error: BaseException) -> None:
     def odd() -> None:
         raise error

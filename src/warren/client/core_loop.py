@@ -19,6 +19,7 @@ from warren.connection.supervisor import closed_error
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol import evidence
+from warren.protocol.problems import in_words
 
 log = get_logger("warren.client")
 
@@ -120,7 +121,7 @@ class CoreLoop:
                 log.exception("the client's I/O thread dies")
                 return
             except BaseException as error:  # a callback's SystemExit, for example: not ours to die of
-                log.error("the client's I/O thread goes on after %r in a callback", error)
+                log.error("the client's I/O thread goes on after %s in a callback", in_words(error))
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._stopping:

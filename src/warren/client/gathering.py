@@ -29,6 +29,7 @@ from warren.protocol import evidence, topology
 from warren.protocol.control import MAX_QUESTION, to_instance
 from warren.protocol.control import Answer as Heard
 from warren.protocol.evidence import conclude
+from warren.protocol.problems import in_words
 from warren.protocol.request import root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import method_of
@@ -201,7 +202,7 @@ class AskedOfAll:
                 error.message = "the instance has ended since it has said that it is there: it was not told"
             return Answer(instance, error=error)
         except BaseException as error:  # it would end the loop, and this instance would be missing
-            failure = RuntimeError(f"the call has ended in {error!r}: let middleware raise another exception")
+            failure = RuntimeError(f"the call has ended in {in_words(error)}: let middleware raise another exception")
             failure.__cause__ = error
             return Answer(instance, error=failure)
 

@@ -22,6 +22,7 @@ from warren.client.prepared import Prepared
 from warren.client.sending import AsyncFeed, Feed, Sending, close_generator, feed_in_thread
 from warren.client.waiters import Waiting, Withdrawal
 from warren.errors import CallError
+from warren.protocol.problems import in_words
 from warren.protocol.running import Running
 
 T_co = TypeVar("T_co", covariant=True)
@@ -84,8 +85,8 @@ class _Items(Generic[T_co]):
             self._close()
             if isinstance(error, StopIteration | StopAsyncIteration):  # a loop would take it for the end of all items
                 raise RuntimeError(
-                    f"the stream has ended in {error!r}, of the handler or of middleware: let those raise another"
-                    " exception"
+                    f"the stream has ended in {in_words(error)}, of the handler or of middleware: let those raise"
+                    " another exception"
                 ) from error
             raise
 

@@ -11,6 +11,7 @@ from warren.connection.errors import ConnectFailed
 from warren.connection.outside import Outside
 from warren.connection.settings import Password, Secret
 from warren.protocol import evidence
+from warren.protocol.problems import in_words
 
 _outside = Outside("password calls")
 
@@ -44,7 +45,9 @@ async def ask(password: Password) -> Secret:
 
 
 def _unavailable(error: BaseException) -> ConnectFailed:
-    return ConnectFailed(evidence.conclude(evidence.NOT_CONNECTED, f"the password function failed: {error!r}; mend it"))
+    return ConnectFailed(
+        evidence.conclude(evidence.NOT_CONNECTED, f"the password function failed: {in_words(error)}; mend it")
+    )
 
 
 def _kind(given: object) -> str:

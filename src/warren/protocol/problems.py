@@ -181,6 +181,12 @@ def class_name(kind: type) -> str:
     return sendable(type.__dict__["__name__"].__get__(kind), _NAME)
 
 
+def in_words(error: BaseException) -> str:
+    """What an exception is and says, whatever its own code does when it is asked."""
+    text = sendable(error)
+    return f"{class_name(type(error))}: {text}" if text else class_name(type(error))
+
+
 def sendable(value: object, limit: int = _TEXT) -> str:
     """A value's text without what UTF-8 cannot carry, like odd bytes of a file name, and cut to `limit` characters."""
     text = _tried(lambda: str.__getitem__(value if isinstance(value, str) else str(value), slice(limit + 1)), None)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol import evidence
+from warren.protocol.problems import in_words
 from warren.server.context import Scope
 
 log = get_logger("warren.server")
@@ -145,7 +146,7 @@ class _Stay:
                     self._entered.set_result(state)
                 await self._leaving.wait()
         except SystemExit as error:  # a task that ends in it would end the loop, in the middle of everything
-            raise _EndedEarly(f"it called for the end of the process: {error!r}") from error
+            raise _EndedEarly(f"it called for the end of the process: {in_words(error)}") from error
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         error = _EndedEarly("it was cancelled") if task.cancelled() else task.exception()
@@ -164,8 +165,8 @@ class _EndedEarly(RuntimeError):
 
 def _failed(service: str, what: str, error: BaseException) -> CallError:
     log.error("service %r %s", service, what, exc_info=error)
-    why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    failure = evidence.conclude(evidence.LIFESPAN, f"service {service!r} {what}: {why}; the log has the traceback")
+    why = f"service {service!r} {what}: {in_words(error)}; the log has the traceback"
+    failure = evidence.conclude(evidence.LIFESPAN, why)
     failure.__cause__ = error
     return failure
 

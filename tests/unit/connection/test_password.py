@@ -64,7 +64,14 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("error", [*ERRORS, SystemExit()], ids=repr)
+class Mute(Exception):
+    """One that cannot say what it is."""
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("error", [*ERRORS, SystemExit(), Mute()], ids=lambda error: type(error).__name__)
 async def test_a_function_that_raises_may_do_better_next_time(error: BaseException) -> None:
     await fails(lambda: raise_(error))
 
