@@ -252,10 +252,9 @@ class Answering:
             self.on_broken(self._link)
 
     def _on_closed(self, channel: HotChannel, reason: Exception) -> None:
-        is_own = (
-            isinstance(reason, ChannelClosed) and channel is self._channel
-        )  # else its link is gone, or it never was
-        if is_own and not self._forbidden and self._link is not None:
+        if not isinstance(reason, ChannelClosed) or channel is not self._channel:
+            return  # the link is gone, or there was no queue on it
+        if not self._forbidden and self._link is not None:
             self.on_broken(self._link)
 
 

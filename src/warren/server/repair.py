@@ -40,19 +40,15 @@ class Repair:
 
     async def _run(self, link: Link) -> None:
         again = True
-        while again and self._link is link:
-            self._once_more = False
-            try:
+        try:
+            while again and self._link is link:
+                self._once_more = False
                 await asyncio.sleep(self._backoff.next(time.monotonic()))  # what broke it may do so again
                 await self._attempt(link)
-            except (ChannelClosed, ConnectFailed, LinkLost) as error:
-                log.warning("a channel cannot be opened again: %s; reconnecting", error)
-                self._forget(link)
-                await link.close()
-                return
-            again = self._once_more
-        self._forget(link)
-
-    def _forget(self, link: Link) -> None:
-        if self._link is link:
-            self._link = None
+                again = self._once_more
+        except (ChannelClosed, ConnectFailed, LinkLost) as error:
+            log.warning("a channel cannot be opened again: %s; reconnecting", error)
+            await link.close()
+        finally:  # also after what nobody has thought of: the next time it breaks, it is tried again
+            if self._link is link:
+                self._link = None
