@@ -89,10 +89,14 @@ class MethodStats:
         return self
 
 
-def _was_left(method: Method, failure: CallError) -> bool:
-    """Whether the caller of a stream has left its loop, as is usual for one that has no end: that is no failure."""
+def _was_left(attempt: Attempt, failure: CallError) -> bool:
+    """Whether the caller of a stream has left its loop, as is usual for one that has no end: that is no failure.
+
+    Where the link is gone, nobody takes its items either.
+    """
     given_up = evidence.GIVEN_UP
-    return failure.reason == given_up.reason and failure.code is given_up.code and method.streams
+    said_so = failure.reason == given_up.reason and failure.code is given_up.code
+    return said_so and attempt.method.streams and attempt.channel.closed is None
 
 
 class Statistics:
@@ -123,7 +127,7 @@ class Statistics:
         of.add_name(request.properties.app_id)
         if deadline is not None:  # so it came with a time
             of.add_wait(began - deadline + (request.timeout_ms or 0) / 1000)
-        if reply.failure is not None and not _was_left(attempt.method, reply.failure):
+        if reply.failure is not None and not _was_left(attempt, reply.failure):
             self._failed(of, request.properties.app_id, reply.failure)
         if len(of.works) >= _AT_ONCE:
             of.added_up()

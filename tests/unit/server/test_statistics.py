@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from warren.amqp.frames import Delivery, Properties, encode_properties
+from warren.connection.errors import LinkLost
 from warren.errors import Code, make_error
 from warren.protocol.request import Request
 from warren.protocol.signature import Method
@@ -24,6 +25,7 @@ class Ended:
         delivery.properties = encode_properties(Properties(app_id=caller, type=b"place"))
         self.request = Request(delivery)
         self.method = METHOD
+        self.channel = _Channel()
         self.began = began
         self.deadline: float | None = None
         if waited is not None:
@@ -31,13 +33,19 @@ class Ended:
             self.deadline = began - waited + 30.0
 
 
+class _Channel:
+    closed: Exception | None = None
+
+
 class _Named:
     name = "place"
+    streams = True
 
 
 METHOD = cast(Method, _Named())
 RESULT = Reply(b"", b"")
 FAILURE = Reply(b"", b"", make_error(Code.INTERNAL, "SERVER", "no"))
+LEFT = Reply(b"", b"", make_error(Code.CANCELLED, "CALLER", "no"))
 
 
 @pytest.fixture
@@ -78,6 +86,15 @@ def test_casts_have_no_wait(clock: list[float]) -> None:
     count(stats, Ended(b"a"))
     place = stats.as_object()["methods"]["place"]
     assert (place["ended"], place["wait"]["buckets"]) == (1, {})
+
+
+@pytest.mark.parametrize("link", [None, LinkLost("gone")], ids=["there", "gone"])
+def test_a_stream_has_failed_where_its_link_is_gone_and_not_where_its_caller_left(link: Exception | None) -> None:
+    stats, attempt = Statistics("orders", {"place"}), Ended(b"a")
+    attempt.channel.closed = link
+    count(stats, attempt, LEFT)
+    failed = stats.as_object()["methods"]["place"]["failed"]
+    assert failed == ({} if link is None else {"CANCELLED/CALLER": 1})
 
 
 def test_callers_beyond_the_first_ones_are_counted_together(clock: list[float]) -> None:
