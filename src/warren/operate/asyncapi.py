@@ -12,7 +12,7 @@ from warren.operate.schemas import Definitions, plain_name
 from warren.operate.told import MethodInfo, ServiceInfo
 from warren.protocol import topology
 from warren.protocol.streaming import ITEM
-from warren.protocol.uploading import END, TAKEN, Kind, kind_between
+from warren.protocol.uploading import END, TAKEN, kind_between
 
 _BINDING = "0.3.0"
 _FORMAT = "application/schema+json;version=draft-07"
@@ -31,7 +31,9 @@ def document(service: ServiceInfo, host: str, vhost: str, *, tls: bool) -> dict[
         "servers": {"broker": {"host": host, "protocol": "amqps" if tls else "amqp", "protocolVersion": "0-9-1"}},
         "channels": {name: channel for found in channels.values() for name, channel in found.items()},
         "operations": {
-            name: operation for of, method in methods.items() for name, operation in _operations(of, method).items()
+            name: operation
+            for of, method in methods.items()
+            for name, operation in _operations(of, method, messages[of]).items()
         },
         "components": {
             "messages": {f"{of}.{kind}": message for of, found in messages.items() for kind, message in found.items()},
@@ -49,8 +51,8 @@ def _info(service: ServiceInfo) -> dict[str, Any]:
 _SENT = ("sent", "end")
 
 
-def _kind(method: MethodInfo) -> Kind:
-    return kind_between(takes=method.takes, streams=method.streams)
+def _replies(messages: Mapping[str, Any]) -> list[str]:
+    return [kind for kind in messages if kind not in ("request", *_SENT)]
 
 
 def _channels(name: str, service: str, vhost: str, messages: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _channels(name: str, service: str, vhost: str, messages: Mapping[str, Any]) 
         },
         f"{name}.reply": {
             "address": None,
-            "messages": of(*(kind for kind in messages if kind not in ("request", *_SENT))),
+            "messages": of(*_replies(messages)),
         },
     }
     if "sent" in messages:
@@ -81,9 +83,8 @@ def _channels(name: str, service: str, vhost: str, messages: Mapping[str, Any]) 
     return channels
 
 
-def _operations(name: str, method: MethodInfo) -> dict[str, Any]:
+def _operations(name: str, method: MethodInfo, messages: Mapping[str, Any]) -> dict[str, Any]:
     request, reply, items = (f"channels/{name}.{channel}" for channel in ("request", "reply", "items"))
-    replies = [*(["item"] if method.streams else []), *(["taken"] if method.takes else []), "result", "error"]
     operation = {
         "action": "receive",
         "channel": _ref(request),
@@ -91,11 +92,11 @@ def _operations(name: str, method: MethodInfo) -> dict[str, Any]:
         "reply": {
             "address": {"location": "$message.header#/replyTo"},
             "channel": _ref(reply),
-            "messages": [_ref(f"{reply}/messages/{kind}") for kind in replies],
+            "messages": [_ref(f"{reply}/messages/{kind}") for kind in _replies(messages)],
         },
     }
     operations = {name: operation | _described(method)}
-    if method.takes:
+    if "sent" in messages:
         sent = [_ref(f"{items}/messages/{kind}") for kind in _SENT]
         operations[f"{name}.items"] = {"action": "receive", "channel": _ref(items), "messages": sent}
     return operations
@@ -110,7 +111,7 @@ def _messages(method: MethodInfo, definitions: Definitions) -> dict[str, Any]:
     def payload(schema: Any) -> dict[str, Any]:
         return _schema(definitions.taken_in(schema, lambda name: _ref(f"components/schemas/{name}/schema")))
 
-    name, kind = method.name, _kind(method)
+    name, kind = method.name, kind_between(takes=method.takes, streams=method.streams)
     messages = {"request": _message(name, payload(method.arguments), "replyTo", type=name + kind.mark)}
     if method.streams:
         messages["item"] = _message(f"{name} items", _array(payload(method.result)), type=ITEM.decode())
