@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from warren.client.chain import Chained, ItemsKind
 from warren.client.core import ClientCore
-from warren.client.inlet import Concluded, End, Inlet
-from warren.client.prepared import Prepared
+from warren.client.inlet import End, Inlet
+from warren.client.prepared import Concluded, Prepared
 from warren.client.requests import Target
 from warren.client.sending import Sending
 from warren.client.target import encode_call, with_own
@@ -50,7 +50,12 @@ class _Again(RuntimeError):
 
 
 class _ChainedItems(Chained):
-    """The chain, whose innermost part begins the call, once, and has its end."""
+    """The chain, whose innermost part begins the call, once, and has its end.
+
+    Attributes:
+        is_begun, is_whole: whether the call was begun, and has ended well.
+        came: how many items, when it has ended.
+    """
 
     __slots__ = ("_begin", "_failure", "_prepared", "came", "is_begun", "is_whole")
 
@@ -64,8 +69,8 @@ class _ChainedItems(Chained):
         self._begin = begin
         self._prepared = prepared
         self._failure: Exception | None = None
-        self.is_begun = self.is_whole = False  # it has ended well
-        self.came = 0  # items, when the call has ended
+        self.is_begun = self.is_whole = False
+        self.came = 0
 
     def _send(self, core: ClientCore) -> asyncio.Future[Any]:
         if self.is_begun:

@@ -38,12 +38,6 @@ class End(NamedTuple):
     came: int
 
 
-class Concluded(NamedTuple):
-    """An end that a client's middleware has seen, and what it has made of it."""
-
-    value: Any
-
-
 class Taker(Protocol):
     """Who waits for what comes next."""
 

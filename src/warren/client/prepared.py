@@ -6,10 +6,10 @@ import types
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, NamedTuple
 
 from warren.client.chain import ClientMiddleware
-from warren.client.inlet import Concluded, End, Message
+from warren.client.inlet import End, Message
 from warren.client.options import CONTENT_TYPES, Options
 from warren.client.outcomes import stream_broken
 from warren.client.requests import Own, Target
@@ -73,6 +73,12 @@ def _check(options: Options, kind: Kind) -> None:
         raise ValueError(
             f"expect={options.expect}: one instance serves each {kind.noun}: leave expect to gather and broadcast"
         )
+
+
+class Concluded(NamedTuple):
+    """An end that a client's middleware has seen, and what it has made of it."""
+
+    value: Any
 
 
 class Prepared:
