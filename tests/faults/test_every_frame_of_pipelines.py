@@ -23,7 +23,6 @@ from tests.support.waiting import until
 from warren import AsyncClient, Client, Server
 from warren.broker import Broker
 from warren.broker.status import Status
-from warren.protocol import topology
 
 #: Seconds that a call may take; no cut may cost so much, as both sides notice it.
 _TIMEOUT = 20.0
@@ -92,17 +91,9 @@ class Life:
     def text(self) -> str:
         return "bad" if "undo" in self.kind else "x"
 
-    @property
-    def queues(self) -> list[str]:
-        return [service.name for service in self.recorded.services]
-
-    @property
-    def dead(self) -> list[str]:
-        return [topology.dead_queue(name) for name in self.queues]
-
     async def rest(self) -> None:
         """Wait until nothing is on its way."""
-        await until(lambda: self.watch.waiting(*self.queues) == 0 and not any(map(_copies, self.servers)))
+        await until(lambda: self.watch.waiting(*self.recorded.queues) == 0 and not any(map(_copies, self.servers)))
 
     @property
     def was_lean(self) -> bool:
@@ -185,7 +176,7 @@ async def serves_again(life: Life) -> None:
 
 async def check_kept(got: Ending, life: Life, said: str) -> None:
     """A confirmed cast has come to its end, or is kept and goes on from there; what has failed is undone, or kept."""
-    kept = await dead_stages(life.watch.broker.url, life.recorded) if life.watch.waiting(*life.dead) else []
+    kept = await dead_stages(life.watch.broker.url, life.recorded) if life.watch.waiting(*life.recorded.dead) else []
     said = f"{said}; kept {kept}"
     assert all(entry.text == life.text for entry in kept), said
     ran, undone = life.recorded.ran(life.text), life.recorded.were_undone(life.text)

@@ -56,14 +56,6 @@ class Life:
     end: asyncio.Task[Ending] | None = None
 
     @property
-    def queues(self) -> list[str]:
-        return [service.name for service in self.recorded.services]
-
-    @property
-    def dead(self) -> list[str]:
-        return [topology.dead_queue(name) for name in self.queues]
-
-    @property
     def what(self) -> str:
         r = self.recorded
         return f"{self.kind}, {r.delivery}, in stage {r.held}, {self.gone} goes"
@@ -82,7 +74,7 @@ class Life:
         """What must be true once all is over; what was kept is resumed."""
         assert self.end is not None
         got = await self.end
-        await until(lambda: all(in_queue(raw, queue) == 0 for queue in self.queues))
+        await until(lambda: all(in_queue(raw, queue) == 0 for queue in self.recorded.queues))
         await self.over(raw, got)
         said = check_evidence(got, self.recorded, self.text, self.what)
         assert timer or got.reason != "CLIENT_TIMER", said
@@ -106,7 +98,7 @@ class Life:
         return self.recorded.held == 1 and not self.recorded.ran("bad")[1]
 
     def is_kept(self, raw: Any) -> bool:
-        return any(depth(raw, queue) for queue in self.dead)
+        return any(depth(raw, queue) for queue in self.recorded.dead)
 
     async def serves_again(self) -> None:
         """The same client and workers run another pipeline."""
@@ -213,7 +205,7 @@ async def test_a_queue_that_is_deleted_at_any_point_loses_nothing_silently(
         await stack.enter_async_context(lives.served())
         await lives.reach()
         for life in lives.all:
-            raw.queue_delete(life.queues[life.gone - 1])
+            raw.queue_delete(life.recorded.queues[life.gone - 1])
         lives.go_on()
         ends = await lives.check(raw)
         for what, end in ends.items():
@@ -468,7 +460,7 @@ async def test_a_plain_stage_that_dies_is_told_as_any(
             if n != number:
                 await stack.enter_async_context(lives.server(n))
         for life in lives.all:
-            plain = PlainStage(url, life.queues[0].removesuffix("-1"), number)
+            plain = PlainStage(url, life.recorded.queues[0].removesuffix("-1"), number)
             life.begin()
             await asyncio.to_thread(plain.serve, publishes, acks)
             life.recorded.runs[number, argument(number, "x")] += 1

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_client_machine import ClientMachine
+from tests.support.finds import Patch, search
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
 from warren.client.calls import ENDED, OUTSIDE, WAITING, Calls, PendingCall
@@ -30,17 +30,7 @@ from warren.protocol import bounce, evidence, reply
 from warren.protocol.bounce import Bounce
 from warren.protocol.reply import undecodable_reply
 
-#: The first failure is enough; the same examples each time.
-SEARCH = settings(
-    phases=(Phase.generate,),
-    max_examples=600,
-    stateful_step_count=40,
-    report_multiple_bugs=False,
-    database=None,
-    derandomize=True,
-    deadline=None,
-)
-Patch = pytest.MonkeyPatch
+SEARCH = search(600, 40)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 

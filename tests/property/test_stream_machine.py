@@ -7,7 +7,6 @@ threads run are the machine's. After each step, and when all has come to rest, b
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from tests.support.both_ends import Gate
-from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, rough_or_alone
+from tests.support.items_machine import LONG, SHORT, SIZES, ItemsMachine, Record, Run, choices, quietly, rough_or_alone
 from tests.support.model_wire import Message
 from tests.support.turns import Stopped
 from warren import Service
@@ -36,14 +35,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet() -> Iterator[None]:
-    """Both ends log what is lost and broken."""
-    loggers = [logging.getLogger(name) for name in ("warren.server", "warren.client", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    with quietly():
+        yield
 
 
 class Streaming(Record):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_stream_machine import StreamMachine
+from tests.support.finds import Fault, Faults, Patch, search
+from tests.support.items_machine import quietly
 from warren.amqp.frames import Properties
 from warren.client.cancels import Cancels, Strays
 from warren.client.inlet import End, Inlet
@@ -23,23 +22,8 @@ from warren.server import streaming
 from warren.server.streaming import Outlet, Outlets
 from warren.server.ways import Way
 
-#: The first failure is enough; the same examples each time.
-SEARCH = settings(
-    phases=(Phase.generate,),
-    max_examples=400,
-    stateful_step_count=30,
-    report_multiple_bugs=False,
-    database=None,
-    derandomize=True,
-    deadline=None,
-)
-Patch = pytest.MonkeyPatch
-FAULTS: list[Callable[[Patch], None]] = []
-
-
-def fault(bring_in: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    FAULTS.append(bring_in)
-    return bring_in
+SEARCH = search(400, 30)
+fault = FAULTS = Faults()
 
 
 # --- at the worker ----------------------------------------------------------------------------------------------------
@@ -288,9 +272,7 @@ def the_items_of_a_stream_that_has_failed_are_kept_from_its_caller(patch: Patch)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("bring_in", FAULTS, ids=lambda bring_in: bring_in.__name__)
-def test_it_is_found(bring_in: Callable[[Patch], None], monkeypatch: Patch) -> None:
-    for name in ("warren.server", "warren.client", "asyncio"):
-        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+def test_it_is_found(bring_in: Fault, monkeypatch: Patch) -> None:
     bring_in(monkeypatch)
-    with pytest.raises((AssertionError, asyncio.InvalidStateError)):
+    with quietly(), pytest.raises((AssertionError, asyncio.InvalidStateError)):
         run_state_machine_as_test(StreamMachine, settings=SEARCH)

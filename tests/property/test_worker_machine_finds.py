@@ -13,11 +13,11 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import pytest
-from hypothesis import Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_worker_machine import WorkerMachine
+from tests.support.finds import Patch, search
 from tests.support.odd_errors import Bare
 from warren.connection.explainer import Standing
 from warren.errors import Execution
@@ -41,19 +41,9 @@ from warren.server.worker import Worker
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-#: The first failure is enough; the same examples each time.
-SEARCH = settings(
-    phases=(Phase.generate,),
-    max_examples=600,
-    stateful_step_count=40,
-    report_multiple_bugs=False,
-    database=None,
-    derandomize=True,
-    deadline=None,
-)
+SEARCH = search(600, 40)
 #: What the machine says itself, and what a broken worker lets through into its loop.
 FOUND = (AssertionError, SystemExit, KeyboardInterrupt, Bare, asyncio.InvalidStateError)
-Patch = pytest.MonkeyPatch
 FAULTS: list[Callable[[Patch], None]] = []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,6 +43,18 @@ HOPELESS = {
 SHORT = 8.0
 LONG = 5000.0
 PROVEN = (Execution.NOT_SENT, Execution.NOT_EXECUTED)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Both ends log what is lost and broken."""
+    loggers = [logging.getLogger(name) for name in ("warren.server", "warren.client", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def _rough(self: Any) -> bool:

@@ -12,6 +12,7 @@ from tests.support.evidence import Ending
 from warren import Execution, Pipeline, Service, current_call
 from warren.connection.settings import make_settings
 from warren.dead.queue import open_dead_queue
+from warren.protocol import topology
 
 NUMBERS = (1, 2, 3)
 
@@ -44,6 +45,14 @@ class Recorded:
         if delivery != "at-most-once":
             undo = [self._undo(n, service) for n, service in zip(NUMBERS, self.services, strict=True)]
             self.undoing = Pipeline(one, undo=undo[0]).then(two, undo=undo[1]).then(three)
+
+    @property
+    def queues(self) -> list[str]:
+        return [service.name for service in self.services]
+
+    @property
+    def dead(self) -> list[str]:
+        return [topology.dead_queue(name) for name in self.queues]
 
     def _stage(self, number: int, service: Service) -> Any:
         @service.method(name="run", delivery=self.delivery)
