@@ -91,6 +91,7 @@ async def test_info_has_all_that_a_caller_without_the_code_needs(url: str, servi
             "takes": False,
             "taken": None,
             "broadcast": False,
+            "resumable": False,
             "arguments": {
                 "type": "object",
                 "properties": {

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pytest
 
 from rabbit import Node
-from tests.support.flows import ALLOWED, BEGINNING, END, POINTS, QUEUES, Flow, Flows, Gate, read_runs
+from tests.support.flows import ALLOWED, BEGINNING, END, POINTS, QUEUES, RESUMABLE, Flow, Flows, Gate, read_runs
 from tests.support.proxy import Proxy
 from tests.support.serving import serving, victims
 from tests.support.waiting import until
@@ -193,6 +193,8 @@ def check_lost_worker(rows: set[Row]) -> None:
     for kind, mode, _, point, reason in rows:
         if mode == "report":
             assert reason in ("WORKER_LOST", "CONNECTION_LOST"), (kind, mode, point, reason)
+        elif mode == RESUMABLE:
+            assert reason is None, (kind, mode, point, reason)
         elif mode == "at-least-once":
             assert reason == (None if point == BEGINNING else "STREAM_BROKEN"), (kind, mode, point, reason)
         else:
@@ -202,7 +204,8 @@ def check_lost_worker(rows: set[Row]) -> None:
 @pytest.mark.scenario(
     172,
     "The worker's connection is reset, closed or silent at any point: report says WORKER_LOST, an at-least-once stream"
-    " runs again, and is STREAM_BROKEN if items had come; at-most-once ends at its timer, an upload within 7 s.",
+    " runs again, and is STREAM_BROKEN if items had come, or comes whole if it is resumable; at-most-once ends at its"
+    " timer, an upload within 7 s.",
 )
 @pytest.mark.parametrize("how", CUTS)
 async def test_a_workers_link_that_is_lost(rabbit: Node, service_name: str, how: str) -> None:

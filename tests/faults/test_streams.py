@@ -15,7 +15,7 @@ from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
 from tests.support.waiting import until
 from tests.support.yielding import Yielding, taken
-from warren import AsyncClient, CallError, CurrentCall, Execution, Service, WorkerLost
+from warren import AsyncClient, CallError, Client, CurrentCall, Execution, Service, WorkerLost
 from warren.server import streaming
 from warren.server.vitals import resident_memory
 
@@ -46,6 +46,119 @@ async def test_a_worker_that_dies_ends_the_stream_which_is_not_run_again(
         assert error.execution is Execution.EXECUTED
         assert error.__notes__ == ["300 items of the stream had come"]
         assert len(log.read_text().splitlines()) == 1
+
+
+@pytest.mark.scenario(
+    208,
+    "A worker dies in the middle of a stream that is resumable: another one goes on where it was, and the stream comes"
+    " whole, each item once.",
+)
+@pytest.mark.parametrize("count", [1, 2, 300, 3000])
+async def test_another_worker_goes_on_with_a_resumable_stream(
+    url: str, service_name: str, tmp_path: Path, count: int
+) -> None:
+    log = tmp_path / "runs"
+    with victims(2, service_name, url):
+        async with AsyncClient(url, timeout=60) as client:
+            items, error = await taken(client.stream(f"{service_name}.die_half_way", str(log), count))
+        assert error is None
+        assert items == [*range(count)]
+        assert len(log.read_text().splitlines()) == 2
+
+
+@pytest.mark.scenario(208, "The same for a thread.")
+async def test_another_worker_goes_on_with_a_threads_resumable_stream(
+    url: str, service_name: str, tmp_path: Path
+) -> None:
+    def take() -> list[int]:
+        with Client(url, timeout=60) as client:
+            return [*client.stream(f"{service_name}.die_half_way", str(tmp_path / "runs"), 1000)]
+
+    with victims(2, service_name, url):
+        assert await asyncio.to_thread(take) == [*range(1000)]
+
+
+@pytest.mark.scenario(208, "The worker's link is cut again and again: what has come is not sent once more.")
+@pytest.mark.parametrize("kind", ["on_loop", "in_thread"])
+async def test_what_a_caller_has_is_not_sent_again(
+    proxy: Proxy, url: str, service_name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, sent = Service(service_name), [0]
+    runs: list[int] = []
+
+    @service.method(delivery="at-least-once", resumable=True, max_attempts=10)
+    async def on_loop(count: int) -> AsyncIterator[int]:
+        runs.append(count)
+        for number in range(count):
+            yield number
+
+    @service.method(delivery="at-least-once", resumable=True, max_attempts=10)
+    def in_thread(count: int) -> Iterator[int]:
+        runs.append(count)
+        yield from range(count)
+
+    send = streaming.Outlet._send
+
+    def counted(self: streaming.Outlet, first: int, bodies: list[bytes]) -> None:
+        sent[0] += len(bodies)
+        send(self, first, bodies)
+
+    monkeypatch.setattr(streaming.Outlet, "_send", counted)
+    async with serving(service, url=proxy.url), AsyncClient(url, timeout=60) as client:
+        methods: dict[str, Any] = {"on_loop": on_loop, "in_thread": in_thread}
+        stream = client.stream(methods[kind], 10_000)
+        for number in range(10_000):
+            assert await anext(stream) == number
+            if number in (3000, 6000, 9999):
+                proxy.cut()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert 3 <= len(runs) <= 4  # the end may have come before the last cut
+    assert sent[0] < 10_000 + 4 * 3 * 256  # a window, and what is on its way when the caller tells how far it is
+
+
+@pytest.mark.scenario(208, "The broker restarts in the middle, the caller has durable replies: the stream comes whole.")
+async def test_a_resumable_stream_outlives_a_restart_of_the_broker(breakable_rabbit: Node, service_name: str) -> None:
+    service, url = Service(service_name), breakable_rabbit.url
+    runs: list[int] = []
+
+    @service.method(delivery="at-least-once", resumable=True)
+    async def rows(count: int) -> AsyncIterator[int]:
+        runs.append(count)
+        for number in range(count):
+            yield number
+
+    async with serving(service, url=url), AsyncClient(url, timeout=120, reply="durable") as client:
+        stream = client.stream(rows, 3000)
+        items = [await anext(stream) for _ in range(1000)]
+        await asyncio.to_thread(breakable_rabbit.restart)
+        more, error = await taken(stream)
+    assert error is None
+    assert items + more == [*range(3000)]
+    assert len(runs) == 2
+
+
+@pytest.mark.scenario(208, "Another run yields less than the first one had: STREAM_BROKEN, never short.")
+async def test_a_run_that_yields_less_than_another_has_breaks_the_stream(
+    proxy: Proxy, url: str, service_name: str
+) -> None:
+    service = Service(service_name)
+    runs: list[int] = []
+
+    @service.method(delivery="at-least-once", resumable=True)
+    async def rows() -> AsyncIterator[int]:
+        runs.append(1)
+        for number in range(5000 if len(runs) == 1 else 20):
+            yield number
+
+    async with serving(service, url=proxy.url), AsyncClient(url, timeout=60) as client:
+        stream = client.stream(rows)
+        items = [await anext(stream) for _ in range(100)]
+        proxy.cut()
+        more, error = await taken(stream)
+    assert isinstance(error, CallError)
+    assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
+    assert items + more == [*range(len(items + more))]
 
 
 @pytest.mark.scenario(

@@ -26,7 +26,14 @@ from warren.errors import CallError, RemoteError
 from warren.protocol.streaming import read_items
 from warren.protocol.uploading import STREAM
 
-METHODS = st.sampled_from(["on_loop", "in_thread", "on_loop", "in_thread", "on_loop_again", "in_thread_again"])
+_WAYS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_again": {"delivery": "at-least-once"},
+    "_resumable": {"delivery": "at-least-once", "resumable": True, "max_attempts": 1000},
+}
+NAMES = ("on_loop", "in_thread")
+METHODS = st.sampled_from([name + way for way in ("", *_WAYS) for name in NAMES])
+OF_ONE_RUN = st.sampled_from([*NAMES, *(name + "_again" for name in NAMES)])
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -62,9 +69,9 @@ class StreamMachine(ItemsMachine):
 
     def service(self) -> Service:
         service = Service("any")
-        for ending, delivery in (("", "report"), ("_again", "at-least-once")):
-            for function, name in zip(self.generators(), ("on_loop", "in_thread"), strict=True):
-                service.method(function, name=name + ending, delivery=delivery)  # type: ignore[call-overload]
+        for way, options in _WAYS.items():
+            for function, name in zip(self.generators(), NAMES, strict=True):
+                service.method(name=name + way, **options)(function)
         return service
 
     def generators(self) -> tuple[Any, Any]:
@@ -128,6 +135,7 @@ class StreamMachine(ItemsMachine):
         takes: int = 12,
     ) -> None:
         record = Streaming(self, count, fails, sizes, timeout, idle)
+        record.resumable = method.endswith("_resumable")
         self.records.append(record)
         record.yields.let(yields)
         record.takes.let(takes)
@@ -301,7 +309,30 @@ class StreamMachine(ItemsMachine):
         self.must_be_over(record)
 
     @precondition(rough_or_alone)
-    @rule(method=METHODS, blocking=st.booleans(), first=st.integers(1, 4), more=st.integers(1, 3))
+    @rule(
+        name=st.sampled_from(NAMES),
+        blocking=st.booleans(),
+        count=st.integers(0, 12),
+        yields=st.integers(0, 12),
+        takes=st.integers(0, 12),
+        sizes=SIZES,
+        twice=st.booleans(),
+    )
+    def another_run_goes_on(
+        self, name: str, blocking: bool, count: int, yields: int, takes: int, sizes: list[int], twice: bool
+    ) -> None:
+        """Its worker is cut off, perhaps while it does what the first one has done; its caller notices none of it."""
+        how: Any = {"blocking": blocking, "count": count, "yields": yields, "takes": takes, "sizes": sizes}
+        record = self.begin_in_the_clear(self.a_stream_begins, method=f"{name}_resumable", **how)
+        for _ in range(1 + twice):
+            self.the_worker_is_cut_off(again=True)
+            record.yields.let(yields)
+            record.takes.let(1)
+            self.ends.settle()
+        self.must_be_over(record)
+
+    @precondition(rough_or_alone)
+    @rule(method=OF_ONE_RUN, blocking=st.booleans(), first=st.integers(1, 4), more=st.integers(1, 3))
     def a_second_run_seems_to_go_on_where_the_first_was(
         self, method: str, blocking: bool, first: int, more: int
     ) -> None:
@@ -339,7 +370,9 @@ class StreamMachine(ItemsMachine):
         ending, run = record.ending, record.run or (record.runs[-1] if record.runs else None)
         if ending == "end" and "its caller has closed it" not in record.excuses:
             assert run is not None, f"{record} has ended, and never began"
-            assert run.ended, f"{record} has ended, and its generator has not"
+            assert any(r.ended for r in ([run], record.runs)[record.resumable]), (
+                f"{record}: its generator has not ended"
+            )
             assert not record.fails, f"{record} has ended well, and its generator has raised"
             assert len(record.got) == record.count, f"{record} is short: {record.count} were yielded"
         elif not record.excuses and ending != "left":

@@ -14,7 +14,7 @@ from tests.support.finds import Fault, Faults, Patch, search
 from tests.support.items_machine import quietly
 from warren.amqp.frames import Properties
 from warren.client.cancels import Cancels, Strays
-from warren.client.inlet import End, Inlet
+from warren.client.inlet import End, Inlet, Message
 from warren.client.prepared import Prepared
 from warren.client.target import read_result
 from warren.protocol.streaming import Ahead, Behind, Window, together
@@ -65,9 +65,8 @@ def numbers_go_on_from_the_wrong_one(patch: Patch) -> None:
         with self._changed:
             bodies, self._buffer = self._buffer, []
             self._flushes = False
-            for group in together(bodies):
-                self._send(self._first, group)
-                self._first += 1
+            for number, group in enumerate(together(bodies)):
+                self._send(self._ahead.sent - len(bodies) + number, group)
             self._changed.notify_all()
 
     patch.setattr(Outlet, "_flush", flush)
@@ -150,6 +149,27 @@ def a_stream_ends_and_its_timer_does_not(patch: Patch) -> None:
     patch.setattr(Outlet, "_watch", watch)
 
 
+@fault
+def credit_for_items_of_an_earlier_run_is_not_believed(patch: Patch) -> None:
+    patch.setattr(Ahead, "pass_over", lambda _self: False)
+    consumed = Ahead.consumed
+    patch.setattr(Ahead, "consumed", lambda self, count: count <= self.sent and consumed(self, count))
+
+
+@fault
+def what_is_passed_over_is_not_counted(patch: Patch) -> None:
+    def pass_over(self: Ahead) -> bool:
+        self._had -= 1
+        return self._had >= self.sent
+
+    patch.setattr(Ahead, "pass_over", pass_over)
+
+
+@fault
+def what_was_buffered_is_sent_behind_what_is_passed_over(patch: Patch) -> None:
+    patch.setattr(Outlet, "_has_it", lambda self: self._ahead.pass_over())
+
+
 # --- at the caller ----------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +233,22 @@ def runs_are_not_told_apart(patch: Patch) -> None:
         came(self, p, body, again=again)
 
     patch.setattr(Inlet, "came", any_run)
+
+
+@fault
+def what_another_run_repeats_is_handed_out_again(patch: Patch) -> None:
+    read = Prepared._read_items
+
+    def all_of_it(self: Prepared, message: Message) -> Any:
+        return read(self, Message(message.before + message.number, message.body, message.content_type, 0))
+
+    patch.setattr(Prepared, "_read_items", all_of_it)
+
+
+@fault
+def another_run_does_not_hear_how_far_its_caller_is(patch: Patch) -> None:
+    patch.setattr(Inlet, "_go_on_with", lambda _self, _source: None)
+    patch.setattr(Inlet, "_look", lambda _self, _pause: None)
 
 
 @fault

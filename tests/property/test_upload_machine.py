@@ -354,7 +354,7 @@ class UploadMachine(ItemsMachine):
         if isinstance(error, CallError) and error.reason == "IDLE":
             self.hold_to(record.idle, f"{record} may be idle")
             record.excuses.add("it was idle")
-        if isinstance(error, CallError) and error.reason == "STREAM":
+        if isinstance(error, CallError) and error.reason == "STREAM_DOWN":
             self.hold_to(self.deleted, f"{record} is refused without need")
             record.excuses.add("the queue for items is not there again")
         if isinstance(error, CallError) and "has been silent" in str(error):

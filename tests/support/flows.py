@@ -28,12 +28,16 @@ from tests.support.waiting import LATE
 from warren import AsyncClient, CallError, Execution, Server, Service
 
 Delivery = Literal["report", "at-least-once", "at-most-once"]
+#: A mode of its own here: at-least-once, and all runs yield the same.
+RESUMABLE = "resumable"
 
 #: What a call with items may be, by the modes that it can be delivered in.
 KINDS = ("stream", "upload", "conversation")
 MODES: tuple[Delivery, ...] = ("report", "at-least-once", "at-most-once")
-ALLOWED = [(kind, mode) for kind in KINDS for mode in MODES if kind == "stream" or mode != "at-least-once"]
-
+ALLOWED = [
+    *((kind, mode) for kind in KINDS for mode in MODES if kind == "stream" or mode != "at-least-once"),
+    ("stream", RESUMABLE),
+]
 #: Where a handler can be told to wait.
 BEGINNING, MIDDLE, END = "before the first item", "in the middle", "after the last item"
 POINTS = (BEGINNING, MIDDLE, END)
@@ -80,13 +84,16 @@ class Flows:
         self.runs: defaultdict[str, list[Run]] = defaultdict(list)
         self.gates: dict[str, Gate] = {}
         self.methods: dict[tuple[str, str], Any] = {}
-        made: dict[str, Callable[[], Any]] = {
+        made: dict[str, Callable[..., Any]] = {
             "stream": self._stream,
             "upload": self._upload,
             "conversation": self._conversation,
         }
         for kind, mode in ALLOWED:
-            self.methods[kind, mode] = self.service.method(name=f"{kind}-{mode}", delivery=mode)(made[kind]())
+            how: dict[str, Any] = {"delivery": mode}
+            if mode == RESUMABLE:
+                how = {"delivery": "at-least-once", "resumable": True}
+            self.methods[kind, mode] = self.service.method(name=f"{kind}-{mode}", **how)(made[kind](mode))
 
     def gate_of(self, key: str) -> Gate | None:
         """Where those of this key have to wait."""
@@ -95,20 +102,20 @@ class Flows:
     def changed(self, key: str, run: Run) -> None:
         """It has done something."""
 
-    def _stream(self) -> Any:
+    def _stream(self, mode: str) -> Any:
         async def stream(key: str, count: int) -> AsyncIterator[list[int]]:
             with self._run(key) as run:
                 await self._at(key, BEGINNING)
                 for number in range(count):
                     run.yielded += 1
                     self.changed(key, run)
-                    yield [run.number, number]
+                    yield [0 if mode == RESUMABLE else run.number, number]
                     await self._between(key, number, count)
                 run.whole = True
 
         return stream
 
-    def _upload(self) -> Any:
+    def _upload(self, _mode: str) -> Any:
         async def upload(items: AsyncIterator[int], key: str, count: int) -> int:
             with self._run(key) as run:
                 await self._at(key, BEGINNING)
@@ -121,7 +128,7 @@ class Flows:
 
         return upload
 
-    def _conversation(self) -> Any:
+    def _conversation(self, _mode: str) -> Any:
         async def conversation(items: AsyncIterator[int], key: str, count: int) -> AsyncIterator[list[int]]:
             with self._run(key) as run:
                 await self._at(key, BEGINNING)
@@ -238,7 +245,7 @@ class Flow:
     def check(self) -> None:
         """What came, what ran, and what is said of it do not contradict each other."""
         runs = self._flows.runs[self.key]
-        assert len(runs) <= 1 or self.mode == "at-least-once", f"ran twice: {self}"
+        assert len(runs) <= 1 or self.mode in ("at-least-once", RESUMABLE), f"ran twice: {self}"
         for run in runs:
             assert run.taken == [*range(len(run.taken))], f"what was taken has gaps: {self}"
             assert not run.whole or self.kind == "stream" or len(run.taken) == self.count, f"a silent short end: {self}"
@@ -249,18 +256,24 @@ class Flow:
             self._check_evidence(self.error, runs)
 
     def _check_items(self, runs: list[Run]) -> None:
-        """They are the first ones of one run."""
+        """They are the first ones of one run, or of all that yield the same."""
         if self.items:
             number = self.items[0][0]
             assert self.items == [[number, at] for at in range(len(self.items))], f"gaps, or of two runs: {self}"
-            (run,) = (run for run in runs if run.number == number)
-            assert len(self.items) <= run.yielded, f"more than it has yielded: {self}"
+            assert len(self.items) <= max(run.yielded for run in self._whose(runs)), f"more than it has yielded: {self}"
+
+    def _whose(self, runs: list[Run]) -> list[Run]:
+        """Those that its items may be of."""
+        if self.kind == "upload" or self.mode == RESUMABLE:
+            return runs
+        return [run for run in runs if run.number == self.items[0][0]]
 
     def _check_whole(self, runs: list[Run]) -> None:
         came = self.value if self.kind == "upload" else len(self.items)
         assert came == self.count, f"it is short, and says that it is whole: {self}"
-        whole = runs if self.kind == "upload" else [run for run in runs if run.number == self.items[0][0]]
-        assert [run.whole for run in whole] == [True], f"its run has not come to its end: {self}"
+        whole = [run.whole for run in self._whose(runs)]
+        assert any(whole), f"its run has not come to its end: {self}"
+        assert len(whole) == 1 or self.mode == RESUMABLE, f"of more than one run: {self}"
 
     def _check_evidence(self, error: CallError, runs: list[Run]) -> None:
         if error.execution is Execution.EXECUTED:

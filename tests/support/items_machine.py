@@ -39,6 +39,8 @@ HOPELESS = {
     "the caller was cut off",
     "the worker was cut off",
 }
+#: What ends one run, or begins another: nothing to those that yield the same.
+_OTHER_RUNS = {"its request was doubled", "its channel was closed", "the worker was cut off"}
 #: Seconds that the short calls have.
 SHORT = 8.0
 LONG = 5000.0
@@ -86,7 +88,8 @@ class Run:
 
     def item(self, number: int) -> str:
         sizes = self.record.sizes
-        made = f"{self.record.number}.{self.number}.{number}." + "x" * sizes[number % len(sizes)]
+        of = 0 if self.record.resumable else self.number
+        made = f"{self.record.number}.{of}.{number}." + "x" * sizes[number % len(sizes)]
         self.yielded.append(made)
         return made
 
@@ -99,6 +102,7 @@ class Record:
         ending: what it has ended in: ``end``, an exception, or ``left``.
         excuses: why it may end in an error that is not its handler's.
         twice: whether its request was doubled.
+        resumable: whether each of its runs yields the same items.
     """
 
     def __init__(self, number: int, sizes: list[int], timeout: float, idle: float | None) -> None:
@@ -116,6 +120,11 @@ class Record:
         self.request: Message | None = None
         self.leave: Callable[[str], None] = lambda _how: None
         self.gates: list[Gate] = []
+        self.resumable = False
+
+    def excuse(self, why: str) -> None:
+        if not (self.resumable and why in _OTHER_RUNS):
+            self.excuses.add(why)
 
     @property
     def alive(self) -> bool:
@@ -123,7 +132,9 @@ class Record:
 
     @property
     def run(self) -> Run | None:
-        """The one whose items its caller gets."""
+        """The one whose items its caller gets; of those that yield the same, the one that has come furthest."""
+        if self.resumable:
+            return max(self.runs, key=lambda run: len(run.yielded), default=None)
         return self.runs[int(self.got[0].split(".")[1])] if self.got else None
 
     def ends(self, ending: Any) -> None:
@@ -185,10 +196,12 @@ class ItemsMachine(RuleBasedStateMachine):
         assert told is not None
         if not items:
             return
-        run = record.by_id.setdefault(p.message_id, record.runs[int(items[0].split(".")[1])])
-        self.hold_to(told.seq == run.published, f"item {told.seq} is sent where {run.published} is due: {record}")
+        run = record.run if record.resumable else None
+        if run is None:
+            run = record.by_id.setdefault(p.message_id, record.runs[int(items[0].split(".")[1])])
+            self.hold_to(told.seq == run.published, f"item {told.seq} is sent where {run.published} is due: {record}")
         self.hold_to(run.yielded[told.seq : told.seq + told.number] == items, f"others are sent than yielded: {record}")
-        run.published += len(items)
+        run.published = max(run.published, told.seq + told.number)
 
     # --- the wire -----------------------------------------------------------------------------------------------
 
@@ -308,7 +321,7 @@ class ItemsMachine(RuleBasedStateMachine):
     def double(self, record: Record) -> None:
         assert record.request is not None
         record.twice = True
-        record.excuses.add("its request was doubled")
+        record.excuse("its request was doubled")
         self.ends.wire.queues["any"].messages.append(record.request)
         self.ends.settle()
 
@@ -349,7 +362,7 @@ class ItemsMachine(RuleBasedStateMachine):
 
     def excuse_all(self, why: str) -> None:
         for record in self.alive():
-            record.excuses.add(why)
+            record.excuse(why)
 
     # --- what must hold -----------------------------------------------------------------------------------------
 
@@ -370,7 +383,7 @@ class ItemsMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_keeps_more_than_a_window(self) -> None:
         for record in self.records:
-            for run in [] if record.twice else record.runs:
+            for run in [] if record.twice or record.resumable else record.runs:
                 self.within(run.yielded[: run.published], record.got, f"{record} was sent too many items")
                 assert len(run.yielded) - run.published <= self.window.items + 1, f"{record}: too many are kept"
 

@@ -249,6 +249,7 @@ class WireLink:
         self.channels: list[WireChannel] = []
         self.outbox: deque[Callable[[], object]] = deque()
         self.held = self.gone = False
+        self.closed: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
         self._on_close = on_close
         wire.links.append(self)
 
@@ -272,6 +273,7 @@ class WireLink:
     def break_off(self) -> None:
         """It is gone, with what it was told and was not read, and with the queues that are its own."""
         self.gone = True
+        self.closed.set_result(LinkLost("gone"))
         self.outbox.clear()
         self.wire.links.remove(self)
         for channel in list(self.channels):

@@ -65,6 +65,17 @@ async def die_after(log: str, count: int) -> AsyncIterator[int]:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@service.method(delivery="at-least-once", resumable=True)
+async def die_half_way(log: str, count: int) -> AsyncIterator[int]:
+    """Yield so many items; the first run dies when half of them have been sent."""
+    is_first = begin(log) == 0
+    for number in range(count):
+        yield number
+        if is_first and number == count // 2:
+            await asyncio.sleep(0.2)  # not long enough for anything but the event loop
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def die_having_taken(items: AsyncIterator[int], log: str, count: int) -> int:
     begin(log)
     async for item in items:

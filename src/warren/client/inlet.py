@@ -15,7 +15,7 @@ from warren.client.outcomes import locate, stream_broken, stream_idle, withdrawn
 from warren.client.requests import Target
 from warren.client.sending import Sending
 from warren.errors import CallError
-from warren.protocol.streaming import DEFAULT_WINDOW, Behind, read_items
+from warren.protocol.streaming import DEFAULT_WINDOW, SAME_ITEMS, Behind, Items, read_items
 from warren.protocol.uploading import read_taken
 
 #: Seconds after which the credit is told again while nothing comes, as that may have been lost; then twice as many.
@@ -24,11 +24,12 @@ _MOST_PATIENT = 10.0
 
 
 class Message(NamedTuple):
-    """Items that have come together."""
+    """Items that have come together, behind some that had come before."""
 
     number: int
     body: bytes
     content_type: bytes
+    before: int
 
 
 class End(NamedTuple):
@@ -101,7 +102,7 @@ class Inlet:
         """A message with items, or with none, as a sign of life.
 
         Where it comes `again`, a link that was lost may have brought it before: a durable reply queue gives out anew
-        what was not acknowledged.
+        what was not acknowledged. Some methods yield the same items in each run: another may have brought it, too.
         """
         items = read_items(p)
         if items is None:
@@ -110,15 +111,30 @@ class Inlet:
         if self._behind.came and items.number and p.message_id != self._run:
             self._break(f"item {items.seq} of a second run of the method came, after {self._behind.came} of the first")
             return
-        if again and self._behind.has(items.seq, items.number):
+        old = items.seq < self._behind.came
+        if anew := old and p.message_id == SAME_ITEMS:
+            self._go_on_with(items.source)
+        before = self._behind.has(items.seq, items.number)
+        if old and before == items.number and (anew or again):
             return
-        trouble = self._behind.take(items.seq, items.number, len(body))
+        if not anew:
+            before = 0
+        self._take(items, before, p, body)
+
+    def _take(self, items: Items, before: int, p: Properties, body: bytes) -> None:
+        number = items.number - before
+        trouble = self._behind.take(items.seq + before, number, len(body))
         if trouble:
             self._break(trouble)
-        elif items.number:
+        elif number:
             self._source, self._run = items.source.encode(), p.message_id
-            self._messages.append(Message(items.number, body, p.content_type or b""))
+            self._messages.append(Message(number, body, p.content_type or b"", before))
             self._hand_out()
+
+    def _go_on_with(self, source: str) -> None:
+        """Another run begins anew: it hears how far the caller is, and that it need not send what has come."""
+        self._source = source.encode()
+        self._tell()
 
     def taken(self, p: Properties) -> None:
         """The handler has taken what was sent."""

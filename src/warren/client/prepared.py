@@ -165,8 +165,11 @@ class Prepared:
             items = deque(typed_decoder(content_type, self._items)(message.body))
         except CodecError as error:
             raise self._located(undecodable_reply(str(error))) from error
-        if len(items) != message.number:
-            raise self._broken(f"{len(items)} items came in a message that says {message.number}")
+        number = message.before + message.number
+        if len(items) != number:
+            raise self._broken(f"{len(items)} items came in a message that says {number}")
+        for _ in range(message.before):
+            items.popleft()
         return items
 
     def _broken(self, why: str) -> CallError:

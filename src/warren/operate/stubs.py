@@ -66,6 +66,8 @@ def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
         options.append(f"delivery={method.delivery!r}")
     if method.broadcast:
         options.append("broadcast=True")
+    if method.resumable:
+        options.append("resumable=True")
     return "\n".join(
         [
             f"@service.stub({', '.join(options)})" if options else "@service.stub",

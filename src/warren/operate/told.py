@@ -55,6 +55,7 @@ class MethodInfo(msgspec.Struct, frozen=True):
     streams: bool = False
     takes: bool = False
     broadcast: bool = False
+    resumable: bool = False
     arguments: Any = None
     taken: Any = None
     result: Any = None

@@ -52,6 +52,7 @@ class Method:
         item_hint: their type.
         takes, taken_hint: whether its caller sends it items, which are none of its arguments; and their type.
         broadcast: whether all instances may be asked at once.
+        resumable: whether each run yields the same items, so that another goes on where one was lost.
     """
 
     service: str
@@ -84,6 +85,7 @@ class Method:
     takes: bool = False
     taken_hint: Any = Any
     broadcast: bool = False
+    resumable: bool = False
 
     @property
     def full_name(self) -> str:

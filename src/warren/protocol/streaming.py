@@ -16,12 +16,15 @@ from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_table, pick
 from warren.protocol.codecs import JSON, MSGPACK
 from warren.protocol.control import LONGEST, MOST_CANCELLED, read_body
+from warren.protocol.request import PERSISTENT
 
 #: Behind the name of a method in ``type``: its items are asked for. No method has such a name, so that a server which
 #: does not know of streams refuses it.
 MARK = "[]"
 #: The ``type`` of a message with items.
 ITEM = b"item"
+#: The ``message_id`` of items that every run of their method yields alike, so that another run goes on with them.
+SAME_ITEMS = b"resumable"
 #: The verb of the control message that tells how far a caller has come.
 CREDIT = "credit"
 #: Bytes of items that travel together, if there are several.
@@ -78,9 +81,12 @@ class Ahead:
         bytes: of those that its caller has not consumed.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, *, resumes: bool = False) -> None:
+        """It `resumes` where an earlier run may have sent the first items."""
         self._window = window
         self._sizes: deque[int] = deque()
+        self._resumes = resumes
+        self._had = 0  # how many items the caller has of an earlier run
         self.sent = 0
         self.bytes = 0
 
@@ -95,11 +101,23 @@ class Ahead:
         self.bytes += size
         self.sent += 1
 
+    def pass_over(self) -> bool:
+        """Whether the caller has the next item, of an earlier run: it counts as sent."""
+        if self.sent >= self._had:
+            return False
+        self.sent += 1
+        return True
+
     def consumed(self, count: int) -> None:
-        """The caller has consumed so many items in all; what is older than known, or never was, changes nothing."""
+        """The caller has consumed so many items in all; what is older than known changes nothing.
+
+        Nor does what was never sent, but where an earlier run may have.
+        """
         if count > self.sent:
-            return
-        while self.sent - len(self._sizes) < count:
+            if not self._resumes:
+                return
+            self._had = max(self._had, count)
+        while self._sizes and self.sent - len(self._sizes) < count:
             self.bytes -= self._sizes.popleft()
 
 
@@ -134,9 +152,9 @@ class Behind:
         self._kept += _least(count, size)
         return ""
 
-    def has(self, seq: int, count: int) -> bool:
-        """Whether so many items, the first of this number, have come before."""
-        return seq + count <= self.came and seq < self.came
+    def has(self, seq: int, count: int) -> int:
+        """How many of so many items, the first of this number, have come before."""
+        return max(0, min(count, self.came - seq))
 
     def consume(self, count: int, size: int) -> bool:
         """So many items in a message of so many bytes were consumed; returns whether the worker has to hear of it.
@@ -182,11 +200,16 @@ def content_type_of(content_type: str) -> str:
     return MSGPACK if content_type == MSGPACK else JSON
 
 
-def item_properties(content_type: str, correlation_id: bytes, run: bytes, items: Items) -> bytes:
-    """The property bytes of a message with items; `run` tells those of one run of the method from another's."""
+def item_properties(content_type: str, of: Properties, run: bytes, items: Items) -> bytes:
+    """The property bytes of a message with items, as persistent as the request that they are `of`.
+
+    `run` tells those of one run of the method from another's, unless they are the same.
+    """
     table = encode_table({"rpc-seq": items.seq, "rpc-items": items.number, "rpc-instance": items.source})
-    p = Properties(content_type=content_type.encode(), correlation_id=correlation_id, type=ITEM, table=table)
+    p = Properties(content_type=content_type.encode(), correlation_id=of.correlation_id, type=ITEM, table=table)
     p.message_id = run
+    if of.delivery_mode == PERSISTENT:
+        p.delivery_mode = PERSISTENT
     return encode_properties(p)
 
 

@@ -37,6 +37,7 @@ class Declaring:
         time_limit: float | None = None,
         concurrency: int | None = None,
         broadcast: bool = False,
+        resumable: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def method(
         self,
@@ -49,6 +50,7 @@ class Declaring:
         time_limit: float | None = None,
         concurrency: int | None = None,
         broadcast: bool = False,
+        resumable: bool = False,
     ) -> Any:
         """Make a function a method of this service. The function itself stays as it was.
 
@@ -68,13 +70,16 @@ class Declaring:
                 `concurrency`. One more waits in the worker, in order, while calls of other methods overtake it.
                 Default: only the service's.
             broadcast: whether `gather` and `broadcast` may ask every instance of the service at once to run it.
+            resumable: that each run of it, with the same arguments, yields the same items in the same order. Where a
+                worker is lost, or the broker restarts, another run goes on behind the items that have come. Streams
+                that are ``at-least-once`` only.
 
         Raises:
             TypeError: a signature that cannot be called remotely.
             ValueError: a name that is taken, or an option that makes no sense.
         """
 
-        options = Options(name, delivery, max_attempts, default, time_limit, concurrency, broadcast)
+        options = Options(name, delivery, max_attempts, default, time_limit, concurrency, broadcast, resumable)
 
         def declare(function: Callable[P, R]) -> Callable[P, R]:
             self.methods.declare(function, options)
@@ -95,6 +100,7 @@ class Declaring:
         time_limit: float | None = None,
         concurrency: int | None = None,
         broadcast: bool = False,
+        resumable: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
     def stub(self, function: Callable[P, R] | None = None, **options: Any) -> Any:
         """Declare a method without its body, for callers; `implement` gives it one, in a module of the workers' own.

@@ -141,6 +141,7 @@ def _method(method: Method) -> dict[str, Any]:
         "streams": method.streams,
         "takes": method.takes,
         "broadcast": method.broadcast,
+        "resumable": method.resumable,
     }
 
 

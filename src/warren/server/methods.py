@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar, cast
 
+from warren import checks
 from warren.protocol.signature import (
     DeliveryMode,
     Method,
@@ -38,6 +39,7 @@ class Options:
     time_limit: float | None = None
     concurrency: int | None = None
     broadcast: bool = False
+    resumable: bool = False
 
 
 class Methods(dict[str, Method]):
@@ -139,7 +141,14 @@ class Methods(dict[str, Method]):
         if of.name in self:
             raise ValueError(f"{of.full_name} is implemented already, by {self[of.name].declared!r}: leave one out")
         options = Options(
-            of.name, of.delivery, of.max_attempts, of.default, of.time_limit, of.concurrency, of.broadcast
+            of.name,
+            of.delivery,
+            of.max_attempts,
+            of.default,
+            of.time_limit,
+            of.concurrency,
+            of.broadcast,
+            of.resumable,
         )
         self._add(function, options, None, stub=of)
 
@@ -175,10 +184,12 @@ class Methods(dict[str, Method]):
         needs = self.provisions.needs(where, runs, owner)
         handler = self.provisions.handler(where, runs, needs)
         given = asdict(options) | {"name": name}
+        resumable = given.pop("resumable")
         method = make_method(self._service, handler, errors=self._errors, declared=plain, **given)
         for kind in (stream, taken):
             method = method if kind is None else kind.describe(method)
-        return method, needs
+        _check_resumable(method, resumable)
+        return replace(method, resumable=resumable), needs
 
     def _add(self, function: Any, options: Options, owner: type | None, stub: Method | None = None) -> None:
         method, needs = self._make(function, options, owner)
@@ -200,6 +211,17 @@ class Methods(dict[str, Method]):
             raise ValueError(
                 f"{self._service} has two default methods: {before[0].name} and {method.name}: leave default out of one"
             )
+
+
+def _check_resumable(method: Method, resumable: bool) -> None:
+    checks.flag("resumable", resumable)
+    if resumable and not method.streams:
+        raise TypeError(f"{method.full_name} yields no items that another run could go on with: leave resumable out")
+    if resumable and method.delivery != "at-least-once":
+        raise TypeError(
+            f"{method.full_name}: it is not run again where a worker is lost, so nothing goes on: declare it"
+            " at-least-once, or leave resumable out"
+        )
 
 
 def _takes_self(function: Any) -> bool:

@@ -44,6 +44,8 @@ class Repair:
             while again and self._link is link:
                 self._once_more = False
                 await asyncio.sleep(self._backoff.next(time.monotonic()))  # what broke it may do so again
+                if link.closed.done():  # the next one has its own
+                    return
                 await self._attempt(link)
                 again = self._once_more
         except (ChannelClosed, ConnectFailed, LinkLost) as error:

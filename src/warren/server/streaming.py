@@ -22,6 +22,7 @@ from warren.protocol.evidence import Ending, conclude
 from warren.protocol.signature import PLAIN, Method, hints_of, is_awaitable
 from warren.protocol.spelling import returns_of
 from warren.protocol.streaming import (
+    SAME_ITEMS,
     Ahead,
     Items,
     content_type_of,
@@ -40,6 +41,8 @@ _ASYNC, _PLAIN = (AsyncIterator, AsyncGenerator), (Iterator, Generator)
 _UNSAID = (AsyncIterable, Iterable, Any, object, None)
 #: Seconds without a message after which an empty one asks the broker whether the caller's queue is still there.
 SIGN_OF_LIFE = 5.0
+#: So many items that the caller has are passed over before others have their turn.
+_BREATH = 256
 #: Seconds that the loop gets to send what a thread has left behind.
 _DRAIN = 10.0
 
@@ -157,15 +160,15 @@ class Outlet(Way):
         super().__init__(loop, attempt, _GIVEN_UP)
         request = attempt.request
         assert request is not None
-        self._source = source
-        self._run = secrets.token_hex(6).encode()
+        self._source, self._of = source, request.properties
+        self._resumes = attempt.method.resumable
+        self._run = SAME_ITEMS if self._resumes else secrets.token_hex(6).encode()
         self._max_size = max_size
         self._item = attempt.method.item_hint
         self._content_type = content_type_of(request.content_type)
-        self._ahead = Ahead(read_window(request.properties.table))
+        self._ahead = Ahead(read_window(request.properties.table), resumes=self._resumes)
         self._changed = threading.Condition()  # of all that follows: a generator may run in a thread
         self._buffer: list[bytes] = []
-        self._first = 0  # the number of the first in there
         self._flushes = False  # whether the loop will look into it
         self._stopped = False
         self._room: asyncio.Future[None] | None = None
@@ -178,6 +181,9 @@ class Outlet(Way):
         """Send what it yields, on the loop; returns how many items there were. It is closed in every case."""
         try:
             async for item in items:
+                if self._resumes and self._has_it():
+                    await self._breathe()
+                    continue
                 body = self._encode(item)
                 while not self._ahead.has_room:
                     self.check_stopped()
@@ -195,7 +201,8 @@ class Outlet(Way):
         forget = self.attempt.call.on_cancelled(self.stop)
         try:
             for item in items:
-                self._offer(self._encode(item))
+                if not (self._resumes and self._has_it()):
+                    self._offer(self._encode(item))
         finally:
             forget()
             with self._changed:
@@ -203,6 +210,19 @@ class Outlet(Way):
             if hasattr(items, "close"):
                 items.close()
         return self._ahead.sent
+
+    def _has_it(self) -> bool:
+        """Whether the caller has the next item, of an earlier run, and so all those before."""
+        with self._changed:
+            has_it = not self._stopped and self._ahead.pass_over()
+            if has_it:
+                self._buffer.clear()
+        return has_it
+
+    async def _breathe(self) -> None:
+        """Where nothing is sent, nothing waits for room: others must have their turn."""
+        if self._ahead.sent % _BREATH == 0:
+            await asyncio.sleep(0)
 
     def _offer(self, body: bytes) -> None:
         with self._changed:
@@ -250,7 +270,7 @@ class Outlet(Way):
     def _flush(self) -> None:
         with self._changed:
             bodies, self._buffer = self._buffer, []
-            first, self._first = self._first, self._first + len(bodies)
+            first = self._ahead.sent - len(bodies)
             self._flushes = False
             for group in together(bodies):  # in here: a thread that finds nothing left closes all of it
                 self._send(first, group)
@@ -261,9 +281,8 @@ class Outlet(Way):
         attempt = self.attempt
         if not (attempt.ended or attempt.answered or self._stopped):
             self._silent = False
-            properties = item_properties(
-                self._content_type, self.id, self._run, Items(first, len(bodies), self._source)
-            )
+            items = Items(first, len(bodies), self._source)
+            properties = item_properties(self._content_type, self._of, self._run, items)
             attempt.channel.publish(b"", self.address, properties, joined(self._content_type, bodies))
 
     # --- from the caller ----------------------------------------------------------------------------------------
@@ -298,7 +317,7 @@ class Outlet(Way):
         if self.attempt.ended:
             self.stop()
         if self._silent:
-            self._send(self._first, [])
+            self._send(self._ahead.sent - len(self._buffer), [])
         self._silent = True
         self._watch()
 

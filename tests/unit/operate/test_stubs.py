@@ -113,6 +113,11 @@ def test_delivery_and_names_that_are_none_in_python_stay() -> None:
     assert method_of(made.class_).name == "class"
 
 
+def test_what_is_resumable_stays_so() -> None:
+    rows = MethodInfo("rows", delivery="at-least-once", streams=True, resumable=True, arguments={}, result={})
+    assert method_of(load(module(ServiceInfo("shop", methods=[rows]))).rows).resumable
+
+
 EVIL = "x(): pass\nimport os; os.abort()\n'''\"\"\"\\"
 
 

@@ -6,6 +6,7 @@ import pytest
 from warren.amqp.frames import Properties, decode_properties
 from warren.amqp.tables import encode_table
 from warren.protocol.codecs import JSON, MSGPACK
+from warren.protocol.request import PERSISTENT
 from warren.protocol.streaming import (
     DEFAULT_WINDOW,
     Ahead,
@@ -59,6 +60,37 @@ def test_credit_for_items_that_were_never_sent_changes_nothing() -> None:
     assert ahead.bytes == 1
 
 
+def test_credit_for_items_of_an_earlier_run_lets_another_pass_them_over() -> None:
+    ahead = Ahead(Window(2, 100), resumes=True)
+    assert not ahead.pass_over()
+    ahead.send(1)
+    ahead.send(60)
+    ahead.consumed(4)
+    assert (ahead.sent, ahead.bytes) == (2, 0)
+    ahead.consumed(3)  # an older one, late
+    assert [ahead.pass_over() for _ in range(3)] == [True, True, False]
+    assert ahead.sent == 4
+    ahead.send(7)
+    ahead.send(7)
+    assert not ahead.has_room
+    ahead.consumed(5)
+    assert ahead.has_room
+    assert ahead.bytes == 7
+
+
+def test_a_caller_knows_which_items_of_another_run_it_has() -> None:
+    behind = Behind(Window(4, 100))
+    assert behind.take(0, 3, 5) == ""
+    assert [behind.has(seq, count) for seq, count in [(0, 2), (0, 5), (2, 4), (3, 1), (7, 2), (1, 0)]] == [
+        2,
+        3,
+        1,
+        0,
+        0,
+        0,
+    ]
+
+
 def test_a_caller_notices_what_is_missing_twice_or_too_much() -> None:
     behind = Behind(Window(4, 100))
     assert behind.take(0, 2, 5) == ""
@@ -86,9 +118,16 @@ def test_what_holds_arrays_together_uses_no_window_up() -> None:
 
 
 def test_a_message_with_items_is_read_again() -> None:
-    p = decode_properties(item_properties(JSON, b"id", b"run", Items(3, 2, "instance:abc")))
+    of = Properties(correlation_id=b"id")
+    p = decode_properties(item_properties(JSON, of, b"run", Items(3, 2, "instance:abc")))
     assert (p.type, p.correlation_id, p.message_id, p.content_type) == (b"item", b"id", b"run", JSON.encode())
+    assert p.delivery_mode is None
     assert read_items(p) == Items(3, 2, "instance:abc")
+
+
+def test_items_are_as_persistent_as_their_request() -> None:
+    of = Properties(correlation_id=b"id", delivery_mode=PERSISTENT)
+    assert decode_properties(item_properties(JSON, of, b"run", Items(0, 1, "i"))).delivery_mode == PERSISTENT
 
 
 @pytest.mark.parametrize(

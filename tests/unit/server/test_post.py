@@ -1,7 +1,6 @@
 """One service on whatever link there is: what breaks is opened again, on the link that is there now."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, cast
 
 import pytest
@@ -12,81 +11,7 @@ from warren.connection.errors import ChannelClosed, ConnectFailed
 from warren.connection.link import Link
 from warren.connection.tasks import Tasks
 from warren.server.post import Post
-from warren.server.repair import Repair
 from warren.server.worker import Worker
-
-
-class FakeLink:
-    def __init__(self) -> None:
-        self.closed = asyncio.Event()
-
-    async def close(self) -> None:
-        self.closed.set()
-
-
-class Broken:
-    """Something that is repaired; each attempt waits until it is let go on."""
-
-    def __init__(self) -> None:
-        self.attempts: asyncio.Queue[tuple[FakeLink, asyncio.Future[None]]] = asyncio.Queue()
-        self.tasks: list[asyncio.Task[None]] = []
-        self.repair = Repair(self._spawn, self._attempt)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self.tasks.append(asyncio.create_task(work))
-        return self.tasks[-1]
-
-    async def _attempt(self, link: Link) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.attempts.put_nowait((cast(FakeLink, link), done))
-        await done
-
-    def wanted(self, link: FakeLink) -> None:
-        self.repair.wanted(cast(Link, link))
-
-
-@pytest.fixture
-async def broken() -> Broken:
-    return Broken()
-
-
-async def test_what_breaks_while_it_is_repaired_is_repaired_once_more(broken: Broken) -> None:
-    link = FakeLink()
-    broken.wanted(link)
-    _, done = await broken.attempts.get()
-    broken.wanted(link)
-    broken.wanted(link)
-    done.set_result(None)
-    _, again = await broken.attempts.get()
-    again.set_result(None)
-    await asyncio.gather(*broken.tasks)
-    assert broken.attempts.empty()
-
-
-async def test_a_repair_on_a_link_that_is_gone_holds_up_no_repair_on_the_next(broken: Broken) -> None:
-    old, new = FakeLink(), FakeLink()
-    broken.wanted(old)
-    _, stuck = await broken.attempts.get()
-    broken.wanted(new)
-    link, done = await broken.attempts.get()
-    assert link is new
-    done.set_result(None)
-    stuck.set_exception(ChannelClosed(404, "no queue"))
-    await asyncio.gather(*broken.tasks)
-    assert old.closed.is_set()
-    assert not new.closed.is_set()
-
-
-async def test_what_cannot_be_repaired_takes_its_link_along(broken: Broken) -> None:
-    link = FakeLink()
-    broken.wanted(link)
-    _, done = await broken.attempts.get()
-    done.set_exception(ChannelClosed(404, "no queue"))
-    await link.closed.wait()
-    await asyncio.gather(*broken.tasks)
-    broken.wanted(link)  # and the next time it is tried again
-    await broken.attempts.get()
-    broken.tasks[-1].cancel()
 
 
 class Window:
@@ -156,7 +81,7 @@ async def test_windows_widen_one_after_the_other() -> None:
     await parked.tasks.ended()
 
 
-class Refusing(FakeLink):
+class Refusing:
     """A link to a broker where the service's queue is there with other arguments."""
 
     async def channel(self) -> "Refusing":

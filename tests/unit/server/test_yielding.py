@@ -11,9 +11,9 @@ from warren.server.looking import _method
 from warren.server.streaming import Outlets
 
 
-def declared(function: Any) -> Method:
+def declared(function: Any, **options: Any) -> Method:
     service = Service("s")
-    service.method(function)
+    service.method(**options)(function)
     return method_of(function)
 
 
@@ -47,6 +47,58 @@ def test_what_yields_is_a_stream_of_its_items(function: Any) -> None:
     assert method.returns in ("AsyncIterator[int]", "Iterator[int]")
     assert method.is_async is (function in (on_loop, generator))
     assert method.decode_arguments("application/json", b'["t"]') == (("t", 0), {})
+
+
+def test_a_stream_that_runs_again_may_be_resumable() -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    def others() -> Iterator[int]:
+        yield 1
+
+    method = declared(rows, delivery="at-least-once", resumable=True)
+    assert method.resumable
+    assert _method(method)["resumable"] is True
+    assert not declared(others, delivery="at-least-once").resumable
+
+
+@pytest.mark.parametrize("delivery", ["report", "at-most-once"])
+def test_a_stream_that_does_not_run_again_is_not_resumable(delivery: str) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="declare it at-least-once, or leave resumable out"):
+        declared(rows, delivery=delivery, resumable=True)
+
+
+def test_a_method_that_yields_nothing_is_not_resumable() -> None:
+    async def one() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="yields no items that another run could go on with"):
+        declared(one, delivery="at-least-once", resumable=True)
+
+
+def test_resumable_is_true_or_false() -> None:
+    def one() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="resumable='yes' must be True or False"):
+        declared(one, delivery="at-least-once", resumable="yes")
+
+
+def test_a_stub_is_as_resumable_as_it_says() -> None:
+    service = Service("s")
+
+    @service.stub(delivery="at-least-once", resumable=True)
+    def rows() -> Iterator[int]:
+        raise NotImplementedError
+
+    @service.implement(rows)
+    def implemented() -> Iterator[int]:
+        yield 1
+
+    assert service.methods["rows"].resumable
 
 
 def test_it_tells_of_itself_that_it_streams() -> None:
