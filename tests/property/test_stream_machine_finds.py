@@ -240,7 +240,7 @@ def what_another_run_repeats_is_handed_out_again(patch: Patch) -> None:
     read = Prepared._read_items
 
     def all_of_it(self: Prepared, message: Message) -> Any:
-        return read(self, Message(message.before + message.number, message.body, message.content_type, 0))
+        return read(self, Message(message.number, message.body, message.content_type, 0))
 
     patch.setattr(Prepared, "_read_items", all_of_it)
 

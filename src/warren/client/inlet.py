@@ -24,7 +24,7 @@ _MOST_PATIENT = 10.0
 
 
 class Message(NamedTuple):
-    """Items that have come together, behind some that had come before."""
+    """Items that have come together; `before` of them had come in another one."""
 
     number: int
     body: bytes
@@ -128,7 +128,7 @@ class Inlet:
             self._break(trouble)
         elif number:
             self._source, self._run = items.source.encode(), p.message_id
-            self._messages.append(Message(number, body, p.content_type or b"", before))
+            self._messages.append(Message(items.number, body, p.content_type or b"", before))
             self._hand_out()
 
     def _go_on_with(self, source: str) -> None:
@@ -210,7 +210,7 @@ class Inlet:
 
     def _consume(self) -> None:
         taken, self._taken = self._taken, None
-        if taken is not None and self._behind.consume(taken.number, len(taken.body)):
+        if taken is not None and self._behind.consume(taken.number - taken.before, len(taken.body)):
             self._tell()
 
     def _tell(self) -> None:

@@ -165,9 +165,8 @@ class Prepared:
             items = deque(typed_decoder(content_type, self._items)(message.body))
         except CodecError as error:
             raise self._located(undecodable_reply(str(error))) from error
-        number = message.before + message.number
-        if len(items) != number:
-            raise self._broken(f"{len(items)} items came in a message that says {number}")
+        if len(items) != message.number:
+            raise self._broken(f"{len(items)} items came in a message that says {message.number}")
         for _ in range(message.before):
             items.popleft()
         return items
