@@ -20,6 +20,7 @@ import pytest
 import warren
 from floorplan import as_mermaid, read
 from rabbit import Node
+from tests.support import nodes
 from warren import Code, Execution
 from warren.broker import Broker
 from warren.cli.commands import COMMANDS
@@ -316,10 +317,9 @@ def docs_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def _vhost(rabbit: Node) -> Iterator[str]:
-    rabbit.ctl("add_vhost", "docs")
-    rabbit.ctl("set_permissions", "-p", "docs", "guest", ".*", ".*", ".*")
+    nodes.add_vhost(rabbit, "docs")
     yield f"{rabbit.url}docs"
-    rabbit.ctl("delete_vhost", "docs")
+    nodes.delete_vhost(rabbit, "docs")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rabbit import Node
 from tests.cli.running import PATIENCE, SERVICE, WARREN, Result, Running, environment, eventually, run_here
+from tests.support import nodes
 from warren.bench.load import Load, Plan, Record
 from warren.bench.runner import check_local
 from warren.bench.shown import PERCENTILES, draw
@@ -386,7 +387,7 @@ def test_wrong_usage_exits_2(args: list[str], words: str, url: str) -> None:
 
 
 def left_behind(rabbit: Node) -> bool:
-    return "warren-bench-" in rabbit.ctl("list_queues", "name", "--silent")
+    return any("warren-bench-" in name for name in nodes.queue_names(rabbit))
 
 
 @pytest.mark.parametrize("handler", ["async", "thread"])
@@ -410,15 +411,14 @@ def test_its_service_cleans_up_even_if_the_bench_is_killed(rabbit: Node, tmp_pat
 
 
 def test_its_service_ends_it_if_it_cannot_serve(rabbit: Node) -> None:
-    rabbit.ctl("add_user", "caller", "secret")
+    nodes.add_user(rabbit, "caller", "secret", (r"^(amq\.gen.*|warren|warren\.bounce)$", ".*", ".*"))
     try:
-        rabbit.ctl("set_permissions", "caller", r"^(amq\.gen.*|warren|warren\.bounce)$", ".*", ".*")
         url = rabbit.url.replace("guest:guest", "caller:secret")
         done = subprocess.run(
             [*WARREN, "bench"], env=environment(WARREN_URL=url), capture_output=True, text=True, timeout=PATIENCE
         )
     finally:
-        rabbit.ctl("delete_user", "caller")
+        nodes.delete_user(rabbit, "caller")
     assert done.returncode == 6
     assert "error: the echo service: " in done.stderr
     assert "secret" not in done.stderr

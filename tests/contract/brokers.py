@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rabbit import Node
+from tests.support import nodes
 from tests.support.tls import Certificates
 from warren.broker import Broker
 
@@ -56,13 +57,13 @@ class RabbitMQ:
         self._node.eval('[rabbit_networking:close_connection(P, "a test") || P <- rabbit_networking:connections()], ok')
 
     def connection_names(self) -> list[str]:
-        return self._node.ctl("list_connections", "client_properties").splitlines()
+        return nodes.connections(self._node)
 
     def queue_names(self) -> list[str]:
-        return self._node.ctl("list_queues", "name").splitlines()
+        return nodes.queue_names(self._node)
 
     def delete_queue(self, name: str) -> None:
-        self._node.ctl("delete_queue", name)
+        nodes.delete_queue(self._node, name)
 
     def go_away(self) -> None:
         self._node.shutdown()

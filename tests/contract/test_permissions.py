@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rabbit import Node
+from tests.support import nodes
 from tests.support.raw import depth, take
 from tests.support.serving import ROOT, serving
 from tests.support.taking import Source, Taking
@@ -36,24 +37,23 @@ pytestmark = pytest.mark.rabbitmq_only("the embedded broker knows users and pass
 
 
 class Accounts:
-    """Users of the node, made by `rabbitmqctl`."""
+    """Users of the node."""
 
     def __init__(self, rabbit: Node) -> None:
         self._rabbit = rabbit
         self._names: list[str] = []
 
     async def add(self, name: str, permissions: tuple[str, str, str]) -> str:
-        await asyncio.to_thread(self._rabbit.ctl, "-q", "add_user", name, "secret")
+        await asyncio.to_thread(nodes.add_user, self._rabbit, name, "secret", permissions)
         self._names.append(name)
-        await self.grant(name, permissions)
         return name
 
     async def grant(self, name: str, permissions: tuple[str, str, str]) -> None:
-        await asyncio.to_thread(self._rabbit.ctl, "-q", "set_permissions", name, *permissions)
+        await asyncio.to_thread(nodes.grant, self._rabbit, name, permissions)
 
     async def remove_all(self) -> None:
         for name in self._names:
-            await asyncio.to_thread(self._rabbit.ctl, "-q", "delete_user", name)
+            await asyncio.to_thread(nodes.delete_user, self._rabbit, name)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rabbit import Node
+from tests.support import nodes
 from tests.support.doomed import make_service
 from tests.support.evidence import LATE, Counting, ending, endings, messages, out_of_memory, works_again
 from tests.support.load import TYPED, Load, until_blocked
@@ -236,12 +237,11 @@ def vhost(rabbit: Node) -> Iterator[str]:
     """A vhost that may be lost; its URL."""
     make_vhost(rabbit)
     yield f"{rabbit.url}faults"
-    rabbit.ctl("delete_vhost", "faults")
+    nodes.delete_vhost(rabbit, "faults")
 
 
 def make_vhost(node: Node) -> None:
-    node.ctl("add_vhost", "faults")
-    node.ctl("set_permissions", "-p", "faults", "guest", ".*", ".*", ".*")
+    nodes.add_vhost(node, "faults")
 
 
 @pytest.mark.scenario(
@@ -250,7 +250,7 @@ def make_vhost(node: Node) -> None:
 async def test_a_vhost_that_is_lost_and_made_again(rabbit: Node, vhost: str, counting: Counting) -> None:
     async with serving(counting.service, url=vhost), AsyncClient(vhost) as client:
         await works_again(client, counting.echo)
-        await asyncio.to_thread(rabbit.ctl, "delete_vhost", "faults")
+        await asyncio.to_thread(nodes.delete_vhost, rabbit, "faults")
         got = await ending(client.options(timeout=1).call(counting.echo, "nowhere"), within=1)
         assert got.error is not None
         assert got.error.code in (Code.UNAVAILABLE, Code.PERMISSION_DENIED)
@@ -262,10 +262,9 @@ async def test_a_vhost_that_is_lost_and_made_again(rabbit: Node, vhost: str, cou
 @pytest.fixture
 def user(rabbit: Node) -> Iterator[str]:
     """A user of its own with all rights; its name, which is its password, too."""
-    rabbit.ctl("add_user", "mallory", "mallory")
-    rabbit.ctl("set_permissions", "mallory", ".*", ".*", ".*")
+    nodes.add_user(rabbit, "mallory", "mallory")
     yield "mallory"
-    rabbit.ctl("delete_user", "mallory")
+    nodes.delete_user(rabbit, "mallory")
 
 
 @pytest.mark.scenario(
@@ -276,11 +275,11 @@ def user(rabbit: Node) -> Iterator[str]:
 async def test_a_permission_that_comes_and_goes(rabbit: Node, served: Counting, user: str) -> None:
     async with AsyncClient(rabbit.url, username=user, password=user) as client:
         await works_again(client, served.echo)
-        await asyncio.to_thread(rabbit.ctl, "set_permissions", user, ".*", "^amq[.]gen", ".*")
+        await asyncio.to_thread(nodes.grant, rabbit, user, (".*", "^amq[.]gen", ".*"))
         await asyncio.to_thread(rabbit.ctl, "close_all_user_connections", user, "a channel remembers what it may do")
         got = await ending(client.options(timeout=5).call(served.echo, "denied"), within=5)
         assert got.evidence == ("PERMISSION_DENIED", Execution.UNKNOWN)
-        await asyncio.to_thread(rabbit.ctl, "set_permissions", user, ".*", ".*", ".*")
+        await asyncio.to_thread(nodes.grant, rabbit, user)
         await works_again(client, served.echo)
     assert served.runs["denied"] == 0
 
@@ -335,12 +334,12 @@ async def test_many_clients_come_back_without_a_stampede(breakable_rabbit: Node,
 def alarmed(request: pytest.FixtureRequest, rabbit: Node) -> Iterator[str]:
     """A broker that is out of memory or disk, as far as it knows."""
     if request.param == "memory":
-        rabbit.ctl("set_vm_memory_high_watermark", "0.000001")
+        rabbit.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.000001)")
     else:
-        rabbit.ctl("set_disk_free_limit", "900000GB")
+        rabbit.eval('rabbit_disk_monitor:set_disk_free_limit("900000GB")')
     yield request.param
-    rabbit.ctl("set_vm_memory_high_watermark", "0.4")
-    rabbit.ctl("set_disk_free_limit", "50MB")
+    rabbit.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
+    rabbit.eval('rabbit_disk_monitor:set_disk_free_limit("50MB")')
 
 
 @pytest.mark.scenario(
@@ -361,8 +360,8 @@ async def test_an_alarm_is_named(proxy: Proxy, rabbit: Node, served: Counting, a
             got = await ending(request, within=1)
             assert got.evidence == ("NOT_CONNECTED", Execution.NOT_SENT)
             assert cause in str(got)
-        await asyncio.to_thread(rabbit.ctl, "set_vm_memory_high_watermark", "0.4")
-        await asyncio.to_thread(rabbit.ctl, "set_disk_free_limit", "50MB")
+        await asyncio.to_thread(rabbit.eval, "vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
+        await asyncio.to_thread(rabbit.eval, 'rabbit_disk_monitor:set_disk_free_limit("50MB")')
         await works_again(client, served.echo)
     assert (served.runs["call"], served.runs["cast"]) == (0, 0)
 
