@@ -315,18 +315,18 @@ class StreamMachine(ItemsMachine):
         count=st.integers(0, 12),
         yields=st.integers(0, 12),
         takes=st.integers(0, 12),
-        sizes=SIZES,
+        more=st.integers(0, 5),
         twice=st.booleans(),
     )
     def another_run_goes_on(
-        self, name: str, blocking: bool, count: int, yields: int, takes: int, sizes: list[int], twice: bool
+        self, name: str, blocking: bool, count: int, yields: int, takes: int, more: int, twice: bool
     ) -> None:
         """Its worker is cut off, perhaps while it does what the first one has done; its caller notices none of it."""
-        how: Any = {"blocking": blocking, "count": count, "yields": yields, "takes": takes, "sizes": sizes}
+        how: Any = {"blocking": blocking, "count": count, "yields": yields, "takes": takes}
         record = self.begin_in_the_clear(self.a_stream_begins, method=f"{name}_resumable", **how)
         for _ in range(1 + twice):
             self.the_worker_is_cut_off(again=True)
-            record.yields.let(yields)
+            record.yields.let(yields + more)
             record.takes.let(1)
             self.ends.settle()
         self.must_be_over(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -65,10 +66,12 @@ def numbers_go_on_from_the_wrong_one(patch: Patch) -> None:
         with self._changed:
             bodies, self._buffer = self._buffer, []
             self._flushes = False
-            for number, group in enumerate(together(bodies)):
-                self._send(self._ahead.sent - len(bodies) + number, group)
+            for group in together(bodies):
+                self._send(messages[self], group)
+                messages[self] += 1
             self._changed.notify_all()
 
+    messages: Counter[Outlet] = Counter()
     patch.setattr(Outlet, "_flush", flush)
 
 
