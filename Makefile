@@ -1,7 +1,7 @@
 # What people type. CI types the same: .ci/run.
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test nightly faults scenarios soak fuzz test-matrix differential lint types map bench bench-micro venv rabbit
-.PHONY: interop-js browser clean compiled compiler wheels
+.PHONY: late interop-js browser clean compiled compiler wheels
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -43,10 +43,13 @@ quick: venv  ## tests of pure modules, architecture and docs, in less than a min
 	@$(PY) -m pytest $(QUICK_LANES) -m "not slow" --hypothesis-profile=quick $(QUICK) $(ARGS)
 
 test: venv rabbit browser interop-js compiler  ## all tests, in parallel, each worker with a RabbitMQ; more options: make test ARGS="-k name"
-	@$(PY) -m pytest $(LANES) $(ARGS)
+	@$(PY) -m pytest $(LANES) -m "not nightly" $(ARGS)
 
 nightly:  ## the long ones, one after the other: tests, soak, fuzz, differential, newer brokers (root), hot path compiled, benchmarks
-	@$(MAKE) --keep-going test soak fuzz differential test-matrix compiled bench
+	@$(MAKE) --keep-going test late soak fuzz differential test-matrix compiled bench
+
+late: venv  ## faults that are put into the source, and found late
+	@$(PY) -m pytest $(LANES) -m nightly tests/property $(ARGS)
 
 soak: venv rabbit  ## ten minutes of calls under random faults, all accounted for; make soak ARGS="--minutes 60 --seed 7"
 	@PYTHONPATH=.:tools $(PY) -m tests.faults.soak $(ARGS)

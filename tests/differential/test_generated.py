@@ -321,7 +321,7 @@ def test_generated_sequences_of_operations(brokers: Brokers) -> None:
     Machine.brokers = brokers
     Twins.patience = PATIENCE
     phases = [Phase.generate, Phase.shrink]
-    some = settings(max_examples=150, stateful_step_count=40, derandomize=True, phases=phases)
+    some = settings(max_examples=80, stateful_step_count=40, derandomize=True, phases=phases)
     many = settings(max_examples=1500, stateful_step_count=50, phases=phases)
     run_state_machine_as_test(Machine, settings=many if _THOROUGH else some)
     assert not brokers.embedded.status().queues

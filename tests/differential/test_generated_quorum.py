@@ -281,7 +281,7 @@ def test_generated_sequences_on_quorum_queues(brokers: Brokers) -> None:
     QuorumMachine.brokers = brokers
     Twins.patience = PATIENCE
     phases = [Phase.generate, Phase.shrink]
-    some = settings(max_examples=70, stateful_step_count=30, derandomize=True, phases=phases)
+    some = settings(max_examples=40, stateful_step_count=30, derandomize=True, phases=phases)
     many = settings(max_examples=600, stateful_step_count=50, phases=phases)
     run_state_machine_as_test(QuorumMachine, settings=many if _THOROUGH else some)
     assert not brokers.embedded.status().queues

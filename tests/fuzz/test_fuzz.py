@@ -8,7 +8,7 @@ from tests.fuzz.__main__ import run
 from tests.fuzz.seeds import SEEDS
 
 #: Runs that take some seconds.
-RUNS = {"frames": 60_000, "wire": 3_000, "methods": 40_000}
+RUNS = {"frames": 30_000, "wire": 1_000, "methods": 12_000}
 
 
 @pytest.mark.parametrize("name", SEEDS)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_client_machine import ClientMachine
-from tests.support.finds import Patch, search
+from tests.support.finds import Patch, cases, search
 from warren.amqp.confirms import Confirms
 from warren.client import outcomes
 from warren.client.calls import ENDED, OUTSIDE, WAITING, Calls, PendingCall
@@ -31,6 +31,15 @@ from warren.protocol.bounce import Bounce
 from warren.protocol.reply import undecodable_reply
 
 SEARCH = search(600, 40)
+#: Those that are found late.
+LATE = {
+    "dropped_means_not_executed",
+    "expired_means_not_executed",
+    "earlier_attempts_do_not_count",
+    "proofs_are_not_asked_for",
+    "a_proof_that_fails_is_not_asked_for_again",
+    "calls_that_may_be_sent_again_go_without_confirms",
+}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
@@ -267,7 +276,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", cases(FAULTS, LATE))
 def test_it_is_found(fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
     monkeypatch.setattr(logging.getLogger("warren.client"), "disabled", True)
     fault(monkeypatch)

@@ -17,7 +17,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.property.test_worker_machine import WorkerMachine
-from tests.support.finds import Patch, search
+from tests.support.finds import Patch, cases, search
 from tests.support.odd_errors import Bare
 from warren.connection.explainer import Standing
 from warren.errors import Execution
@@ -42,6 +42,22 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 SEARCH = search(600, 40)
+#: Those that are found late.
+LATE = {
+    "a_method_takes_more_places_than_it_allows",
+    "what_waits_for_its_method_is_not_begun_when_it_can_be",
+    "a_thread_that_cannot_start_costs_its_place",
+    "a_place_comes_back_while_its_thread_still_runs",
+    "a_copy_that_came_back_counts_as_taken",
+    "publish_numbers_are_counted_on_the_next_channel",
+    "a_drain_forgets_who_waits_for_proofs",
+    "what_was_dead_before_is_handed_back_as_new",
+    "what_was_given_up_before_it_came_is_begun",
+    "a_refused_hand_back_forgets_what_was_before",
+    "a_copy_says_nothing_of_its_original",
+    "a_hand_back_in_doubt_means_not_executed",
+    "a_nack_proves_that_a_hand_back_was_not_taken",
+}
 #: What the machine says itself, and what a broken worker lets through into its loop.
 FOUND = (AssertionError, SystemExit, KeyboardInterrupt, Bare, asyncio.InvalidStateError)
 FAULTS: list[Callable[[Patch], None]] = []
@@ -451,7 +467,7 @@ def a_nack_proves_that_a_hand_back_was_not_taken(patch: Patch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("bring_back", FAULTS, ids=lambda bring_back: bring_back.__name__)
+@pytest.mark.parametrize("bring_back", cases(FAULTS, LATE))
 def test_it_is_found(bring_back: Callable[[Patch], None], monkeypatch: Patch) -> None:
     for name in ("warren.server", "asyncio"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)

@@ -1,6 +1,7 @@
 """How state machines are shown to find what is wrong, when it is put there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -28,3 +29,13 @@ def search(examples: int, steps: int) -> settings:
         derandomize=True,
         deadline=None,
     )
+
+
+def cases(faults: Iterable[Fault], late: Collection[str]) -> list[Any]:
+    """For a test that has each of these faults found; what is found late is for the night."""
+    names = {fault.__name__ for fault in faults}
+    assert names >= {*late}, "these are no faults"
+    return [
+        pytest.param(fault, marks=[pytest.mark.nightly] if fault.__name__ in late else [], id=fault.__name__)
+        for fault in faults
+    ]

@@ -59,9 +59,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for each core, as half of a worker's time is waiting; no more than eight, each with a broker in memory.
+    """Four for each core, as most of a worker's time is waiting; no more than eight, each with a broker in memory.
 
     One for each core with `-n logical`, for tests that hardly wait: each more would import and collect once more.
     """
     cores = os.cpu_count() or 1
-    return min(cores if config.option.numprocesses == "logical" else 2 * cores, 8)
+    return min(cores if config.option.numprocesses == "logical" else 4 * cores, 8)
