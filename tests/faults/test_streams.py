@@ -168,8 +168,9 @@ async def test_a_run_that_yields_less_than_another_has_breaks_the_stream(
 )
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13])
 async def test_a_clients_link_that_is_cut_after_any_frame_never_makes_a_stream_short(
-    proxy: Proxy, url: str, service_name: str, nth: int
+    proxy: Proxy, url: str, service_name: str, nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streaming, "SIGN_OF_LIFE", 0.5)
     yielding = Yielding(service_name)
     async with serving(yielding.service, url=url), AsyncClient(proxy.url, timeout=60) as client:
         await client.connect()
