@@ -69,8 +69,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {module_name(path): ast.parse(path.read_text(), str(path)) for path in sorted(SOURCE.rglob("*.py"))}
-ALL = sorted(TREES)
+PATHS = {module_name(path): path for path in SOURCE.rglob("*.py")}
+ALL = sorted(PATHS)
+
+
+@cache  # not when the tests are collected: each parallel worker does that
+def tree(module: str) -> ast.Module:
+    return ast.parse(PATHS[module].read_text(), str(PATHS[module]))
 
 
 def imported(node: ast.AST) -> Iterator[str]:
@@ -82,7 +87,7 @@ def imported(node: ast.AST) -> Iterator[str]:
         assert node.module is not None
         for alias in node.names:
             submodule = f"{node.module}.{alias.name}"
-            yield submodule if submodule in TREES else node.module
+            yield submodule if submodule in PATHS else node.module
 
 
 def every(modules: list[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
@@ -108,7 +113,7 @@ def every(modules: list[str]) -> Callable[[Callable[[str], None]], Callable[[], 
 @cache
 def imports(module: str) -> frozenset[str]:
     """All modules that a module imports, wherever in it."""
-    return frozenset(name for node in ast.walk(TREES[module]) for name in imported(node))
+    return frozenset(name for node in ast.walk(tree(module)) for name in imported(node))
 
 
 def of_warren(names: Set[str]) -> set[str]:
@@ -121,8 +126,8 @@ def roots(names: Set[str]) -> set[str]:
 
 def written(module: str) -> Iterator[str]:
     """The strings and bytes of a module, docstrings excepted."""
-    bare = {id(node.value) for node in ast.walk(TREES[module]) if isinstance(node, ast.Expr)}
-    constants = (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant) and id(node) not in bare)
+    bare = {id(node.value) for node in ast.walk(tree(module)) if isinstance(node, ast.Expr)}
+    constants = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Constant) and id(node) not in bare)
     return (str(node.value) for node in constants if isinstance(node.value, str | bytes))
 
 
@@ -180,14 +185,14 @@ def test_nothing_imports_an_edge(module: str) -> None:
 
 @every([m for m in ALL if HEIGHT[room_of(m)] < HEIGHT["warren"]])
 def test_imports_of_warren_stand_at_the_top(module: str) -> None:
-    top = {name for node in TREES[module].body for name in imported(node)}
+    top = {name for node in tree(module).body for name in imported(node)}
     assert of_warren(imports(module)) - top == set()
 
 
 @every([m for m in ALL if m != "warren"])
 def test_no_import_is_for_type_checking_only(module: str) -> None:
-    names = {n.id for n in ast.walk(TREES[module]) if isinstance(n, ast.Name)}
-    names |= {n.attr for n in ast.walk(TREES[module]) if isinstance(n, ast.Attribute)}
+    names = {n.id for n in ast.walk(tree(module)) if isinstance(n, ast.Name)}
+    names |= {n.attr for n in ast.walk(tree(module)) if isinstance(n, ast.Attribute)}
     assert ("TYPE_CHECKING" in names) == (module in TYPE_VARIABLES_WITH_DEFAULTS)
 
 
@@ -197,7 +202,7 @@ def test_pytest_is_known_to_its_plugin_only(module: str) -> None:
 
 
 def test_type_checkers_and_the_interpreter_find_the_same_at_the_front_door() -> None:
-    (checked,) = (node for node in TREES["warren"].body if isinstance(node, ast.If))
+    (checked,) = (node for node in tree("warren").body if isinstance(node, ast.If))
     found = [node for node in ast.walk(checked) if isinstance(node, ast.ImportFrom)]
     imported = {alias.asname: node.module for node in found for alias in node.names}
     homes: dict[str, str] = vars(warren)["_HOMES"]
@@ -207,7 +212,7 @@ def test_type_checkers_and_the_interpreter_find_the_same_at_the_front_door() -> 
 
 
 def test_a_star_import_gets_all_that_is_at_the_front_door_and_nothing_else() -> None:
-    nodes = [node for node in ast.walk(TREES["warren"]) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in ast.walk(tree("warren")) if isinstance(node, ast.ImportFrom)]
     offered = {alias.asname for node in nodes for alias in node.names if alias.asname}
     found: dict[str, object] = {}
     exec("from warren import *", found)
@@ -245,7 +250,7 @@ def test_importing_warren_does_not_import_its_edges() -> None:
 
 @every([m for m in ALL if m != "warren.logs"])
 def test_every_logger_of_warren_escapes_what_it_logs(module: str) -> None:
-    calls = [n for n in ast.walk(TREES[module]) if isinstance(n, ast.Call) and "getLogger" in ast.unparse(n.func)]
+    calls = [n for n in ast.walk(tree(module)) if isinstance(n, ast.Call) and "getLogger" in ast.unparse(n.func)]
     names = [ast.unparse(call.args[0]) if call.args else "" for call in calls]
     assert [name for name in names if "warren" in name or "__name__" in name] == []
 
@@ -260,7 +265,7 @@ def test_nothing_that_comes_over_the_wire_can_be_unpickled(module: str) -> None:
 
 @every(ALL)
 def test_nothing_is_evaluated(module: str) -> None:
-    calls = (n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call))
+    calls = (n.func for n in ast.walk(tree(module)) if isinstance(n, ast.Call))
     called = {function.id for function in calls if isinstance(function, ast.Name)}
     assert called & {"eval", "exec", "compile", "__import__"} == set()
 
@@ -272,7 +277,7 @@ def public_names() -> list[str]:
     """What ``from warren import …`` offers: the explicit re-exports of its ``__init__``."""
     return [
         alias.asname
-        for node in ast.walk(TREES["warren"])
+        for node in ast.walk(tree("warren"))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname is not None
@@ -284,7 +289,7 @@ def test_the_public_surface_stays_small() -> None:
 
 
 def test_every_import_of_the_package_is_a_re_export() -> None:
-    nodes = [n for n in ast.walk(TREES["warren"]) if isinstance(n, ast.ImportFrom)]
+    nodes = [n for n in ast.walk(tree("warren")) if isinstance(n, ast.ImportFrom)]
     own = [alias for n in nodes if n.module not in ("importlib", "typing", "warren") for alias in n.names]
     assert all(alias.name == alias.asname for alias in own)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,22 +121,24 @@ def _called(node: ast.expr) -> str:
     )
 
 
-ALL = [
-    text
-    for path in sorted(SOURCE.rglob("*.py"))
-    if path.relative_to(SOURCE).parts[0] not in OF_PEERS
-    for text in texts(path)
-    if re.search("[a-z]{3}", text.text)  # else it only passes others on
-]
+@cache  # not when the tests are collected: each parallel worker does that
+def all_texts() -> list[Text]:
+    return [
+        text
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.relative_to(SOURCE).parts[0] not in OF_PEERS
+        for text in texts(path)
+        if re.search("[a-z]{3}", text.text)  # else it only passes others on
+    ]
 
 
 def test_messages_are_found_in_the_source() -> None:
-    assert len(ALL) > 200
-    assert {"conclude", "Refuse", "log.warning", "TypeError", "ValueError"} <= {text.kind for text in ALL}
+    assert len(all_texts()) > 200
+    assert {"conclude", "Refuse", "log.warning", "TypeError", "ValueError"} <= {text.kind for text in all_texts()}
 
 
 def test_every_message_says_what_to_do() -> None:
-    silent = {text.text: text for text in ALL if not ADVICE.search(text.text)}
+    silent = {text.text: text for text in all_texts() if not ADVICE.search(text.text)}
 
     excused = {text for group in EXCUSED.values() for text in group}
     assert [silent[text] for text in silent.keys() - excused] == [], "say at the end what to do"
