@@ -209,9 +209,10 @@ class Flow:
             if self.kind == "upload":
                 self.value = await call
             else:
-                async for item in call:
-                    self.items.append(item)
-                    await asyncio.sleep(pause)
+                async with call:  # a task that is cancelled in here keeps what it has left the loop with
+                    async for item in call:
+                        self.items.append(item)
+                        await asyncio.sleep(pause)
         except CallError as error:
             self.error = error
 

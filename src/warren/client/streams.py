@@ -98,7 +98,9 @@ class AsyncStream(_Items[T_co], AsyncIterator[T_co]):
     """The items of a stream, as they come: for ``async for``.
 
     The call begins with the first item that is asked for. Leaving the loop, dropping or closing the stream, and
-    cancelling the task that waits for an item give the call up: the generator at the worker is closed.
+    cancelling the task that waits for an item give the call up: the generator at the worker is closed. An exception
+    that leaves the loop keeps the stream for as long as it is kept itself, by a cancelled task for example: ``async
+    with`` closes it in any case.
     """
 
     def __init__(self, prepared: Prepared, core: Callable[[], ClientCore]) -> None:
