@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -45,7 +44,7 @@ from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import ROOT, lines
 from tests.support.soaked import KILLED, VERSIONS
-from tests.support.waiting import until
+from tests.support.waiting import in_thread, until
 from warren import AsyncClient, Client
 from warren.protocol import topology
 from warren.protocol.dead_message import Death
@@ -422,7 +421,7 @@ class Soak:
                 for c in range(CALLERS)
             ]
             callers += [
-                asyncio.create_task(_in_thread(load.call_from_a_thread, blocking, f"thread {n}"))
+                asyncio.create_task(in_thread(partial(load.call_from_a_thread, blocking, f"thread {n}")))
                 for n in range(CALLING_THREADS)
             ]
             poisons = random.Random(f"{self._seed} poison")
@@ -528,18 +527,6 @@ def _deaths(raw: Any, queue: str) -> Iterator[tuple[str, SetAside]]:
         properties, body = message
         death = Death.read(properties.headers or {})
         yield json.loads(body)[0], SetAside(death.reason, death.at.timestamp() - ago if death.at else None)
-
-
-async def _in_thread(work: Callable[..., None], *args: Any) -> None:
-    """`asyncio.to_thread` with a thread of its own, as the pool may be smaller than what it has to hold."""
-    done, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def run() -> None:
-        work(*args)
-        loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=run, name=f"soak {args[-1]}", daemon=True).start()
-    await done.wait()
 
 
 def main() -> int:

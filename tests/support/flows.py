@@ -10,22 +10,25 @@ wait for ever at the point that their key names. What they do it writes down in 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import secrets
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.support.doomed import note
 from tests.support.serving import lines
-from tests.support.waiting import LATE
-from warren import AsyncClient, CallError, Execution, Server, Service
+from tests.support.waiting import LATE, in_thread
+from warren import AsyncClient, CallError, Client, Execution, Server, Service, current_call
 
 Delivery = Literal["report", "at-least-once", "at-most-once"]
 #: A mode of its own here: at-least-once, and all runs yield the same.
@@ -41,6 +44,9 @@ ALLOWED = [
 #: Where a handler can be told to wait.
 BEGINNING, MIDDLE, END = "before the first item", "in the middle", "after the last item"
 POINTS = (BEGINNING, MIDDLE, END)
+#: Where handlers run.
+ON_LOOP, IN_THREAD = "async", "def"
+HANDLERS = (ON_LOOP, IN_THREAD)
 #: The kinds of the queues of services.
 QUEUES: tuple[Literal["classic", "quorum"], ...] = ("classic", "quorum")
 
@@ -66,34 +72,53 @@ class Run:
     waits: bool = False
 
 
-@dataclass
 class Gate:
     """A point at which the handlers of one key wait, each time that they come there."""
 
-    point: str
-    reached: asyncio.Event = field(default_factory=asyncio.Event)
-    go: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self, point: str) -> None:
+        self.point = point
+        self._on_loop, self._in_threads = asyncio.Event(), threading.Event()
+
+    def open(self) -> None:
+        """Nobody waits any more."""
+        self._on_loop.set()
+        self._in_threads.set()
+
+    async def wait(self) -> None:
+        await self._on_loop.wait()
+
+    def wait_in_thread(self) -> None:
+        """The same for one that cannot be cancelled: it goes on when nobody waits for its result any more, too."""
+        forget = current_call().on_cancelled(self._in_threads.set)
+        self._in_threads.wait()
+        forget()
 
 
 class Flows:
-    """A service with a stream, an upload and a conversation for each delivery mode that they may have."""
+    """A service with a stream, an upload and a conversation for each delivery mode that they may have, and each sort of
+    handler.
+    """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.service = Service(name, **options)
         self.name = name
         self.runs: defaultdict[str, list[Run]] = defaultdict(list)
         self.gates: dict[str, Gate] = {}
-        self.methods: dict[tuple[str, str], Any] = {}
-        made: dict[str, Callable[..., Any]] = {
-            "stream": self._stream,
-            "upload": self._upload,
-            "conversation": self._conversation,
+        self.methods: dict[tuple[str, str, str], Any] = {}
+        made: dict[tuple[str, str], Callable[..., Any]] = {
+            ("stream", ON_LOOP): self._stream,
+            ("upload", ON_LOOP): self._upload,
+            ("conversation", ON_LOOP): self._conversation,
+            ("stream", IN_THREAD): self._stream_in_thread,
+            ("upload", IN_THREAD): self._upload_in_thread,
+            ("conversation", IN_THREAD): self._conversation_in_thread,
         }
-        for kind, mode in ALLOWED:
+        for (kind, mode), handler in itertools.product(ALLOWED, HANDLERS):
             how: dict[str, Any] = {"delivery": mode}
             if mode == RESUMABLE:
                 how = {"delivery": "at-least-once", "resumable": True}
-            self.methods[kind, mode] = self.service.method(name=f"{kind}-{mode}", **how)(made[kind](mode))
+            method = self.service.method(name=f"{kind}-{mode}-{handler}", **how)
+            self.methods[kind, mode, handler] = method(made[kind, handler](mode))
 
     def gate_of(self, key: str) -> Gate | None:
         """Where those of this key have to wait."""
@@ -142,6 +167,46 @@ class Flows:
 
         return conversation
 
+    def _stream_in_thread(self, mode: str) -> Any:
+        def stream(key: str, count: int) -> Iterator[list[int]]:
+            with self._run(key) as run:
+                self._at_in_thread(key, BEGINNING)
+                for number in range(count):
+                    run.yielded += 1
+                    self.changed(key, run)
+                    yield [0 if mode == RESUMABLE else run.number, number]
+                    self._at_in_thread(key, behind(number, count))
+                run.whole = True
+
+        return stream
+
+    def _upload_in_thread(self, _mode: str) -> Any:
+        def upload(items: Iterator[int], key: str, count: int) -> int:
+            with self._run(key) as run:
+                self._at_in_thread(key, BEGINNING)
+                for item in items:
+                    run.taken.append(item)
+                    self.changed(key, run)
+                    self._at_in_thread(key, behind(item, count))
+                run.whole = True
+                return len(run.taken)
+
+        return upload
+
+    def _conversation_in_thread(self, _mode: str) -> Any:
+        def conversation(items: Iterator[int], key: str, count: int) -> Iterator[list[int]]:
+            with self._run(key) as run:
+                self._at_in_thread(key, BEGINNING)
+                for item in items:
+                    run.taken.append(item)
+                    self.changed(key, run)
+                    run.yielded += 1
+                    yield [run.number, item]
+                    self._at_in_thread(key, behind(item, count))
+                run.whole = True
+
+        return conversation
+
     @contextmanager
     def _run(self, key: str) -> Any:
         run = Run(secrets.randbelow(2**50))
@@ -154,18 +219,31 @@ class Flows:
 
     async def _between(self, key: str, number: int, count: int) -> None:
         await asyncio.sleep(0)  # so that each item travels alone
-        if number + 1 == count:
-            await self._at(key, END)
-        elif number == count // 2:
-            await self._at(key, MIDDLE)
+        await self._at(key, behind(number, count))
 
-    async def _at(self, key: str, point: str) -> None:
+    async def _at(self, key: str, point: str | None) -> None:
+        if gate := self._reached(key, point):
+            await gate.wait()
+
+    def _at_in_thread(self, key: str, point: str | None) -> None:
+        if gate := self._reached(key, point):
+            gate.wait_in_thread()
+
+    def _reached(self, key: str, point: str | None) -> Gate | None:
+        """The gate at this point, if there is one: that its run waits there is noted."""
         gate = self.gate_of(key)
-        if gate is not None and gate.point == point:
-            gate.reached.set()
-            self.runs[key][-1].waits = True
-            self.changed(key, self.runs[key][-1])
-            await gate.go.wait()
+        if gate is None or gate.point != point:
+            return None
+        self.runs[key][-1].waits = True
+        self.changed(key, self.runs[key][-1])
+        return gate
+
+
+def behind(number: int, count: int) -> str | None:
+    """The point behind an item."""
+    if number + 1 == count:
+        return END
+    return MIDDLE if number == count // 2 else None
 
 
 class Flow:
@@ -177,14 +255,16 @@ class Flow:
         given: how many items were taken of those to send; closed: whether what they came from is closed.
     """
 
-    def __init__(self, flows: Flows, kind: str, mode: str, key: str, count: int) -> None:
-        self.key, self.count = key, count
+    def __init__(self, flows: Flows, kind: str, mode: str, key: str, count: int, handler: str = ON_LOOP) -> None:
+        self.key, self.count, self.handler = key, count, handler
         self.items: list[list[int]] = []
         self.value: Any = None
         self.error: CallError | None = None
         self.given = 0
         self.closed = kind == "stream"
         self._flows, self.kind, self.mode = flows, kind, mode
+        self._leave: Callable[[], None] = lambda: None
+        flows.runs[key] = []  # here, not in the first thread that looks
 
     async def _source(self) -> AsyncIterator[int]:
         try:
@@ -195,13 +275,22 @@ class Flow:
         finally:
             self.closed = True
 
-    def begin(self, client: AsyncClient) -> Any:
-        """The call: an iterator, or, of an upload, what is to be awaited."""
-        method = self._flows.methods[self.kind, self.mode]
+    def _plain_source(self) -> Iterator[int]:
+        try:
+            while self.given < self.count:
+                self.given += 1
+                yield self.given - 1
+        finally:
+            self.closed = True
+
+    def begin(self, client: AsyncClient | Client) -> Any:
+        """The call: an iterator, or, of an upload, what is to be awaited; in a thread what it has ended in."""
+        method = self._flows.methods[self.kind, self.mode, self.handler]
         args = self.key, self.count
         if self.kind == "stream":
             return client.stream(method, *args)
-        return (client.upload if self.kind == "upload" else client.converse)(method, self._source(), *args)
+        source = self._source() if isinstance(client, AsyncClient) else self._plain_source()
+        return getattr(client, "upload" if self.kind == "upload" else "converse")(method, source, *args)
 
     async def take(self, call: Any, pause: float = 0.0) -> None:
         """Take all that comes, with a pause after each item."""
@@ -216,12 +305,33 @@ class Flow:
         except CallError as error:
             self.error = error
 
-    async def run(self, client: AsyncClient, *, within: float, pause: float = 0.0) -> Flow:
+    def take_in_thread(self, client: Client, pause: float = 0.0) -> None:
+        """Make it, and take all that comes."""
+        try:
+            if self.kind == "upload":
+                self.value = self.begin(client)
+            else:
+                with self.begin(client) as call:
+                    self._leave = call.close
+                    for item in call:
+                        self.items.append(item)
+                        time.sleep(pause)
+        except CallError as error:
+            self.error = error
+
+    def leave(self) -> None:
+        """What a thread takes is closed, from another one; of an upload it is taken to its end."""
+        self._leave()
+
+    async def run(self, client: AsyncClient | Client, *, within: float, pause: float = 0.0) -> Flow:
         """Do all of it, with this timeout; returns itself. It fails if the call outlives that."""
-        begun = time.monotonic()
+        begun, client = time.monotonic(), client.options(timeout=within)
         try:
             async with asyncio.timeout(within + LATE):
-                await self.take(self.begin(client.options(timeout=within)), pause)
+                if isinstance(client, AsyncClient):
+                    await self.take(self.begin(client), pause)
+                else:
+                    await in_thread(partial(self.take_in_thread, client, pause))
         except TimeoutError:
             raise AssertionError(f"{self}: outlived its {within} s, after {time.monotonic() - begun:.1f} s") from None
         return self
@@ -234,7 +344,8 @@ class Flow:
     def __str__(self) -> str:
         how = "well" if self.error is None else f"in {self.error.reason} / {self.error.execution}, {self.error}"
         runs = self._flows.runs[self.key]
-        return f"{self.kind} {self.mode} {self.key}: {self.items or self.value}, {self.given} given, {how}; {runs}"
+        what, came = f"{self.kind} {self.mode} {self.handler} {self.key}", self.items or self.value
+        return f"{what}: {came}, {self.given} given, {how}; {runs}"
 
     @property
     def waits(self) -> bool:

@@ -1,8 +1,10 @@
 """Waiting for what another process or the broker does: bounded polls, never a sleep that has to be long enough."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,6 +31,23 @@ async def within(awaited: Awaitable[T], what: str, *, seconds: float = PATIENCE)
             return await awaited
     except TimeoutError as error:
         raise AssertionError(f"waited {seconds:g} s in vain for {what}") from error
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """`asyncio.to_thread` with a thread of its own, as the pool may be smaller than what it has to hold."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            finish = partial(done.set_result, work())
+        except BaseException as error:
+            finish = partial(done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(lambda: None if done.done() else finish())
+
+    threading.Thread(target=run, name=f"test {work}", daemon=True).start()
+    return await done
 
 
 def until_ended(thread: threading.Thread) -> None:
