@@ -333,3 +333,24 @@ async def test_a_handshake_that_breaks_is_tried_again(
     assert counting.runs["hello"] == 1
     assert len(proxy.accepted) == 2
     assert not [record for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.ERROR]
+
+
+@pytest.mark.scenario(
+    7, "A set-up that takes longer than the connect timeout, as the broker is slow, goes on as long as answers come."
+)
+async def test_a_set_up_may_take_its_time_while_the_broker_answers(proxy: Proxy, service_name: str) -> None:
+    proxy.down.delay = 0.05
+    services = [Counting(f"{service_name}-{number}").service for number in range(3)]
+    began = time.monotonic()
+    async with serving(*services, url=proxy.url, connect_timeout=1.0):
+        assert time.monotonic() - began > 1.0
+    assert len(proxy.accepted) == 1
+
+
+@pytest.mark.scenario(
+    7, "A set-up in which one answer does not come is given up at the connect timeout, though the broker still lives."
+)
+async def test_a_set_up_without_an_answer_is_given_up(proxy: Proxy, counting: Counting) -> None:
+    proxy.drop("down", "Queue.DeclareOk", nth=1)
+    async with serving(counting.service, url=proxy.url, connect_timeout=3.0, liveness_timeout=1.0):
+        assert len(proxy.accepted) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -33,6 +33,9 @@ class Link:
 
     def lose(self) -> None:
         self.fail(LinkLost("lost"))
+
+    async def while_answered(self, work: Awaitable[None], _limit: float) -> None:
+        await work
 
     async def close(self, _patience: float = 3.0) -> None:
         await asyncio.sleep(0)

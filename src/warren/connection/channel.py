@@ -26,14 +26,22 @@ from warren.connection.stream import Stream
 _LOOK, _QUIET_LOOKS, _FILLING = 0.05, 4, 3.0
 
 
+def nothing() -> None:
+    """Who hears of answers where nobody wants to."""
+
+
 class Channel:
     """A channel; each operation waits for the broker's answer.
 
     Operations raise `ChannelClosed` when the broker closes the channel instead of answering, and `LinkLost` when
     the connection goes.
+
+    Attributes:
+        on_answer: called whenever the broker has answered.
     """
 
     def __init__(self, raw: PikaChannel, stream: Stream) -> None:
+        self.on_answer: Callable[[], None] = nothing
         self._stream = stream
         self.number: int = raw.channel_number
         self.pending: set[asyncio.Future[Any]] = set()
@@ -103,11 +111,13 @@ class Channel:
         self.pending.add(answer)
         try:
             operation(*args, callback=functools.partial(resolve, answer), **kwargs)
-            return await answer
+            said = await answer
         except AMQPError as error:  # the channel or its connection is closing
             raise LinkLost(describe(error)) from error
         finally:
             self.pending.discard(answer)
+        self.on_answer()
+        return said
 
     def _on_close(self, _channel: object, reason: BaseException) -> None:
         if isinstance(reason, ChannelClosedByBroker):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
 
-from warren.connection.channel import Channel, HotChannel
+from warren.connection.channel import Channel, HotChannel, nothing
 from warren.connection.diagnosis import describe
 from warren.connection.errors import ChannelClosed, LinkLost
 from warren.connection.futures import resolve
@@ -55,6 +55,7 @@ class Link:
         self.peer = peer
         self.closed: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
         self.blocked: str | None = None
+        self._on_answer: Callable[[], None] = nothing
         self._on_writable: Callable[[], None] | None = None
         connection.add_on_close_callback(self._on_closed)
         connection.add_on_connection_blocked_callback(self._on_blocked)
@@ -75,6 +76,27 @@ class Link:
     async def hot_channel(self) -> HotChannel:
         """Open a channel whose messages and confirms go past Pika."""
         return await self._open(HotChannel)
+
+    async def while_answered(self, work: Awaitable[None], limit: float) -> None:
+        """Wait for what is done on this link, for as long as the broker answers, and not only to the link's own probes.
+
+        With one limit for all of it, a server that has much to declare would begin again and again.
+
+        Raises:
+            TimeoutError: it has not answered for `limit` seconds.
+        """
+        loop = asyncio.get_running_loop()
+
+        def put_off() -> None:
+            if not silence.expired():
+                silence.reschedule(loop.time() + limit)
+
+        try:
+            async with asyncio.timeout(limit) as silence:
+                self._on_answer = put_off
+                await work
+        finally:
+            self._on_answer = nothing
 
     async def close(self, patience: float = 3.0) -> None:
         """Close the connection and wait until it is closed; it is dropped after `patience` seconds, or on a cancel."""
@@ -123,6 +145,7 @@ class Link:
         with contextlib.suppress(ChannelClosed, LinkLost):
             if self._probes is None:
                 self._probes = await self.channel()
+                self._probes.on_answer = nothing
             else:
                 await self._probes.qos(0)
             liveness.answered()
@@ -165,7 +188,12 @@ class Link:
             channel.drop()
             raise
         channel.check()
+        channel.on_answer = self._answered
+        self._answered()
         return channel
+
+    def _answered(self) -> None:
+        self._on_answer()
 
     def _on_closed(self, _connection: object, error: BaseException) -> None:
         guard.unwatch(self.stream)

@@ -250,8 +250,7 @@ class Supervisor:
     async def _prepare(self, link: Link) -> None:
         """Run the owner's setup; a link on which that fails is closed again, here or by who ends the activity."""
         try:
-            async with asyncio.timeout(max(self._settings.connect_timeout, 1.0)):
-                await self._setup(link)
+            await link.while_answered(self._setup(link), max(self._settings.connect_timeout, 1.0))
         except (LinkLost, ChannelClosed, TimeoutError) as error:
             await link.close()
             raise _setup_failed(link.peer, error) from error
