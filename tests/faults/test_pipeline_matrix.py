@@ -28,6 +28,8 @@ from warren.broker import Broker
 from warren.protocol import topology
 
 MODES = ("report", "at-least-once", "at-most-once")
+QUEUES = ("classic", "quorum")
+SIDES: tuple[int | str, ...] = ("client", *NUMBERS)
 #: `undo` is a call that fails in its last stage, and what was done before is undone.
 Kind = Literal["call", "cast", "undo"]
 #: Seconds of a call that something else than its timer has to end.
@@ -265,7 +267,7 @@ async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
         for mode in MODES:
             for held in NUMBERS:
                 for kind in kinds_of(mode):
-                    for queue in ("classic", "quorum"):
+                    for queue in QUEUES:
                         lives.add(mode, held, kind, client, queue, gone="the broker")
         await stack.enter_async_context(lives.served())
         await lives.reach()
@@ -281,9 +283,10 @@ async def test_a_restart_of_the_broker_at_any_point_loses_nothing_silently(
 @pytest.mark.scenario(
     203,
     "Nothing passes any more between the broker and the client, or the worker of any stage, while each stage of a"
-    " pipeline runs: noticed; a result or an honest error, casts run to their end, or are kept and resumed.",
+    " pipeline runs (classic and quorum): noticed; a result or an honest error, casts run to their end, or are kept and"
+    " resumed.",
 )
-@pytest.mark.parametrize("side", ["client", *NUMBERS])
+@pytest.mark.parametrize("side", SIDES)
 async def test_silence_at_any_point_is_noticed_and_told(
     proxy: Proxy, url: str, service_name: str, side: int | str
 ) -> None:
@@ -293,10 +296,11 @@ async def test_silence_at_any_point_is_noticed_and_told(
         client = await stack.enter_async_context(AsyncClient(through, **QUICK))
         lives = Lives(url, service_name)
         for mode in MODES:
+            lost = mode == "at-most-once" and side == 3
             for held in NUMBERS:
-                for kind in kinds_of(mode):
-                    lost = mode == "at-most-once" and side == 3
-                    lives.add(mode, held, kind, client, "classic", gone=side, timeout=SHORT if lost else PATIENT)
+                for number, kind in enumerate(kinds_of(mode), held + SIDES.index(side)):
+                    queue = QUEUES[number % 2]  # both for each mode, stage and kind, from side to side
+                    lives.add(mode, held, kind, client, queue, gone=side, timeout=SHORT if lost else PATIENT)
         at = 0 if side == "client" else int(side)
         await stack.enter_async_context(lives.served(at, proxy.url, **QUICK))
         await lives.reach()

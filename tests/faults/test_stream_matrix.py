@@ -239,9 +239,9 @@ def check_lost_worker(rows: set[Row]) -> None:
         else:
             allowed = {"WORKER_LOST", "CLIENT_TIMER", "CONNECTION_LOST"}
             if row.handler == IN_THREAD:
-                # It may end before the loop sees that the link is gone: then its reply goes over the next one, and
-                # says how many items there were, of which those that went last may be lost.
-                allowed |= {None} if row.kind == "upload" else {None, "STREAM_BROKEN"}
+                # It may end before the loop knows that the link is gone: then its reply goes over the next one. It says
+                # how many items there were, of which the last ones may be lost, or that an upload is broken.
+                allowed |= {None, "STREAM_BROKEN"}
         assert row.reason in allowed, row
 
 
