@@ -1,4 +1,5 @@
-"""What may happen to streams, uploads and conversations, at each point, on RabbitMQ: they come whole, or end honestly.
+"""What may happen to streams, uploads and conversations, at each point, on RabbitMQ and, but for what
+`test_every_frame_of_streams` has, on the embedded broker: they come whole, or end honestly.
 
 Each test makes one call of each kind, delivery mode, queue and reply queue for each point, all at once; when all have
 come to their points, it happens to all of them. Half of the handlers run in threads, and half of the callers are
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from tests.support.proxy import Proxy
 from tests.support.serving import serving, victims
 from tests.support.waiting import until
 from warren import AsyncClient, Client, Server
+from warren.broker import Broker
 from warren.client import inlet, prepared, sending
 from warren.protocol.streaming import Window, window_fields
 from warren.server import inflow, streaming, upkeep
@@ -61,6 +63,19 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "INTERVAL", 3600.0)  # what is deleted is missed at once, or never
 
 
+@pytest.fixture
+def embedded() -> Iterator[Broker]:
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture(params=["rabbit", "embedded"])
+def node(request: pytest.FixtureRequest) -> Node | Broker:
+    """A broker of either make."""
+    found: Node | Broker = request.getfixturevalue(request.param)
+    return found
+
+
 @dataclass
 class Place:
     """Where everything happens: a server and four clients, each side behind a proxy of its own.
@@ -69,7 +84,6 @@ class Place:
         clients: by their reply queues, and whether they block.
     """
 
-    node: Node
     up: Proxy  # the clients'
     down: Proxy  # the server's
     server: Server
@@ -119,7 +133,7 @@ class Place:
 
 
 @asynccontextmanager
-async def placed(node: Node, name: str, *, served: bool = True, **options: Any) -> AsyncIterator[Place]:
+async def placed(node: Node | Broker, name: str, *, served: bool = True, **options: Any) -> AsyncIterator[Place]:
     """All that is needed; without a server that runs, if it is not to be `served` yet."""
     async with AsyncExitStack() as stack:
         up, down = (stack.enter_context(Proxy(node.port)) for _ in range(2))
@@ -135,7 +149,7 @@ async def placed(node: Node, name: str, *, served: bool = True, **options: Any) 
             blocking = clients[reply, True] = Client(up.url, reply=reply, **options)
             stack.push_async_callback(asyncio.to_thread, blocking.close)
             await asyncio.to_thread(blocking.connect)
-        yield Place(node, up, down, server, services, clients)
+        yield Place(up, down, server, services, clients)
 
 
 class Row(NamedTuple):
@@ -201,6 +215,9 @@ def at_most_once(flow: Flow) -> bool:
 # --- links, workers and brokers that are lost ---------------------------------------------------------------------
 
 _HONEST = "all items, or the first ones of one run and an honest error; no second run unasked; both sides recover."
+LINKS = pytest.mark.parametrize(
+    ("node", "how"), [*(("rabbit", how) for how in ("rst", "fin", "silent")), ("embedded", "silent")], indirect=["node"]
+)
 CUTS: dict[str, Callable[[Proxy], None]] = {
     "rst": lambda proxy: proxy.cut("rst"),
     "fin": lambda proxy: proxy.cut("fin"),
@@ -213,9 +230,9 @@ CUTS: dict[str, Callable[[Proxy], None]] = {
     "The caller's connection is reset, closed or silent at any point of a stream, upload or conversation:"
     " CONNECTION_LOST; with durable replies a stream comes whole. No generator or handler stays behind.",
 )
-@pytest.mark.parametrize("how", CUTS)
-async def test_a_callers_link_that_is_lost(rabbit: Node, service_name: str, how: str) -> None:
-    async with placed(rabbit, service_name, **_QUICK) as place:
+@LINKS
+async def test_a_callers_link_that_is_lost(node: Node | Broker, service_name: str, how: str) -> None:
+    async with placed(node, service_name, **_QUICK) as place:
         rows = await happens(place, lambda place: CUTS[how](place.up), timer=never)
     for row in rows:
         allowed: set[str | None] = {None} if row.reply == "durable" else {"CONNECTION_LOST"}
@@ -251,9 +268,9 @@ def check_lost_worker(rows: set[Row]) -> None:
     " runs again, and is STREAM_BROKEN if items had come, or comes whole if it is resumable; at-most-once ends at its"
     " timer, an upload within 7 s.",
 )
-@pytest.mark.parametrize("how", CUTS)
-async def test_a_workers_link_that_is_lost(rabbit: Node, service_name: str, how: str) -> None:
-    async with placed(rabbit, service_name, **_QUICK) as place:
+@LINKS
+async def test_a_workers_link_that_is_lost(node: Node | Broker, service_name: str, how: str) -> None:
+    async with placed(node, service_name, **_QUICK) as place:
         check_lost_worker(await happens(place, lambda place: CUTS[how](place.down), timer=at_most_once))
 
 
@@ -280,7 +297,7 @@ async def test_a_worker_that_is_killed(rabbit: Node, service_name: str, tmp_path
 @pytest.mark.scenario(174, f"The broker restarts at any point: {_HONEST}")
 async def test_a_broker_that_restarts(breakable_rabbit: Node, service_name: str) -> None:
     async with placed(breakable_rabbit, service_name) as place:
-        rows = await happens(place, lambda place: asyncio.to_thread(place.node.restart), timer=at_most_once)
+        rows = await happens(place, lambda _place: asyncio.to_thread(breakable_rabbit.restart), timer=at_most_once)
     check_lost_worker({row for row in rows if row.reply == "durable"})
     assert {row.reason for row in rows if row.reply == "exclusive"} == {"CONNECTION_LOST"}
 
@@ -288,9 +305,12 @@ async def test_a_broker_that_restarts(breakable_rabbit: Node, service_name: str)
 # --- queues that are deleted --------------------------------------------------------------------------------------
 
 
-def delete(node: Node, *names: str) -> None:
+def delete(node: Node | Broker, *names: str) -> None:
     """Have the broker delete these queues, whoever they belong to."""
     for name in names:
+        if isinstance(node, Broker):
+            node.delete_queue(name)
+            continue
         node.eval(
             f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>)),'
             ' rabbit_amqqueue:delete(Q, false, false, <<"tests">>), ok'
@@ -343,10 +363,13 @@ def no_items(row: Row) -> set[str | None]:
     ],
 )
 async def test_a_queue_that_is_deleted(
-    rabbit: Node, service_name: str, names: Callable[[Place], list[str]], expected: Callable[[Row], set[str | None]]
+    node: Node | Broker,
+    service_name: str,
+    names: Callable[[Place], list[str]],
+    expected: Callable[[Row], set[str | None]],
 ) -> None:
-    async with placed(rabbit, service_name) as place:
-        rows = await happens(place, lambda place: asyncio.to_thread(delete, rabbit, *names(place)), timer=never)
+    async with placed(node, service_name) as place:
+        rows = await happens(place, lambda place: asyncio.to_thread(delete, node, *names(place)), timer=never)
     for row in rows:
         assert row.reason in expected(row), row
 
@@ -355,8 +378,8 @@ async def test_a_queue_that_is_deleted(
 
 
 @pytest.mark.scenario(176, "A caller cancels at any point: handlers and generators are ended, and items closed.")
-async def test_a_consumer_that_is_gone(rabbit: Node, service_name: str) -> None:
-    async with placed(rabbit, service_name) as place:
+async def test_a_consumer_that_is_gone(node: Node | Broker, service_name: str) -> None:
+    async with placed(node, service_name) as place:
         flows = place.flows()
         tasks = [  # half of them are busy with an item when they go, and do not wait for one
             asyncio.create_task(flow.run(client, within=_TIMEOUT, pause=0.1 * (at % 2)))
