@@ -27,6 +27,7 @@ from warren import (
 )
 from warren.client.blocking import Client as BlockingClient
 from warren.control.answering import Answering
+from warren.protocol.streaming import Ahead
 from warren.server import streaming
 
 KINDS = ("on_loop", "in_thread")
@@ -189,6 +190,34 @@ async def test_a_worker_that_has_not_heard_that_a_stream_is_given_up_hears_it_wi
         assert await anext(stream) == 0
         await stream.aclose()
         await until(lambda: yielding.closed)
+
+
+async def test_a_sign_of_life_does_not_count_the_item_that_a_thread_is_about_to_send(
+    url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlets: list[streaming.Outlet] = []
+    put, count = streaming.Outlet._put, Ahead.send
+
+    def put_watched(self: streaming.Outlet, body: bytes) -> None:
+        outlets.append(self)
+        put(self, body)
+
+    def count_slowly(self: Ahead, size: int) -> None:
+        count(self, size)
+        if self.sent == 2:  # the loop looks between the counting and the sending
+            looked = threading.Event()
+            outlet = outlets[0]
+            outlet._silent = True
+            outlet._loop.call_soon_threadsafe(outlet._look)
+            outlet._loop.call_soon_threadsafe(looked.set)
+            looked.wait(0.2)  # not as long as this thread keeps it from looking
+
+    monkeypatch.setattr(streaming.Outlet, "_put", put_watched)
+    monkeypatch.setattr(Ahead, "send", count_slowly)
+    async with yielding_and_client(url, service_name) as (yielding, client):
+        items, error = await taken(client.stream(yielding.in_thread, 3))
+    assert error is None
+    assert items == [Row(0), Row(1), Row(2)]
 
 
 async def test_a_task_that_is_cancelled_closes_it(url: str, service_name: str) -> None:

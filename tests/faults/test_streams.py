@@ -13,7 +13,7 @@ from tests.support.evidence import broker_memory, queued_bytes
 from tests.support.proxy import How, Proxy
 from tests.support.raw import raw_channel
 from tests.support.serving import serving, victims
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 from tests.support.yielding import Yielding, taken
 from warren import AsyncClient, CallError, Client, CurrentCall, Execution, Service, WorkerLost
 from warren.server import streaming
@@ -136,6 +136,47 @@ async def test_a_resumable_stream_outlives_a_restart_of_the_broker(breakable_rab
     assert error is None
     assert items + more == [*range(3000)]
     assert len(runs) == 2
+
+
+@pytest.mark.scenario(
+    208, "Another run sends large items in other messages, to a caller whose window is full: none counts twice."
+)
+async def test_another_run_that_sends_large_items_in_other_messages_overruns_no_window(
+    proxy: Proxy, url: str, service_name: str
+) -> None:
+    """Three of 20 KiB travel together; the messages of the second run begin where the first run's end."""
+    service, run, sent = Service(service_name), [0], asyncio.Event()
+
+    @service.method(delivery="at-least-once", resumable=True)
+    async def rows() -> AsyncIterator[bytes]:
+        run[0] += 1
+        for number in range(300):
+            if (run[0], number) == (1, 202):  # 204 are all that the window has room for
+                sent.set()
+                await asyncio.Event().wait()
+            if (run[0], number) == (2, 2):
+                await asyncio.sleep(0.1)  # the first two travel alone
+            if (run[0], number) == (2, 205):
+                sent.set()
+            yield b"%d" % number + bytes(20 * 1024)
+
+    @service.method
+    async def behind_them() -> None:
+        """Its reply comes behind all that was sent before."""
+
+    async with serving(service, url=proxy.url), AsyncClient(url, timeout=60, encoding="msgpack") as client:
+        stream = client.stream(rows)
+        items = [await anext(stream)]
+        await within(sent.wait(), "what the first run sends")
+        await client.call(behind_them)
+        sent.clear()
+        proxy.cut()
+        await within(sent.wait(), "what the second run sends")
+        await client.call(behind_them)
+        more, error = await taken(stream)
+    assert error is None
+    assert [int(item.rstrip(bytes(1))) for item in items + more] == [*range(300)]
+    assert run == [2]
 
 
 @pytest.mark.scenario(208, "Another run yields less than the first one had: STREAM_BROKEN, never short.")

@@ -15,7 +15,7 @@ from warren.client.outcomes import locate, stream_broken, stream_idle, withdrawn
 from warren.client.requests import Target
 from warren.client.sending import Sending
 from warren.errors import CallError
-from warren.protocol.streaming import DEFAULT_WINDOW, SAME_ITEMS, Behind, Items, read_items
+from warren.protocol.streaming import DEFAULT_WINDOW, SAME_ITEMS, Behind, Items, read_items, size_of_new
 from warren.protocol.uploading import read_taken
 
 #: Seconds after which the credit is told again while nothing comes, as that may have been lost; then twice as many.
@@ -30,6 +30,11 @@ class Message(NamedTuple):
     body: bytes
     content_type: bytes
     before: int
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many new items it has, and the bytes that count for them."""
+        return self.number - self.before, size_of_new(len(self.body), self.before)
 
 
 class End(NamedTuple):
@@ -122,13 +127,13 @@ class Inlet:
         self._take(items, before, p, body)
 
     def _take(self, items: Items, before: int, p: Properties, body: bytes) -> None:
-        number = items.number - before
-        trouble = self._behind.take(items.seq + before, number, len(body))
+        message = Message(items.number, body, p.content_type or b"", before)
+        trouble = self._behind.take(items.seq + before, *message.counts)
         if trouble:
             self._break(trouble)
-        elif number:
+        elif items.number:
             self._source, self._run = items.source.encode(), p.message_id
-            self._messages.append(Message(items.number, body, p.content_type or b"", before))
+            self._messages.append(message)
             self._hand_out()
 
     def _go_on_with(self, source: str) -> None:
@@ -210,7 +215,7 @@ class Inlet:
 
     def _consume(self) -> None:
         taken, self._taken = self._taken, None
-        if taken is not None and self._behind.consume(taken.number - taken.before, len(taken.body)):
+        if taken is not None and self._behind.consume(*taken.counts):
             self._tell()
 
     def _tell(self) -> None:

@@ -173,6 +173,14 @@ class Behind:
         return self.consumed
 
 
+def size_of_new(size: int, before: int) -> int:
+    """Bytes of a message that count for its new items, where `before` of them had come and count already.
+
+    Those travel together with others only as long as all are small.
+    """
+    return max(0, size - MOST_TOGETHER) if before else size
+
+
 def _least(count: int, size: int) -> int:
     """Bytes that so many items have at least, in a message of so many bytes; a sign of life has none."""
     return max(0, size - _AROUND * count) if count else 0

@@ -317,7 +317,8 @@ class Outlet(Way):
         if self.attempt.ended:
             self.stop()
         if self._silent:
-            self._send(self._ahead.sent - len(self._buffer), [])
+            with self._changed:  # a thread counts an item, and then lays it here
+                self._send(self._ahead.sent - len(self._buffer), [])
         self._silent = True
         self._watch()
 

@@ -9,6 +9,7 @@ from warren.protocol.codecs import JSON, MSGPACK
 from warren.protocol.request import PERSISTENT
 from warren.protocol.streaming import (
     DEFAULT_WINDOW,
+    MOST_TOGETHER,
     Ahead,
     Behind,
     Items,
@@ -18,6 +19,7 @@ from warren.protocol.streaming import (
     read_credit,
     read_items,
     read_window,
+    size_of_new,
     together,
     window_fields,
 )
@@ -89,6 +91,12 @@ def test_a_caller_knows_which_items_of_another_run_it_has() -> None:
         0,
         0,
     ]
+
+
+def test_items_that_come_again_with_new_ones_count_once() -> None:
+    assert size_of_new(MOST_TOGETHER, 0) == MOST_TOGETHER
+    assert size_of_new(MOST_TOGETHER, 1) == 0
+    assert size_of_new(MOST_TOGETHER + 7, 1) == 7  # nobody may send that: it counts, so that memory stays bounded
 
 
 def test_a_caller_notices_what_is_missing_twice_or_too_much() -> None:
