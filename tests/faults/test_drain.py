@@ -18,7 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
 from tests.support.waiting import PATIENCE, until
-from warren import AsyncClient, CallError, Service, WorkerLost
+from tests.support.yielding import taken
+from warren import AsyncClient, CallError, Cancelled, Service, WorkerLost
 from warren.protocol import topology
 
 
@@ -140,6 +141,44 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
     assert set(server.abandoned) == abandoned
     assert all(one in caplog.text for one in abandoned)
     assert sorted(ran) == ["awaits", "computes"]
+    assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
+
+
+@pytest.mark.scenario(
+    208,
+    "A worker is stopped in the middle of resumable streams, longer than its drain: others go on as if it was killed;"
+    " the last attempt of an `async def` one gets CANCELLED/DRAIN.",
+)
+async def test_another_worker_goes_on_with_a_resumable_stream_of_one_that_is_stopped(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service = Service(service_name, concurrency=3)
+
+    @service.method(delivery="at-least-once", resumable=True, max_attempts=2)
+    async def on_loop() -> AsyncIterator[int]:
+        for number in range(1000):  # it waits in there: its caller takes no more
+            yield number
+
+    @service.method(delivery="at-least-once", resumable=True, max_attempts=1)
+    async def once() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.Event().wait()
+
+    @service.method(delivery="at-least-once", resumable=True, max_attempts=2)
+    def in_thread() -> Iterator[int]:
+        yield from range(1000)  # it waits in there, too
+
+    methods: tuple[Any, ...] = (on_loop, in_thread, once)
+    async with serving(service, url=url, drain_timeout=0.2) as server:
+        streams = [client.stream(method) for method in methods]
+        items = [[await anext(stream)] for stream in streams]
+    assert [name.partition(" ")[0] for name in server.abandoned] == [f"{service_name}.once[]"]
+    async with serving(service, url=url):
+        ends = [await taken(stream) for stream in streams]
+    assert [had + more for had, (more, _) in zip(items, ends, strict=True)] == [[*range(1000)], [*range(1000)], [0]]
+    assert ends[0][1] is ends[1][1] is None
+    assert isinstance(ends[2][1], Cancelled)
+    assert (ends[2][1].reason, ends[2][1].execution.value) == ("DRAIN", "EXECUTED")
     assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
 
 

@@ -116,6 +116,11 @@ class Attempt:
         return self.request.attempt if self.request and self.method.delivery == "at-least-once" else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether another run may go on where this one is lost, or stopped with its worker."""
+        return self.method.resumable and self.request is not None and self.request.attempt < self.method.max_attempts
+
+    @property
     def is_cast(self) -> bool:
         """Whether nobody waits for a reply; one that fails is set aside, and that is logged in one line."""
         return self.request is not None and not self.request.properties.reply_to

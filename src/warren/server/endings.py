@@ -15,6 +15,7 @@ from warren.flood import Flood
 from warren.logs import About, get_logger
 from warren.printable import printable_bytes
 from warren.protocol import evidence
+from warren.protocol.evidence import Ending
 from warren.protocol.request import UnreadableHeaders
 from warren.server import access
 from warren.server.admission import HandBack, Refuse, SetAside, draining
@@ -79,11 +80,22 @@ class Endings:
 
     def _end_raised(self, attempt: Attempt, error: BaseException) -> None:
         if attempt.stopped_by is not None and issubclass(type(error), asyncio.CancelledError):
-            self.finish(attempt, self._replies.ended(attempt, *attempt.stopped_by))
+            self._end_stopped(attempt, *attempt.stopped_by)
             return
         reply = self._replies.raised(attempt, error)
         self.finish(attempt, reply)
         self._log_failure(attempt, reply)
+
+    def _end_stopped(self, attempt: Attempt, ending: Ending, message: str) -> None:
+        """The handler was cancelled; another worker goes on where it can, and only its caller's pause tells of it."""
+        reply = self._replies.ended(attempt, ending, message)
+        request = attempt.request
+        if ending is evidence.DRAIN and attempt.goes_on and request is not None:
+            attempt.ended = attempt.call.ended = True
+            self._settler.hand_back(attempt, attempt.left, request.attempt + 1)
+            self._note(attempt, reply)
+        else:
+            self.finish(attempt, reply)
 
     def reply_to(self, attempt: Attempt, value: Any) -> Reply:
         """The reply that carries a result. Called in threads."""
@@ -95,11 +107,14 @@ class Endings:
             try:
                 attempt.ended = attempt.call.ended = True
                 self._settler.reply(attempt, reply)
-                work = self._statistics.ended(attempt, reply)
-                if access.log.level <= logging.INFO and access.log.isEnabledFor(logging.INFO):  # it has a level
-                    access.ended(attempt, reply, work)
+                self._note(attempt, reply)
             except BaseException as error:
                 self.fail(attempt, error)
+
+    def _note(self, attempt: Attempt, reply: Reply) -> None:
+        work = self._statistics.ended(attempt, reply)
+        if access.log.level <= logging.INFO and access.log.isEnabledFor(logging.INFO):  # it has a level
+            access.ended(attempt, reply, work)
 
     def _log_failure(self, attempt: Attempt, reply: Reply) -> None:
         if attempt.is_cast or reply.failure is None:

@@ -250,7 +250,7 @@ class Settler(_Deliveries):
             self._end_held(attempt, evidence.HAND_BACK, _NOT_HANDED_BACK, str(error))
             return
         surely = partial(self.surely, attempt)
-        certain = request.delivery.redelivered  # of `at-least-once` requests only, which may run once more
+        certain = request.delivery.redelivered or attempt.entered  # so it is `at-least-once`, and may run once more
         self.copies.send(
             Copy(
                 ways=ways,

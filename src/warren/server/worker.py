@@ -273,7 +273,7 @@ class Worker(_Unconfirmed):
         if self._places.taken:
             self._idle = asyncio.Event()
             await _within(max(0.0, timeout - late), self._idle.wait())
-        abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken]
+        abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken if not attempt.goes_on]
         await stop_all(self._places.taken, evidence.DRAIN, _DRAINED.format(timeout), _CANCEL_TIME)
         self.hand_back()  # what has come since, where the broker has not stopped the consumer yet
         await _within(_SETTLE_TIME, self._stages.settled())  # what is not confirmed may get lost with the connection
