@@ -17,7 +17,7 @@ from tests.support.evidence import Counting, ending
 from tests.support.proxy import Proxy
 from tests.support.raw import depth, raw_channel
 from tests.support.serving import Victim, doomed, lines, serving
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until, within
 from tests.support.yielding import taken
 from warren import AsyncClient, CallError, Cancelled, Service, WorkerLost
 from warren.protocol import topology
@@ -180,6 +180,27 @@ async def test_another_worker_goes_on_with_a_resumable_stream_of_one_that_is_sto
     assert isinstance(ends[2][1], Cancelled)
     assert (ends[2][1].reason, ends[2][1].execution.value) == ("DRAIN", "EXECUTED")
     assert (depth(raw, service_name), depth(raw, topology.dead_queue(service_name))) == (0, 0)
+
+
+async def test_a_drain_hands_no_stream_back_that_nobody_wants(
+    client: AsyncClient, url: str, raw: Any, service_name: str
+) -> None:
+    service, heard = Service(service_name), asyncio.Event()
+
+    @service.method(delivery="at-least-once", resumable=True)
+    async def stubborn() -> AsyncIterator[int]:
+        yield 0
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # its caller has left it
+            heard.set()
+        await asyncio.Event().wait()
+
+    async with serving(service, url=url, drain_timeout=0.1):
+        async with client.stream(stubborn) as stream:
+            assert await anext(stream) == 0
+        await within(heard.wait(), "that it is cancelled")
+    assert depth(raw, service_name) == 0
 
 
 async def test_a_drain_does_not_wait_for_threads_that_nobody_can_stop(

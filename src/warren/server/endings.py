@@ -90,7 +90,8 @@ class Endings:
         """The handler was cancelled; another worker goes on where it can, and only its caller's pause tells of it."""
         reply = self._replies.ended(attempt, ending, message)
         request = attempt.request
-        if ending is evidence.DRAIN and attempt.goes_on and request is not None:
+        wanted = not attempt.call.cancelled  # it may have been cancelled before, and gone on
+        if ending is evidence.DRAIN and wanted and attempt.goes_on and request is not None:
             attempt.ended = attempt.call.ended = True
             self._settler.hand_back(attempt, attempt.left, request.attempt + 1)
             self._note(attempt, reply)
