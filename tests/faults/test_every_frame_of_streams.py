@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.flows import Flow, Flows
+from tests.support.flows import RESUMABLE, Flow, Flows
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient
@@ -34,6 +34,7 @@ _CALLS: dict[str, tuple[str, str, Any]] = {
     "stream with durable replies": ("stream", "report", "durable"),
     "stream again": ("stream", "at-least-once", "exclusive"),
     "stream again with durable replies": ("stream", "at-least-once", "durable"),
+    "resumable stream": ("stream", RESUMABLE, "durable"),
     "stream at most once": ("stream", "at-most-once", "exclusive"),
     "upload": ("upload", "report", "exclusive"),
     "upload with durable replies": ("upload", "report", "durable"),
@@ -143,6 +144,7 @@ def check(flow: Flow, *, was_cut: bool, may_wait: bool) -> None:
     by_timer = flow.error is not None and flow.error.reason == "CLIENT_TIMER"
     assert may_wait or not by_timer, f"only its timer ended it: {flow}"
     assert was_cut or by_timer or flow.error is None, f"nothing was cut, and it failed: {flow}"
+    assert flow.mode != RESUMABLE or flow.error is None or not flow.items, f"it does not go on: {flow}"
 
 
 async def cut_all(broker: Broker, cuts: list[Cut], what: str, side: str) -> list[bool]:
@@ -169,7 +171,8 @@ async def cut_all(broker: Broker, cuts: list[Cut], what: str, side: str) -> list
     170,
     "The connection of the client or the worker ends or is reset, in turn, after each frame of a stream, upload or"
     " conversation, one way or the other (embedded broker): all items, or the first ones of one run and an honest"
-    " error; no second run unasked, no short upload, generators are closed, and both sides serve the next one.",
+    " error; a resumable one that has begun comes whole; no second run unasked, no short upload, generators are closed,"
+    " and both sides serve the next one.",
 )
 @pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize("what", _CALLS)
