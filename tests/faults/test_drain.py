@@ -203,6 +203,30 @@ async def test_a_drain_hands_no_stream_back_that_nobody_wants(
     assert depth(raw, service_name) == 0
 
 
+async def test_a_stream_that_has_begun_and_cannot_be_handed_back_is_not_said_to_have_not_begun(
+    client: AsyncClient, url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, began = Service(service_name), asyncio.Event()
+
+    @service.method(delivery="at-least-once", resumable=True)
+    async def rows() -> AsyncIterator[int]:
+        began.set()
+        await asyncio.Event().wait()
+        yield 0
+
+    def no_room(*_args: Any) -> None:
+        raise ValueError("its headers fill a frame already")
+
+    monkeypatch.setattr("warren.server.settler._ways_back", no_room)
+    async with serving(service, url=url, drain_timeout=0.1):
+        call = asyncio.create_task(taken(client.stream(rows)))
+        await within(began.wait(), "that it begins")
+    _, error = await call
+    assert isinstance(error, Cancelled)
+    assert "its headers fill a frame already" in error.message
+    assert (error.reason, error.execution.value) == ("DRAIN", "EXECUTED")
+
+
 async def test_a_drain_does_not_wait_for_threads_that_nobody_can_stop(
     client: AsyncClient, url: str, service_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

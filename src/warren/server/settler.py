@@ -244,10 +244,11 @@ class Settler(_Deliveries):
         assert request is not None
         if attempt.settled or attempt.channel.closed is not None:
             return
+        kept = evidence.DRAIN if attempt.entered else evidence.HAND_BACK  # what it ends in that stays here
         try:
             ways = _ways_back(request, self._service, self._user, left, number, self.copies.room)
         except ValueError as error:
-            self._end_held(attempt, evidence.HAND_BACK, _NOT_HANDED_BACK, str(error))
+            self._end_held(attempt, kept, _NOT_HANDED_BACK, str(error))
             return
         surely = partial(self.surely, attempt)
         certain = request.delivery.redelivered or attempt.entered  # so it is `at-least-once`, and may run once more
@@ -259,7 +260,7 @@ class Settler(_Deliveries):
                 patience=_HAND_BACK_PATIENCE,
                 outlives_link=False,
                 taken=partial(self.copied, attempt, None),
-                refused=partial(surely, evidence.SERVER, self._end_held, evidence.HAND_BACK, _NOT_HANDED_BACK),
+                refused=partial(surely, evidence.SERVER, self._end_held, kept, _NOT_HANDED_BACK),
                 doubtful=None if certain else partial(surely, _IN_DOUBT, self._end_held, _IN_DOUBT, _MAYBE_HANDED_BACK),
             )
         )
