@@ -42,7 +42,7 @@ class Server(Observable):
         Server(calc.service, mail.service, url="amqp://localhost").run()
 
     Attributes:
-        abandoned: the calls that were still running when the drain gave up on them.
+        abandoned: the calls that were still running when the drain gave up on them; none that another run goes on with.
     """
 
     @keywords.naming(ConnectionOptions)
