@@ -480,6 +480,19 @@ async def test_idle_timeout_counts_before_it_proceeds_too(kind: Any, url: str, s
         assert rows.tenants == []
 
 
+async def test_idle_timeout_counts_behind_the_last_item_too(kind: Any, url: str, service_name: str) -> None:
+    async def goes_on(call: ClientCall, proceed: Proceed) -> Any:
+        await proceed()
+        await asyncio.Event().wait()
+
+    async with calling(kind, url, service_name, goes_on) as (rows, calls):
+        got: list[Any] = []
+        with pytest.raises(DeadlineExceeded, match="idle_timeout") as caught:
+            await calls.stream(rows.rows, 3, got=got, timeout=10, idle_timeout=0.5)
+        assert got == [0, 1, 2]
+        assert caught.value.execution is Execution.EXECUTED
+
+
 async def test_closing_the_client_ends_them(kind: Any, url: str, service_name: str) -> None:
     watch = Watch()
     async with calling(kind, url, service_name, watch) as (rows, calls):

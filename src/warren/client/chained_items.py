@@ -138,12 +138,12 @@ class _ChainedInlet(Inlet):
             self._outcome.set_result(outcome)
 
     def fail(self, error: BaseException) -> None:
-        if self._chained.is_begun or self._end is not None:
+        if self._call is not None or self._end is not None:
             super().fail(error)
-        else:  # it will not be begun any more
-            if isinstance(error, CallError):
+        else:  # it will not be begun any more, or has ended, and the middleware goes on
+            if isinstance(error, CallError) and not self._chained.is_begun:
                 evidence.unsent(error)
-            self._end = End(error, 0)
+            self._end = End(error, self._behind.came)
             self._stop_middleware()
             self._hand_out()
 
