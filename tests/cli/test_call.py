@@ -150,7 +150,7 @@ def test_ctrl_c_exits_130(served: Path, url: str, tmp_path: Path) -> None:
     assert call.wait() == 130
     call.close()
     (tmp_path / "held.go").touch()
-    assert call.output == "error: interrupted; the handler may still run\n"
+    assert call.output == "error: interrupted; its worker is told, and the handler may still run\n"
 
 
 def test_what_a_method_yields_is_printed_line_by_line(call: Call) -> None:

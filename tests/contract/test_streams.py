@@ -381,7 +381,7 @@ def test_a_client_that_is_closed_under_a_stream_does_not_say_that_nothing_was_se
         with pytest.raises(Cancelled) as caught:
             list(stream)
         assert caught.value.execution is Execution.EXECUTED
-        assert caught.value.__notes__ == ["256 items of the stream had come"]
+        assert caught.value.__notes__ == ["256 items of the stream had come: its handler was begun"]
 
 
 def test_a_stream_may_be_dropped_while_its_client_is_being_closed(url: str, service_name: str) -> None:

@@ -44,7 +44,7 @@ async def test_a_worker_that_dies_ends_the_stream_which_is_not_run_again(
         assert items == [*range(300)]
         assert isinstance(error, WorkerLost)
         assert error.execution is Execution.EXECUTED
-        assert error.__notes__ == ["300 items of the stream had come"]
+        assert error.__notes__ == ["300 items of the stream had come: its handler was begun"]
         assert len(log.read_text().splitlines()) == 1
 
 

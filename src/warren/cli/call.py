@@ -96,7 +96,7 @@ def call(
     except ValueError as error:
         fail(str(error), USAGE)
     except KeyboardInterrupt:
-        fail("interrupted; the handler may still run", INTERRUPTED)
+        fail("interrupted; its worker is told, and the handler may still run", INTERRUPTED)
     if not cast and result is not _PRINTED:
         _print_result(result, as_json)
 

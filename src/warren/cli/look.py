@@ -203,7 +203,7 @@ def _terms(method: told.MethodInfo) -> str:
     parts.append(f"{method.concurrency} at a time in a process" if method.concurrency is not None else "")
     parts.append("answers bare requests" if method.default else "")
     parts.append("may be asked of all instances" if method.broadcast else "")
-    parts.append("goes on in another run" if method.resumable else "")
+    parts.append("resumable" if method.resumable else "")
     return ", ".join(part for part in parts if part)
 
 

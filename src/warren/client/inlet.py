@@ -114,7 +114,10 @@ class Inlet:
             self._break("a message with items came that cannot be read")
             return
         if self._behind.came and items.number and p.message_id != self._run:
-            self._break(f"item {items.seq} of a second run of the method came, after {self._behind.came} of the first")
+            self._break(
+                f"item {items.seq} of a second run of the method came, after {self._behind.came} of the first, and it"
+                " is not declared resumable"
+            )
             return
         old = items.seq < self._behind.came
         if anew := old and p.message_id == SAME_ITEMS:
