@@ -59,9 +59,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Four for each core, as most of a worker's time is waiting; no more than eight, each with a broker in memory.
+    """Two for each core, as half of a worker's time is waiting; no more than eight, each with a broker in memory.
+
+    With four for each core the suite took as long, as it needs both cores, and what waits for the other waited longer.
 
     One for each core with `-n logical`, for tests that hardly wait: each more would import and collect once more.
     """
     cores = os.cpu_count() or 1
-    return min(cores if config.option.numprocesses == "logical" else 4 * cores, 8)
+    return min(cores if config.option.numprocesses == "logical" else 2 * cores, 8)
