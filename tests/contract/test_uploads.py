@@ -495,7 +495,7 @@ async def test_an_upload_has_a_time_for_a_handler_that_takes_no_more(url: str, s
         with pytest.raises(DeadlineExceeded, match=r"took no item for 0\.3 s") as caught:
             await how.upload(getattr(taking, f"sleep_{kind}"), source.on_loop(), 2)
         assert (caught.value.reason, caught.value.execution) == ("IDLE", Execution.EXECUTED)
-        assert source.closed
+        assert source.closed or not source.given  # on a busy machine it is not begun by then
         await until(lambda: taking.ended)
 
 
@@ -504,7 +504,7 @@ def test_an_upload_of_a_thread_has_such_a_time_too(url: str, service_name: str) 
         source = Source(2000)
         with pytest.raises(DeadlineExceeded, match=r"took no item for 0\.3 s"):
             client.options(idle_timeout=0.3).upload(taking.sleep_on_loop, source.in_thread(), 2)
-        assert source.closed
+        assert source.closed or not source.given  # on a busy machine it is not begun by then
         with pytest.raises(InvalidArgument, match="item 0 cannot be sent") as caught:
             client.upload(f"{service_name}.on_loop", [object()])
         assert (caught.value.method, caught.value.execution) == (f"{service_name}.on_loop", Execution.EXECUTED)

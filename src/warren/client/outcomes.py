@@ -5,7 +5,7 @@ from __future__ import annotations
 from warren.client.calls import BEGUN, OUTSIDE, WAITING, PendingCall
 from warren.client.pipeline import place
 from warren.connection.errors import ACCESS_REFUSED, ChannelClosed
-from warren.errors import CallError, Execution
+from warren.errors import CallError
 from warren.logs import get_logger
 from warren.protocol import evidence
 from warren.protocol.bounce import Bounce
@@ -171,10 +171,8 @@ def stream_mute(reason: ChannelClosed) -> CallError:
 def after_items(error: Exception, count: int) -> None:
     """Make an error that ended a stream say that so many items had come."""
     told = f"{count} item{'' if count == 1 else 's'} of the stream had come"
-    if isinstance(error, CallError) and count:
-        if error.execution is not Execution.EXECUTED:
-            told += ": its handler was begun"
-        evidence.begun(error)
+    if isinstance(error, CallError) and count and evidence.begun(error):
+        told += ": its handler was begun"
     error.add_note(told)
 
 

@@ -206,9 +206,10 @@ def _most(one: Execution, another: Execution) -> Execution:
     return one if _MORE.index(one) >= _MORE.index(another) else another
 
 
-def begun(error: CallError) -> None:
-    """Make an error say that the handler was begun: items of its stream have come."""
-    error.execution = _most(error.execution, Execution.EXECUTED)
+def begun(error: CallError) -> bool:
+    """Make an error say that the handler was begun: items of its stream have come; returns whether that is new."""
+    said, error.execution = error.execution, _most(error.execution, Execution.EXECUTED)
+    return error.execution is not said
 
 
 def unsent(error: CallError) -> None:
