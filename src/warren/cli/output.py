@@ -16,7 +16,7 @@ RED, YELLOW = 31, 33
 
 def say(text: str, end: str = "\n") -> None:
     """Print to standard output."""
-    print(text, end=end)  # noqa: T201 - the place where it is done
+    print(text + end, end="")  # noqa: T201 - the place where it is done; in one piece, as Ctrl-C may come in between
 
 
 def complain(text: str, end: str = "\n") -> None:
