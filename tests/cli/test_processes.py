@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from warren.processes import manager as processes
+from warren.processes import probes
 from warren.processes.crew import CANNOT_SERVE
 from warren.processes.manager import Manager
+from warren.processes.probes import Probes
 from warren.processes.process import Process
 
 BEGIN = """
@@ -68,6 +70,13 @@ async def lines(started: Path, count: int) -> list[str]:
         while len(noted(started)) < count:
             await asyncio.sleep(0.01)
     return noted(started)
+
+
+async def ready(manager: Manager, count: int) -> None:
+    """Wait until so many workers have said that they serve, and the manager knows."""
+    async with asyncio.timeout(20):
+        while sum(process.serves for process in manager._crew._running) < count:
+            await asyncio.sleep(0.01)
 
 
 async def test_it_keeps_the_wanted_number_and_ends_them_all(make: Make, started: Path) -> None:
@@ -162,7 +171,7 @@ async def test_a_worker_that_drains_for_a_reload_is_not_told_again_when_all_shal
     make: Make, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def changes() -> AsyncIterator[Collection[str]]:
-        await lines(started, 1)
+        await ready(manager, 1)  # before that, SIGTERM would end it at once
         yield {"calc.py"}
 
     monkeypatch.setattr(processes, "GRACE", 1.0)
@@ -243,13 +252,6 @@ note("stops")
 )
 
 
-async def ready(manager: Manager, count: int) -> None:
-    """Wait until so many workers have said that they serve, and the manager knows."""
-    async with asyncio.timeout(20):
-        while sum(process.serves for process in manager._crew._running) < count:
-            await asyncio.sleep(0.01)
-
-
 async def test_a_restart_replaces_one_worker_after_the_other_each_once_its_successor_serves(
     make: Make, started: Path
 ) -> None:
@@ -312,18 +314,29 @@ if os.path.exists(sys.argv[1] + '.broken'):
     assert "while it drained" not in caplog.text
 
 
+#: Hangs before it serves, if it is told to.
+HANG = """
+import os, sys, time
+if os.path.exists(sys.argv[1] + '.hang'):
+    os.rename(sys.argv[1] + '.hang', sys.argv[1] + '.hangs')
+    time.sleep(60)
+"""
+
+
+async def hangs(started: Path) -> None:
+    """Wait until one worker hangs; the next one does not."""
+    async with asyncio.timeout(20):
+        while not started.with_name("started.hangs").exists():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_restart_while_another_waits_for_a_successor_begins_again(make: Make, started: Path) -> None:
-    hang = "import os, sys, time\nif os.path.exists(sys.argv[1] + '.hang'): time.sleep(60)\n"
-    manager = make(hang + LOUD)
+    manager = make(HANG + LOUD)
     running = asyncio.create_task(manager.run())
     await ready(manager, 1)
-    flag = started.with_name("started.hang")
-    flag.touch()
+    started.with_name("started.hang").touch()
     manager.restart()
-    async with asyncio.timeout(20):
-        while len(manager._crew._running) < 2:
-            await asyncio.sleep(0.01)
-    flag.unlink()
+    await hangs(started)
     manager.restart()
     assert [event.split()[0] for event in (await lines(started, 5))[2:]] == ["worker-1", "serves", "stops"]
     manager.stop()
@@ -331,15 +344,12 @@ async def test_a_restart_while_another_waits_for_a_successor_begins_again(make: 
 
 
 async def test_stopping_ends_a_restart_and_what_it_has_started(make: Make, started: Path) -> None:
-    hang = "import os, sys, time\nif os.path.exists(sys.argv[1] + '.hang'): time.sleep(60)\n"
-    manager = make(hang + LOUD)
+    manager = make(HANG + LOUD)
     running = asyncio.create_task(manager.run())
     await ready(manager, 1)
     started.with_name("started.hang").touch()
     manager.restart()
-    async with asyncio.timeout(20):
-        while len(manager._crew._running) < 2:
-            await asyncio.sleep(0.01)
+    await hangs(started)
     manager.stop()
     async with asyncio.timeout(10):
         assert await running == 0
@@ -351,6 +361,49 @@ async def test_a_restart_of_a_worker_that_does_not_serve_yet_starts_another_at_o
     await lines(started, 1)
     manager.restart()
     await lines(started, 2)
+    manager.stop()
+    assert await running == 0
+
+
+#: The first one says how it is only when it is told to stop, and what it says then is `sys.argv[4]`.
+TELLS = (
+    BEGIN
+    + """
+first = not os.path.exists(sys.argv[1] + '.replaced')
+open(sys.argv[1] + '.replaced', 'w').close()
+lifeline.send(b'ready')
+while order := lifeline.recv(1):
+    if order == b'?':
+        with open(sys.argv[1], 'a') as file:
+            file.write('asked\\n')
+        if not first:
+            lifeline.send(b'{"health": {"healthy": true}}\\n')
+    else:
+        if first:
+            lifeline.send(sys.argv[4].encode())
+        break
+"""
+)
+
+
+@pytest.mark.parametrize("last_words", ["", '{"health": {"healthy": false, "state": "draining"}}\n'])
+async def test_a_probe_that_asks_a_worker_which_is_being_replaced_is_answered_by_its_successor(
+    started: Path, monkeypatch: pytest.MonkeyPatch, last_words: str
+) -> None:
+    monkeypatch.setattr(probes, "PATIENCE", 20.0)  # its successor has to start meanwhile
+    manager = Manager(
+        lambda name, lifeline: [sys.executable, "-S", "-c", TELLS, str(started), name, str(lifeline), last_words],
+        workers=1,
+        drain_timeout=5.0,
+        environment=os.environ,
+    )
+    running = asyncio.create_task(manager.run())
+    await ready(manager, 1)
+    probe = asyncio.create_task(Probes(manager._crew).pages["/readyz"]("*/*"))
+    await lines(started, 2)  # it was asked
+    manager.restart()
+    answer = await probe
+    assert (answer.status, answer.body) == (200, '{"ready":true,"workers":{"worker-1":{"healthy":true}}}\n')
     manager.stop()
     assert await running == 0
 

@@ -44,7 +44,8 @@ class Background:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serving(self.service, url=self._url):
+        # Its handlers end as they do: what comes for a call that was given up comes late, and for certain.
+        async with serving(self.service, url=self._url, control=None):
             self._ready.set()
             await self._stop.wait()
 

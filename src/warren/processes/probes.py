@@ -34,11 +34,21 @@ class Probes:
 
     async def _ready(self, _accept: str) -> Answer:
         """Each worker is connected and consumes; while they start or drain, none is ready."""
-        workers = self._crew.ready()
-        said = await asyncio.gather(*(_health(process) for process in workers.values()))
+        names = list(self._crew.ready())
+        said = await asyncio.gather(*(self._health(name) for name in names))
         ready = all(health["healthy"] for health in said)
-        body = msgspec.json.encode({"ready": ready, "workers": dict(zip(workers, said, strict=True))}).decode()
+        body = msgspec.json.encode({"ready": ready, "workers": dict(zip(names, said, strict=True))}).decode()
         return Answer(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, _JSON, body + "\n")
+
+    async def _health(self, name: str) -> Any:
+        """How the worker in one place is. What one says that is being replaced does not count: its successor serves."""
+        process, asked = self._crew.ready()[name], None
+        while process is not None and process is not asked:
+            report, asked = await _report(process), process
+            process = self._crew.ready()[name]
+        if process is None:
+            return {"healthy": False, "state": "not serving"}
+        return {"healthy": False, "state": "does not answer"} if report is None else report["health"]
 
     async def _metrics(self, accept: str) -> Answer:
         """Added up over the workers; what those have counted that have ended since is not lost."""
@@ -69,9 +79,3 @@ async def _report(process: Process) -> Any:
     except (OSError, TimeoutError, msgspec.DecodeError):
         return None
 
-
-async def _health(process: Process | None) -> Any:
-    if process is None:
-        return {"healthy": False, "state": "not serving"}
-    report = await _report(process)
-    return {"healthy": False, "state": "does not answer"} if report is None else report["health"]
