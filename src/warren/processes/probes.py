@@ -78,4 +78,3 @@ async def _report(process: Process) -> Any:
             return msgspec.json.decode(await process.report())
     except (OSError, TimeoutError, msgspec.DecodeError):
         return None
-
