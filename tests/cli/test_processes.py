@@ -399,7 +399,7 @@ async def test_a_probe_that_asks_a_worker_which_is_being_replaced_is_answered_by
     )
     running = asyncio.create_task(manager.run())
     await ready(manager, 1)
-    probe = asyncio.create_task(Probes(manager._crew).pages["/readyz"]("*/*"))
+    probe = asyncio.ensure_future(Probes(manager._crew).pages["/readyz"]("*/*"))
     await lines(started, 2)  # it was asked
     manager.restart()
     answer = await probe
