@@ -32,6 +32,7 @@ HOT = (
     "protocol/request",
     "protocol/stage",
     "connection/channel",
+    "connection/output",
     "connection/stream",
     "client/calls",
     "client/core",

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 import atheris
 
@@ -38,14 +39,29 @@ class Log:
         self.events.append((multiple, tag))
 
 
-def outcome(chunks: list[bytes]) -> tuple[list[object], list[bytes], bool]:
+def read(splitter: Splitter, chunk: bytes) -> None:
+    """Put bytes to the places of what is not whole, and feed those that have none."""
+    while chunk and (places := splitter.places()):
+        count = 0
+        for place in places:
+            part, chunk = chunk[: len(place)], chunk[len(place) :]
+            place[: len(part)] = part
+            count += len(part)
+        splitter.placed(count)
+    if chunk:
+        splitter.feed(chunk)
+
+
+def outcome(
+    chunks: list[bytes], take: Callable[[Splitter, bytes], None] = Splitter.feed
+) -> tuple[list[object], list[bytes], bool]:
     """What the splitter makes of a stream that arrives in these pieces."""
     log, others = Log(), list[bytes]()
-    splitter = Splitter(others.append, FRAME_MAX)
+    splitter = Splitter(others.append, FRAME_MAX, large=1)
     splitter.tap(1, log, body_limit=100)
     try:
         for chunk in chunks:
-            splitter.feed(chunk)
+            take(splitter, chunk)
     except FrameError:
         return log.events, others, True
     return log.events, others, False
@@ -55,7 +71,8 @@ def check(data: bytes) -> None:
     """Nothing but `FrameError`, and the same whichever way the stream is cut; what was read reads again."""
     cut = data[0] if data else 0
     stream = data[1:]
-    assert outcome([stream]) == outcome([stream[:cut], stream[cut:]])
+    pieces = [stream[:cut], stream[cut:]]
+    assert outcome([stream]) == outcome(pieces) == outcome(pieces, read)
     try:
         p = decode_properties(stream)
         again = decode_properties(encode_properties(p))

@@ -9,7 +9,7 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from warren.protocol.streaming import Ahead, Behind, Window, together
+from warren.protocol.streaming import Ahead, Behind, Window, Written, together
 
 _MOST = 50  # bytes of items that travel together
 
@@ -24,7 +24,7 @@ class Stream(RuleBasedStateMachine):
         self.yielded: list[int] = []  # the oracle: sizes of all items
         self.buffer: list[bytes] = []
         self.flushed = 0
-        self.under_way: deque[tuple[int, list[bytes]]] = deque()
+        self.under_way: deque[tuple[int, list[Written]]] = deque()
         self.kept: deque[tuple[int, int]] = deque()  # at the caller: numbers and sizes of messages
         self.taken: tuple[int, int] | None = None
         self.credit: deque[int] = deque()

@@ -232,6 +232,11 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
     return pieces
 
 
+def body_head(channel: int, size: int) -> bytes:
+    """What a body frame begins with."""
+    return _frame_head.pack(BODY, channel, size)
+
+
 def get_frame(channel: int, queue: bytes) -> bytes:
     """Basic.Get: ask for one message, to be acknowledged."""
     head = _get_head.pack(METHOD, channel, 8 + len(queue), _GET, 0)

@@ -7,9 +7,10 @@ AMQP 0-9-1 specification.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Final, Protocol
 
-from warren.amqp.frames import BODY, END, HEADER, METHOD, OVERHEAD, RETURNED, Delivery, FrameError
+from warren.amqp.frames import BODY, END, HEADER, METHOD, OVERHEAD, RETURNED, Delivery, FrameError, body_head
 from warren.amqp.numbers import read_frame_head, read_tag_and_flag, read_u32, read_u64
 
 # Method ids: class 60 (basic) << 16 | method [1.8.3]
@@ -20,6 +21,10 @@ _ACK: Final = 60 << 16 | 80
 _NACK: Final = 60 << 16 | 120
 
 _SHORT: Final = "a frame is shorter than what it should hold"
+#: Bytes of what is left of a body that are worth to be read to their places.
+LARGE: Final = 32 * 1024
+#: So many places are given at a time, or one more.
+_MOST_PLACES: Final = 32
 _NO_END: Final = "a frame does not end with its end mark"
 
 
@@ -35,18 +40,40 @@ class Tap(Protocol):
     def refused(self, tag: int, multiple: bool) -> None: ...
 
 
+class _Body:
+    """A body that comes in parts: each is put where it belongs, and the whole is not copied."""
+
+    __slots__ = ("_file", "_view")
+
+    def __init__(self, size: int) -> None:
+        self._file = BytesIO()
+        self._file.seek(size - 1)
+        self._file.write(b"\0")
+        self._view = self._file.getbuffer()
+
+    def place(self, start: int, size: int) -> memoryview:
+        """Where so many bytes belong."""
+        return self._view[start : start + size]
+
+    def whole(self) -> bytes:
+        """All of it. CPython gives out the very bytes that a file in memory holds, if it has no views."""
+        self._view.release()
+        return self._file.getvalue()
+
+
 class _Content:
     """The deliveries of one tapped channel, put together from their frames [4.2.6]."""
 
-    __slots__ = ("_chunks", "_delivery", "_limit", "_missing", "_splitter", "tap")
+    __slots__ = ("_body", "_delivery", "_limit", "_missing", "_splitter", "channel", "tap")
 
-    def __init__(self, splitter: Splitter, tap: Tap, limit: int) -> None:
+    def __init__(self, splitter: Splitter, channel: int, tap: Tap, limit: int) -> None:
         self._splitter = splitter
+        self.channel = channel
         self.tap = tap
         self._limit = limit
         self._delivery: Delivery | None = None
         self._missing = 0
-        self._chunks: list[bytes | memoryview] = []
+        self._body: _Body | None = None
 
     def take(self, kind: int, data: bytes, start: int, stop: int) -> bool:
         """Use one frame's payload, `data[start:stop]`; False when it is none of ours but Pika's."""
@@ -116,19 +143,47 @@ class _Content:
         self._take_body(delivery, data, start, stop)
 
     def _take_body(self, delivery: Delivery, data: bytes, start: int, stop: int) -> None:
-        missing = self._missing = self._missing - (stop - start)
-        if missing < 0:
+        size = stop - start
+        if size > self._missing:
             raise FrameError("a message's body is longer than its header says")
         if delivery.body is not None:
-            if not missing and not self._chunks:
+            if size == delivery.body_size:
                 delivery.body = data[start:stop]  # the usual case: one frame
             else:
-                self._chunks.append(memoryview(data)[start:stop])  # the one copy is made by `join`
-        if not missing:
-            if self._chunks:
-                delivery.body = b"".join(self._chunks)
-                self._chunks = []
+                self._place(delivery, size)[:] = memoryview(data)[start:stop]
+        self.placed(size)
+
+    def _place(self, delivery: Delivery, size: int) -> memoryview:
+        """Where the next bytes of the body belong."""
+        if self._body is None:
+            self._body = _Body(delivery.body_size)
+        return self._body.place(delivery.body_size - self._missing, size)
+
+    def placed(self, size: int) -> None:
+        """So many bytes of the body are where they belong, or shall not be kept."""
+        self._missing -= size
+        delivery = self._delivery
+        if not self._missing and delivery is not None:
+            body, self._body = self._body, None
+            if body is not None:
+                delivery.body = body.whole()
             self._finish(delivery)
+
+    def places(self, size: int, frame: int) -> list[memoryview]:
+        """Where the next bytes belong: `size` of the open frame, then frames of `frame` bytes, if they come like that.
+
+        Behind each but the last is a place for its end mark and the head of the next one.
+        """
+        delivery = self._delivery
+        if delivery is None or delivery.body is None or self._missing < self._splitter.large:
+            return []
+        places = [self._place(delivery, size)]
+        start, left = delivery.body_size - self._missing + size, self._missing - size
+        while left and len(places) < _MOST_PLACES and self._body is not None:
+            size = min(left, frame)
+            places += (memoryview(bytearray(OVERHEAD)), self._body.place(start, size))
+            start, left = start + size, left - size
+        return places
 
     def _finish(self, delivery: Delivery) -> None:
         self._delivery = None
@@ -146,8 +201,10 @@ class Splitter:
     since it was last set to False, `delivered` the same of a whole message.
     """
 
-    def __init__(self, other: Callable[[bytes], None], frame_max: int) -> None:
+    def __init__(self, other: Callable[[bytes], None], frame_max: int, large: int = LARGE) -> None:
+        """`large`: bytes of what is left of a body from which on there are `places` for it."""
         self._other = other
+        self.large = large
         self._size_max = frame_max - OVERHEAD  # frame_max counts the whole frame [4.2.3]
         # RabbitMQ sends a message on whose headers it has added to (x-death), whatever their size has become.
         self._header_max = 4 * frame_max
@@ -155,13 +212,15 @@ class Splitter:
         self._rest = bytearray()
         self._wanted = OVERHEAD
         self._open: _Content | None = None  # whose body frame has come in part, and
-        self._open_size = 0  # the bytes of it, without its end mark, that have not
+        self._open_size = 0  # the bytes of it, without its end mark, that have not, of
+        self._frame_size = 0  # so many
+        self._places: list[memoryview] = []
         self.hot = False
         self.delivered = False
 
     def tap(self, channel: int, tap: Tap, *, body_limit: int) -> None:
         """From now on `tap` gets the deliveries, returns and confirms of `channel`."""
-        self._contents[channel] = _Content(self, tap, body_limit)
+        self._contents[channel] = _Content(self, channel, tap, body_limit)
 
     def untap(self, channel: int) -> None:
         """Leave a channel to Pika; one that is not tapped is ignored."""
@@ -198,7 +257,7 @@ class Splitter:
             content = contents.get(channel)
             if stop > end:
                 if content is not None and content.expects(kind, size):
-                    self._open, self._open_size = content, size
+                    self._open, self._open_size, self._frame_size = content, size, size
                     return self._continue(content, data, pos + 7)
                 self._wanted = stop - pos
                 return pos
@@ -227,3 +286,45 @@ class Splitter:
         self._open_size -= used
         self._wanted = self._open_size + 1
         return pos + used
+
+    # --- large bodies: read to where they belong, past `feed` -----------------------------------------------------
+
+    def places(self) -> list[memoryview]:
+        """Where the next bytes of the stream are wanted, one place after the other; nothing if they are to be fed."""
+        if self._open is None or self._rest:
+            return []
+        self._places = self._open.places(self._open_size, self._frame_size)
+        return self._places
+
+    def placed(self, count: int) -> None:
+        """So many bytes came into the places that were given last.
+
+        Raises:
+            FrameError: they are not AMQP.
+        """
+        places, self._places = self._places, []
+        content = self._open
+        assert content is not None
+        self.hot = True
+        while len(places) > 1 and count >= len(places[0]) + OVERHEAD:
+            size, between = len(places[0]), bytes(places[1])
+            if between[0] != END:
+                raise FrameError(_NO_END)
+            content.placed(size)
+            count -= size + OVERHEAD
+            places = places[2:]
+            if between[1:] != body_head(content.channel, len(places[0])):
+                self._open = None  # something else came
+                self.feed(between[1:] + b"".join(places)[:count])
+                return
+            self._open_size = self._frame_size = len(places[0])
+        self._placed_in_part(content, places, count)
+
+    def _placed_in_part(self, content: _Content, places: list[memoryview], count: int) -> None:
+        """So many bytes of the open frame, and perhaps of what is behind it; its last one waits for its end mark."""
+        used = min(count, self._open_size - 1)
+        content.placed(used)
+        self._open_size -= used
+        if count > used:
+            self._rest += b"".join([places[0][-1:], *places[1:2]])[: count - used]
+            self._wanted = 2

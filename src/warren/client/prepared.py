@@ -6,6 +6,7 @@ import types
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from warren.client.chain import ClientMiddleware
@@ -16,13 +17,13 @@ from warren.client.requests import Own, Target
 from warren.client.target import encode_call, read_result, split_name, typed_decoder
 from warren.errors import CallError
 from warren.protocol import codecs, topology
-from warren.protocol.codecs import CodecError
+from warren.protocol.codecs import CodecError, Decode
 from warren.protocol.content import MAX_MESSAGE_SIZE, as_text
 from warren.protocol.reply import undecodable_reply
 from warren.protocol.request import root_field
 from warren.protocol.running import get_running
 from warren.protocol.signature import Method, method_of
-from warren.protocol.streaming import DEFAULT_WINDOW, window_fields
+from warren.protocol.streaming import DEFAULT_WINDOW, items_decoder, window_fields
 from warren.protocol.uploading import UPLOAD, Kind, kind_of
 
 _WINDOW = window_fields(DEFAULT_WINDOW)
@@ -111,8 +112,8 @@ class Prepared:
         self.items, self.max_item = items, max_item
         self.kind = kind
         hint = kwargs.pop("returns", Any) if target.declared is None else _given(target.declared, kind)
-        self._items = types.GenericAlias(list, (hint,))
-        typed_decoder(target.content_type, self._items)
+        typed_decoder(target.content_type, types.GenericAlias(list, (hint,)))
+        self._item = hint
         if kind is UPLOAD:
             target.returns = hint
         self.options = options
@@ -162,7 +163,7 @@ class Prepared:
     def _read_items(self, message: Message) -> deque[Any]:
         try:
             content_type = codecs.normalise(as_text(message.content_type))
-            items = deque(typed_decoder(content_type, self._items)(message.body))
+            items = deque(_decoder(content_type, self._item)(message.body))
         except CodecError as error:
             raise self._located(undecodable_reply(str(error))) from error
         if len(items) != message.number:
@@ -176,6 +177,11 @@ class Prepared:
 
     def _located(self, error: CallError) -> CallError:
         return error.locate(method=self.target.name, queue=self.target.queue, call_id=None)
+
+
+@lru_cache(maxsize=1024)
+def _decoder(content_type: str, hint: Any) -> Decode:
+    return items_decoder(content_type, hint, root="result")
 
 
 def _given(method: Method, kind: Kind) -> Any:

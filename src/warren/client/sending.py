@@ -16,9 +16,8 @@ from typing import Any, Protocol
 from warren.client.outcomes import upload_idle, upload_lost, upload_refused, upload_stopped
 from warren.client.uplink import Publish, Sender, Uplink
 from warren.logs import get_logger
-from warren.protocol import codecs
 from warren.protocol.codecs import CodecError
-from warren.protocol.streaming import Ahead, item_size, joined, together
+from warren.protocol.streaming import Ahead, Written, item_size, joined, together, write_item
 from warren.protocol.uploading import Sent, Taken, sent_properties
 
 log = get_logger("warren.client")
@@ -59,7 +58,7 @@ class _Filled:
         self._idle_timeout = idle_timeout
         self._changed = threading.Condition()  # of all that follows
         self._ahead: Ahead | None = None
-        self._buffer: list[bytes] = []
+        self._buffer: list[Written] = []
         self._is_ended = False  # by its maker: there are no more
         self._owes = False  # whether the worker has to be told something, items or not
         self._flushes = False  # whether the loop will look into it
@@ -127,7 +126,7 @@ class _Filled:
         Raises:
             CallError: it cannot travel.
         """
-        body = self._encode(item)  # an array of this item only, so that one that travels alone is not copied
+        body = self._encode(item)
         with self._changed:
             assert self._ahead is not None
             self._ahead.send(len(body))
@@ -140,9 +139,9 @@ class _Filled:
             self._is_ended = True
             self._flush_soon()
 
-    def _encode(self, item: Any) -> bytes:
+    def _encode(self, item: Any) -> Written:
         try:
-            body = codecs.encode(self._content_type, [item])
+            body = write_item(self._content_type, item)
         except CodecError as error:
             raise upload_refused(f"item {self.sent} cannot be sent: {error}; give what can travel") from error
         if (size := item_size(self._content_type, body)) > self._max_size:
@@ -227,14 +226,14 @@ class Sending(_Filled, Sender):
             return
         self._silent = False
 
-        def send(sent: Sent, body: bytes) -> None:
-            publish(self._to, sent_properties(self._content_type, self._id, reply_to, sent), body)
+        def send(sent: Sent, content_type: str, body: bytes) -> None:
+            publish(self._to, sent_properties(content_type, self._id, reply_to, sent), body)
 
         for group in together(bodies):
-            send(Sent(first, len(group), False), joined(self._content_type, group))
+            send(Sent(first, len(group), False), *joined(self._content_type, group))
             first += len(group)
         if is_ended or not bodies:
-            send(Sent(first, 0, is_ended), b"")
+            send(Sent(first, 0, is_ended), self._content_type, b"")
 
     def _look(self) -> None:
         """Say that the caller is there, and, after the end, say that again: it may have got lost."""

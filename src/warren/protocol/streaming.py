@@ -6,15 +6,18 @@ numbers, which have no gap, and the reply says how many there were: what is lost
 
 from __future__ import annotations
 
+import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 
 from warren.amqp.frames import FrameError, Properties, encode_properties
 from warren.amqp.tables import encode_table, pick
-from warren.protocol.codecs import JSON, MSGPACK
+from warren.protocol import codecs
+from warren.protocol.codecs import JSON, MSGPACK, OCTETS, Decode
+from warren.protocol.complaints import Root
 from warren.protocol.control import LONGEST, MOST_CANCELLED, read_body
 from warren.protocol.request import PERSISTENT
 
@@ -238,34 +241,76 @@ def is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def item_size(content_type: str, body: bytes) -> int:
-    """Bytes of the item in an array of one."""
-    return len(body) - (2 if content_type == JSON else 1)
+class Octets:
+    """One item of many bytes, which is the body of a message of its own: nobody has to copy it."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def __len__(self) -> int:
+        return len(self.body)
 
 
-def joined(content_type: str, bodies: Sequence[bytes]) -> bytes:
-    """Arrays of one item each as one array of all; the only one, which may be large, is not copied."""
-    count = len(bodies)
+#: An item as it is sent: an array of this one only, so that one that travels alone is not copied.
+Written = bytes | Octets
+
+
+def write_item(content_type: str, item: Any) -> Written:
+    """An item, for a message in this encoding.
+
+    Raises:
+        CodecError: it does not fit the encoding.
+    """
+    if type(item) is bytes and content_type == MSGPACK and len(item) > MOST_TOGETHER:
+        return Octets(item)
+    return codecs.encode(content_type, [item])
+
+
+def item_size(content_type: str, item: Written) -> int:
+    """Bytes of the item itself."""
+    if isinstance(item, Octets):
+        return len(item)
+    return len(item) - (2 if content_type == JSON else 1)
+
+
+def joined(content_type: str, items: Sequence[Written]) -> tuple[str, bytes]:
+    """The content type and the body of a message with these items; the only one, which may be large, is not copied."""
+    count = len(items)
     if count == 1:
-        return bodies[0]
+        [one] = items
+        return (OCTETS, one.body) if isinstance(one, Octets) else (content_type, one)
+    bodies = cast("Sequence[bytes]", items)  # octets travel alone
     if content_type == JSON:
-        return b"[%b]" % b",".join([body[1:-1] for body in bodies])
+        return JSON, b"[%b]" % b",".join([body[1:-1] for body in bodies])
     head = bytes((0x90 | count,)) if count < 16 else b"\xdd" + count.to_bytes(4, "big")
-    return head + b"".join([body[1:] for body in bodies])
+    return content_type, head + b"".join([body[1:] for body in bodies])
 
 
-def together(bodies: Iterable[bytes], most: int = MOST_TOGETHER) -> Iterator[list[bytes]]:
-    """Arrays of one item in the groups that travel together: several, of at most so many bytes, or one."""
-    group: list[bytes] = []
+def together(items: Iterable[Written], most: int = MOST_TOGETHER) -> Iterator[list[Written]]:
+    """Items in the groups that travel together: several, of at most so many bytes, or one."""
+    group: list[Written] = []
     size = 0
-    for body in bodies:
-        if group and size + len(body) > most:
+    for item in items:
+        if group and size + len(item) > most:
             yield group
             group, size = [], 0
-        group.append(body)
-        size += len(body)
+        group.append(item)
+        size += len(item)
     if group:
         yield group
+
+
+def items_decoder(content_type: str, hint: Any, root: Root = "items") -> Decode:
+    """What reads the items in a message's body, as a list; see `codecs.decoder`."""
+    listed = types.GenericAlias(list, (hint,))
+    if content_type != OCTETS:
+        return codecs.decoder(content_type, listed, root=root)
+    if hint in (bytes, Any):
+        return lambda body: [body]
+    decode = codecs.decoder(MSGPACK, listed, root=root)  # whatever else takes bytes
+    return lambda body: decode(codecs.encode(MSGPACK, [body]))
 
 
 # --- credit -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,16 @@ import functools
 import inspect
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import replace
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -25,12 +34,14 @@ from warren.protocol.streaming import (
     SAME_ITEMS,
     Ahead,
     Items,
+    Written,
     content_type_of,
     item_properties,
     item_size,
     joined,
     read_window,
     together,
+    write_item,
 )
 from warren.server.attempt import Attempt
 from warren.server.context import CurrentCall, Streams, current_call, enter, prepare, streams_of
@@ -168,7 +179,7 @@ class Outlet(Way):
         self._content_type = content_type_of(request.content_type)
         self._ahead = Ahead(read_window(request.properties.table), resumes=self._resumes)
         self._changed = threading.Condition()  # of all that follows: a generator may run in a thread
-        self._buffer: list[bytes] = []
+        self._buffer: list[Written] = []
         self._flushes = False  # whether the loop will look into it
         self._stopped = False
         self._room: asyncio.Future[None] | None = None
@@ -224,7 +235,7 @@ class Outlet(Way):
         if self._ahead.sent % _BREATH == 0:
             await asyncio.sleep(0)
 
-    def _offer(self, body: bytes) -> None:
+    def _offer(self, body: Written) -> None:
         with self._changed:
             if not self._ahead.has_room and not self._stopped:
                 self._changed.wait_for(lambda: self._stopped or self._ahead.has_room, self.attempt.call.remaining)
@@ -239,12 +250,11 @@ class Outlet(Way):
         self.attempt.stopped_by = (ending, why)
         raise asyncio.CancelledError(why)
 
-    def _encode(self, item: Any) -> bytes:
-        """An array of this item only, so that one that travels alone is not copied."""
+    def _encode(self, item: Any) -> Written:
         try:
             hint = self._item
             plain = hint is Any or (type(item) is hint and hint in PLAIN)
-            body = codecs.encode(self._content_type, [item if plain else codecs.convert(item, hint)])
+            body = write_item(self._content_type, item if plain else codecs.convert(item, hint))
         except CodecError as error:
             message = (
                 f"item {self._ahead.sent} does not fit its declared type or the encoding: {error}; mend the handler"
@@ -260,7 +270,7 @@ class Outlet(Way):
 
     # --- to the caller ------------------------------------------------------------------------------------------
 
-    def _put(self, body: bytes) -> None:
+    def _put(self, body: Written) -> None:
         self._ahead.send(len(body))
         self._buffer.append(body)
         if not self._flushes:  # what is yielded before the loop comes to it travels together
@@ -277,13 +287,14 @@ class Outlet(Way):
                 first += len(group)
             self._changed.notify_all()
 
-    def _send(self, first: int, bodies: list[bytes]) -> None:
+    def _send(self, first: int, bodies: Sequence[Written]) -> None:
         attempt = self.attempt
         if not (attempt.ended or attempt.answered or self._stopped):
             self._silent = False
             items = Items(first, len(bodies), self._source)
-            properties = item_properties(self._content_type, self._of, self._run, items)
-            attempt.channel.publish(b"", self.address, properties, joined(self._content_type, bodies))
+            content_type, body = joined(self._content_type, bodies)
+            properties = item_properties(content_type, self._of, self._run, items)
+            attempt.channel.publish(b"", self.address, properties, body)
 
     # --- from the caller ----------------------------------------------------------------------------------------
 

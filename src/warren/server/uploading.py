@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import types
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any, get_args, get_origin
@@ -19,6 +18,7 @@ from warren.protocol import codecs
 from warren.protocol.codecs import Decode
 from warren.protocol.signature import Method, hints_of, is_async, is_awaitable
 from warren.protocol.spelling import returns_of
+from warren.protocol.streaming import items_decoder
 from warren.server.context import current_call, enter, prepare, uploads_of
 from warren.server.dependencies import read_needs
 
@@ -87,9 +87,7 @@ class Taking:
         """What reads the items in a message."""
         decode = self._decoders.get(content_type)
         if decode is None:
-            decode = self._decoders[content_type] = codecs.decoder(
-                content_type, types.GenericAlias(list, (self._item,)), root="items"
-            )
+            decode = self._decoders[content_type] = items_decoder(content_type, self._item)
         return decode
 
     def describe(self, method: Method) -> Method:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from warren.amqp.frames import HEARTBEAT_FRAME, Delivery, ack_frame, content_frames
-from warren.connection.stream import HIGH_WATER, Stream
+from warren.connection.output import HIGH_WATER
+from warren.connection.stream import Stream
 
 OTHER = ack_frame(9, 1, multiple=False)  # a frame of a channel that nobody tapped
 
@@ -201,8 +202,11 @@ async def test_an_error_in_pikas_callbacks_ends_the_connection_and_not_the_loop(
 async def test_back_pressure_follows_the_transport_and_its_end_is_told(both: Both) -> None:
     relieved: list[bool] = []
     both.stream.on_relieved = lambda: relieved.append(True)
-    both.stream.pause_writing()
+    both.transport.buffered = HIGH_WATER + 1
+    both.stream.write(b"x")
+    await turn()
     assert both.stream.congested
+    both.transport.buffered = 0
     both.stream.resume_writing()
     assert not both.stream.congested
     assert relieved == [True]

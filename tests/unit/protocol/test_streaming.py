@@ -1,11 +1,15 @@
 """Streams on the wire: windows, numbers, and items that travel together."""
 
+import re
+from typing import Annotated, Any
+
 import msgspec
 import pytest
+from msgspec import Meta
 
 from warren.amqp.frames import Properties, decode_properties
 from warren.amqp.tables import encode_table
-from warren.protocol.codecs import JSON, MSGPACK
+from warren.protocol.codecs import JSON, MSGPACK, OCTETS, ValidationError
 from warren.protocol.request import PERSISTENT
 from warren.protocol.streaming import (
     DEFAULT_WINDOW,
@@ -15,6 +19,8 @@ from warren.protocol.streaming import (
     Items,
     Window,
     item_properties,
+    item_size,
+    items_decoder,
     joined,
     read_credit,
     read_items,
@@ -22,6 +28,7 @@ from warren.protocol.streaming import (
     size_of_new,
     together,
     window_fields,
+    write_item,
 )
 
 
@@ -156,8 +163,39 @@ def test_a_message_that_does_not_say_which_items_it_has_makes_no_sense(table: by
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
 def test_items_travel_together_as_one_array(count: int) -> None:
     items = [*range(count)]
-    assert msgspec.json.decode(joined(JSON, [msgspec.json.encode([item]) for item in items])) == items
-    assert msgspec.msgpack.decode(joined(MSGPACK, [msgspec.msgpack.encode([item]) for item in items])) == items
+    for content_type in (JSON, MSGPACK):
+        said, body = joined(content_type, [write_item(content_type, item) for item in items])
+        assert (said, items_decoder(said, Any)(body)) == (content_type, items)
+
+
+def test_large_bytes_travel_alone_and_as_they_are_where_their_encoding_has_bytes() -> None:
+    large, small = bytes(MOST_TOGETHER + 1), b"1"
+    written = [write_item(MSGPACK, item) for item in (small, large, small)]
+    assert [len(group) for group in together(written)] == [1, 1, 1]
+    content_type, body = joined(MSGPACK, [written[1]])
+    assert content_type == OCTETS
+    assert body is large
+    assert item_size(MSGPACK, written[1]) == len(large)
+    assert joined(JSON, [write_item(JSON, large)])[0] == JSON
+
+
+@pytest.mark.parametrize("hint", [bytes, Any, bytes | None, Annotated[bytes, Meta(max_length=3)]])
+def test_bytes_as_they_are_can_be_read_as_whatever_takes_them(hint: Any) -> None:
+    [item] = items_decoder(OCTETS, hint)(b"abc")
+    assert item == b"abc"
+
+
+def test_bytes_as_they_are_are_not_copied() -> None:
+    body = b"abc"
+    assert items_decoder(OCTETS, bytes)(body)[0] is body
+
+
+@pytest.mark.parametrize("hint", [str, int, Annotated[bytes, Meta(max_length=2)]])
+def test_bytes_as_they_are_that_do_not_fit_are_refused_as_in_an_array(hint: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        items_decoder(OCTETS, hint)(b"abc")
+    with pytest.raises(ValidationError, match=re.escape(str(caught.value))):
+        items_decoder(MSGPACK, hint)(msgspec.msgpack.encode([b"abc"]))
 
 
 def test_small_items_travel_together_and_large_ones_alone() -> None:
