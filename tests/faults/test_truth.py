@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from tests.support.raw import depth, raw_channel, take
 from tests.support.serving import lines, serving
 from tests.support.soaked import MAX_ATTEMPTS
 from tests.support.waiting import until
-from warren import AsyncClient, Execution, Service
+from warren import AsyncClient, Execution, Server, Service
 from warren.broker import Broker
 from warren.protocol import topology
 from warren.protocol.dead_message import Death
@@ -276,3 +277,46 @@ async def test_a_correlation_id_tells_nothing_of_the_next(client: AsyncClient, r
         ]
         assert len(rest) >= 16, (one, other)
     await asyncio.gather(*calls, return_exceptions=True)
+
+
+# --- what counts as an attempt --------------------------------------------------------------------------------------
+
+
+def waits(server: Server, service: str, count: int) -> bool:
+    """Whether so many requests wait in the worker."""
+    return bool(server.statistics()["services"][service]["waiting"] == count)
+
+
+@pytest.mark.scenario(
+    155,
+    "A worker's link is cut as often as a request may be attempted, while it waits for a place there: it never ran, and"
+    " is dead all the same; its caller and the dead message say that nobody knows whether it had begun.",
+)
+@both_queues
+async def test_what_only_waited_at_workers_that_were_lost_is_dead_and_says_so(
+    client: AsyncClient, raw: Any, proxy: Proxy, service_name: str, queue: Literal["classic", "quorum"]
+) -> None:
+    service, runs, free = Service(service_name, queue=queue, concurrency=3), list[str](), asyncio.Event()
+
+    @service.method(delivery="at-least-once", max_attempts=2, concurrency=1)
+    async def hold(key: str) -> None:
+        runs.append(key)
+        await free.wait()
+
+    async with serving(service, url=proxy.url) as server:
+        first = asyncio.create_task(ending(client.options(timeout=120).call(hold, "first"), within=120))
+        await until(lambda: runs == ["first"])
+        call = asyncio.create_task(ending(client.options(timeout=120).call(hold, "call"), within=120))
+        await client.cast(hold, "cast")
+        for count in (2, 3):  # the first run goes on, without its link, and with it the only place is taken
+            await until(partial(waits, server, service_name, count))
+            proxy.cut("rst")
+        told = [await call, await first]
+        await until(lambda: depth(raw, topology.dead_queue(service_name)) == 3)
+        free.set()
+    assert runs == ["first"]
+    assert [one.evidence for one in told] == [("POISON", Execution.UNKNOWN)] * 2
+    dead = [Death.read(p.headers) for p, _ in iter(lambda: take(raw, topology.dead_queue(service_name)), None)]
+    for text in [str(told[0].error), *(one.text or "" for one in dead)]:
+        assert "2 times" in text
+        assert "may only have waited" in text

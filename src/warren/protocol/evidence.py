@@ -144,7 +144,10 @@ WORKER_LOST = _unknown(
     Code.UNAVAILABLE, "WORKER_LOST", Origin.SERVER, "the broker marks the request as delivered before"
 )
 POISON = _unknown(
-    Code.INTERNAL, "POISON", Origin.SERVER, "as many workers as it may have held the request and were lost"
+    Code.INTERNAL,
+    "POISON",
+    Origin.SERVER,
+    "workers held the request, begun or not, and were lost, as often as it may be",
 )
 
 # --- at a worker, in middleware or handler ------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Method:
         is_async: whether to call it on the event loop. What a function of the other kind returns may be awaitable all
             the same, as a decorator made it: see `is_awaitable`.
         delivery: what happens when a worker dies during the call (see docs/reference.md).
-        max_attempts: how many workers an ``at-least-once`` request may kill before it is set aside.
+        max_attempts: how many workers may be lost while they hold an ``at-least-once`` request; then it is set aside.
         default: whether it answers bare requests, those without a method name.
         time_limit: seconds that one run of an ``async`` handler may take; None for no limit but the caller's.
         concurrency: how many runs of it there may be at a time in one worker; None for no limit but the service's.

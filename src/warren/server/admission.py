@@ -90,6 +90,10 @@ _LOST: Final = (
     "the request was delivered before, and the worker, connection or broker that held it was lost; whether its handler"
     " ran is not known, and it is not run again: look whether its work is done"
 )
+_POISON: Final = (
+    "the worker that held this request was lost, or its connection, {}; whether a handler had begun it is not known, as"
+    " it may only have waited there: it is in the dead queue, where `warren dead` shows it, and tries it again"
+)
 _OTHER_KIND: Final = "the method {}, and was asked for as something else: call it from a program, with client.{}"
 _RESTART: Final = "this worker has the methods that were declared when it began to serve; stop it and serve it again"
 _NOT_FOR_ALL: Final = (
@@ -234,14 +238,16 @@ def for_one(decision: object) -> Refuse:
 
 
 def _next_attempt(request: Request, method: Method, left: float | None) -> Decision:
-    """A worker may have begun this ``at-least-once`` request and died."""
+    """A worker may have begun this ``at-least-once`` request and died.
+
+    Or it had only waited there, for a place: nobody can know who was killed, and a request that kills those who read it
+    must not go on for ever, so both count. (A worker that has lost its link only knows what it had not begun; but on a
+    classic queue nothing says whether others held it since.)
+    """
     attempt = request.attempt + 1
     if attempt > method.max_attempts:
-        message = (
-            f"{request.attempt} workers were lost while they held this request: it is in the dead queue, where"
-            " `warren dead` shows it"
-        )
-        return SetAside(evidence.POISON, message)
+        times = "once" if request.attempt == 1 else f"{request.attempt} times"
+        return SetAside(evidence.POISON, _POISON.format(times))
     # Classic queues count no deliveries, so the count travels in the request.
     return HandBack(attempt, left)
 

@@ -59,9 +59,9 @@ class Declaring:
         Args:
             name: what it is called remotely; the function's own name by default.
             delivery: what happens when a worker dies during a call. ``report``: the request is not run again, the
-                caller gets `WorkerLost`. ``at-least-once``: it is run again, up to `max_attempts` times.
+                caller gets `WorkerLost`. ``at-least-once``: it is run again, in up to `max_attempts` attempts.
                 ``at-most-once``: it is taken off the queue before it starts.
-            max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison.
+            max_attempts: deliveries of an ``at-least-once`` request before it is set aside as poison; begun or not.
             default: whether it answers bare requests (RabbitMQ's tutorial six): one argument, text in, text out.
             time_limit: seconds that one run may take: casts have no other deadline. An ``async`` handler
                 is cancelled then, and its caller gets `DeadlineExceeded` (reason ``TIME_LIMIT``). A ``def`` one cannot
