@@ -92,7 +92,8 @@ class Answering:
         self._channel: HotChannel | None = None
         self._link: Link | None = None
         self.on_broken: Callable[[Link], None] = lambda _link: None
-        self._queue = ""
+        self._queue = ""  # the last one that was declared on the link
+        self._step = asyncio.Lock()
         self._forbidden = self._said = False
 
     @property
@@ -112,6 +113,12 @@ class Answering:
         Raises:
             LinkLost: the link is gone.
         """
+        async with self._step:
+            await self._open(link)
+
+    async def _open(self, link: Link) -> None:
+        if link is not self._link:
+            self._queue = ""
         self._channel, self._link = None, link
         try:
             await declare_control_exchange(link)
@@ -124,12 +131,18 @@ class Answering:
             self._say(error)
 
     async def look_after(self, link: Link) -> None:
-        """Declare exchange, queue and bindings again: somebody may have deleted them. What is forbidden stays so."""
-        channel = self._channel
-        if channel is None or channel.closed is not None:
-            if not self._forbidden:
-                await self.open(link)
-            return
+        """Declare exchange, queue and bindings again: somebody may have deleted them. What is forbidden stays so.
+
+        One after the other, so that two who do it at once do not make two queues.
+        """
+        async with self._step:
+            channel = self._channel
+            if channel is not None and channel.closed is None:
+                await self._mend(link, channel)
+            elif not self._forbidden:
+                await self._open(link)
+
+    async def _mend(self, link: Link, channel: HotChannel) -> None:
         try:
             await declare_control_exchange(link)
             if channel.consumes:
@@ -140,6 +153,8 @@ class Answering:
             self._say(error)
 
     async def _consume(self, channel: HotChannel) -> None:
+        if self._queue:  # it stays bound without its channel, and takes what nobody reads, until the link ends
+            await channel.delete_queue(self._queue)
         self._queue = await channel.declare_reply_queue(arguments=QUEUE_ARGUMENTS)
         await self._bind(channel)
         await channel.qos(AT_A_TIME)
@@ -206,36 +221,19 @@ class Answering:
                 self._take(service, channel, delivery)
                 return None, PutOff()
             question = read_question(delivery.properties, delivery.body)
-            return question, self._verb(question)(question)
+            return question, _verb(self._verbs, question)(question)
         except (ValueError, CallError) as error:
             return question, error
         except Exception as error:
             log.exception("a control message could not be handled: %s", printable(repr(question)))
             return question, error
 
-    def _verb(self, question: Question) -> Verb:
-        verb = self._verbs.get(question.verb)
-        if verb is None:
-            known = ", ".join(sorted(self._verbs))
-            message = f"this process does not know {question.verb!r}; it knows: {known}"
-            raise make_error(Code.UNIMPLEMENTED, evidence.METHOD.reason, message)
-        return verb
-
     def _answer(self, channel: HotChannel, question: Question | None, answer: Any) -> None:
         if question is None or not _may_answer(question):
             if isinstance(answer, Exception):
                 log.debug("a control message is ignored: %s", printable(str(answer)))
         elif answer is not None:
-            channel.publish_unrouted(b"", question.reply_to, *self._written(question, answer))
-
-    def _written(self, question: Question, answer: Any) -> tuple[bytes, bytes]:
-        if not isinstance(answer, Exception):
-            try:
-                return write_answer(question, self._instance, answer)
-            except Exception as error:
-                log.exception("what is said to a control message cannot be written: %s", printable(repr(question)))
-                answer = error
-        return write_refusal(question, self._instance, _as_error(answer))
+            channel.publish_unrouted(b"", question.reply_to, *_written(self._instance, question, answer))
 
     def confirmed(self, tag: int, multiple: bool) -> None:
         """Answers are not confirmed: who has asked waits for as long as it likes."""
@@ -256,6 +254,25 @@ class Answering:
             return  # the link is gone, or there was no queue on it
         if not self._forbidden and self._link is not None:
             self.on_broken(self._link)
+
+
+def _verb(verbs: Mapping[str, Verb], question: Question) -> Verb:
+    verb = verbs.get(question.verb)
+    if verb is None:
+        known = ", ".join(sorted(verbs))
+        message = f"this process does not know {question.verb!r}; it knows: {known}"
+        raise make_error(Code.UNIMPLEMENTED, evidence.METHOD.reason, message)
+    return verb
+
+
+def _written(instance: str, question: Question, answer: Any) -> tuple[bytes, bytes]:
+    if not isinstance(answer, Exception):
+        try:
+            return write_answer(question, instance, answer)
+        except Exception as error:
+            log.exception("what is said to a control message cannot be written: %s", printable(repr(question)))
+            answer = error
+    return write_refusal(question, instance, _as_error(answer))
 
 
 def _may_answer(question: Question) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -37,6 +38,8 @@ class ItemsQueue:
         self._max_size = max_size
         self._channel: HotChannel | None = None
         self._link: Link | None = None
+        self._queue = ""  # the last one that was declared on the link
+        self._step = asyncio.Lock()
         self._forbidden = False
         self.on_item: Callable[[Properties, bytes | None], None] = lambda _p, _body: None
         self.on_gone: Callable[[str], None] = lambda _why: None
@@ -47,19 +50,19 @@ class ItemsQueue:
         """Whether one that is not there is going to be."""
         return self._link is not None and not self._forbidden
 
-    async def open(self, link: Link) -> None:
-        """Declare, bind and consume it; where the broker refuses that, it is logged, and there is none.
-
-        Raises:
-            LinkLost: the link is gone.
-        """
+    async def _open(self, link: Link) -> None:
+        """Declare, bind and consume it; where the broker refuses that, it is logged, and there is none."""
+        if link is not self._link:
+            self._queue = ""
         self._link, self.name, self._forbidden = link, "", False
         try:
             await declare_control_exchange(link)
             channel = self._channel
             if channel is None or channel.closed is not None:
                 channel = self._channel = await self._open_channel(link)
-            queue = await channel.declare_reply_queue(arguments=topology.ITEMS_ARGUMENTS)
+            if self._queue:  # it stays bound without its channel, and takes what nobody reads, until the link ends
+                await channel.delete_queue(self._queue)
+            self._queue = queue = await channel.declare_reply_queue(arguments=topology.ITEMS_ARGUMENTS)
             await channel.bind(queue, topology.CONTROL_EXCHANGE, queue)
             await channel.consume(queue, no_ack=True)
         except ChannelClosed as error:
@@ -71,11 +74,17 @@ class ItemsQueue:
     async def look_after(self, link: Link) -> None:
         """Bind it again, as somebody may have deleted the exchange; where there is none, open it, if it is allowed.
 
+        One after the other, so that two who do it at once do not make two queues.
+
         Raises:
             LinkLost: the link is gone.
         """
+        async with self._step:
+            await self._look_after(link)
+
+    async def _look_after(self, link: Link) -> None:
         if link is not self._link or (not self.name and not self._forbidden):
-            await self.open(link)
+            await self._open(link)
         elif self.name and self._channel is not None:
             with contextlib.suppress(ChannelClosed):  # `_on_closed` hears of it, too
                 await declare_control_exchange(link)

@@ -47,7 +47,7 @@ class Post:
         self._consuming = Repair(spawn, self._consume_again)
         self._copying = Repair(spawn, self._open_copies)
         self._declaring = Repair(spawn, self._declare_again)
-        self._taking = Repair(spawn, self.uploads.queue.open)
+        self._taking = Repair(spawn, self.uploads.queue.look_after)
         self.uploads.queue.on_broken = self._taking.wanted
         worker.on_queue_deleted = self._on_queue_deleted
         worker.copies.on_broken = self._on_copies_broken

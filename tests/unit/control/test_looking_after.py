@@ -28,6 +28,8 @@ class Channel:
         self.done.append("declare")
         return "amq.gen-1"
 
+    async def delete_queue(self, name: str) -> None: ...
+
     async def bind(self, queue: str, exchange: str, key: str) -> None:
         if self._refusal is not None:
             self.closed = self._refusal
