@@ -4,11 +4,15 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import pytest
 
 from tests.support.serving import serving
-from warren import AsyncClient, Cancelled, Client, Service
+from tests.support.waiting import LATE
+from warren import AsyncClient, CallError, Cancelled, Client, ClientCall, Execution, Service
+from warren.client import io_thread
+from warren.middleware import Proceed
 
 
 class Background:
@@ -114,6 +118,34 @@ def test_waiting_in_a_futures_callback_is_an_error_and_not_a_deadlock(background
     assert isinstance(error, RuntimeError)
     assert "I/O thread" in str(error)
     assert client.call(background.double, 3) == 6
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_call_that_was_sent_when_the_io_thread_was_blocked_is_named(
+    background: Background, url: str, chained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pass_on(_call: ClientCall, proceed: Proceed) -> Any:
+        return await proceed()
+
+    monkeypatch.setattr(io_thread, "_GRACE", 0.0)
+    goes_on = threading.Event()
+    with Client(url, middleware=[pass_on] if chained else []) as client:
+        client.connect()
+
+        def block() -> None:
+            assert background.began.acquire(timeout=LATE)
+            client.submit(background.double, 1).add_done_callback(lambda _: goes_on.wait(LATE))
+
+        blocks = threading.Thread(target=block)
+        blocks.start()
+        try:
+            with pytest.raises(CallError) as caught:
+                client.options(timeout=3).call(background.slow)
+        finally:
+            goes_on.set()
+            blocks.join()
+    assert (caught.value.reason, caught.value.execution) == ("IO_THREAD", Execution.UNKNOWN)
+    assert caught.value.call_id
 
 
 def test_it_works_inside_a_running_event_loop(background: Background, client: Client) -> None:

@@ -243,6 +243,33 @@ async def test_no_error_says_not_executed_when_an_earlier_attempt_was(url: str, 
     assert seen == [Execution.EXECUTED, Execution.NOT_EXECUTED]
 
 
+async def test_every_error_of_a_call_that_was_sent_has_its_id(url: str, service_name: str) -> None:
+    """Whoever makes it: a second attempt that cannot be written, or middleware that gives up."""
+    sent: list[str | None] = []
+
+    async def too_late(call: ClientCall, proceed: Proceed) -> Any:
+        with suppress(CallError):
+            await proceed()
+        sent.append(call.call_id)
+        if call.method == "fail":
+            raise Unavailable("given up: ask the shop")
+        call.args = (object(),)
+        return await proceed()
+
+    async with shop_and_client(url, service_name, too_late) as (_, client):
+        errors = [await raised(client.call(f"{service_name}.{name}", 9)) for name in ("add", "fail")]
+    assert [type(error) for error in errors] == [InvalidArgument, Unavailable]
+    assert [error.call_id for error in errors] == sent
+    assert None not in sent
+    assert {error.method for error in errors} == {f"{service_name}.add", f"{service_name}.fail"}
+
+
+async def raised(call: Awaitable[Any]) -> CallError:
+    with pytest.raises(CallError) as caught:
+        await call
+    return caught.value
+
+
 async def test_of_attempts_at_the_same_time_the_most_is_certain(url: str, service_name: str) -> None:
     """One is refused while another is under way: a handler may run."""
 

@@ -26,6 +26,7 @@ async def test_an_instance_that_is_killed_with_the_request_is_lost_and_the_other
             failed = (await told).failed.values()
             assert [type(error) for error in failed] == [WorkerLost, WorkerLost]
             assert {error.execution for error in failed if isinstance(error, CallError)} == {Execution.UNKNOWN}
+            assert len({error.call_id for error in failed if isinstance(error, CallError) and error.call_id}) == 2
 
 
 async def test_an_instance_that_stands_still_is_not_waited_for_beyond_the_timeout(

@@ -352,8 +352,11 @@ async def test_a_generator_that_its_middleware_has_left_alone_is_closed(
 # --- peers that do not keep to it ---------------------------------------------------------------------------------
 
 
-def say(raw: Any, queue: str, *messages: Any, end: bytes | None = None) -> None:
-    """Take one request, and answer it with these messages: number, count, items, run if not 1; then with an end."""
+def say(raw: Any, queue: str, *messages: Any, end: bytes | None = None) -> str:
+    """Take one request, and answer it with these messages: number, count, items, run if not 1; then with an end.
+
+    Returns the request's ``message_id``.
+    """
     for method, p, _body in raw.consume(queue, inactivity_timeout=0.1):
         if method is None:
             continue
@@ -366,6 +369,7 @@ def say(raw: Any, queue: str, *messages: Any, end: bytes | None = None) -> None:
             answer(raw, p, end)
         break
     raw.cancel()
+    return str(p.message_id)
 
 
 def answer(raw: Any, p: Any, body: bytes, **properties: Any) -> None:
@@ -388,6 +392,7 @@ def answer(raw: Any, p: Any, body: bytes, **properties: Any) -> None:
         ([(0, 2, [0, 1])], b"3", [0, 1], "2 items came of a stream that has 3"),
         ([(0, 2, [0, 1])], b"1", [0, 1], "2 items came of a stream that has 1"),
         ([(0, 3, [0, 1])], None, [], "2 items came in a message that says 3"),
+        ([(0, 1, ["no number"])], None, [], "the reply cannot be read"),
         ([(0, 257, [*range(257)])], None, [], "more than the 256"),
         ([(0, -1, [])], None, [], "cannot be read"),
         (
@@ -417,12 +422,13 @@ async def test_a_stream_with_gaps_is_broken_and_says_so(
         pass
     async with AsyncClient(url, timeout=60) as client:
         taking = asyncio.create_task(taken(client.stream(rows)))
-        await asyncio.to_thread(say, raw, service_name, *messages, end=end)
+        call_id = await asyncio.to_thread(say, raw, service_name, *messages, end=end)
         items, error = await taking
     assert items == got
     assert isinstance(error, CallError)
     assert why in error.message
-    assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
+    reason = "DECODE_REPLY" if why == "the reply cannot be read" else "STREAM_BROKEN"
+    assert (error.reason, error.execution, error.call_id) == (reason, Execution.EXECUTED, call_id)
 
 
 @pytest.mark.scenario(187, "Items for a call that is no stream harm nothing.")

@@ -574,7 +574,7 @@ async def test_a_worker_that_does_not_keep_to_it_breaks_the_upload(
     async def total(items: AsyncIterator[int]) -> int:
         raise NotImplementedError
 
-    def answer() -> None:
+    def answer() -> str:
         for method, p, _ in raw.consume(service_name, inactivity_timeout=30):
             raw.basic_ack(method.delivery_tag)
             assert p.type == "total[<]"
@@ -582,16 +582,17 @@ async def test_a_worker_that_does_not_keep_to_it_breaks_the_upload(
             raw.basic_publish("", p.reply_to, b"[1]", made)
             break
         raw.cancel()
+        return str(p.message_id)
 
     async with serving(service, url=url):
         pass
     async with AsyncClient(url, timeout=60) as client:
         call = asyncio.create_task(outcome(client.upload(total, [1])))
-        await asyncio.to_thread(answer)
+        call_id = await asyncio.to_thread(answer)
         _, error = await call
     assert isinstance(error, CallError)
     assert why in error.message
-    assert (error.reason, error.execution) == ("STREAM_BROKEN", Execution.EXECUTED)
+    assert (error.reason, error.execution, error.call_id) == ("STREAM_BROKEN", Execution.EXECUTED, call_id)
 
 
 @pytest.mark.scenario(199, "What is said of items to a call that sends none harms nothing.")

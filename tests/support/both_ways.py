@@ -25,6 +25,7 @@ PURE_ONLY = {
     "tests/property/test_worker_machine_finds.py": _CHANNEL,
     "tests/property/test_worker_stories.py": _CHANNEL,
     "tests/unit/client/test_lane.py": _CHANNEL,
+    "tests/unit/client/test_replies.py": _CHANNEL,
     "tests/unit/server/test_onward.py": _CHANNEL,
     _POST + "test_a_queue_that_is_gone_or_another_one_now_is_no_longer_said_to_take_everything": _CHANNEL,
     "tests/unit/server/test_worker.py": _CHANNEL,

@@ -120,7 +120,7 @@ class Chained:
         try:
             return await chain(self._middleware, self.call, self._proceed)()
         except CallError as error:
-            self._attempts.weigh(error)
+            self.locate(error)
             raise
         except asyncio.CancelledError as error:
             if self._is_late and task.cancelling() <= cancelled + 1:  # by us alone: as `asyncio.timeout` does
@@ -183,8 +183,14 @@ class Chained:
         if begun:
             self._attempts.end(error, is_cast=self._target.kind == "cast")
         if isinstance(error, CallError):
-            error.call_id = self.call.call_id if begun else error.call_id
-            self._attempts.weigh(error)
+            error.call_id = self.call.call_id or error.call_id
+            self.locate(error)
+
+    def locate(self, error: CallError) -> None:
+        """Make an error say what is certain of all attempts, and which call it is about, unless that is another one."""
+        self._attempts.weigh(error)
+        if error.method in (None, self._target.name):
+            error.locate(method=self._target.name, queue=self._target.queue, call_id=self.call.call_id)
 
     def _send(self, core: ClientCore) -> asyncio.Future[Any]:
         future = AwaitedCall(core, *self._written(), self.deadline)

@@ -29,7 +29,9 @@ def begin_items(
     """
     if prepared.middleware:
         return _ChainedInlet(core, prepared, deadline, idle_timeout, sending)
-    return Inlet(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
+    inlet = Inlet(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
+    prepared.call_id = inlet.call_id
+    return inlet
 
 
 class _Outcome(asyncio.Future[Any]):
@@ -114,7 +116,7 @@ class _ChainedInlet(Inlet):
         idle_timeout: float | None,
         sending: Sending | None,
     ) -> None:
-        self._core, self._context = core, prepared.context
+        self._core, self._context, self._prepared = core, prepared.context, prepared
         self._chained = _ChainedItems(prepared, deadline, self._proceed)
         self._outcome = _Outcome(core.loop, self._drop)
         super().__init__(core, prepared.target, prepared.body, deadline, idle_timeout, sending)
@@ -126,8 +128,7 @@ class _ChainedInlet(Inlet):
 
     def _proceed(self, target: Target, body: bytes) -> asyncio.Future[Any]:
         super()._begin(target, body, self._chained.deadline)
-        if self._call is not None:
-            self._chained.call.call_id = self._call.first_id.decode()
+        self._prepared.call_id = self._chained.call.call_id = self.call_id
         return self._outcome
 
     def finish(self, outcome: Any) -> None:

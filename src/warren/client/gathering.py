@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from warren.client.awaited import AwaitedCall
 from warren.client.chain import Chained, ClientMiddleware, retrieve
@@ -178,19 +178,20 @@ class AskedOfAll:
         target.trusting = False  # which is about the service's queue
         return target
 
-    def begin(self, core: ClientCore, target: Target, deadline: float) -> asyncio.Future[Any]:
+    def begin(self, core: ClientCore, target: Target, deadline: float) -> _Begun:
         """Call one instance.
 
         Raises:
             CallError: it cannot even begin: nothing was sent.
         """
         if not self.middleware:
-            return AwaitedCall(core, target, self.body, deadline)
+            call = AwaitedCall(core, target, self.body, deadline)
+            return _Begun(call, lambda: call.call_id)
         chained = _ChainedToOne(self, target, deadline, self._errors)
         context = None if self.context is None else self.context.copy()
-        call = core.tasks.spawn(chained.run_alone(core), context)
-        call.add_done_callback(retrieve)
-        return call
+        task = core.tasks.spawn(chained.run_alone(core), context)
+        task.add_done_callback(retrieve)
+        return _Begun(task, lambda: chained.call.call_id)
 
     def answer(self, instance: str, target: Target, call: asyncio.Future[Any]) -> Answer[Any]:
         """What this instance's call has ended in."""
@@ -206,9 +207,17 @@ class AskedOfAll:
             failure.__cause__ = error
             return Answer(instance, error=failure)
 
-    def failed(self, ending: evidence.Ending, why: str) -> CallError:
+    def failed(self, ending: evidence.Ending, why: str, call_id: str | None = None) -> CallError:
         """The error that stands for an answer which does not come."""
-        return conclude(ending, why, method=self.name, queue=topology.service_queue(self.service))
+        queue = topology.service_queue(self.service)
+        return conclude(ending, why, method=self.name, queue=queue, call_id=call_id)
+
+
+class _Begun(NamedTuple):
+    """The call of one instance, and what tells its ``message_id`` while it is under way."""
+
+    outcome: asyncio.Future[Any]
+    call_id: Callable[[], str | None]
 
 
 class _ChainedToOne(Chained):
@@ -236,7 +245,7 @@ class Gathering:
         self._asked = asked
         self._deadline = deadline
         self._expect = asked.options.expect
-        self._calls: dict[str, asyncio.Future[Any]] = {}
+        self._calls: dict[str, _Begun] = {}
         self._ready: deque[Answer[Any]] = deque()
         self._changed = asyncio.Event()
         self._heard = self._taking = self._counted = 0
@@ -264,7 +273,7 @@ class Gathering:
         for task in self._tasks:
             task.cancel()
         for call in self._calls.values():
-            call.cancel()
+            call.outcome.cancel()
         self._calls.clear()
         self._ready.clear()
         self._changed.set()
@@ -350,13 +359,14 @@ class Gathering:
             self._ready.append(Answer(instance, error=error))
         else:
             self._calls[instance] = call
-            call.add_done_callback(partial(self._ended, instance, target))
+            call.outcome.add_done_callback(partial(self._ended, instance, target))
         self._changed.set()
 
-    def _ended(self, instance: str, target: Target, call: asyncio.Future[Any]) -> None:
-        if self._calls.get(instance) is call:
+    def _ended(self, instance: str, target: Target, outcome: asyncio.Future[Any]) -> None:
+        call = self._calls.get(instance)
+        if call is not None and call.outcome is outcome:
             del self._calls[instance]
-            self._ready.append(self._asked.answer(instance, target, call))
+            self._ready.append(self._asked.answer(instance, target, outcome))
             self._changed.set()
 
     # --- who is still there -------------------------------------------------------------------------------------
@@ -381,9 +391,11 @@ class Gathering:
                 self._changed.set()
 
     def _lose(self, instance: str) -> None:
-        call = self._calls.pop(instance, None)
-        if call is not None:
-            call.cancel()
+        call = self._calls.get(instance)
+        if call is not None and not call.outcome.done():
+            del self._calls[instance]
+            call_id = call.call_id()
+            call.outcome.cancel()
             why = "the instance had the request, and is gone: look what it has done before you repeat it"
-            self._ready.append(Answer(instance, error=self._asked.failed(evidence.INSTANCE_LOST, why)))
+            self._ready.append(Answer(instance, error=self._asked.failed(evidence.INSTANCE_LOST, why, call_id)))
             self._changed.set()

@@ -61,7 +61,11 @@ class Line(Protocol):
 
 
 class Inlet:
-    """The waiter of a stream's call, or of an upload's, which brings no items."""
+    """The waiter of a stream's call, or of an upload's, which brings no items.
+
+    Attributes:
+        call_id: the ``message_id`` of its call; None until that has begun.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class Inlet:
         self._end: End | None = None
         self._sending = sending
         self._call: PendingCall | None = None
+        self.call_id: str | None = None
         try:
             self._begin(target, body, deadline)
         except BaseException:
@@ -98,6 +103,7 @@ class Inlet:
 
     def _begin(self, target: Target, body: bytes, deadline: float) -> None:
         self._call = self._line.start(target, body, deadline, self)
+        self.call_id = self._call.first_id.decode()
         if self._sending is not None:
             self._sending.begin(self._call.id, self._line.cancels.uplink, self)
 

@@ -19,7 +19,7 @@ from warren.client.greenlets import forbid_late_patch, forbid_second_loop
 from warren.client.options import Limits
 from warren.client.requests import Target
 from warren.client.statistics import ClientStatistics
-from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Withdrawal, Work, result_of
+from warren.client.waiters import Waiting, WaitingCall, WaitingForTask, Withdrawal, result_of
 from warren.connection.settings import Settings
 from warren.connection.supervisor import closed_error
 from warren.logs import get_logger
@@ -70,7 +70,7 @@ class IOThread:
 
     def connect(self) -> None:
         """Wait for the connection; bounded by the attempts at each host."""
-        self._run_task(ClientCore.connected, None, float("inf"))
+        self._run_task(WaitingForTask(ClientCore.connected), float("inf"))
 
     def run(self, target: Target, body: bytes, deadline: float, running: Running | None = None) -> Any:
         """Start a request and wait in this thread for its outcome, whatever it is.
@@ -109,11 +109,11 @@ class IOThread:
 
     def run_chained(self, chained: Chained) -> Any:
         """Make a call through middleware, and wait in this thread for its result."""
-        return self._run_task(chained.run_alone, copy_context(), chained.deadline + _GRACE)
+        waiting = WaitingForTask(chained.run_alone, copy_context(), chained.locate)
+        return self._run_task(waiting, chained.deadline + _GRACE)
 
-    def _run_task(self, work: Work, context: Context | None, until: float) -> Any:
+    def _run_task(self, waiting: WaitingForTask, until: float) -> Any:
         self.forbid_own_thread()
-        waiting = WaitingForTask(work, context)
         self.start(waiting)
         self._wait(waiting, until)
         return result_of(waiting.outcome)
@@ -178,7 +178,9 @@ class IOThread:
                         if alive
                         else "has died: make a new client"
                     )
-                    raise evidence.conclude(evidence.IO_THREAD, f"the client's I/O thread {problem}")
+                    error = evidence.conclude(evidence.IO_THREAD, f"the client's I/O thread {problem}")
+                    waiting.locate(error)
+                    raise error
                 return
         except BaseException:  # KeyboardInterrupt: nobody will take the outcome
             self.give_up(waiting)

@@ -89,6 +89,7 @@ class Prepared:
         kind: what goes between caller and handler.
         items, max_item: what is sent, of a call that sends some; and bytes of the largest.
         args, kwargs, context: of a call through `middleware`: the arguments, and the context that this runs in.
+        call_id: its ``message_id``, once it has begun.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Prepared:
         self.middleware = middleware
         self.args, self.kwargs = (args, kwargs) if middleware else ((), {})
         self.context: Context | None = copy_context() if middleware else None
+        self.call_id: str | None = None
 
     def read(self, outcome: Message | End) -> deque[Any] | None:
         """The items that have come; None at the end.
@@ -165,7 +167,7 @@ class Prepared:
             content_type = codecs.normalise(as_text(message.content_type))
             items = deque(_decoder(content_type, self._item)(message.body))
         except CodecError as error:
-            raise self._located(undecodable_reply(str(error))) from error
+            raise self.locate(undecodable_reply(str(error))) from error
         if len(items) != message.number:
             raise self._broken(f"{len(items)} items came in a message that says {message.number}")
         for _ in range(message.before):
@@ -173,10 +175,11 @@ class Prepared:
         return items
 
     def _broken(self, why: str) -> CallError:
-        return self._located(stream_broken(why))
+        return self.locate(stream_broken(why))
 
-    def _located(self, error: CallError) -> CallError:
-        return error.locate(method=self.target.name, queue=self.target.queue, call_id=None)
+    def locate(self, error: CallError) -> CallError:
+        """Make an error say which call it is about."""
+        return error.locate(method=self.target.name, queue=self.target.queue, call_id=self.call_id)
 
 
 @lru_cache(maxsize=1024)

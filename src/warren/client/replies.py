@@ -130,6 +130,7 @@ class ReplyRoute:
         if p.table is None and delivery.body is not None:
             call = self._calls.take(p.correlation_id)
             if call is not None:
+                p.correlation_id = call.first_id  # see `Endings.on_special`
                 try:
                     call.waiter.finish((p, delivery.body))
                 except BaseException:

@@ -78,6 +78,8 @@ class _Items(Generic[T_co]):
         try:
             yield
         except BaseException as error:
+            if isinstance(error, CallError):
+                self._prepared.locate(error)
             if isinstance(error, Exception):
                 after_items(error, self._read)
                 if self._sending is not None:
@@ -185,6 +187,9 @@ class Taking(Waiting):
     def begin(self, core: ClientCore) -> None:
         self._held.begun(core).take(self)
 
+    def locate(self, error: CallError) -> None:
+        self._held.locate(error)
+
     def give_up(self, core: ClientCore) -> None:
         self._held.give_up(core)
 
@@ -215,6 +220,10 @@ class Held:
     def begin(self, core: ClientCore) -> None:
         """Give it up; see `Request`."""
         self.give_up(core)
+
+    def locate(self, error: CallError) -> None:
+        """Make an error say which call it is about."""
+        self._prepared.locate(error)
 
     def give_up(self, core: ClientCore) -> None:
         """Whoever waits for an item is told that there is none."""

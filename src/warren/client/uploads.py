@@ -28,7 +28,7 @@ async def upload(prepared: Prepared, core: Callable[[], ClientCore]) -> Any:
     try:
         return prepared.read_result(await _outcome(prepared, core(), sending))
     except Exception as error:
-        after_sending(error, sending.sent, sending.taken)
+        _explain(error, prepared, sending)
         raise
     finally:
         sending.close()
@@ -44,6 +44,13 @@ async def _outcome(prepared: Prepared, core: ClientCore, sending: Sending) -> An
     finally:
         inlet.give_up()
         del future, inlet  # what they hold may be the exception that is raised: no cycle with this frame
+
+
+def _explain(error: Exception, prepared: Prepared, sending: Sending) -> None:
+    """Make an error that ended an upload say of which (one of its items does not know), and how far it had come."""
+    if isinstance(error, CallError):
+        prepared.locate(error)
+    after_sending(error, sending.sent, sending.taken)
 
 
 def _sending(prepared: Prepared) -> Sending:
@@ -84,10 +91,7 @@ def upload_in_thread(prepared: Prepared, io: Callable[[], IOThread]) -> Any:
             raise outcome
         return prepared.read_result(outcome)
     except Exception as error:
-        if isinstance(error, CallError):  # one of the items knows nothing of its call
-            target = prepared.target
-            error.locate(method=target.name, queue=target.queue, call_id=sending.id.decode() or None)
-        after_sending(error, sending.sent, sending.taken)
+        _explain(error, prepared, sending)
         raise
     finally:
         sending.abandon()

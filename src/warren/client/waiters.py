@@ -18,6 +18,7 @@ from warren.client.outcomes import locate, withdrawn
 from warren.client.requests import Target
 from warren.client.target import read_result
 from warren.connection.supervisor import closed_error
+from warren.errors import CallError
 
 #: What a task is to do.
 Work = Callable[[ClientCore], Coroutine[Any, Any, Any]]
@@ -55,6 +56,9 @@ class Waiting:
         """Whether it has its outcome after at most `timeout` seconds."""
         return self._lock.acquire(timeout=timeout)
 
+    def locate(self, error: CallError) -> None:
+        """Make an error that the waiting ends in say which call it is about, if it is about one."""
+
 
 class WaitingCall(Waiting):
     """A call, cast or bare call whose thread waits."""
@@ -71,6 +75,11 @@ class WaitingCall(Waiting):
     def begin(self, core: ClientCore) -> None:
         body, self._body = self._body, b""
         self._call = core.start(self._target, body, self._deadline, self)
+
+    def locate(self, error: CallError) -> None:
+        call, target = self._call, self._target
+        call_id = None if call is None else call.first_id.decode()
+        error.locate(method=target.name, queue=target.queue, call_id=call_id)
 
     def give_up(self, core: ClientCore) -> None:
         if self._call is not None:
@@ -131,11 +140,18 @@ class _InTask:
 class WaitingForTask(_InTask, Waiting):
     """A thread that waits for a task."""
 
-    def __init__(self, work: Work, context: Context | None = None) -> None:
+    def __init__(
+        self, work: Work, context: Context | None = None, locate: Callable[[CallError], object] | None = None
+    ) -> None:
         super().__init__()
         self._work = work
         self._context = context
+        self._locate = locate
         self._task = None
+
+    def locate(self, error: CallError) -> None:
+        if self._locate is not None:
+            self._locate(error)
 
     def finish(self, outcome: Any) -> None:
         Waiting.finish(self, outcome)
