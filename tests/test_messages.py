@@ -116,7 +116,7 @@ def _part(part: ast.expr, known: dict[str, list[ast.expr]], depth: int) -> str:
 
 def _called(node: ast.expr) -> str:
     """A function that writes the advice is named."""
-    return {"known_names": "did you mean", "_hint": ": say", "_choices": "say"}.get(
+    return {"known_names": "did you mean", "_meant": "say", "_hint": ": say", "_choices": "say"}.get(
         _name(node.func) if isinstance(node, ast.Call) else "", "…"
     )
 

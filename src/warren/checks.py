@@ -20,6 +20,30 @@ CALL_OPTIONS = (
     "expect",
     "on_progress",
 )
+#: What `client.map` takes beside these.
+MAP_OPTIONS = ("in_flight", "ordered", "progress")
+#: What goes elsewhere than among the arguments of a call, and where to.
+NO_ARGUMENTS = {
+    **dict.fromkeys(CALL_OPTIONS, "client.options({}=…).call(…)"),
+    **dict.fromkeys(MAP_OPTIONS, "client.map(…, {}=…)"),
+    "returns": "client.call('service.method', …, {}=…), which is for calls by name",
+}
+#: Where each option belongs that is easily written in another place; `{}` is its name.
+_PLACES = {
+    **NO_ARGUMENTS,
+    "errors": "client.map(…, errors='return'), Client(…, errors=[…]) or Service(…, errors=[…])",
+    **dict.fromkeys(("max_in_flight", "max_waiting_bytes", "reply", "send_user"), "Client(…, {}=…)"),
+    **dict.fromkeys(
+        ("username", "password", "vhost", "ssl", "heartbeat", "liveness_timeout", "connect_timeout"),
+        "Client(…, {}=…) or Server(…, {}=…)",
+    ),
+    "max_message_size": "Client(…, {}=…) or Service(…, {}=…)",
+    "middleware": "Client(…, middleware=[…]) or Service(…, middleware=[…])",
+    **dict.fromkeys(("delivery", "max_attempts", "time_limit", "broadcast", "resumable"), "@service.method({}=…)"),
+    **dict.fromkeys(("queue", "max_length", "tracebacks", "declare", "on_refused"), "Service(…, {}=…)"),
+    **dict.fromkeys(("drain_timeout", "control"), "Server(…, {}=…)"),
+    "concurrency": "@service.method({}=…), Service(…, {}=…) or Server(…, {}=…)",
+}
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
@@ -87,11 +111,19 @@ def misplaced(arguments: Mapping[str, str], call: str) -> str:
     """What an error over unknown arguments says of those that are options; nothing if none is.
 
     Args:
-        arguments: as they are to be shown, by name.
+        arguments: those that are unknown, as they are to be shown, by name.
         call: the rest of the right call.
     """
     options = ", ".join(f"{name}={shown}" for name, shown in arguments.items() if name in CALL_OPTIONS)
-    return f"; options go elsewhere: client.options({options}).{call}" if options else ""
+    if options:
+        return f"; options go elsewhere: client.options({options}).{call}"
+    others = [f"{name} goes elsewhere: {place_of(name)}" for name in arguments if name in NO_ARGUMENTS]
+    return f"; {others[0]}" if others else ""
+
+
+def place_of(name: str) -> str:
+    """The call that takes this option; nothing if there is none."""
+    return _PLACES.get(name, "").replace("{}", name)
 
 
 #: Longer names, and later ones of a longer list, are not compared: a stranger may ask.

@@ -7,8 +7,9 @@ options, for `help` and `inspect`, and an error for a name that is unknown [docs
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from warren import checks
 
@@ -30,29 +31,59 @@ def naming(options: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
-def refuse_unknown(
-    taker: str, function: Callable[..., Any], given: Iterable[str], *, later: Callable[..., Any] | None = None
-) -> None:
+def refusing(taker: str) -> Callable[[F], F]:
+    """Make a function refuse names that it does not know as `refuse_unknown` does, and not in Python's bare words."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def take(*args: Any, **given: Any) -> Any:
+            try:
+                return function(*args, **given)
+            except TypeError:
+                refuse_unknown(taker, function, given)
+                raise
+
+        @wraps(function)
+        async def take_later(*args: Any, **given: Any) -> Any:
+            refuse_unknown(taker, function, given)
+            return await function(*args, **given)
+
+        return cast("F", take_later if inspect.iscoroutinefunction(function) else take)
+
+    return decorate
+
+
+def refuse_unknown(taker: str, function: Callable[..., Any], given: Collection[str]) -> None:
     """Refuse names that are not in the signature of a function.
 
     Args:
         taker: what the function is called by those who call it.
-        function: decorated with `naming`.
+        function: decorated with `naming` or `refusing`.
         given: the names of what came as ``**options``.
-        later: a method of what is made, which takes others.
 
     Raises:
-        TypeError: one is unknown; with the nearest name, or all where none is near.
+        TypeError: one is unknown; with where it belongs, else with the nearest name, or all where none is near.
     """
+    if not given:
+        return
     parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "self"]
+    known = [
+        p.name
+        for p in parameters
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in ("self", "function")
+    ]
     for name in given:
         if name in _IN_THE_URL and "url" in known:
             raise TypeError(f"{taker}() has no option {name!r}: say url='amqp://user:password@host:5672/vhost'")
-        if later is not None and name not in known and name in inspect.signature(later).parameters:
-            raise TypeError(f"{taker}() has no option {name!r}: say .{later.__name__}({name}=…) of what it makes")
         if name not in known:
-            raise TypeError(f"{taker}() has no option {name!r}: {checks.known_names(name, known)}")
+            raise TypeError(f"{taker}() has no option {name!r}: {_meant(name, known)}") from None
+
+
+def _meant(name: str, known: list[str]) -> str:
+    if not (place := checks.place_of(name)):
+        return checks.known_names(name, known) if known else "it takes none"
+    near = checks.nearest(name, known)
+    return f"say {place}" if near is None else f"say {place}; or did you mean {near!r}?"
 
 
 def _parameters(options: type[Any]) -> list[inspect.Parameter]:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 import pytest
 
 from warren import AsyncClient, Client, ConnectionOptions, Server, Service
+from warren.checks import CALL_OPTIONS, place_of
 from warren.connection.settings import make_settings
 from warren.keywords import naming, refuse_unknown
 
@@ -74,11 +75,96 @@ def test_a_client_refuses_an_unknown_option(client: Any, name: str, near: str) -
         client(**{name: 1})
 
 
-@pytest.mark.parametrize("name", ["on_progress", "fail_fast"])
-@pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_an_option_of_calls_is_shown_its_place(client: Any, name: str) -> None:
-    with pytest.raises(TypeError, match=rf"^{client.__name__}\(\) has no option '{name}': say \.options\({name}=…\)"):
-        client(**{name: True})
+OF_A_CALL = r"client\.options\({}=…\)\.call\(…\)"
+OF_A_BATCH = r"client\.map\(…, {}=…\)"
+OF_A_METHOD = r"@service\.method\({}=…\)"
+OF_A_CLIENT = r"Client\(…, {}=…\)"
+BY_NAME = r"client\.call\('service\.method', …, {}=…\)"
+
+
+def map_(client: Any, **given: Any) -> Any:
+    return client.map("calc.fib", [1], **given)
+
+
+def bare(client: Any, **given: Any) -> Any:
+    return client.call_bare("rpc_queue", b"30", **given)
+
+
+@pytest.mark.parametrize(
+    ("taker", "take", "name", "place"),
+    [
+        ("Client", Client, "on_progress", OF_A_CALL),
+        ("AsyncClient", AsyncClient, "fail_fast", OF_A_CALL),
+        ("Client", Client, "in_flight", OF_A_BATCH),
+        ("Client", Client, "returns", BY_NAME),
+        ("Client", Client, "delivery", OF_A_METHOD),
+        ("options", Client().options, "progress", OF_A_BATCH),
+        ("options", AsyncClient().options, "ordered", OF_A_BATCH),
+        ("options", Client().options, "returns", BY_NAME),
+        ("options", Client().options, "errors", r"client\.map\(…, {}='return'\), Client\(…, {}=\[…\]\)"),
+        ("options", Client().options, "max_in_flight", OF_A_CLIENT),
+        ("options", Client().options, "heartbeat", OF_A_CLIENT),
+        ("options", Client().options, "delivery", OF_A_METHOD),
+        ("map", partial(map_, Client()), "timeout", OF_A_CALL),
+        ("map", partial(map_, AsyncClient()), "on_progress", OF_A_CALL),
+        ("call_bare", partial(bare, Client()), "timeout", OF_A_CALL),
+        ("call_bare", partial(bare, AsyncClient()), "fail_fast", OF_A_CALL),
+        ("Server", partial(Server, Service("calc")), "timeout", OF_A_CALL),
+        ("Service", partial(Service, "calc"), "delivery", OF_A_METHOD),
+        ("method", Service("calc").method, "timeout", OF_A_CALL),
+        ("stub", Service("calc").stub, "drain_timeout", r"Server\(…, {}=…\)"),
+    ],
+)
+async def test_an_option_in_the_wrong_place_is_shown_its_own(taker: str, take: Any, name: str, place: str) -> None:
+    words = place.replace("{}", name)
+    with pytest.raises(TypeError, match=rf"^{taker}\(\) has no option '{name}': say {words}"):
+        await take(**{name: 1})
+
+
+def test_what_has_a_place_and_is_near_another_name_may_have_been_meant_as_that() -> None:
+    with pytest.raises(TypeError, match=r"progress=…\); or did you mean 'on_progress'\?$"):
+        Client().options(progress=print)  # type: ignore[call-arg]
+
+
+def test_what_takes_no_options_says_so() -> None:
+    with pytest.raises(TypeError, match=r"^call_bare\(\) has no option 'xyz': it takes none$"):
+        Client().call_bare("rpc_queue", b"30", xyz=1)  # type: ignore[call-arg]
+
+
+async def test_a_wrong_value_of_a_right_name_is_told_as_before() -> None:
+    with pytest.raises(TypeError, match="is not a number of seconds"):
+        Client().options(timeout="2")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is not the name of a queue"):
+        await AsyncClient().call_bare(7)  # type: ignore[arg-type]
+
+
+def test_each_option_has_the_place_that_takes_it() -> None:
+    """The places are written down, and not read from signatures, as importing all of them for an error would be odd."""
+    takers: list[tuple[str, Any]] = [
+        ("Client", Client),
+        ("Server", Server),
+        ("Service", Service),
+        ("@service.method", Service.method),
+        ("client.map", Client.map),
+        ("client.options", Client.options),
+    ]
+    without = {
+        "self",
+        "services",
+        "target",
+        "items",
+        "returns",
+        "function",
+        "name",
+        "url",
+        "default",
+        "description",
+        "version",
+    }
+    for place, taker in takers:
+        for name in inspect.signature(taker).parameters.keys() - without:
+            if not (taker is not Client.options and name in CALL_OPTIONS):
+                assert f"{place}(" in place_of(name), name
 
 
 @pytest.mark.parametrize("name", ["host", "port", "uri"])

@@ -16,6 +16,7 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren import keywords
 from warren.client.async_gather import AsyncGather
 from warren.client.async_map import AsyncMap
 from warren.client.async_uploads import AsyncUploads
@@ -223,6 +224,7 @@ class AsyncClient(AsyncMap, AsyncGather, AsyncUploads):
         else:
             read_confirm(await AwaitedCall(self._shared.core(), to, encode_call(to, args, kwargs), deadline))
 
+    @keywords.refusing("call_bare")
     async def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six: the body goes as it is, and comes back as it is.
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
+from warren import keywords
 from warren.client.base import BaseClient
 from warren.client.batches import (
     DEFAULT_IN_FLIGHT,
@@ -106,6 +107,7 @@ class AsyncMap(BaseClient):
     def map(
         self, target: str, items: Items[T], /, *, errors: Literal["return"], **options: Unpack[MapOptions]
     ) -> AsyncGenerator[Outcome[T, Any], None]: ...
+    @keywords.refusing("map")
     def map(
         self,
         target: Callable[..., Any] | str,

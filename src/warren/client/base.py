@@ -74,7 +74,7 @@ class BaseClient:
         Raises:
             ValueError, TypeError: an option that makes no sense, or is unknown.
         """
-        keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection, later=BaseClient.options)
+        keywords.refuse_unknown(type(self).__name__, BaseClient.__init__, connection)
         self._options = Options(timeout=timeout, encoding=encoding, headers=headers, named=bool(connection.get("name")))
         self._max_item = max_message_size
         self._middleware = checked_middleware(middleware)
@@ -89,6 +89,7 @@ class BaseClient:
         """Prepare what the client and its views share."""
         raise NotImplementedError
 
+    @keywords.refusing("options")
     def options(
         self,
         *,

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from warren import keywords
 from warren.client.blocking_gather import BlockingGather
 from warren.client.blocking_map import BlockingMap
 from warren.client.blocking_uploads import BlockingUploads
@@ -186,6 +187,7 @@ class Client(BlockingMap, BlockingGather, BlockingUploads):
         else:
             read_confirm(self._shared.io().run(to, encode_call(to, args, kwargs), deadline))
 
+    @keywords.refusing("call_bare")
     def call_bare(self, queue: str, body: bytes | str = b"", /) -> bytes:
         """Call a server that knows only RabbitMQ's tutorial six; see `AsyncClient.call_bare`.
 

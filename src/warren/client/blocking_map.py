@@ -8,6 +8,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
+from warren import keywords
 from warren.client.base import BaseClient
 from warren.client.batches import (
     DEFAULT_IN_FLIGHT,
@@ -107,6 +108,7 @@ class BlockingMap(BaseClient):
     def map(
         self, target: str, items: Iterable[T], /, *, errors: Literal["return"], **options: Unpack[MapOptions]
     ) -> Generator[Outcome[T, Any], None, None]: ...
+    @keywords.refusing("map")
     def map(
         self,
         target: Callable[..., Any] | str,

@@ -216,10 +216,11 @@ def _blamed(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> st
 def _misplaced(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], verb: str) -> str:
     """The call that was meant, if an option was written among the arguments; else nothing."""
     known = {} if target.declared is None else target.declared.hints
-    options = {name: _shown(kwargs[name]) for name in kwargs if name in checks.CALL_OPTIONS and name not in known}
+    unknown = {name: _shown(value) for name, value in kwargs.items() if name not in known}
+    options = set(checks.CALL_OPTIONS) & unknown.keys()
     rest = [f"{name}={_shown(value)}" for name, value in kwargs.items() if name not in options]
     name = repr(target.name) if target.declared is None else target.declared.name
-    return checks.misplaced(options, f"{verb}({', '.join([name, *map(_shown, args), *rest])})")
+    return checks.misplaced(unknown, f"{verb}({', '.join([name, *map(_shown, args), *rest])})")
 
 
 def _shown(value: object) -> str:

@@ -198,8 +198,8 @@ class Method:
 
 def _misplaced(error: ValidationError) -> str:
     """The call that was meant, if the argument that is not known is an option."""
-    options = {name: "…" for name in checks.CALL_OPTIONS if str(error) == complaints.unknown(name)}
-    return checks.misplaced(options, "call(…)")
+    unknown = {name: "…" for name in checks.NO_ARGUMENTS if str(error) == complaints.unknown(name)}
+    return checks.misplaced(unknown, "call(…)")
 
 
 def encode_arguments(content_type: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

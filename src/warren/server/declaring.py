@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
+from warren import keywords
 from warren.protocol.signature import DeliveryMode
 from warren.server.lifespan import Lifespan
 from warren.server.methods import Methods, Options
@@ -39,6 +40,7 @@ class Declaring:
         broadcast: bool = False,
         resumable: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    @keywords.refusing("method")
     def method(
         self,
         function: Callable[P, R] | None = None,
@@ -110,6 +112,7 @@ class Declaring:
         Raises:
             TypeError, ValueError: as for `method`; or a stub that needs more than its arguments.
         """
+        keywords.refuse_unknown("stub", Declaring.method, options)
         given = Options(**options)
 
         def declare(function: Callable[P, R]) -> Callable[P, R]:

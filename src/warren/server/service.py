@@ -41,6 +41,7 @@ class Service(Declaring):
         service.run("amqp://localhost")
     """
 
+    @keywords.refusing("Service")
     def __init__(
         self,
         name: str,

@@ -182,6 +182,20 @@ def test_an_option_among_the_arguments_is_told_where_it_belongs(
     assert str(caught.value).endswith(f"; options go elsewhere: {meant}")
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("in_flight", "client.map(…, in_flight=…)"),
+        ("returns", "client.call('service.method', …, returns=…), which is for calls by name"),
+    ],
+)
+def test_what_is_no_argument_of_any_call_is_told_where_it_belongs(name: str, place: str) -> None:
+    target = find_target(Targets(), Options(), "call", fib)
+    with pytest.raises(TypeError) as caught:
+        encode_call(target, (3,), {name: 3})
+    assert str(caught.value).endswith(f"; {name} goes elsewhere: {place}")
+
+
 @pytest.mark.parametrize(("function", "kwargs"), [(fib, {"m": 3}), (wait, {"timeout": 1, "n": 2}), (wait, {})])
 def test_other_wrong_arguments_are_no_options(function: Any, kwargs: dict[str, Any]) -> None:
     with pytest.raises(TypeError) as caught:
