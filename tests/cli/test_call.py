@@ -263,9 +263,13 @@ def test_arguments_may_travel_as_msgpack(call: Call) -> None:
     assert call("describe", '{"a": [1]}', "--encoding", "msgpack").stdout == '{"got":{"a":[1]}}\n'
 
 
-def test_a_cast_prints_nothing_and_is_run(call: Call, tmp_path: Path) -> None:
+def test_a_cast_says_what_was_done_and_is_run(call: Call, tmp_path: Path) -> None:
     done = call("write", str(tmp_path / "note"), "hello", "--cast")
-    assert (done.stdout, done.stderr, done.exit_code) == ("", "", 0)
+    assert (done.stdout, done.exit_code) == ("", 0)
+    assert done.stderr == (
+        f"sent: the broker has the request of {NAME}.write, and nobody hears how it ends; if it fails, it is in:"
+        f" warren dead list {NAME}\n"
+    )
     eventually((tmp_path / "note").exists, "the handler has run")
     assert (tmp_path / "note").read_text() == "hello"
 

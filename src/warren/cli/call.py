@@ -12,7 +12,7 @@ import msgspec
 
 from warren import Client
 from warren.cli.arguments import add_options_of_calls, parse_arguments
-from warren.cli.output import INTERRUPTED, USAGE, fail, say
+from warren.cli.output import INTERRUPTED, USAGE, complain, fail, say
 from warren.cli.parser import Parser
 from warren.cli.progress import Bar
 from warren.cli.terminal import add_url, fail_call
@@ -97,7 +97,9 @@ def call(
         fail(str(error), USAGE)
     except KeyboardInterrupt:
         fail("interrupted; its worker is told, and the handler may still run", INTERRUPTED)
-    if not cast and result is not _PRINTED:
+    if cast:
+        _say_sent(target)
+    elif result is not _PRINTED:
         _print_result(result, as_json)
 
 
@@ -125,6 +127,15 @@ def _typed_call(target: str, arguments: Sequence[str], cast: bool, as_json: bool
         return _PRINTED
 
     return run
+
+
+def _say_sent(target: str) -> None:
+    """Nobody hears how a cast ends: of a method that yields items, say, it is only set aside."""
+    service, _ = split_name(target)
+    complain(
+        f"sent: the broker has the request of {printable(target)}, and nobody hears how it ends; if it fails,"
+        f" it is in: warren dead list {printable(service)}"
+    )
 
 
 def _bare_call(queue: str, arguments: Sequence[str], cast: bool) -> Run:
