@@ -52,7 +52,10 @@ EDGES = {"warren.__main__", "warren.cli", "warren.testing.plugin", "warren.testi
 #: Values and tables only: time, chance and the outside world are passed in. A name stands for a room or a module.
 PURE = {"amqp", "protocol", "broker", "errors", "printable", "middleware", "warren.client.calls"}
 PURE |= {"warren.connection.settings", "warren.connection.liveness"}
-PURE |= {f"warren.operate.{n}" for n in ("told", "totals", "graph", "drawing", "schemas", "asyncapi", "hints", "stubs")}
+PURE |= {
+    f"warren.operate.{n}"
+    for n in ("told", "totals", "graph", "drawing", "schemas", "asyncapi", "hints", "registered", "stubs")
+}
 IMPURE_OF_THE_BROKER = {f"warren.broker.{name}" for name in ("server", "embedded", "ask", "command")}
 IMPURE = frozenset(
     {"asyncio", "time", "random", "secrets", "socket", "select", "threading", "subprocess", "os", "logging", "signal"}

@@ -21,11 +21,25 @@ class Item(msgspec.Struct):
     price: float = 0.0
 
 
+class SoldOut(LookupError):
+    """There is none left."""
+
+
+class Mixed(SoldOut):
+    """Registered nowhere."""
+
+
+class Closed(Mixed):
+    pass
+
+
 class Shop:
     """A service of several kinds of methods; `hang` runs until it is let go."""
 
     def __init__(self, name: str) -> None:
-        self.service = Service(name, version="2.1", description="Sells things.", concurrency=2)
+        self.service = Service(
+            name, version="2.1", description="Sells things.", concurrency=2, errors=[SoldOut, Closed]
+        )
         self.go = asyncio.Event()
 
         @self.service.method(time_limit=9.0, concurrency=1, delivery="at-least-once")
@@ -70,6 +84,10 @@ async def test_info_has_all_that_a_caller_without_the_code_needs(url: str, servi
             "queue": "classic",
             "concurrency": 2,
             "max_length": None,
+            "errors": [
+                {"name": "SoldOut", "doc": "There is none left.", "base": "LookupError"},
+                {"name": "Closed", "doc": None, "base": "SoldOut"},
+            ],
         }
         item = {
             "title": "Item",

@@ -4,9 +4,11 @@ import asyncio
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.cli.running import Result, run_here
 from tests.contract.brokers import private_broker
 from tests.contract.test_permissions import Accounts
 from tests.support.serving import ROOT, serving
-from warren import AsyncClient, Cancelled, Execution, Server, Service
+from warren import AsyncClient, Cancelled, Execution, Pipeline, Server, Service
 
 Warren = Callable[..., Awaitable[Result]]
 
@@ -136,6 +138,48 @@ async def test_calls_are_made_with_stubs_of_a_running_service(url: str, warren: 
     async with AsyncClient(url) as client:
         assert await client.call(made.fib, 30) == 30
         assert await client.call(made.fib, 30, start=1) == 30
+
+
+class Gone(LookupError):
+    """There is no such picture."""
+
+
+@dataclass
+class Image:
+    url: str
+    width: int = 3
+
+
+async def test_stubs_of_two_services_fit_together_and_raise_their_errors(
+    url: str, warren: Warren, service_name: str
+) -> None:
+    images, sizes = Service(f"{service_name}-a", errors=[Gone]), Service(f"{service_name}-b")
+
+    @images.method
+    async def fetch(url: str) -> Image:
+        if url == "nowhere":
+            raise Gone(url)
+        return Image(url)
+
+    @sizes.method
+    async def resize(image: Image, factor: int = 2) -> Image:
+        return Image(image.url, image.width * factor)
+
+    async with serving(images, url=url), serving(sizes, url=url), AsyncClient(url) as client:
+        done = await warren("stubs", images.name, sizes.name, images.name, "--wait", "2")
+        assert (done.stderr, done.exit_code) == ("", 0)
+        made = load(done.stdout)
+        a, b = (getattr(made, service.name.replace("-", "_")) for service in (images, sizes))
+        assert await client.call(Pipeline(a.fetch).then(b.resize), "here") == made.Image("here", 6)
+        with pytest.raises(made.Gone, match="nowhere") as caught:
+            await client.call(a.fetch, "nowhere")
+        assert isinstance(caught.value, LookupError)
+
+
+def load(text: str) -> ModuleType:
+    made = sys.modules["apis"] = ModuleType("apis")  # classes are looked up there
+    exec(text, made.__dict__)
+    return made
 
 
 async def test_processes_are_told_how_much_to_serve_and_to_log(url: str, warren: Warren, service_name: str) -> None:

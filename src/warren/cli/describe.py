@@ -26,11 +26,12 @@ def add_schema(parser: Parser) -> None:
 
 def add_stubs(parser: Parser) -> None:
     """The arguments of `stubs`."""
-    add_service(parser, optional=False)
+    parser.add_argument("services", metavar="SERVICE", nargs="+", help="Which service; of several all in one module.")
     add_asking(
         parser,
         stubs,
-        "warren stubs calc > calc_api.py\nwarren stubs calc --wait 2 | diff calc_api.py -",
+        "warren stubs calc > calc_api.py\nwarren stubs calc --wait 2 | diff calc_api.py -\n"
+        "warren stubs images store > apis.py",
         not_done="nobody answers",
         as_json=False,
     )
@@ -52,9 +53,10 @@ def schema(service: str, as_asyncapi: bool, url: str, wait: float, as_json: bool
     say(printable_json(json.dumps(written, indent=None if as_json else 2, ensure_ascii=False)))
 
 
-def stubs(service: str, url: str, wait: float) -> None:
+def stubs(services: list[str], url: str, wait: float) -> None:
     """Print a typed module with a stub for each method."""
-    say(module(_declared(service, url, wait, False)), end="")
+    declared = [_declared(service, url, wait, False) for service in dict.fromkeys(services)]
+    say(module(*declared), end="")
 
 
 def _declared(service: str, url: str, wait: float, as_json: bool) -> told.ServiceInfo:

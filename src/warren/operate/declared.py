@@ -114,7 +114,7 @@ class _Reading:
         self._known.add(module.name)
         for node in module.tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                self._declare_function(module, node)
+                self._declare_function(module, node, node.name)
             elif isinstance(node, ast.ClassDef):
                 self._declare_class(module, node)
             elif isinstance(node, ast.Assign | ast.Expr) and isinstance(node.value, ast.Call):
@@ -130,7 +130,7 @@ class _Reading:
             for name in [path, *map(dotted, targets)]:
                 self._methods[_in(module, name)] = target
 
-    def _declare_function(self, module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    def _declare_function(self, module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef, path: str) -> None:
         for decorator in node.decorator_list:
             call = decorator if isinstance(decorator, ast.Call) else None
             used = call.func if call else decorator
@@ -142,13 +142,16 @@ class _Reading:
             elif (service := self._service(module, used.value)) is not None:
                 target = Target(service, _own_name(module, call) or node.name)
             if target is not None:
-                self._methods[Where(module.name, node.name)] = target
+                self._methods[Where(module.name, path)] = target
 
     def _declare_class(self, module: Module, node: ast.ClassDef) -> None:
         used = [d for d in node.decorator_list if isinstance(d, ast.Attribute) and d.attr == "methods"]
         service = self._service(module, used[0].value) if used else None
         for inner in node.body:
-            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and service and inner.name[0] != "_":
+            if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            self._declare_function(module, inner, f"{node.name}.{inner.name}")  # a stub among others of its service
+            if service and inner.name[0] != "_":
                 calls = [d for d in inner.decorator_list if isinstance(d, ast.Call) and last_name(d.func) == "method"]
                 name = next((own for call in calls if (own := _own_name(module, call))), inner.name)
                 self._methods[Where(module.name, f"{node.name}.{inner.name}")] = Target(service, name)

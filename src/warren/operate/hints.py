@@ -81,7 +81,9 @@ def _definition(name: str, schema: Any, classes: set[str]) -> str:
         f"    {field}: {_field(one, isinstance(required, list) and field in required)}"
         for field, one in properties.items()
     ]
-    return "\n".join(["@dataclass(kw_only=True)", f"class {name}:", *lines])
+    given = [" = " not in line for line in lines]
+    by_position = given == sorted(given, reverse=True)  # one without a default behind one that has it: by name only
+    return "\n".join(["@dataclass" if by_position else "@dataclass(kw_only=True)", f"class {name}:", *lines])
 
 
 def _are_fields(properties: Mapping[str, Any], classes: set[str]) -> bool:

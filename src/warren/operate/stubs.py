@@ -5,31 +5,82 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from textwrap import indent
 from typing import Any
 
 from warren.operate.hints import TAKEN, Types, literal, name_of
+from warren.operate.registered import OURS, Errors
 from warren.operate.told import MethodInfo, ServiceInfo
 from warren.printable import printable
 
-_HEAD = '"""Stubs of the service {name}, written by `warren stubs`: do not edit, write them again."""'
+_HEAD = '"""Stubs of the service{s} {name}, written by `warren stubs`: do not edit, write them again."""'
 #: What stands for a default that only the service knows: what is not given is not sent.
 _ITS_OWN = "ITS_OWN"
 
 
-def module(service: ServiceInfo) -> str:
-    """The module as text: a service `service` with one stub for each method."""
+def module(*services: ServiceInfo) -> str:
+    """The module as text: a service `service` with one stub for each method.
+
+    Of several services each is a class that has its stubs, beside its ``Service``; what they have in common is written
+    once, so that what one returns is what another takes.
+    """
     types = Types()
-    for method in service.methods:  # so that all classes are known before anything is named
+    for method in (method for service in services for method in service.methods):  # to know all classes
         _hints(method.arguments, types), types.hint(method.taken), types.hint(method.result)
-    taken = {*TAKEN, *types.names, _ITS_OWN}
-    methods = [_stub(method, types, taken) for method in service.methods]
-    classes = types.classes()
-    body = "\n\n\n".join([f"service = Service({service.name!r})", *classes, *methods])
-    head = _HEAD.format(name=printable(service.name).replace("\\", "/").replace('"', "'"))
-    text = f"{head}\n\n{_imports(body)}\n\n{_own(body)}{body}\n"
+    names = _reserved(types)
+    errors = Errors(names)
+    registered = [errors.add(service.errors) for service in services]
+    write = _alone if len(services) == 1 else _together
+    parts = write(services, registered, types, names)
+    body = "\n\n\n".join([*errors.classes(), *parts[:1], *types.classes(), *parts[1:]])
+    said = ", ".join(printable(service.name).replace("\\", "/").replace('"', "'") for service in services)
+    head = _HEAD.format(s="s" if len(services) > 1 else "", name=said)
+    own = _own(body) + ("\n" if body.startswith("class ") else "")
+    text = f"{head}\n\n{_imports(body)}\n\n{own}{body}\n"
     ast.parse(text)  # what cannot be read by Python is a fault here, and not for somebody's build to find
     return text
+
+
+def _reserved(types: Types) -> set[str]:
+    return {*TAKEN, *types.names, _ITS_OWN}
+
+
+def _alone(
+    services: Sequence[ServiceInfo], registered: list[list[str]], types: Types, taken: set[str]
+) -> Sequence[str]:
+    """The service, and its methods."""
+    (service,), (errors,) = services, registered
+    return [_service("service", service, errors), *(_stub(method, types, taken) for method in service.methods)]
+
+
+def _together(
+    services: Sequence[ServiceInfo], registered: list[list[str]], types: Types, taken: set[str]
+) -> Sequence[str]:
+    """The services, and a class of methods for each."""
+    classes = [_free(name_of(service.name), taken) for service in services]
+    variables = [_free(f"{name}_service", taken) for name in classes]
+    made = "\n".join(map(_service, variables, services, registered))
+    return [made, *(_namespace(*each, types) for each in zip(classes, variables, services, strict=True))]
+
+
+def _namespace(name: str, variable: str, service: ServiceInfo, types: Types) -> str:
+    taken = {*_reserved(types), variable}  # what its methods would hide from those behind them
+    methods = ["\n".join(["@staticmethod", _stub(method, types, taken, variable)]) for method in service.methods]
+    doc = _doc(f"The methods of {service.name}.")
+    return "\n\n".join(["\n".join([f"class {name}:", *doc]), *(indent(method, "    ") for method in methods)])
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _service(variable: str, service: ServiceInfo, errors: list[str]) -> str:
+    given = f", errors=[{', '.join(errors)}]" if errors else ""
+    return f"{variable} = Service({service.name!r}{given})"
 
 
 def _imports(body: str) -> str:
@@ -47,7 +98,8 @@ def _imports(body: str) -> str:
         lines += [*modules, ""]
     if "UNSET" in body:
         lines += ["from msgspec import UNSET, UnsetType", ""]
-    return "\n".join([*lines, "from warren import Service"])
+    ours = sorted({"Service", *(name for name in OURS if f"({name}):" in body)})
+    return "\n".join([*lines, f"from warren import {', '.join(ours)}"])
 
 
 def _own(body: str) -> str:
@@ -56,11 +108,8 @@ def _own(body: str) -> str:
     return f"#: For a default that only the service knows: leave the argument out.\n{_ITS_OWN}: Any = None\n\n"
 
 
-def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
-    name = name_of(method.name)
-    while name in taken:
-        name += "_"
-    taken.add(name)
+def _stub(method: MethodInfo, types: Types, taken: set[str], service: str = "service") -> str:
+    name = _free(name_of(method.name), taken)
     options = [f"name={method.name!r}"] if name != method.name else []
     if method.delivery in ("at-least-once", "at-most-once"):
         options.append(f"delivery={method.delivery!r}")
@@ -70,7 +119,7 @@ def _stub(method: MethodInfo, types: Types, taken: set[str]) -> str:
         options.append("resumable=True")
     return "\n".join(
         [
-            f"@service.stub({', '.join(options)})" if options else "@service.stub",
+            f"@{service}.stub({', '.join(options)})" if options else f"@{service}.stub",
             f"{_kind(method)} {name}({', '.join(_parameters(method, types))}) -> {_result(method, types)}:",
             *_doc(method.doc),
             "    raise NotImplementedError",

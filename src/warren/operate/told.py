@@ -61,6 +61,14 @@ class MethodInfo(msgspec.Struct, frozen=True):
     result: Any = None
 
 
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """An error that a service has registered; `base` is what callers know it by, if they do not know it."""
+
+    name: str
+    doc: str | None = None
+    base: str = "Exception"
+
+
 class ServiceInfo(msgspec.Struct, frozen=True):
     """A service, as it is declared."""
 
@@ -71,6 +79,7 @@ class ServiceInfo(msgspec.Struct, frozen=True):
     concurrency: Count | None = None
     max_length: Count | None = None
     methods: list[MethodInfo] = []
+    errors: list[ErrorInfo] = []
 
 
 class Info(msgspec.Struct, frozen=True):

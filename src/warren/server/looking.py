@@ -7,11 +7,12 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from warren.protocol.problems import class_name
 from warren.protocol.schema import arguments_schema, result_schema, taken_schema
 from warren.protocol.signature import Method
 from warren.server.attempt import Attempt
@@ -23,6 +24,8 @@ from warren.version import __version__
 
 #: Calls that one answer names, at most.
 MOST_CALLS = 1000
+#: Where the exceptions are that all callers have.
+_EVERYWHERE = ("builtins", "warren.errors")
 #: Characters of the longest docstring that is told.
 MAX_DOC = 4000
 #: Bytes of all schemas together: an answer has to be smaller than what askers take.
@@ -82,6 +85,7 @@ class Looking:
             "concurrency": worker.concurrency,
             "max_length": service.max_length,
             "methods": [self._methods[method] for method in service.methods.values()],
+            "errors": [_error(name, kind, service.errors) for name, kind in service.errors.items()],
         }
 
     def _describe_methods(self) -> None:
@@ -142,6 +146,17 @@ def _method(method: Method) -> dict[str, Any]:
         "takes": method.takes,
         "broadcast": method.broadcast,
         "resumable": method.resumable,
+    }
+
+
+def _error(name: str, kind: type[Exception], registered: Mapping[str, type[Exception]]) -> dict[str, Any]:
+    """A registered error, with its nearest base that is registered, too, or that all callers have."""
+    bases = [base for base in kind.__mro__[1:] if base in registered.values() or base.__module__ in _EVERYWHERE]
+    doc = vars(kind).get("__doc__")
+    return {
+        "name": name,
+        "doc": doc[:MAX_DOC] if isinstance(doc, str) else None,
+        "base": class_name(bases[0]) if bases else "Exception",
     }
 
 

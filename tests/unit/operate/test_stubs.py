@@ -3,14 +3,15 @@
 import ast
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
 
-from warren import Service
+from warren import Overloaded, Service
 from warren.operate.stubs import module
-from warren.operate.told import MethodInfo, ServiceInfo
+from warren.operate.told import ErrorInfo, MethodInfo, ServiceInfo
+from warren.protocol.problems import class_name
 from warren.protocol.signature import method_of
 
 ITEM = {
@@ -119,6 +120,61 @@ def test_what_is_resumable_stays_so() -> None:
 
 
 EVIL = "x(): pass\nimport os; os.abort()\n'''\"\"\"\\"
+
+
+def error(name: str, base: str = "Exception", doc: str | None = None) -> ErrorInfo:
+    return ErrorInfo(name, doc, base)
+
+
+def test_registered_errors_are_classes_that_are_raised_as_themselves() -> None:
+    errors = [error("Moved", "Gone"), error("Gone", "KeyError", "It is gone."), error("Full", "Overloaded")]
+    made = load(module(ServiceInfo("shop", methods=[MethodInfo("f", arguments={})], errors=errors)))
+    assert issubclass(made.Moved, made.Gone)
+    assert issubclass(made.Gone, KeyError)
+    assert issubclass(made.Full, Overloaded)
+    assert method_of(made.f).errors == {"Moved": made.Moved, "Gone": made.Gone, "Full": made.Full}
+
+
+@pytest.mark.parametrize("name", ["Item", "Any", "ValueError", "Überfüllt", "class", "No Name", EVIL])
+def test_an_error_whose_name_is_taken_or_none_is_known_by_it_all_the_same(name: str) -> None:
+    said = method("place", item={"$ref": "#/$defs/Item"}, definitions={"Item": ITEM})
+    made = load(module(ServiceInfo("shop", methods=[said], errors=[error(name, EVIL, EVIL)])))
+    assert list(method_of(made.place).errors) == [class_name(made.service.errors[name])] == [name]
+    assert made.service.errors[name].__mro__[1] is Exception
+
+
+def test_bases_that_lead_in_a_circle_are_none() -> None:
+    made = load(module(ServiceInfo("shop", errors=[error("A", "B"), error("B", "A"), error("C", "C")])))
+    assert issubclass(made.B, made.A) or issubclass(made.A, made.B)
+
+
+def test_several_services_are_classes_that_share_what_is_the_same() -> None:
+    fetch = method("fetch", result={"$ref": "#/$defs/Item", "$defs": {"Item": ITEM}})
+    take = method("fetch", item={"$ref": "#/$defs/Item"}, definitions={"Item": ITEM})
+    gone, other = error("Gone"), error("Gone", "KeyError")
+    made = load(
+        module(
+            ServiceInfo("a", methods=[fetch], errors=[gone]),
+            ServiceInfo("b.c", methods=[take], errors=[gone]),
+            ServiceInfo("Item", methods=[MethodInfo("Item", arguments={})], errors=[other]),
+        )
+    )
+    found = [made.a.fetch, made.b_c.fetch, made.Item_.Item_]
+    assert [method_of(stub).full_name for stub in found] == ["a.fetch", "b.c.fetch", "Item.Item"]
+    assert get_type_hints(made.a.fetch)["return"] is get_type_hints(made.b_c.fetch)["item"] is made.Item
+    assert [method_of(stub).errors["Gone"] for stub in found] == [made.Gone, made.Gone, made.Gone_]
+    assert made.a_service.name == "a"
+
+
+def test_classes_are_made_by_position_where_no_field_without_a_default_comes_behind_one_with() -> None:
+    late = {"type": "object", "properties": {"a": {"type": "integer", "default": 1}, "b": {"type": "integer"}}}
+    definitions = {"Item": ITEM, "Late": {**late, "required": ["b"]}}
+    said = method("f", a={"$ref": "#/$defs/Item"}, b={"$ref": "#/$defs/Late"}, definitions=definitions)
+    made = load(module(ServiceInfo("shop", methods=[said])))
+    assert made.Item("tea", 2.5) == made.Item(name="tea", price=2.5)
+    assert made.Late(b=2).a == 1
+    with pytest.raises(TypeError):
+        made.Late(1, 2)
 
 
 @pytest.mark.parametrize(
