@@ -117,7 +117,11 @@ class Pipeline(Generic[P, R]):
         return f"<Pipeline {shown(self.names)}>"
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the stages here, one after the other, without a broker: for tests."""
+        """Call the functions of the stages here, one after the other, without a broker: for tests.
+
+        They get what any function gets that is called: no `current_call`, no middleware, nothing that is provided,
+        and no check of what goes from one to the next. A stub has nothing to run.
+        """
         value: Any = await _run(self._stages[0].method, *args, **kwargs)
         for stage in self._stages[1:]:
             value = await _run(stage.method, value)

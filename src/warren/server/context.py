@@ -346,11 +346,15 @@ def current_call() -> CurrentCall[Any]:
     """The call that the running handler serves.
 
     Raises:
-        LookupError: not inside a handler.
+        LookupError: not inside a handler; or that is called here like any function, alone or in a pipeline.
     """
     call = get_running()
     if not isinstance(call, CurrentCall):
-        raise LookupError("current_call() works inside a handler that serves a call: pass on what it gives there")
+        raise LookupError(
+            "current_call() works inside a handler that serves a call, and there is none: pass on what it gives there;"
+            " a handler that is called like any function, alone or in a pipeline, has none either: serve it, in a test"
+            " with warren_serve, and call it with a client"
+        )
     return call
 
 

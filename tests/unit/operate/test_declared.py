@@ -108,6 +108,28 @@ async def place(): helper()
     assert read("inventory", inventory=INVENTORY).graph.edges == (Edge("other", "stock", "price"),)
 
 
+def test_stubs_that_stand_in_a_class_are_found(read: Read) -> None:
+    """As `warren stubs` writes those of several services."""
+    apis = """
+from warren import Service
+a_service = Service("a")
+
+class a:
+    @staticmethod
+    @a_service.stub(name="fetch-it")
+    def fetch(url: str) -> str: ...
+"""
+    front = """
+import apis
+from apis import a
+from warren import Client
+client = Client()
+client.call(apis.a.fetch, "x")
+client.cast(a.fetch, "x")
+"""
+    assert read("front", apis=apis, front=front).graph.edges == (Edge("front", "a", "fetch-it"),)
+
+
 def test_an_implementation_is_the_stub_that_it_implements(read: Read) -> None:
     code = """
 from inventory import count

@@ -13,6 +13,7 @@ import pytest
 from pika import spec
 from tests.support import pika_frames
 
+from warren import Pipeline, Service
 from warren.amqp.frames import Delivery
 from warren.protocol.request import Request
 from warren.protocol.running import get_running, reset_running, set_running
@@ -55,6 +56,30 @@ def test_outside_a_handler_there_is_no_current_call() -> None:
     assert get_running() is None
     with pytest.raises(LookupError, match="inside a handler"):
         current_call()
+
+
+async def test_in_a_pipeline_that_is_run_here_it_is_that_of_any_function() -> None:
+    service = Service("calc")
+
+    @service.method
+    async def first() -> int:
+        return 1
+
+    @service.method
+    def second(n: int) -> tuple[int, str | None]:
+        return n, current_call().call_id
+
+    pipeline = Pipeline(first).then(second)
+    with pytest.raises(LookupError, match="alone or in a pipeline, has none either: serve it") as alone:
+        second(1)
+    with pytest.raises(LookupError) as together:
+        await pipeline()
+    assert str(together.value) == str(alone.value)
+    token = set_running(call_with(message_id="of the handler around it"))
+    try:
+        assert await pipeline() == second(1) == (1, "of the handler around it")
+    finally:
+        reset_running(token)
 
 
 def test_inside_a_handler_the_current_call_is_its_own() -> None:
