@@ -3,6 +3,7 @@
 import pytest
 
 from tests.cli.running import run_here
+from warren.cli.commands import MEANT, below
 from warren.cli.parser import Parser, number
 
 
@@ -44,6 +45,14 @@ def test_behind_two_dashes_everything_is_an_argument(parser: Parser) -> None:
     [
         (["srve"], "there is no command srve (did you mean serve?); see warren --help"),
         (["zzz"], "there is no command zzz; see warren --help"),
+        (["ps"], "there is no command ps (did you mean ls, ping or health?); see warren --help"),
+        (["status"], "there is no command status (did you mean ls, ping or health?)"),
+        (["list"], "there is no command list (did you mean ls?)"),
+        (["describe", "--stubs", "calc"], "there is no command describe (did you mean info, schema or stubs?)"),
+        (["cast", "mail.send"], "there is no command cast (did you mean call --cast?)"),
+        (["help", "serve"], "there is no command help (did you mean --help?)"),
+        (["dead", "ls", "calc"], "there is no command ls (did you mean list?); see warren dead --help"),
+        (["broker", "ps"], "there is no command ps (did you mean status?); see warren broker --help"),
         (["--verson"], "there is no option --verson (did you mean --version?); see warren --help"),
         (["serve", "--worker", "4", "calc"], "there is no option --worker (did you mean --workers?)"),
         (["serve", "--zzz=4", "calc"], "there is no option --zzz; see warren serve --help"),
@@ -67,6 +76,18 @@ def test_wrong_usage_is_one_line_that_says_what_would_be_right(args: list[str], 
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
+
+
+def test_what_other_tools_call_it_is_no_command_here_and_leads_to_one() -> None:
+    for group, names in MEANT.items():
+        known = {*below(group), "--help", "--version"}
+        theirs = [name for several in names for name in several]
+        assert len(theirs) == len(set(theirs))
+        assert not set(theirs) & known
+        for ours in (one for several in names.values() for one in several):
+            first, *rest = ours.split()
+            assert first in known
+            assert all(word.startswith("--") or word in below(first) for word in rest)
 
 
 def test_warren_alone_shows_its_help_and_is_wrong_usage() -> None:

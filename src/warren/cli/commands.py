@@ -56,6 +56,53 @@ COMMANDS = {
 }
 
 
+#: What other tools call what these do, by the group that it is typed in: too far from their names for spelling.
+MEANT: dict[str, dict[tuple[str, ...], tuple[str, ...]]] = {
+    "": {
+        ("ps", "status", "processes"): ("ls", "ping", "health"),
+        ("list", "services", "dir"): ("ls",),
+        ("describe", "show", "inspect", "methods", "get"): ("info", "schema", "stubs"),
+        ("run", "start", "up", "server", "workers"): ("serve",),
+        ("send", "invoke", "request", "rpc", "exec", "stream"): ("call",),
+        ("cast", "publish"): ("call --cast",),
+        ("stop", "shutdown", "pause", "quiesce"): ("drain",),
+        ("kill", "abort", "revoke"): ("cancel", "drain"),
+        ("unpause", "continue"): ("resume",),
+        ("scale",): ("concurrency", "serve --workers"),
+        ("log", "logs", "logging"): ("log-level",),
+        ("metrics", "statistics", "usage"): ("stats", "top"),
+        ("watch", "monitor", "htop"): ("top", "dashboard"),
+        ("ui", "web", "admin", "flower"): ("dashboard",),
+        ("jobs", "tasks", "active", "running", "inflight"): ("calls",),
+        ("find", "trace", "search"): ("where", "calls"),
+        ("dlq", "failed", "failures", "dead-letters"): ("dead list", "dead count"),
+        ("retry", "requeue", "replay"): ("dead retry",),
+        ("purge", "delete", "rm"): ("dead drop",),
+        ("topology", "map", "diagram"): ("graph",),
+        ("openapi", "asyncapi", "swagger", "jsonschema"): ("schema",),
+        ("generate", "codegen", "client"): ("stubs",),
+        ("check", "alive", "ready"): ("health", "ping"),
+        ("perf", "load", "loadtest"): ("bench",),
+        ("rabbitmq", "mq"): ("broker",),
+        ("init", "example", "quickstart", "tutorial"): ("demo",),
+        ("help",): ("--help",),
+        ("version",): ("--version",),
+    },
+    "dead": {
+        ("ls",): ("list",),
+        ("info", "cat", "view", "get", "describe"): ("show",),
+        ("requeue", "replay", "resend"): ("retry",),
+        ("rm", "remove", "delete", "purge", "clear"): ("drop",),
+    },
+    "broker": {("ls", "ps", "list", "info", "queues"): ("status",)},
+}
+
+
+def meant(group: str, word: str) -> tuple[str, ...]:
+    """The commands that do what other tools call so."""
+    return next((ours for theirs, ours in MEANT.get(group, {}).items() if word.lower() in theirs), ())
+
+
 def below(name: str) -> dict[str, str]:
     """The commands of a group, and what they do."""
     depth, parts = len(name.split()), {other: other.split() for other in COMMANDS if COMMANDS[other].summary}

@@ -10,6 +10,7 @@ from textwrap import fill
 from typing import Any, NamedTuple, NoReturn
 
 from warren.checks import nearest
+from warren.cli.commands import meant
 from warren.cli.output import USAGE, fail, say
 
 _NARROWEST = 20  # columns that text is laid out for, however narrow the terminal is
@@ -62,6 +63,8 @@ class Parser(argparse.ArgumentParser):
         if self.rest is not None:
             options[self.rest] = [*options[self.rest], *(word for word in left if not word.startswith("--"))]
             left = [word for word in left if word.startswith("--")]
+        if left and self._below and not words[0].startswith("-"):  # what follows is a command's that there is not
+            self._no_command(words[0])
         if left:
             self._refuse(next((word for word in left if word.startswith("-")), left[0]))
         return options
@@ -88,12 +91,19 @@ class Parser(argparse.ArgumentParser):
             word = word.partition("=")[0]
             self._no_such("option", word, [name for name in self._option_string_actions if name.startswith("--")])
         if self._below:
-            self._no_such("command", word, self._below)
+            self._no_command(word)
         self.error(f"{word} is one argument too many")
 
-    def _no_such(self, kind: str, word: str, known: Iterable[str]) -> NoReturn:
-        near = nearest(word, known)
+    def _no_command(self, word: str) -> NoReturn:
+        self._no_such("command", word, self._below, _one_of(meant(self.command, word)))
+
+    def _no_such(self, kind: str, word: str, known: Iterable[str], likely: str = "") -> NoReturn:
+        near = likely or nearest(word, known)
         self.error(f"there is no {kind} {word}" + (f" (did you mean {near}?)" if near else ""))
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return " or ".join([*([", ".join(names[:-1])] if names[:-1] else []), *names[-1:]])
 
 
 def _choices(action: argparse.Action) -> tuple[str, ...]:
