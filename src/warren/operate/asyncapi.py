@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warren.operate.schemas import Definitions, plain_name
+from warren.operate.schemas import Definitions, errors, plain_name, terms
 from warren.operate.told import MethodInfo, ServiceInfo
 from warren.protocol import topology
 from warren.protocol.streaming import ITEM
@@ -43,7 +43,8 @@ def document(service: ServiceInfo, host: str, vhost: str, *, tls: bool) -> dict[
 
 
 def _info(service: ServiceInfo) -> dict[str, Any]:
-    info = {"title": service.name, "version": service.version or "0.0.0"}
+    info: dict[str, Any] = {"title": service.name, "version": service.version or "0.0.0"}
+    info["x-warren"] = {"errors": errors(service)}
     return info | ({"description": service.description} if service.description else {})
 
 
@@ -89,6 +90,7 @@ def _operations(name: str, method: MethodInfo, messages: Mapping[str, Any]) -> d
         "action": "receive",
         "channel": _ref(request),
         "messages": [_ref(f"{request}/messages/request")],
+        "x-warren": terms(method),
         "reply": {
             "address": {"location": "$message.header#/replyTo"},
             "channel": _ref(reply),

@@ -76,17 +76,35 @@ def as_object(service: ServiceInfo) -> dict[str, Any]:
         "version": service.version,
         "description": service.description,
         "methods": {method.name: _method(method) for method in service.methods},
+        "errors": errors(service),
     }
+
+
+def errors(service: ServiceInfo) -> list[dict[str, Any]]:
+    """The errors that a service has registered."""
+    return [{"name": error.name, "doc": error.doc, "base": error.base} for error in service.errors]
 
 
 def _method(method: MethodInfo) -> dict[str, Any]:
     return {
         "signature": method.signature,
         "doc": method.doc,
-        "delivery": method.delivery,
+        **terms(method),
         "arguments": method.arguments,
         "taken": method.taken,
         "result": method.result,
+    }
+
+
+def terms(method: MethodInfo) -> dict[str, Any]:
+    """How a method is called and delivered, beside what it takes and returns."""
+    return {
+        "delivery": method.delivery,
+        "max_attempts": method.max_attempts,
+        "time_limit": method.time_limit,
+        "default": method.default,
         "takes": method.takes,
         "streams": method.streams,
+        "resumable": method.resumable,
+        "broadcast": method.broadcast,
     }
