@@ -159,7 +159,10 @@ def after_sending(error: Exception, sent: int, taken: int | None) -> None:
         return
     if isinstance(error, CallError):
         evidence.begun(error)
-    error.add_note(f"{sent} item{'' if sent == 1 else 's'} had been sent, and at least {taken} taken")
+    known = f"at least {taken} taken" if taken else "none is known to have been taken"
+    error.add_note(
+        f"{sent} item{'' if sent == 1 else 's'} had been sent, and {known}" if sent else "no item had been sent"
+    )
 
 
 def stream_mute(reason: ChannelClosed) -> CallError:

@@ -19,3 +19,17 @@ def test_an_error_does_not_deny_what_the_items_have_proven(error: CallError) -> 
     after_items(error, 1)
     assert error.execution.value == "EXECUTED"
     assert "not known" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken", "note"),
+    [
+        (3, 2, "3 items had been sent, and at least 2 taken"),
+        (1, 0, "1 item had been sent, and none is known to have been taken"),
+        (0, 0, "no item had been sent"),
+    ],
+)
+def test_the_note_of_an_upload_counts_what_is_known(sent: int, taken: int, note: str) -> None:
+    error = connection_lost("the link was lost")
+    after_sending(error, sent, taken)
+    assert error.__notes__ == [note]
