@@ -70,7 +70,11 @@ def _message(node: ast.AST) -> tuple[str, ast.expr] | None:
     name = _name(node.func)
     if name in ENDINGS and len(node.args) > ENDINGS[name]:
         return name, node.args[ENDINGS[name]]
-    if name in WARNINGS and isinstance(node.func, ast.Attribute) and _name(node.func.value) in ("log", "_log"):
+    if (
+        name in WARNINGS
+        and isinstance(node.func, ast.Attribute)
+        and _name(node.func.value) in ("log", "_log", "_trouble")
+    ):
         return f"log.{name}", node.args[0]
     return None
 

@@ -49,6 +49,35 @@ async def test_calls_wait_for_a_broker_that_is_late(breakable_rabbit: Node, coun
     assert (counting.runs["patient"], counting.runs["hasty"]) == (1, 0)
 
 
+async def test_the_end_of_a_trouble_is_as_loud_as_its_beginning_and_else_nobody_is_warned(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "warren.amqp")
+
+    def told() -> list[tuple[str, str]]:
+        lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+        return [
+            (level, re.sub(r"127[\d.]+:\d+|[\d.]+ s", "…", line)) for level, line in lines if "connected to" in line
+        ]
+
+    async with AsyncClient(proxy.url) as client:
+        await client.connect()
+        proxy.cut()
+        await until(lambda: len(told()) == 2)
+        await client.connect()
+    proxy.refuse()
+    async with AsyncClient(proxy.url) as client:
+        trying = asyncio.create_task(ending(client.call("any.thing"), within=60))
+        await until(lambda: "connection refused" in caplog.text)
+        proxy.accept()
+        await trying
+    assert told() == [
+        ("INFO", "connected to …"),
+        ("WARNING", "connected to … again: it took …; all goes on"),
+        ("WARNING", "connected to …: it took …; all goes on"),
+    ]
+
+
 @pytest.mark.scenario(2, "A wrong password is one authentication error within 2 s, after one attempt.")
 async def test_a_wrong_password_is_tried_once(proxy: Proxy) -> None:
     async with AsyncClient(proxy.url, password="wrong", timeout=30) as client:

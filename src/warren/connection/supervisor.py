@@ -12,7 +12,6 @@ and whether it was the last. What belonged to one link is void on the next.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -138,6 +137,7 @@ class Supervisor:
         self._fresh: Link | None = None  # made, and not yet set up
         self.failure: CallError | None = None
         self.links = 0
+        self._trouble = _Trouble()
         self._patience = 3.0  # seconds that a silent broker gets to close a link
 
     def start(self) -> None:
@@ -261,12 +261,12 @@ class Supervisor:
     async def _stay_open(self) -> Event:
         link = self.link
         assert link is not None
-        log.log(logging.WARNING if self.links else logging.INFO, "connected to %s", link.peer)
+        self._trouble.end(link.peer, again=self.links > 0)
         self.links += 1
         self._opened()
         reason = await asyncio.shield(link.closed)
         self.link = None
-        log.warning("lost the connection to %s: %s; reconnecting", link.peer, reason)
+        self._trouble.warning("lost the connection to %s: %s; reconnecting", link.peer, reason)
         words = f"the connection to {link.peer} was lost: {reason}; look at broker and network"
         self.failure = evidence.conclude(evidence.NOT_CONNECTED, words)
         self._lost(self.failure)
@@ -295,7 +295,31 @@ class Supervisor:
         news = self.failure is None or self.failure.message != error.message
         news = news and not (self._permanent and not self.links)
         self.failure = error
-        log.log(logging.WARNING if news else logging.DEBUG, "%s", error.message)
+        (self._trouble.warning if news else log.debug)("%s", error.message)
+
+
+class _Trouble:
+    """What the log tells of being without a connection: its end is as loud as its beginning.
+
+    So whoever was warned hears that it is over, and nobody is warned that all is well.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None  # when somebody was warned
+
+    def warning(self, text: str, *values: object) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+        log.warning(text, *values)
+
+    def end(self, peer: str, *, again: bool) -> None:
+        """There is a connection."""
+        since, self._since = self._since, None
+        if since is None:
+            log.info("connected to %s", peer)
+        else:
+            pause = time.monotonic() - since
+            log.warning("connected to %s%s: it took %.1f s; all goes on", peer, " again" if again else "", pause)
 
 
 def _tell_owner(what: Callable[..., None], *news: object) -> None:
