@@ -28,7 +28,7 @@ from warren import (
 from warren.client.blocking import Client as BlockingClient
 from warren.control.answering import Answering
 from warren.protocol.streaming import Ahead
-from warren.server import streaming
+from warren.server import streaming, upkeep
 
 KINDS = ("on_loop", "in_thread")
 MiB = 1024 * 1024
@@ -132,21 +132,20 @@ async def test_many_streams_go_on_side_by_side(url: str, service_name: str) -> N
         assert await asyncio.gather(*(take() for _ in range(20))) == [1000] * 20
 
 
-async def test_an_exchange_that_is_deleted_under_a_stream_is_no_missing_permission(
-    url: str, service_name: str, raw: Any
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_exchange_that_is_deleted_under_a_stream_is_found_out_by_who_waits_for_credit(
+    url: str, service_name: str, raw: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upkeep, "INTERVAL", 3600.0)
+    monkeypatch.setattr(upkeep, "PAUSE", 0.1)
+    monkeypatch.setattr(streaming, "SIGN_OF_LIFE", 0.2)
     yielding = Yielding(service_name)
-    async with serving(yielding.service, url=url) as server, AsyncClient(url, timeout=60) as client:
-        stream = client.stream(yielding.on_loop, 3000)
+    async with serving(yielding.service, url=url), AsyncClient(url, timeout=60) as client:
+        stream = client.stream(getattr(yielding, kind), 3000)
         for _ in range(300):  # so that its channel for credit is open
             await anext(stream)
         raw.exchange_delete("warren.control")
-        rest = asyncio.create_task(taken(stream))
-        answering, link = server._upkeep.answering, server._upkeep.link
-        assert answering is not None
-        assert link is not None
-        await answering.look_after(link)  # as a worker does every 30 s
-        items, error = await rest
+        items, error = await taken(stream)
         assert error is None
         assert len(items) == 2700
 

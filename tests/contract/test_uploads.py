@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serving import serving, serving_in_thread
 from tests.support.taking import Source, Taking, TooMuch
-from tests.support.waiting import until, within
+from tests.support.waiting import PATIENCE, until, within
 from tests.support.yielding import Row, taken
 from warren import (
     AsyncClient,
@@ -34,6 +34,7 @@ from warren import (
 )
 from warren.client.blocking import Client as BlockingClient
 from warren.control.answering import Answering
+from warren.server import inflow, upkeep
 from warren.server.inflows import ItemsQueue
 
 KINDS = ("on_loop", "in_thread")
@@ -710,6 +711,26 @@ async def test_a_worker_whose_queues_are_deleted_says_to_call_again(
         assert (caught.value.reason, caught.value.execution) == ("STREAM_DOWN", Execution.NOT_EXECUTED)
         assert taking.ended == []
         assert await client.upload(taking.on_loop, rows(2)) == 1
+
+
+async def test_an_exchange_that_is_deleted_is_found_out_by_a_handler_that_waits_for_items(
+    url: str, service_name: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "INTERVAL", 3600.0)
+    monkeypatch.setattr(upkeep, "PAUSE", 0.1)
+    monkeypatch.setattr(inflow, "TELL_AGAIN", 0.2)
+    monkeypatch.setattr(inflow, "MOST_SILENT", 1000)
+    async with taking_and_client(url, service_name) as (taking, client):
+        hanging = asyncio.create_task(client.upload(taking.on_loop, Source(1, hang=True).on_loop()))
+        await until(lambda: taking.taken == 1)
+        raw.exchange_delete("warren.control")
+        async with asyncio.timeout(PATIENCE):
+            works = False
+            while not works:  # each that comes too early is told so
+                with suppress(CallError):
+                    works = await client.upload(taking.on_loop, [Row(3)]) == 3
+        hanging.cancel()
+        await asyncio.wait([hanging])
 
 
 @pytest.mark.parametrize(("option", "instead"), [({"resend": True}, "begin another upload"), ({"expect": 2}, "gather")])

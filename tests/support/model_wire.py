@@ -243,6 +243,7 @@ class WireLink:
     peer = "model"
     blocked: str | None = None
     writable = True
+    may_not_declare_control = False
 
     def __init__(self, wire: Wire, on_close: Callable[[], None]) -> None:
         self.wire = wire

@@ -30,12 +30,17 @@ async def declare_exchanges(link: Link) -> bool:
 async def declare_control_exchange(link: Link) -> None:
     """Declare the exchange for control messages, or trust that somebody who may has done so.
 
-    What needs it is told by the broker where it is not there.
+    What needs it is told by the broker where it is not there. Who may not is not asked again: each refusal closes a
+    channel and fills the broker's log.
     """
+    if link.may_not_declare_control:
+        return
     channel = await link.channel()
-    with contextlib.suppress(ChannelClosed):
+    try:
         await channel.declare_exchange(topology.CONTROL_EXCHANGE, "direct")
         await channel.close()
+    except ChannelClosed as error:
+        link.may_not_declare_control = error.code == ACCESS_REFUSED
 
 
 async def remove_queues(settings: Settings, service: str) -> None:

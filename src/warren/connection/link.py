@@ -39,6 +39,7 @@ class Link:
         peer: host and port, for messages.
         closed: resolves, with the reason, when the connection is gone.
         blocked: the broker's reason while it refuses to take publishes (``connection.blocked``), else None.
+        may_not_declare_control: whether it has refused that on this connection.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Link:
         self.peer = peer
         self.closed: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
         self.blocked: str | None = None
+        self.may_not_declare_control = False
         self._on_answer: Callable[[], None] = nothing
         self._on_writable: Callable[[], None] | None = None
         connection.add_on_close_callback(self._on_closed)

@@ -247,6 +247,8 @@ class Inflow(_Arrived, Way):
         if self.attempt.ended:
             self.stop()
         self._unheard += 1
+        if self._unheard > 1:  # a caller that is there says so as often as we look
+            self.on_still()
         if self._unheard > MOST_SILENT:
             self.fail(broken(f"its caller has been silent for {MOST_SILENT * TELL_AGAIN:g} s"))
         self._tell()

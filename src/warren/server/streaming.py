@@ -328,6 +328,8 @@ class Outlet(Way):
         if self.attempt.ended:
             self.stop()
         if self._silent:
+            if not self._ahead.has_room:
+                self.on_still()
             with self._changed:  # a thread counts an item, and then lays it here
                 self._send(self._ahead.sent - len(self._buffer), [])
         self._silent = True

@@ -26,6 +26,7 @@ class Way:
     Attributes:
         id, address: the correlation id and the reply queue of its request, by which both sides know it.
         on_closed: called when it has no use any more.
+        on_still: called where nothing moves any more, which may be so as nothing from its caller finds the way here.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Attempt, given_up: str) -> None:
@@ -35,6 +36,7 @@ class Way:
         self.attempt = attempt
         self.address, self.id = request.properties.reply_to or b"", request.properties.correlation_id or b""
         self.on_closed: Callable[[Any], None] = lambda _way: None
+        self.on_still: Callable[[], None] = lambda: None
         self._loop = loop
         self._given_up = given_up
         self._timer: asyncio.TimerHandle | None = None
@@ -79,6 +81,7 @@ class Ways(Generic[W]):
     Attributes:
         source: the routing key, in the control exchange, of this process; None where it has no control queue.
         comes_back: whether it is going to have one, as it is only deleted.
+        on_still: see `Way`.
     """
 
     def __init__(self, attempts: Callable[[], list[Attempt]]) -> None:
@@ -89,12 +92,13 @@ class Ways(Generic[W]):
         self._open: dict[tuple[bytes, bytes], list[W]] = {}
         self.source: Callable[[], str | None] = lambda: None
         self.comes_back: Callable[[], bool] = lambda: False
+        self.on_still: Callable[[], None] = lambda: None
 
     def _attempt_of(self, call: CurrentCall[Any]) -> Attempt:
         return next(attempt for attempt in self._attempts() if getattr(attempt, "call", None) is call)
 
     def _add(self, way: W) -> W:
-        way.on_closed = self._closed
+        way.on_closed, way.on_still = self._closed, self.on_still
         with self._changing:
             self._open.setdefault((way.id, way.address), []).append(way)
         return way

@@ -42,6 +42,8 @@ class Channel:
 
 
 class Link:
+    may_not_declare_control = False
+
     def __init__(self, *refusals: ChannelClosed | None) -> None:
         self.hot: list[Channel] = []
         self._refusals = iter(refusals)
