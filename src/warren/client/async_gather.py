@@ -50,7 +50,7 @@ class AsyncGather(BaseClient):
                 let this client ask. What an instance's call ends in is in its `Answer`.
             TypeError: a method that does not allow it; arguments that do not fit.
         """
-        asked = self._asked_of_all(target, args, kwargs)
+        asked = self._asked_of_all("gather", target, args, kwargs)
         return _answers(cast("Any", self)._shared.core, asked)
 
     @overload
@@ -64,7 +64,7 @@ class AsyncGather(BaseClient):
             CallError: nobody is there, or the broker does not let this client ask.
             TypeError: as for `gather`.
         """
-        asked = self._asked_of_all(target, args, kwargs)
+        asked = self._asked_of_all("broadcast", target, args, kwargs)
         return Told([answer async for answer in _answers(cast("Any", self)._shared.core, asked)])
 
 

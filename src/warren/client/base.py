@@ -173,10 +173,10 @@ class BaseClient:
         )
 
     def _asked_of_all(
-        self, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, verb: str, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AskedOfAll:
-        """A request to all instances, which is to be made."""
-        return AskedOfAll(self._options, self._errors, target, args, kwargs, self._middleware)
+        """A request to all instances, which is to be made; `verb` is the client's method that was called."""
+        return AskedOfAll(self._options, self._errors, target, args, kwargs, self._middleware, verb)
 
     def _chained(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Chained:
         """A call through the client's middleware."""

@@ -44,7 +44,7 @@ class BlockingGather(BaseClient):
             CallError: as for `AsyncClient.gather`.
             TypeError: as for `AsyncClient.gather`.
         """
-        return _answers(cast("Any", self)._shared, self._asked_of_all(target, args, kwargs))
+        return _answers(cast("Any", self)._shared, self._asked_of_all("gather", target, args, kwargs))
 
     @overload
     def broadcast(self, target: str, /, *args: Any, **kwargs: Any) -> Told: ...
@@ -56,7 +56,7 @@ class BlockingGather(BaseClient):
         Raises:
             CallError, TypeError: as for `AsyncClient.broadcast`.
         """
-        return Told(_answers(cast("Any", self)._shared, self._asked_of_all(target, args, kwargs)))
+        return Told(_answers(cast("Any", self)._shared, self._asked_of_all("broadcast", target, args, kwargs)))
 
 
 def _answers(owner: Any, asked: AskedOfAll) -> Generator[Answer[Any], None, None]:

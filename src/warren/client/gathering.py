@@ -114,6 +114,7 @@ class AskedOfAll:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         middleware: tuple[ClientMiddleware, ...] = (),
+        verb: str = "gather",
     ) -> None:
         """Write it.
 
@@ -147,7 +148,7 @@ class AskedOfAll:
         target = self.target("")
         if self._returns is not Any:
             typed_decoder(target.content_type, self._returns)
-        self.body = encode_call(target, args, kwargs, "gather")
+        self.body = encode_call(target, args, kwargs, verb)
         self.check_size(self.body)
         self.middleware = middleware
         self.args, self.kwargs = (args, kwargs) if middleware else ((), {})

@@ -182,6 +182,17 @@ def test_an_option_among_the_arguments_is_told_where_it_belongs(
     assert str(caught.value).endswith(f"; options go elsewhere: {meant}")
 
 
+@pytest.mark.parametrize("verb", ["gather", "broadcast"])
+async def test_an_option_of_what_all_instances_are_asked_is_told_with_what_was_called(verb: str) -> None:
+    @calc.method(name=f"{verb}-price", broadcast=True)
+    def price(item: str) -> float:
+        return 1.0
+
+    for client in (Client(), AsyncClient()):
+        with pytest.raises(TypeError, match=rf"client\.options\(expect=3\)\.{verb}\({verb}-price, …\)$"):
+            await getattr(client, verb)(price, "tea", expect=3)
+
+
 @pytest.mark.parametrize(
     ("name", "place"),
     [
