@@ -150,7 +150,7 @@ async def test_a_drain_that_takes_too_long_says_what_it_abandons(
     " the last attempt of an `async def` one gets CANCELLED/DRAIN.",
 )
 async def test_another_worker_goes_on_with_a_resumable_stream_of_one_that_is_stopped(
-    client: AsyncClient, url: str, raw: Any, service_name: str
+    client: AsyncClient, url: str, raw: Any, service_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service(service_name, concurrency=3)
 
@@ -173,6 +173,7 @@ async def test_another_worker_goes_on_with_a_resumable_stream_of_one_that_is_sto
         streams = [client.stream(method) for method in methods]
         items = [[await anext(stream)] for stream in streams]
     assert [name.partition(" ")[0] for name in server.abandoned] == [f"{service_name}.once[]"]
+    assert "that another run goes on with: 2; raise" in caplog.text
     async with serving(service, url=url):
         ends = [await taken(stream) for stream in streams]
     assert [had + more for had, (more, _) in zip(items, ends, strict=True)] == [[*range(1000)], [*range(1000)], [0]]
@@ -183,7 +184,7 @@ async def test_another_worker_goes_on_with_a_resumable_stream_of_one_that_is_sto
 
 
 async def test_a_drain_hands_no_stream_back_that_nobody_wants(
-    client: AsyncClient, url: str, raw: Any, service_name: str
+    client: AsyncClient, url: str, raw: Any, service_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     service, heard = Service(service_name), asyncio.Event()
 
@@ -201,6 +202,7 @@ async def test_a_drain_hands_no_stream_back_that_nobody_wants(
             assert await anext(stream) == 0
         await within(heard.wait(), "that it is cancelled")
     assert depth(raw, service_name) == 0
+    assert "nothing was abandoned\n" in caplog.text  # and nothing goes on elsewhere
 
 
 async def test_a_stream_that_has_begun_and_cannot_be_handed_back_is_not_said_to_have_not_begun(

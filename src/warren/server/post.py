@@ -107,17 +107,9 @@ class Post:
             log.debug("the consumer could not be cancelled; its connection is going anyway")
             self.worker.hand_back()
         late = max(0.0, time.monotonic() - began - _CANCEL_PATIENCE)
-        abandoned = await self.worker.finish_running(timeout, late)
-        taken = time.monotonic() - began
-        if abandoned:
-            log.error(
-                "%s: abandoned after %.1f s of draining: %s; raise drain_timeout, or give the methods a time_limit",
-                self.name,
-                taken,
-                ", ".join(abandoned),
-            )
-        elif self._intake.has_consumed:
-            log.info("%s: drained in %.1f s, nothing was abandoned", self.name, taken)
+        abandoned, handed_on = await self.worker.finish_running(timeout, late)
+        if abandoned or self._intake.has_consumed:
+            _say_drained(self.name, time.monotonic() - began, abandoned, handed_on)
         return abandoned
 
     async def _stop_and_hand_back(self) -> None:
@@ -230,6 +222,20 @@ class Post:
     def _on_copies_broken(self) -> None:
         if self._link is not None:
             self._copying.wanted(self._link)
+
+
+def _say_drained(name: str, seconds: float, abandoned: list[str], handed_on: int) -> None:
+    others = "" if not handed_on else f"; resumable streams that another run goes on with: {handed_on}"
+    if abandoned:
+        log.error(
+            "%s: abandoned after %.1f s of draining: %s%s; raise drain_timeout, or give the methods a time_limit",
+            name,
+            seconds,
+            ", ".join(abandoned),
+            others,
+        )
+    else:
+        log.info("%s: drained in %.1f s, nothing was abandoned%s", name, seconds, others)
 
 
 async def _close(channel: HotChannel) -> None:

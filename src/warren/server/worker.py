@@ -270,16 +270,17 @@ class Worker(_Unconfirmed):
             with self._surely(attempt):
                 self._endings.hand_back(attempt)
 
-    async def finish_running(self, timeout: float, late: float = 0.0) -> list[str]:
-        """Wait for running handlers; returns the calls abandoned after `timeout` seconds, `late` of which are over."""
+    async def finish_running(self, timeout: float, late: float = 0.0) -> tuple[list[str], int]:
+        """Wait `timeout` seconds, less `late`, for what runs; returns what is abandoned, and how many go on elsewhere."""
         if self._places.taken:
             self._idle = asyncio.Event()
             await _within(max(0.0, timeout - late), self._idle.wait())
+        going = [attempt for attempt in self._places.taken if attempt.goes_on]
         abandoned = [f"{self.service.name}.{attempt.name}" for attempt in self._places.taken if not attempt.goes_on]
         await stop_all(self._places.taken, evidence.DRAIN, _DRAINED.format(timeout), _CANCEL_TIME)
         self.hand_back()  # what has come since, where the broker has not stopped the consumer yet
         await _within(_SETTLE_TIME, self._stages.settled())  # what is not confirmed may get lost with the connection
-        return abandoned
+        return abandoned, sum(not attempt.answered for attempt in going)
 
     def close(self) -> None:
         """Give up what is left: threads, timers, copies. To be called in the end, however it comes; twice is once."""
