@@ -19,6 +19,11 @@ from warren.server.attempt import Attempt
 
 log: Final = get_logger("warren.server")
 
+_NO_STREAM: Final = (
+    "middleware has ended the stream before it was begun, and not with 0, which is an empty one: return what proceed()"
+    " returns, or raise"
+)
+
 
 class Reply:
     """A reply, ready to be sent.
@@ -58,6 +63,8 @@ class Replies:
         """The reply that carries a handler's result."""
         request = attempt.request
         assert request is not None
+        if attempt.method.streams and not attempt.reached and (type(value) is not int or value):
+            return self._useless(attempt, evidence.ENCODE_REPLY, _NO_STREAM)
         try:
             body = attempt.method.encode_result(request.content_type, value)
         except BaseException as error:  # code of the user's may run in there

@@ -271,7 +271,7 @@ class Worker(_Unconfirmed):
                 self._endings.hand_back(attempt)
 
     async def finish_running(self, timeout: float, late: float = 0.0) -> tuple[list[str], int]:
-        """Wait `timeout` seconds, less `late`, for what runs; returns what is abandoned, and how many go on elsewhere."""
+        """Wait `timeout` seconds, less `late`, for what runs; returns what is abandoned, and how many go elsewhere."""
         if self._places.taken:
             self._idle = asyncio.Event()
             await _within(max(0.0, timeout - late), self._idle.wait())
