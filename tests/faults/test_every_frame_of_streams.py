@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.flows import RESUMABLE, Flow, Flows
+from tests.support.flows import HANDLERS, RESUMABLE, Flow, Flows
 from tests.support.serving import serving
 from tests.support.waiting import until
 from warren import AsyncClient
@@ -118,14 +118,29 @@ async def lives(broker: Broker, side: str, reply: Any, count: int) -> AsyncItera
 
 @dataclass(frozen=True)
 class Cut:
-    """When a connection is cut, and how."""
+    """When a connection is cut, and how, and where the handler runs."""
 
     frames: int
     to_client: bool
     reset: bool
+    handler: str
 
     def __str__(self) -> str:
         return f"{'reset' if self.reset else 'end'} after {self.frames} {'to' if self.to_client else 'from'}"
+
+
+def cuts_after(frames: range, ways: list[bool], what: str) -> list[Cut]:
+    """One after each of these frames. What is cut in one way here is cut in another for the next kind of call.
+
+    So each frame of streams, of uploads and of conversations is met by both handlers, and ended and reset, in one kind
+    or the other, and that costs no more time.
+    """
+    kind = list(_CALLS).index(what)
+    return [
+        Cut(number, to_client, reset=(number + kind) % 2 == 0, handler=HANDLERS[(number // 2 + kind) % 2])
+        for to_client in ways
+        for number in frames
+    ]
 
 
 async def one_call(life: Life, cut: Cut, what: str, within: float) -> Flow:
@@ -133,7 +148,7 @@ async def one_call(life: Life, cut: Cut, what: str, within: float) -> Flow:
     kind, mode, _reply = _CALLS[what]
     name = f"{life.cut}@.*"
     assert life.broker.drop_connections_after(cut.frames, to_clients=cut.to_client, reset=cut.reset, name=name) == 1
-    flow = await Flow(life.flows, kind, mode, str(cut), _ITEMS).run(life.client, within=within)
+    flow = await Flow(life.flows, kind, mode, str(cut), _ITEMS, cut.handler).run(life.client, within=within)
     await until(lambda: flow.is_over, seconds=_TIMEOUT / 2)  # by far before its deadline would end it
     return flow
 
@@ -170,7 +185,8 @@ async def cut_all(broker: Broker, cuts: list[Cut], what: str, side: str) -> list
 @pytest.mark.scenario(
     170,
     "The connection of the client or the worker ends or is reset, in turn, after each frame of a stream, upload or"
-    " conversation, one way or the other (embedded broker): all items, or the first ones of one run and an honest"
+    " conversation, its handler on the loop or in a thread,"
+    " one way or the other (embedded broker): all items, or the first ones of one run and an honest"
     " error; a resumable one that has begun comes whole; no second run unasked, no short upload, generators are closed,"
     " and both sides serve the next one.",
 )
@@ -180,12 +196,11 @@ async def test_a_cut_after_any_frame_makes_nothing_short_and_nothing_come_twice(
     broker: Broker, what: str, side: str
 ) -> None:
     ways = [False, True]  # whether what goes to the client is counted
-    odd = list(_CALLS).index(what) % 2  # which frames are followed by a reset: for each kind the others
     first = 1
     while ways:  # those that have more frames
         frames = range(first, first + _AT_ONCE)
-        cuts = [Cut(number, to_client, reset=number % 2 == odd) for to_client in ways for number in frames]
-        cut = await cut_all(broker, cuts, what, side)
+        cut = await cut_all(broker, cuts_after(frames, ways, what), what, side)
         assert first > 1 or all(cut[::_AT_ONCE]), "it was never cut"
-        ways = [way for way, was_last_cut in zip(ways, cut[_AT_ONCE - 1 :: _AT_ONCE], strict=True) if was_last_cut]
+        lasts = [cut[end - 4 : end] for end in range(_AT_ONCE, len(cut) + 1, _AT_ONCE)]  # of both handlers
+        ways = [way for way, last in zip(ways, lasts, strict=True) if any(last)]
         first += _AT_ONCE
