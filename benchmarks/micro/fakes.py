@@ -39,6 +39,9 @@ class Nowhere:
 
     def write(self, data: bytes) -> None: ...
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 class ModelLink:
     """As much of a link as clients and workers see; its hot channels are numbered from 1."""

@@ -99,9 +99,14 @@ def spread(places: list[memoryview], chunk: bytes) -> tuple[int, bytes]:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 redelivery = st.booleans()
-# One entry a frame: of any size, or of one size with a smaller one at the end, as servers write them.
+# One entry a frame: of any size, and the last not empty, or of one size with a smaller one at the end, as servers write
+# them.
 bodies = st.one_of(
-    st.lists(st.binary(min_size=1, max_size=40), max_size=3),
+    st.builds(
+        lambda parts, last: [*parts, last] if last else [],
+        st.lists(st.binary(max_size=40), max_size=2),
+        st.binary(max_size=40),
+    ),
     st.builds(
         lambda whole, size: [whole[at : at + size] for at in range(0, len(whole), size)],
         st.binary(max_size=60),
@@ -244,6 +249,19 @@ def test_one_byte_at_a_time_gives_what_the_whole_gives(
     stream, expected = stream_and_output
     assert Receiving().feed(one_by_one(stream)).output == expected
     assert Receiving().read(one_by_one(stream)).output == expected
+
+
+@given(st.lists(st.sampled_from([b"", b"some", b"of it"]), max_size=3), st.data())
+def test_frames_without_a_part_of_the_body_change_nothing(parts: list[bytes], data: st.DataObject) -> None:
+    body = b"".join([*parts, b"end"])
+    made = [
+        pika_frames.method(1, spec.Basic.Deliver("", 1, False, "", "")),
+        pika_frames.header(1, len(body), spec.BasicProperties()),
+        *(pika_frames.body(1, part) for part in [*parts, b"end"]),
+    ]
+    for receiving in (Receiving().feed([b"".join(made)]), Receiving().read(data.draw(cuts(b"".join(made))))):
+        [event] = receiving.taps[1].events
+        assert event[5] == body
 
 
 @given(streams())

@@ -149,7 +149,7 @@ class _Content:
         if delivery.body is not None:
             if size == delivery.body_size:
                 delivery.body = data[start:stop]  # the usual case: one frame
-            else:
+            elif size:  # servers may send frames without a body
                 self._place(delivery, size)[:] = memoryview(data)[start:stop]
         self.placed(size)
 

@@ -51,6 +51,8 @@ class Output:
         self._before_flush: list[Callable[[], None]] = []
         self._waiting: deque[bytes | memoryview] = deque()  # behind what the transport has, which is something then
         self._waits = 0  # bytes in there
+        # Whether the transport calls, and cannot be aborted: uvloop's would crash the process, asyncio's end twice.
+        self._called = False
         self._writing = threading.Lock()  # against `beat`, the only thing that comes from another thread
         self.congested = False
         self.on_relieved: Callable[[], None] | None = None
@@ -76,8 +78,16 @@ class Output:
 
     def resume_writing(self) -> None:
         """The transport has nothing any more; or, where all goes by it, little."""
-        with self._writing:
-            self._send_waiting()
+        self._called = True
+        try:
+            with self._writing:
+                self._send_waiting()
+            self._relieve()
+        except Exception as failure:
+            self.fail(failure)
+        self._called = False
+
+    def _relieve(self) -> None:
         if self.congested and self._unsent() <= _LOW_WATER:
             self.congested = False
             if self.on_relieved is not None:
@@ -118,6 +128,12 @@ class Output:
 
     def flush(self) -> None:
         """Hand everything written so far on."""
+        try:
+            self._flush()
+        except Exception as failure:  # no memory, say: nobody knows what of it was sent
+            self.fail(failure)
+
+    def _flush(self) -> None:
         size, self._unflushed = self._unflushed, 0  # first: what the producers write must not flush again
         for produce in self._before_flush:
             produce()
@@ -164,6 +180,10 @@ class Output:
             count -= len(waiting.popleft())
         if count:
             waiting[0] = memoryview(waiting[0])[count:]
+
+    def fail(self, error: Exception) -> None:
+        """Drop the connection for this reason."""
+        raise NotImplementedError
 
     # --- how much waits -----------------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pika.adapters.utils import nbio_interface as nbio
 
@@ -44,6 +45,7 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
     def __init__(self, loop: asyncio.AbstractEventLoop, frame_max: int) -> None:
         super().__init__(loop)
         self._pika: nbio.AbstractStreamProtocol | None = None
+        self._socket: Any = None
         self.reason: BaseException | None = None  # why the connection ended; None if the broker closed it in good order
         self._input = memoryview(bytearray(READ_SIZE))
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -62,6 +64,7 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._open(transport)
+        self._socket = transport.get_extra_info("socket")
         if self._pika is None:  # given up meanwhile
             transport.abort()
             return
@@ -74,15 +77,18 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
 
         The descriptor stays, on another file, so that whoever closes it later closes no newer one of that number.
         """
-        if self._transport is not None:
-            _put_nothing_behind(self._transport.get_extra_info("socket").fileno())
+        if self._socket is not None:  # one that was dropped may be open yet
+            _put_nothing_behind(self._socket.fileno())
         self._transport = None
+        self._writing = threading.Lock()  # the old one may be held by a thread that the child does not have
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to; what belongs to a large body is read to its own place before that."""
-        while self.reason is None and (places := self.splitter.places()) and (count := self._read_to(places)):
+        self._called = True
+        while (places := self.splitter.places()) and (count := self._read_to(places)):
             keep_large_blocks()
             self._take_in(count, self.splitter.placed, count)
+        self._called = False
         return self._input
 
     def _read_to(self, places: list[memoryview]) -> int:
@@ -102,7 +108,7 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
         """Let `take` have what came, which are so many bytes."""
         self.received += count
         try:
-            if self.reason is None:  # else it has failed, and nothing behind that makes sense
+            if self._transport is not None:  # else it was dropped, and nothing behind that makes sense
                 take(what)
             if self.splitter.delivered:
                 self.splitter.delivered = False
@@ -135,9 +141,13 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
 
     def abort(self) -> None:
         """Drop the connection; `connection_lost` follows."""
-        if self._transport is not None:
-            self.flush()
-            self._transport.abort()
+        self.flush()
+        if (transport := self._transport) is not None:
+            self._lost()  # the transport may drop a part of a frame, and nothing may follow that
+            if self._called:
+                self._loop.call_soon(transport.abort)
+            else:
+                transport.abort()
 
     def detach(self) -> None:
         """Drop the connection without another word to Pika."""

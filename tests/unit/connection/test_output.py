@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from tests.support import pika_frames
 from tests.support.waiting import until
 
@@ -55,6 +57,18 @@ class Peer:
             self.got += await loop.sock_recv(self._sock, min(wanted - len(self.got), rng.randint(1, 100_000)))
         return bytes(self.got[-count:])
 
+    def read_at_once(self) -> None:
+        """All that has come."""
+        with contextlib.suppress(BlockingIOError):
+            while some := self._sock.recv(100_000):
+                self.got += some
+
+    async def read_to_the_end(self) -> None:
+        """All that still comes."""
+        with contextlib.suppress(ConnectionError):
+            while some := await asyncio.get_running_loop().sock_recv(self._sock, 100_000):
+                self.got += some
+
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
@@ -71,6 +85,12 @@ class Tap:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[Stream, Peer, Pika]]:
+    async with paired() as (stream, peer, pika):
+        yield stream, peer, pika
+
+
+@contextlib.asynccontextmanager
+async def paired() -> AsyncIterator[tuple[Stream, Peer, Pika]]:
     ours, theirs = socket.socketpair()
     with theirs:
         for sock in (ours, theirs):
@@ -81,6 +101,8 @@ async def pair() -> AsyncIterator[tuple[Stream, Peer, Pika]]:
         stream.attach(pika)
         transport, _ = await loop.connect_accepted_socket(lambda: stream, ours)
         stream._take = stream.splitter.feed  # greeted already
+        assert stream._tick_timer is not None
+        stream._tick_timer.cancel()  # it would show Pika heartbeats of its own
         yield stream, Peer(theirs), pika
         transport.abort()
         await until(lambda: pika.lost)
@@ -153,6 +175,39 @@ async def test_what_waits_is_dropped_with_the_connection(pair: tuple[Stream, Pee
     await asyncio.sleep(0)
 
 
+async def test_nothing_follows_a_frame_of_which_the_transport_drops_a_part(pair: tuple[Stream, Peer, Pika]) -> None:
+    stream, peer, pika = pair
+    written = random.Random(1).randbytes(4 * MIB)
+    stream.write(written)
+    stream.abort()
+    peer.read_at_once()  # there is room again, and the connection is not lost yet
+    stream.write(bytes(1000))
+    stream.flush()
+    await until(lambda: pika.lost)
+    await peer.read_to_the_end()
+    assert written.startswith(peer.got)
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["at_once", "later"])
+async def test_output_that_cannot_be_handed_on_ends_the_connection(
+    pair: tuple[Stream, Peer, Pika], monkeypatch: Any, early: bool
+) -> None:
+    stream, peer, pika = pair
+
+    def fails(_fd: object, _pieces: object) -> int:
+        raise MemoryError
+
+    if not early:
+        stream.write(b"x" * MIB)
+        stream.flush()
+    monkeypatch.setattr("warren.connection.output._write_now", fails)
+    stream.write(b"x" * MIB)
+    if not early:
+        await peer.read_to_the_end()
+    await until(lambda: pika.lost)
+    assert isinstance(pika.lost[0], MemoryError)
+
+
 def message(body: bytes, frame: int = FRAME_MAX - 8, channel: int = 1) -> list[bytes]:
     """A delivery's frames."""
     from pika import spec
@@ -189,17 +244,34 @@ async def test_large_bodies_are_put_together_from_what_comes(
     assert pika.received == ([pika_frames.heartbeat()] * 3 if mixed else [])
 
 
-async def test_a_damaged_frame_within_a_large_body_ends_the_connection_once(
-    pair: tuple[Stream, Peer, Pika], caplog: Any
-) -> None:
-    stream, peer, pika = pair
-    tap = Tap()
-    stream.splitter.tap(1, tap, body_limit=4 * MIB)  # type: ignore[arg-type]
+def damaged(rest: bytes) -> bytes:
+    """Much of a large body, and the end of a frame of it that is none."""
     frames = message(bytes(MIB))
-    frames[30] = frames[30][:-1] + b"\0"
-    with pytest.raises(ConnectionError):
-        await peer.send(b"".join(frames) * 2)
-    await until(lambda: pika.lost)
-    assert "does not end with its end mark" in str(pika.lost)
-    assert tap.bodies == []
+    frames[30] = frames[30][:-1] + rest
+    return b"".join(frames) * 2
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [(b"\0", "does not end with its end mark"), (b"\xce\xff\0\0\xff\xff\xff\xff", "exceeds the limit")],
+    ids=["end", "head"],
+)
+def test_a_damaged_frame_within_a_large_body_ends_the_connection_once(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], rest: bytes, told: str, caplog: Any
+) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(is_ended_once(damaged(rest), told))
     assert caplog.text == ""
+
+
+async def is_ended_once(data: bytes, told: str) -> None:
+    async with paired() as (stream, peer, pika):
+        tap = Tap()
+        stream.splitter.tap(1, tap, body_limit=4 * MIB)  # type: ignore[arg-type]
+        with pytest.raises(OSError):
+            await peer.send(data)
+        await until(lambda: pika.lost)
+        assert len(pika.lost) == 1
+        assert told in str(pika.lost)
+        assert tap.bodies == []
