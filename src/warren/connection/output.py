@@ -131,6 +131,7 @@ class Output:
         try:
             self._flush()
         except Exception as failure:  # no memory, say: nobody knows what of it was sent
+            self._before_flush.clear()  # one may raise each time, and dropping it flushes once more
             self.fail(failure)
 
     def _flush(self) -> None:

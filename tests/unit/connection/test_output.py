@@ -208,6 +208,18 @@ async def test_output_that_cannot_be_handed_on_ends_the_connection(
     assert isinstance(pika.lost[0], MemoryError)
 
 
+async def test_what_writes_late_and_fails_each_time_ends_the_connection_once(pair: tuple[Stream, Peer, Pika]) -> None:
+    stream, _peer, pika = pair
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    stream.before_flush(fails)
+    stream.flush_soon()
+    await until(lambda: pika.lost)
+    assert [type(error) for error in pika.lost] == [ZeroDivisionError]
+
+
 def message(body: bytes, frame: int = FRAME_MAX - 8, channel: int = 1) -> list[bytes]:
     """A delivery's frames."""
     from pika import spec
