@@ -23,6 +23,8 @@ _NACK: Final = 60 << 16 | 120
 _SHORT: Final = "a frame is shorter than what it should hold"
 #: Bytes of what is left of a body that are worth to be read to their places.
 LARGE: Final = 32 * 1024
+#: Bytes of the largest body that can have been published: RabbitMQ's `max_message_size` is 512 MiB at most (its docs).
+_MOST_OF_ALL: Final = 512 * 1024 * 1024
 #: So many places are given at a time, or one more.
 _MOST_PLACES: Final = 32
 _NO_END: Final = "a frame does not end with its end mark"
@@ -125,6 +127,8 @@ class _Content:
         if stop - start < 14:
             raise FrameError(_SHORT)
         size = read_u64(data, start + 4)[0]
+        if size > _MOST_OF_ALL:
+            raise FrameError(f"a body of {size} bytes is larger than what brokers take")
         delivery.properties = data[start + 12 : stop]
         delivery.body_size = self._missing = size
         if size > self._limit and delivery.tag != RETURNED:

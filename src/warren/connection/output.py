@@ -177,7 +177,7 @@ class Output:
         """Drop so many bytes of what waits: somebody has them."""
         waiting = self._waiting
         self._waits -= count
-        while count and count >= len(waiting[0]):
+        while waiting and count >= len(waiting[0]):  # also those that are empty
             count -= len(waiting.popleft())
         if count:
             waiting[0] = memoryview(waiting[0])[count:]

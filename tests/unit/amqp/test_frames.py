@@ -381,3 +381,10 @@ def test_a_frame_shorter_than_its_fields_is_a_frame_error_whatever_follows(short
 
 def test_the_names_of_the_properties_are_all_of_them_but_the_headers() -> None:
     assert sorted((*frames.PROPERTY_NAMES, "headers")) == sorted(vars(spec.BasicProperties()))
+
+
+@pytest.mark.parametrize("size", [2**29 + 1, 2**63])
+@pytest.mark.parametrize("method", [deliver(), pika_frames.method(1, spec.Basic.Return(312, "NO_ROUTE", "", "q"))])
+def test_a_body_larger_than_any_that_can_be_published_is_a_frame_error(method: bytes, size: int) -> None:
+    with pytest.raises(FrameError, match="larger than what brokers take"):
+        Receiving().feed(method + raw_frame(2, 1, b"\0<\0\0" + size.to_bytes(8, "big") + b"\0\0"))

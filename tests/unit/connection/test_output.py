@@ -208,6 +208,13 @@ async def test_output_that_cannot_be_handed_on_ends_the_connection(
     assert isinstance(pika.lost[0], MemoryError)
 
 
+async def test_empty_pieces_hold_nothing_up(pair: tuple[Stream, Peer, Pika]) -> None:
+    stream, peer, _ = pair
+    stream.write_pieces([b"", b"x" * MIB, b"", b"y" * MIB, b""])
+    assert await peer.read(2 * MIB) == b"x" * MIB + b"y" * MIB
+    await until(lambda: not stream.get_write_buffer_size())
+
+
 async def test_what_writes_late_and_fails_each_time_ends_the_connection_once(pair: tuple[Stream, Peer, Pika]) -> None:
     stream, _peer, pika = pair
 
