@@ -47,6 +47,7 @@ class ModelLink:
     """As much of a link as clients and workers see; its hot channels are numbered from 1."""
 
     blocked = None
+    may_not_declare_control = False
     writable = True
 
     def __init__(self, reply_queue: str) -> None:

@@ -202,6 +202,7 @@ class ModelLink:
         self.broker = broker
         self.channels: list[ModelChannel] = []
         self.blocked: str | None = None
+        self.may_not_declare_control = False
         self.gone = False
         self.slow: asyncio.Future[None] | None = None
         self._on_close = on_close
