@@ -106,7 +106,7 @@ async def test_what_a_thread_has_yielded_last_is_sent_before_it_ends(
 # --- credit -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB, 4)])
+@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB, 8)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_worker_waits_for_a_caller_that_is_slow(
     url: str, service_name: str, kind: str, size: int, most: int

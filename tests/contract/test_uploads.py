@@ -181,7 +181,7 @@ async def test_what_is_said_next_may_depend_on_the_answer(url: str, service_name
 # --- credit -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB, 4)])
+@pytest.mark.parametrize(("size", "most"), [(0, 256), (MiB, 8)])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_caller_waits_for_a_handler_that_is_slow(
     url: str, service_name: str, kind: str, size: int, most: int

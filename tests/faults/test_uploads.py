@@ -543,7 +543,7 @@ async def test_a_peer_that_keeps_to_what_is_written_uploads(url: str, service_na
     def behave() -> Any:
         reply, (p, _) = request(raw, service_name, "total[<]", b"[10]")
         to = p.headers["rpc-items-to"]
-        assert (p.headers["rpc-window-items"], p.headers["rpc-window-bytes"]) == (256, 4_194_304)
+        assert (p.headers["rpc-window-items"], p.headers["rpc-window-bytes"]) == (256, 8_388_608)
         send(raw, to, "another", seq=0, items=1, body=[99])  # whose reply queue is not known: it is nobody's
         send(raw, to, reply, seq=0, items=2, body=[1, 2])
         send(raw, to, reply, seq=2, items=0)  # as a sign of life

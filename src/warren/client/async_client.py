@@ -249,7 +249,7 @@ class AsyncClient(AsyncMap, AsyncGather, AsyncUploads):
     def stream(self, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> AsyncStream[Any]:
         """Call a method that yields, and have its items as they come: ``async for item in client.stream(…)``.
 
-        The worker waits while this side is a window behind (256 items, or 4 MiB), so no side keeps more than that. The
+        The worker waits while this side is a window behind (256 items, or 8 MiB), so no side keeps more than that. The
         `timeout` is for the whole stream, ``idle_timeout`` for the wait for one item. Nothing is sent before the first
         item is asked for. No item is lost, or comes twice, without the stream ending in an error.
 

@@ -55,7 +55,7 @@ class AsyncUploads(BaseClient):
     ) -> Any:
         """Call a method that takes items, send it these, and wait for its result.
 
-        Items are asked for as the handler takes them: no side keeps more than a window of them (256 items, or 4 MiB).
+        Items are asked for as the handler takes them: no side keeps more than a window of them (256 items, or 8 MiB).
         They are taken in a task beside this one; a plain iterable on the event loop, which it must not block. A
         generator is closed when the call ends, whatever that ends in; one of a call that is refused before it is made
         (`TypeError`, say) stays its caller's. The `timeout` is for the whole call,

@@ -45,7 +45,7 @@ class Window(NamedTuple):
     """How far a worker may be ahead of its caller; by one item more, where that has more bytes than are left."""
 
     items: int = 256
-    bytes: int = 4 * 1024 * 1024
+    bytes: int = 8 * 1024 * 1024
 
 
 DEFAULT_WINDOW = Window()
