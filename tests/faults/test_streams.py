@@ -16,6 +16,7 @@ from tests.support.serving import serving, victims
 from tests.support.waiting import until, within
 from tests.support.yielding import Yielding, taken
 from warren import AsyncClient, CallError, Client, CurrentCall, Execution, Service, WorkerLost
+from warren.protocol.streaming import DEFAULT_WINDOW
 from warren.server import streaming
 from warren.server.vitals import resident_memory
 
@@ -321,8 +322,8 @@ async def test_a_consumer_that_sleeps_bounds_all_memory(rabbit: Node, url: str, 
         while seen != yielding.yielded:
             seen = yielding.yielded
             await asyncio.sleep(0.2)
-        assert yielding.yielded < 20
-        assert queued_bytes(rabbit) < 6 * 1024 * 1024  # no more than the window
+        assert yielding.yielded < DEFAULT_WINDOW.bytes // (256 * 1024) + 5
+        assert queued_bytes(rabbit) < 1.25 * DEFAULT_WINDOW.bytes  # no more than the window
         assert broker_memory(rabbit) - of_broker < 100 * 1024 * 1024
         assert (resident_memory() or 0) - before < 100 * 1024 * 1024
         await stream.aclose()

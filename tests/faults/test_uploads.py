@@ -23,6 +23,7 @@ from warren.client import sending
 from warren.client.inlet import Inlet
 from warren.client.sending import Sending
 from warren.connection.errors import ChannelClosed
+from warren.protocol.streaming import DEFAULT_WINDOW
 from warren.server import inflow
 from warren.server.vitals import resident_memory
 
@@ -383,8 +384,8 @@ async def test_a_handler_that_sleeps_bounds_all_memory(rabbit: Node, url: str, s
         while seen != source.given:
             seen = source.given
             await asyncio.sleep(0.2)
-        assert source.given < 30
-        assert queued_bytes(rabbit) < 6 * 1024 * 1024  # no more than the window
+        assert source.given < DEFAULT_WINDOW.bytes // (256 * 1024) + 15
+        assert queued_bytes(rabbit) < 1.25 * DEFAULT_WINDOW.bytes  # no more than the window
         assert broker_memory(rabbit) - of_broker < 100 * 1024 * 1024
         assert (resident_memory() or 0) - before < 100 * 1024 * 1024
         call.cancel()
