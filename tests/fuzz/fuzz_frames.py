@@ -47,7 +47,7 @@ def read(splitter: Splitter, chunk: bytes) -> None:
             part, chunk = chunk[: len(place)], chunk[len(place) :]
             place[: len(part)] = part
             count += len(part)
-        splitter.placed(count)
+        splitter.placed(places, count)
     if chunk:
         splitter.feed(chunk)
 

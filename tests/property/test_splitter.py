@@ -82,7 +82,7 @@ def read(splitter: Splitter, chunk: bytes) -> None:
     """What a connection does with bytes that have come: it puts them to their places, and feeds what has none."""
     while chunk and (places := splitter.places()):
         count, chunk = spread(places, chunk)
-        splitter.placed(count)
+        splitter.placed(places, count)
     if chunk:
         splitter.feed(chunk)
 

@@ -32,6 +32,7 @@ PURE_ONLY = {
     "tests/unit/server/test_worker.py": _CHANNEL,
     "tests/unit/server/test_statistics.py": "its attempts are no Attempts, and end at a time of its own",
     "tests/contract/test_channel.py::test_a_round_trip_that_cannot_begin_fails_and_the_next_one_begins": _REPLACED,
+    _OUTPUT + "test_a_body_that_there_is_no_room_for_ends_the_connection": _REPLACED,
     _OUTPUT + "test_output_that_cannot_be_handed_on_ends_the_connection": _REPLACED,
     _DRAIN + "test_a_stream_that_has_begun_and_cannot_be_handed_back_is_not_said_to_have_not_begun": _REPLACED,
     _LIVES + "test_a_client_that_is_closed_while_it_sets_up_leaves_no_reply_queue": _REPLACED,

@@ -218,7 +218,6 @@ class Splitter:
         self._open: _Content | None = None  # whose body frame has come in part, and
         self._open_size = 0  # the bytes of it, without its end mark, that have not, of
         self._frame_size = 0  # so many
-        self._places: list[memoryview] = []
         self.hot = False
         self.delivered = False
 
@@ -297,16 +296,14 @@ class Splitter:
         """Where the next bytes of the stream are wanted, one place after the other; nothing if they are to be fed."""
         if self._open is None or self._rest:
             return []
-        self._places = self._open.places(self._open_size, self._frame_size)
-        return self._places
+        return self._open.places(self._open_size, self._frame_size)
 
-    def placed(self, count: int) -> None:
-        """So many bytes came into the places that were given last.
+    def placed(self, places: list[memoryview], count: int) -> None:
+        """So many bytes came into these places, which were given last.
 
         Raises:
             FrameError: they are not AMQP.
         """
-        places, self._places = self._places, []
         content = self._open
         assert content is not None
         self.hot = True

@@ -2,11 +2,11 @@
 
 A stream
 
-* sends everything that was written in one turn of the loop with one call of the transport: one place writes, one
-  flushes;
+* sends what was written as `warren.connection.output` does it, also heartbeats from outside (`beat`) when user code
+  blocks the loop;
+* reads what belongs to large bodies to its own place;
 * hands the deliveries, returns and confirms of tapped channels to their tap and every other frame, untouched, to Pika;
-* keeps Pika's liveness check satisfied while only hot frames arrive, by showing it a heartbeat once a second;
-* sends a heartbeat from outside (`beat`) when user code blocks the loop.
+* keeps Pika's liveness check satisfied while only hot frames arrive, by showing it a heartbeat once a second.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from pika.adapters.utils import nbio_interface as nbio
@@ -85,9 +86,12 @@ class Stream(Output, asyncio.BufferedProtocol, nbio.AbstractStreamTransport):  #
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to; what belongs to a large body is read to its own place before that."""
         self._called = True
-        while (places := self.splitter.places()) and (count := self._read_to(places)):
-            keep_large_blocks()
-            self._take_in(count, self.splitter.placed, count)
+        try:
+            while (places := self.splitter.places()) and (count := self._read_to(places)):
+                keep_large_blocks()
+                self._take_in(count, partial(self.splitter.placed, places), count)
+        except MemoryError as failure:  # a body that there is no room for
+            self.fail(failure)
         self._called = False
         return self._input
 

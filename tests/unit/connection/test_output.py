@@ -208,6 +208,20 @@ async def test_output_that_cannot_be_handed_on_ends_the_connection(
     assert isinstance(pika.lost[0], MemoryError)
 
 
+async def test_a_body_that_there_is_no_room_for_ends_the_connection(
+    pair: tuple[Stream, Peer, Pika], monkeypatch: Any
+) -> None:
+    _stream, peer, pika = pair
+
+    def fails(_splitter: object) -> list[memoryview]:
+        raise MemoryError
+
+    monkeypatch.setattr("warren.amqp.splitter.Splitter.places", fails)
+    await peer.send(b"x")
+    await until(lambda: pika.lost)
+    assert [type(error) for error in pika.lost] == [MemoryError]
+
+
 async def test_empty_pieces_hold_nothing_up(pair: tuple[Stream, Peer, Pika]) -> None:
     stream, peer, _ = pair
     stream.write_pieces([b"", b"x" * MIB, b"", b"y" * MIB, b""])
